@@ -1,0 +1,133 @@
+//! The one error type of the crate: what was being done, what was expected, what came.
+
+use std::path::PathBuf;
+
+/// A `Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong. Messages name the file, tensor or flag and say what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file's contents break its format.
+    #[error("{}: {message}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what came, with the tensor's or field's name.
+        message: String,
+    },
+    /// A tensor has another shape or type than the operation needs.
+    #[error("{op}: expected {expected}, got {got}")]
+    Shape {
+        /// The operation, kernel or tensor.
+        op: String,
+        /// What it needs.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// A tensor that the model needs is in none of the files.
+    #[error("{}: no tensor named {name}{}", path.display(), hint.as_deref().map(|h| format!(" ({h})")).unwrap_or_default())]
+    MissingTensor {
+        /// The folder or file that was searched.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// What may help.
+        hint: Option<String>,
+    },
+    /// A model family, scheme, template or option that fourbit does not have.
+    #[error("unsupported {what}: {got}; supported: {supported}")]
+    Unsupported {
+        /// What kind of thing.
+        what: String,
+        /// What came.
+        got: String,
+        /// What there is.
+        supported: String,
+    },
+    /// An option has a value that cannot work.
+    #[error("{name}: {message}")]
+    Config {
+        /// The option or field.
+        name: String,
+        /// What is wrong with it and what would be right.
+        message: String,
+    },
+    /// A row of the data cannot be used.
+    #[error("{}: row {row}: {message}", path.display())]
+    Data {
+        /// The data file.
+        path: PathBuf,
+        /// The row, from 1.
+        row: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// No adapter matches, or none is there.
+    #[error("no GPU: {message}")]
+    NoAdapter {
+        /// What was looked for, what was found, and the remedy.
+        message: String,
+    },
+    /// The memory needed is more than the device or the limit allows.
+    #[error("{what} needs {needed} bytes of device memory, {available} are available; {remedy}")]
+    OutOfMemory {
+        /// What the memory is for.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
+        /// What to do.
+        remedy: String,
+    },
+    /// The device reported an error (validation or internal).
+    #[error("GPU error in {op}: {message}")]
+    Device {
+        /// The operation.
+        op: String,
+        /// What the device said.
+        message: String,
+    },
+    /// The device is gone (driver reset, unplugged, or a submit ran too long).
+    #[error("the GPU was lost: {0}")]
+    DeviceLost(String),
+}
+
+impl Error {
+    /// An [`Error::Io`] at `path`; made for `map_err`.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+
+    /// An [`Error::Format`].
+    pub fn format(path: impl Into<PathBuf>, message: impl Into<String>) -> Error {
+        Error::Format { path: path.into(), message: message.into() }
+    }
+
+    /// An [`Error::Shape`].
+    pub fn shape(op: impl Into<String>, expected: impl ToString, got: impl ToString) -> Error {
+        Error::Shape { op: op.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    /// An [`Error::Config`].
+    pub fn config(name: impl Into<String>, message: impl Into<String>) -> Error {
+        Error::Config { name: name.into(), message: message.into() }
+    }
+
+    /// An [`Error::Unsupported`].
+    pub fn unsupported(what: impl Into<String>, got: impl ToString, supported: impl ToString) -> Error {
+        Error::Unsupported { what: what.into(), got: got.to_string(), supported: supported.to_string() }
+    }
+}

@@ -1,0 +1,11 @@
+//! Quantize, fine-tune and run language models on any GPU that wgpu reaches, with hand-written WGSL.
+#![warn(missing_docs)]
+
+pub mod dtype;
+pub mod error;
+pub mod quant;
+pub mod shape;
+
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use shape::Shape;
