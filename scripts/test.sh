@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The second command: installs what is missing and runs all tests. With arguments: `cargo test --release` with them, once.
+#
+# Without: the whole suite, then the kernels again without subgroups, then on SwiftShader, a second software driver.
+# REQUIRE_GPU=1 makes a missing adapter a failure. FOURBIT_SMOLLM2 names the real model's GGUF file for the tests that
+# take one; it is fetched where it is not set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+environment=$(scripts/setup.sh)
+eval "$environment"
+
+if [[ -z ${FOURBIT_SMOLLM2:-} ]]; then
+  if model=$(scripts/models.sh); then export FOURBIT_SMOLLM2=$model; else
+    echo "test: SmolLM2 could not be fetched: its tests are skipped" >&2
+  fi
+fi
+if (($#)); then exec cargo test --release "$@"; fi
+
+echo "test: the whole suite" >&2
+cargo test --release
+echo "test: the kernels without subgroups" >&2
+FOURBIT_SUBGROUPS=0 cargo test --release --test kernels
+if second=$([[ $(uname -s) == Linux ]] && scripts/setup.sh swiftshader) && [[ -n $second ]]; then
+  echo "test: the kernels on SwiftShader" >&2
+  eval "$second"
+  unset VK_DRIVER_FILES # the loader prefers it
+  REQUIRE_GPU=1 cargo test --release --test kernels
+else
+  echo "test: skipped SwiftShader: it comes from Debian's package chromium-common, which could not be fetched here" >&2
+fi
