@@ -25,6 +25,16 @@
 
 use crate::{Error, Result};
 
+pub mod affine;
+pub mod blockwise4;
+pub mod dynamic8;
+pub mod ggml;
+mod packed;
+
+pub use blockwise4::{FP4, FP4_THRESHOLDS, NF4, NF4_THRESHOLDS};
+pub use dynamic8::dynamic8_map;
+pub use packed::{bytes_to_words, nested_array};
+
 /// How a weight's numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -162,4 +172,15 @@ pub struct Packed {
     pub scales: Vec<u32>,
     /// `[scheme.words(rows * cols)[2]]`
     pub nested: Vec<f32>,
+}
+
+/// Eight codes, each below 16, to a word.
+pub(crate) fn pack_nibbles(codes: &[u8]) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|b| codes[2 * b] << 4 | codes[2 * b + 1]))
+}
+
+/// rows * cols. Errors: Shape where it overflows or the bytes of f32 would.
+pub(crate) fn checked_len(shape: [usize; 2]) -> Result<usize> {
+    let len = shape[0].checked_mul(shape[1]).filter(|len| len.checked_mul(8).is_some());
+    len.ok_or_else(|| Error::shape("weight", "a number of elements that fits memory", format!("{shape:?}")))
 }
