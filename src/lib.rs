@@ -3,6 +3,9 @@
 
 pub mod dtype;
 pub mod error;
+pub mod gpu;
+pub mod graph;
+pub mod kernels;
 pub mod quant;
 pub mod shape;
 

@@ -1,0 +1,43 @@
+// Elementwise operations over flat arrays; 256 elements a workgroup.
+
+import index
+
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    len: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>; // [len]
+@group(0) @binding(2) var<storage, read> b: array<f32>; // [len]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [len]
+
+// y = a + scale * b
+@compute @workgroup_size(256)
+fn add(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] = a[i] + params.scale * b[i];
+    }
+}
+
+// y += scale * b
+@compute @workgroup_size(256)
+fn accumulate(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] += params.scale * b[i];
+    }
+}

@@ -1,0 +1,15 @@
+//! One host file per shader family: checks shapes, picks a variant, records the dispatch.
+//!
+//! Every file offers recording functions over [`crate::graph::Value`]s and a `variants()` list of every specialisation it
+//! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
+
+pub mod elementwise;
+
+use crate::gpu::Kernel;
+
+/// Every kernel that this crate may run.
+pub fn variants() -> Vec<Kernel> {
+    let mut all = Vec::new();
+    all.extend(elementwise::variants());
+    all
+}

@@ -1,0 +1,31 @@
+use crate::support::{Rng, SHAPES, assert_close, gpu};
+use fourbit::{DType, graph::Graph, kernels::elementwise};
+
+#[test]
+fn add_and_accumulate() {
+    let Some(gpu) = gpu() else { return };
+    for (rows, cols) in SHAPES {
+        let mut rng = Rng(rows as u64);
+        let (a, b) = (rng.normals(rows * cols), rng.normals(rows * cols));
+        let mut g = Graph::new(&gpu);
+        let ta = g.import(&gpu.tensor("a", [rows, cols], DType::F32, &a).unwrap());
+        let tb = g.import(&gpu.tensor("b", [rows, cols], DType::F32, &b).unwrap());
+        let y = elementwise::add(&mut g, &ta, &tb, 0.5).unwrap();
+        elementwise::accumulate(&mut g, &y, &tb, -2.0).unwrap();
+        g.keep(&y);
+        let got = g.run().unwrap().read::<f32>(&y).unwrap();
+        let want: Vec<f64> = a.iter().zip(&b).map(|(a, b)| f64::from(*a) - 1.5 * f64::from(*b)).collect();
+        // Two roundings of sums whose terms stay below 16.
+        assert_close("add", &got, &want, 4e-6, 1e-6);
+    }
+}
+
+#[test]
+fn add_refuses_other_shapes() {
+    let Some(gpu) = gpu() else { return };
+    let mut g = Graph::new(&gpu);
+    let a = g.import(&gpu.zeros("a", [2, 3], DType::F32).unwrap());
+    let b = g.import(&gpu.zeros("b", [3, 2], DType::F32).unwrap());
+    let message = elementwise::add(&mut g, &a, &b, 1.0).unwrap_err().to_string();
+    assert_eq!(message, "add: expected [2, 3], got [3, 2]");
+}

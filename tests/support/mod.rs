@@ -1,0 +1,68 @@
+//! What all device tests share: the device, random numbers, and comparison.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use fourbit::gpu::Gpu;
+
+/// The device under test, opened once a process, as the environment asks for. Without an adapter the test is skipped with a
+/// line that says so, unless `REQUIRE_GPU=1`: then it fails.
+pub fn gpu() -> Option<Gpu> {
+    static GPU: std::sync::OnceLock<Option<Gpu>> = std::sync::OnceLock::new();
+    GPU.get_or_init(|| match Gpu::new() {
+        Ok(gpu) => Some(gpu),
+        Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("REQUIRE_GPU=1: {error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    })
+    .clone()
+}
+
+/// SplitMix64 (Steele et al. 2014): small, and the same on every machine.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [0, 1).
+    pub fn uniform(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// Roughly normal with mean 0 and variance 1.
+    pub fn normal(&mut self) -> f32 {
+        let (u, v) = (self.uniform().max(1e-7), self.uniform());
+        (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+    }
+
+    pub fn normals(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.normal()).collect()
+    }
+}
+
+/// |got - want| <= atol + rtol * |want|, element by element.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], want: &[f64], atol: f64, rtol: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    let worst = got.iter().zip(want).enumerate().map(|(i, (g, w))| {
+        let excess = (f64::from(*g) - w).abs() - (atol + rtol * w.abs());
+        (if excess.is_nan() { f64::INFINITY } else { excess }, i)
+    });
+    if let Some((excess, i)) = worst.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        assert!(
+            excess <= 0.0,
+            "{what}: element {i}: got {}, want {} (beyond tolerance by {excess:e})",
+            got[i],
+            want[i]
+        );
+    }
+}
+
+/// Awkward shapes: one element, odd columns, more than a workgroup, wide rows.
+pub const SHAPES: [(usize, usize); 4] = [(1, 1), (3, 63), (7, 257), (33, 4096)];
