@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Compares fourbit with transformers, PEFT and bitsandbytes on SmolLM2-135M: sets up what is missing (Python packages, the
+# model, a driver), builds, and runs scripts/verify.py with the arguments given. About half an hour on two cores, and 3 GB of packages,
+# kept in $FOURBIT_VENV (~/.cache/fourbit-venv).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}
+venv=${FOURBIT_VENV:-$cache/fourbit-venv}
+environment=$(scripts/setup.sh)
+eval "$environment"
+
+if ! cmp -s scripts/requirements.txt "$venv/requirements.txt"; then
+  echo "verify: installing Python packages into $venv" >&2
+  python3 -c 'import ensurepip' 2>/dev/null || scripts/setup.sh package python3 python3-venv
+  [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check -r scripts/requirements.txt >&2
+  cp scripts/requirements.txt "$venv/"
+fi
+gguf=$(scripts/models.sh)
+model=${gguf%/*}/SmolLM2-135M-Instruct
+if [[ ! -e $model/config.json ]]; then
+  "$venv/bin/python" scripts/gguf2hf.py "$gguf" "$model.part"
+  rm -rf "$model" && mv "$model.part" "$model"
+fi
+cargo build --release --bin fourbit
+exec "$venv/bin/python" scripts/verify.py --model "$model" "$@"
