@@ -1,6 +1,7 @@
 //! Quantize, fine-tune and run language models on any GPU that wgpu reaches, with hand-written WGSL.
 #![warn(missing_docs)]
 
+pub mod data;
 pub mod dtype;
 pub mod error;
 pub mod gpu;
@@ -8,6 +9,7 @@ pub mod graph;
 pub mod kernels;
 pub mod quant;
 pub mod shape;
+pub mod tokenizer;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

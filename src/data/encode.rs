@@ -1,0 +1,136 @@
+//! Rows to examples: token ids with labels.
+
+use std::path::Path;
+
+use super::kind::Row;
+use super::{DataOptions, mask};
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+
+/// The label that the loss passes over.
+pub const IGNORE: i32 = -100;
+
+/// One row as the model sees it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Example {
+    /// Token ids. [t]
+    pub input_ids: Vec<u32>,
+    /// `labels[i]` is the token at `i` or [`IGNORE`]; the model predicts it from the tokens before `i`. [t]
+    pub labels: Vec<i32>,
+    /// 1 for tokens, 0 for padding, where the row brings it. [t]
+    pub attention_mask: Option<Vec<u8>>,
+}
+
+impl Example {
+    /// How many tokens the loss counts: labels other than [`IGNORE`], but the first, which nothing precedes.
+    pub fn predicted(&self) -> usize {
+        self.labels.iter().skip(1).filter(|&&l| l != IGNORE).count()
+    }
+
+    /// Cuts the row's end off. Whether there was something to cut.
+    pub(super) fn truncate(&mut self, length: usize) -> bool {
+        let longer = self.input_ids.len() > length;
+        self.input_ids.truncate(length);
+        self.labels.truncate(length);
+        if let Some(mask) = &mut self.attention_mask {
+            mask.truncate(length);
+        }
+        longer
+    }
+
+    /// Ids and labels of one length and inside the vocabulary. Errors: a sentence.
+    fn check(&self, vocab_size: usize) -> Result<(), String> {
+        let n = self.input_ids.len();
+        if n == 0 {
+            return Err("expected at least one token, got none".into());
+        }
+        let lengths =
+            [("labels", Some(self.labels.len())), ("attention_mask", self.attention_mask.as_ref().map(Vec::len))];
+        for (name, length) in lengths {
+            if let Some(got) = length.filter(|&l| l != n) {
+                return Err(format!("{name}: expected {n} entries, one for each of input_ids, got {got}"));
+            }
+        }
+        if let Some(id) = self.input_ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(format!("input_ids: {id} is outside the vocabulary of {vocab_size} tokens"));
+        }
+        let outside = |l: i32| l != IGNORE && usize::try_from(l).map_or(true, |l| l >= vocab_size);
+        if let Some(label) = self.labels.iter().find(|&&l| outside(l)) {
+            return Err(format!("labels: {label} is outside the vocabulary of {vocab_size} tokens (-100 is ignored)"));
+        }
+        if let Some(m) = self.attention_mask.iter().flatten().find(|&&m| m > 1) {
+            return Err(format!("attention_mask: expected 0 or 1, got {m}"));
+        }
+        Ok(())
+    }
+}
+
+/// Encodes one row, untruncated. `path` and `number` are for errors.
+pub(super) fn encode(
+    row: &Row,
+    tokenizer: Option<&Tokenizer>,
+    options: &DataOptions,
+    path: &Path,
+    number: usize,
+) -> Result<Example> {
+    let bad = |message: String| Error::Data { path: path.into(), row: number, message };
+    let example = match (row, tokenizer) {
+        (Row::Tokens { input_ids, labels, attention_mask }, _) => {
+            Example { input_ids: input_ids.clone(), labels: labels.clone(), attention_mask: attention_mask.clone() }
+        }
+        (_, None) => {
+            let message = "this row holds text, and the model folder has no tokenizer.json; use {input_ids, labels}";
+            return Err(bad(message.into()));
+        }
+        (row, Some(tokenizer)) => {
+            let whole = !options.completion_only;
+            // A template's refusal is about this row.
+            text_row(row, tokenizer, whole).map_err(|e| bad(e.to_string()))?.map_err(bad)?
+        }
+    };
+    example.check(options.vocab_size).map_err(bad)?;
+    Ok(example)
+}
+
+fn text_row(row: &Row, tokenizer: &Tokenizer, whole: bool) -> Result<Result<Example, String>> {
+    let (ids, learned) = match row {
+        Row::Chat(messages) => match mask::render(tokenizer, messages, 0)? {
+            Ok(rendered) => (rendered.ids, rendered.learned),
+            Err(message) => return Ok(Err(message)),
+        },
+        Row::ChatCompletion { prompt, completion } => {
+            let messages = [prompt.as_slice(), completion].concat();
+            match mask::render(tokenizer, &messages, prompt.len())? {
+                Ok(rendered) => (rendered.ids, rendered.learned),
+                Err(message) => return Ok(Err(message)),
+            }
+        }
+        Row::Completion { prompt, completion } => {
+            let encoded = tokenizer.encode_with_offsets(&format!("{prompt}{completion}"), true)?;
+            let learned = encoded.offsets.iter().map(|&(_, end)| end > prompt.len()).collect();
+            ended(tokenizer, encoded.ids, learned)
+        }
+        Row::Text(text) => {
+            let ids = tokenizer.encode(text, true)?;
+            let learned = vec![true; ids.len()];
+            ended(tokenizer, ids, learned)
+        }
+        Row::Tokens { .. } => unreachable!("rows of tokens need no tokenizer"),
+    };
+    let label = |(&id, learned): (&u32, bool)| if whole || learned { id as i32 } else { IGNORE };
+    let labels = ids.iter().zip(learned).map(label).collect();
+    Ok(Ok(Example { input_ids: ids, labels, attention_mask: None }))
+}
+
+/// A text ends with EOS, which is learned, unless it already does.
+fn ended(tokenizer: &Tokenizer, mut ids: Vec<u32>, mut learned: Vec<bool>) -> (Vec<u32>, Vec<bool>) {
+    if let Some(eos) = tokenizer.eos_id() {
+        if ids.last() != Some(&eos) {
+            ids.push(eos);
+            learned.push(true);
+        } else if let Some(last) = learned.last_mut() {
+            *last = true;
+        }
+    }
+    (ids, learned)
+}

@@ -1,0 +1,148 @@
+//! Training data: files of conversations or texts to batches of token ids with labels.
+//!
+//! A row is told by its fields:
+//!
+//! | fields | learned |
+//! |---|---|
+//! | `messages: [{role, content}]` | every assistant turn with its end token |
+//! | `prompt`, `completion` (two strings, or two lists of messages) | the completion with its end token |
+//! | `text` | all tokens, with EOS at the end |
+//! | `text` in the OpenAssistant-Guanaco (`### Human: … ### Assistant: …`) or Llama-2 (`[INST] … [/INST] …`) layout | as `messages`, in the model's own template |
+//! | `input_ids`, `labels`, perhaps `attention_mask` | as the labels say |
+//!
+//! Labels are not shifted: `labels[i]` belongs to the token at `i`, -100 is ignored, and the model shifts.
+
+mod encode;
+mod kind;
+mod loader;
+mod mask;
+mod pack;
+mod rows;
+
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+pub use encode::{Example, IGNORE};
+pub use kind::Row;
+pub use loader::{Batch, DataLoader, LoaderOptions, round_up_to_bucket};
+
+/// How rows become examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataOptions {
+    /// Rows are cut after this many tokens.
+    pub max_seq_length: usize,
+    /// Learn completions only (of plain texts everything). Otherwise every token of every row but those with labels.
+    pub completion_only: bool,
+    /// Ids and labels must be below: the rows of the model's embedding.
+    pub vocab_size: usize,
+}
+
+/// Encoded rows, in the order of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    examples: Vec<Example>,
+    truncated: usize,
+    skipped: usize,
+}
+
+impl Dataset {
+    /// Reads and encodes a file of JSON lines, a JSON array or parquet; on every core.
+    ///
+    /// A model without tokenizer can only take rows with `input_ids`. Rows in which nothing is left to learn (after the
+    /// cut at `max_seq_length`) are left out and counted, with a warning. Errors: [`Error::Io`]; [`Error::Format`];
+    /// [`Error::Data`] naming the row; [`Error::Config`] for a `max_seq_length` below 2.
+    pub fn load(path: impl AsRef<Path>, tokenizer: Option<&Tokenizer>, options: &DataOptions) -> Result<Dataset> {
+        let path = path.as_ref();
+        let rows = rows::read(path)?;
+        let encode_one = |(number, fields): &rows::NumberedRow| {
+            let bad = |message| Error::Data { path: path.into(), row: *number, message };
+            encode::encode(&Row::from_fields(fields).map_err(bad)?, tokenizer, options, path, *number)
+        };
+        let examples = in_parallel(&rows, encode_one)?;
+        Dataset::cut(examples, options, path)
+    }
+
+    /// Encodes rows made in memory. Errors: as [`Dataset::load`], with `rows` for the file's name.
+    pub fn from_rows(rows: &[Row], tokenizer: Option<&Tokenizer>, options: &DataOptions) -> Result<Dataset> {
+        let path = PathBuf::from("rows");
+        let numbered: Vec<(usize, &Row)> = rows.iter().enumerate().map(|(n, row)| (n + 1, row)).collect();
+        let examples = in_parallel(&numbered, |&(number, row)| encode::encode(row, tokenizer, options, &path, number))?;
+        Dataset::cut(examples, options, &path)
+    }
+
+    fn cut(mut examples: Vec<Example>, options: &DataOptions, path: &Path) -> Result<Dataset> {
+        if options.max_seq_length < 2 {
+            return Err(Error::config("max_seq_length", "expected at least 2 tokens: one is predicted from the other"));
+        }
+        let truncated = examples.iter_mut().map(|e| e.truncate(options.max_seq_length) as usize).sum();
+        let rows = examples.len();
+        examples.retain(|e| e.predicted() > 0);
+        let skipped = rows - examples.len();
+        if examples.is_empty() {
+            let message = format!(
+                "none of the {rows} rows has a token to learn within {} tokens; raise max_seq_length or check the labels",
+                options.max_seq_length
+            );
+            return Err(Error::Data { path: path.into(), row: 1, message });
+        }
+        if skipped > 0 {
+            log::warn!("{}: {skipped} of {rows} rows have nothing to learn and are left out", path.display());
+        }
+        Ok(Dataset { examples, truncated, skipped })
+    }
+
+    /// The rows.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// Never true: a set without rows is not made.
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    /// How many rows were longer than `max_seq_length`.
+    pub fn truncated(&self) -> usize {
+        self.truncated
+    }
+
+    /// How many rows were left out because nothing in them is learned.
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
+    /// The longest row's length.
+    pub fn longest(&self) -> usize {
+        self.examples.iter().map(|e| e.input_ids.len()).max().unwrap_or(0)
+    }
+
+    /// Tokens of all rows.
+    pub fn tokens(&self) -> usize {
+        self.examples.iter().map(|e| e.input_ids.len()).sum()
+    }
+}
+
+/// `f` of every item, in order; of several errors the first item's.
+fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let part = items.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let f = &f;
+        let workers: Vec<_> = items
+            .chunks(part)
+            .map(|chunk| scope.spawn(move || chunk.iter().map(f).collect::<Result<Vec<R>>>()))
+            .collect();
+        let mut out = Vec::with_capacity(items.len());
+        for worker in workers {
+            out.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(out)
+    })
+}

@@ -1,0 +1,52 @@
+//! Decoding token by token.
+
+use super::Tokenizer;
+use crate::error::Result;
+
+/// Turns ids that come one at a time into text, and holds back what is not yet a whole character.
+#[derive(Debug, Clone)]
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    skip_special: bool,
+    /// Ids since the last safe point: decoders look at neighbours (a leading blank is dropped only at the start), so a
+    /// few ids that are already written stay in front of the new ones.
+    ids: Vec<u32>,
+    /// How many of `ids` are written.
+    written: usize,
+}
+
+impl<'a> StreamDecoder<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> StreamDecoder<'a> {
+        StreamDecoder { tokenizer, skip_special, ids: Vec::new(), written: 0 }
+    }
+
+    /// Takes one more id; gives the text that became complete, possibly none.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.pending()?;
+        // An unfinished character decodes to U+FFFD. A real U+FFFD only waits for the next id.
+        if text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        if !text.is_empty() {
+            self.ids.drain(..self.written);
+            self.written = self.ids.len();
+        }
+        Ok(text)
+    }
+
+    /// Ends the stream: gives what was held back, with U+FFFD for bytes that are no character.
+    pub fn finish(mut self) -> Result<String> {
+        let text = self.pending()?;
+        self.ids.clear();
+        Ok(text)
+    }
+
+    /// The text of the ids that are not written yet.
+    fn pending(&self) -> Result<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.written], self.skip_special)?;
+        let mut all = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        let at = if all.starts_with(&before) { before.len() } else { all.len() };
+        Ok(all.split_off(at))
+    }
+}
