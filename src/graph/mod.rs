@@ -19,6 +19,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Value {
     id: usize,
+    /// First element, for views of rows.
+    start: usize,
     shape: Shape,
     dtype: DType,
 }
@@ -67,7 +69,7 @@ impl Info {
 struct Dispatch {
     kernel: Kernel,
     params: Vec<u8>,
-    args: Vec<usize>,
+    args: Vec<Value>,
     groups: u32,
     work: f64,
 }
@@ -120,7 +122,7 @@ impl Graph {
         };
         // Weights are imported again by every layer and pass; recordings have a few thousand values at most.
         if let Some(id) = self.infos.iter().rposition(same) {
-            return Value { id, shape: tensor.shape().clone(), dtype: tensor.dtype() };
+            return Value { id, start: 0, shape: tensor.shape().clone(), dtype: tensor.dtype() };
         }
         self.add(tensor.shape().clone(), tensor.dtype(), Memory::Persistent(tensor.clone()))
     }
@@ -128,7 +130,7 @@ impl Graph {
     fn add(&mut self, shape: Shape, dtype: DType, memory: Memory) -> Value {
         let id = self.infos.len();
         self.infos.push(Info { shape: shape.clone(), dtype, memory });
-        Value { id, shape, dtype }
+        Value { id, start: 0, shape, dtype }
     }
 
     /// Keeps a value's memory to the end of the program, for [`Program::tensor`].
@@ -144,7 +146,20 @@ impl Graph {
         if shape.checked_len() != Some(value.shape.len()) {
             return Err(Error::shape("reshape", format!("{} elements", value.shape.len()), shape));
         }
-        Ok(Value { id: value.id, shape, dtype: value.dtype })
+        Ok(Value { shape, ..value.clone() })
+    }
+
+    /// Rows `start..start + count` of a matrix, as a value of its own in the same memory. Errors: Shape where the rows are
+    /// not there or do not begin at an offset that can be bound (every 64th row always does).
+    pub fn rows(&mut self, value: &Value, start: usize, count: usize) -> Result<Value> {
+        let (rows, cols) = value.rows_cols();
+        let from = value.start + start * cols;
+        let aligned = (from * value.dtype.size()) as u64 % self.gpu.caps().offset_alignment == 0;
+        if start + count > rows || !aligned {
+            let expected = format!("an aligned range of the {rows} rows");
+            return Err(Error::shape("rows", expected, format!("{count} rows from {start}")));
+        }
+        Ok(Value { id: value.id, start: from, shape: [count, cols].into(), dtype: value.dtype })
     }
 
     /// Records `kernel` over `groups` workgroups. `params` follow the engine's two words in the shader's `Params`; `args`
@@ -167,7 +182,7 @@ impl Graph {
         if groups == 0 {
             return Ok(());
         }
-        let args = args.iter().map(|v| v.id).collect();
+        let args = args.iter().map(|&v| v.clone()).collect();
         self.dispatches.push(Dispatch { kernel, params, args, groups, work });
         Ok(())
     }

@@ -118,7 +118,7 @@ impl Plan {
 fn lifetimes(graph: &Graph) -> Vec<Life> {
     let mut lives: Vec<Option<Life>> = vec![None; graph.infos.len()];
     for (at, dispatch) in graph.dispatches.iter().enumerate() {
-        for &value in &dispatch.args {
+        for value in dispatch.args.iter().map(|v| v.id) {
             let info = &graph.infos[value];
             let Memory::Transient { kept } = info.memory else { continue };
             let bytes = info.bytes().max(4).next_multiple_of(4);

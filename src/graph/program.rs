@@ -83,11 +83,7 @@ impl Program {
         self.steps.clear();
         for (slot, (index, pipeline, base, end)) in pieces.into_iter().enumerate() {
             let dispatch = &self.dispatches[index];
-            let args: Vec<Tensor> = dispatch
-                .args
-                .iter()
-                .map(|&id| self.tensors[id].clone().expect("a value that a dispatch mentions has memory"))
-                .collect();
+            let args = dispatch.args.iter().map(|v| self.tensor(v)).collect::<Result<Vec<_>>>()?;
             let bind_group = gpu.bind(&pipeline, (&params, slot as u64 * stride, PARAM_BYTES as u64), &args)?;
             let groups = end - base;
             let x = groups.min(gpu.caps().max_groups);
@@ -205,7 +201,8 @@ impl Program {
         let tensor = self.tensors[value.id].as_ref().ok_or_else(|| {
             Error::shape("reading a value", "one that some dispatch writes", format!("value {}", value.id))
         })?;
-        Ok(Tensor::view(tensor.buffer.clone(), tensor.offset, value.shape.clone(), value.dtype))
+        let offset = tensor.offset + (value.start * value.dtype.size()) as u64;
+        Ok(Tensor::view(tensor.buffer.clone(), offset, value.shape.clone(), value.dtype))
     }
 
     /// Reads a kept or imported value back. Waits.
@@ -235,7 +232,7 @@ fn check(dispatch: &Dispatch, pipeline: &Pipeline) -> Result<()> {
     for (i, a) in dispatch.args.iter().enumerate() {
         for (j, b) in dispatch.args.iter().enumerate().skip(i + 1) {
             let write = |n: usize| pipeline.bindings.get(n + 1).is_some_and(|b| b.access == Access::Write);
-            if a == b && (write(i) || write(j)) {
+            if a.id == b.id && (write(i) || write(j)) {
                 let got = format!("the same one at {i} and {j}");
                 return Err(Error::shape(&pipeline.label, "different values for reads and writes", got));
             }
