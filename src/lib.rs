@@ -13,4 +13,5 @@ pub mod tokenizer;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use kernels::QuantizedTensor;
 pub use shape::Shape;

@@ -4,6 +4,9 @@
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
 
 pub mod elementwise;
+mod quantized;
+
+pub use quantized::{QuantizedTensor, Shard};
 
 use crate::gpu::Kernel;
 

@@ -1,0 +1,381 @@
+//! Weights in device memory, in the layout of [`crate::quant`], and their shards.
+//!
+//! A weight larger than one binding stays in one buffer, which is bound by range: a kernel that reads weights records one
+//! dispatch for each [`Shard`]. Nothing here computes.
+
+use crate::{
+    DType, Error, Result,
+    gpu::{Gpu, Tensor},
+    graph::{Graph, Value},
+    quant::{Packed, Scheme},
+};
+
+/// A weight `[rows, cols]` (out, in) on the device in any [`Scheme`], plain floats included. Cloning shares the memory.
+#[derive(Clone, Debug)]
+pub struct QuantizedTensor {
+    scheme: Scheme,
+    shape: [usize; 2],
+    /// Buffers of `part_rows` rows each (the last one of fewer), u32 words; one but for weights beyond the buffer limit.
+    parts: Vec<Tensor>,
+    part_rows: usize,
+    /// `[words]`, u32
+    scales: Option<Tensor>,
+    /// `[257 + blocks.div_ceil(256)]`, f32
+    nested: Option<Tensor>,
+}
+
+/// Rows of a weight that one dispatch can bind.
+///
+/// Kernels number elements flat over the whole weight, `i = row * cols + col` with `row` from the weight's first:
+/// the code of element `i` lies at `i - first_element` of `codes`, the scale of block `b = i / block_size` at
+/// `b - first_block` of `scales`; `nested` is whole.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// The first row.
+    pub row0: usize,
+    /// Rows.
+    pub rows: usize,
+    /// The element that `codes` begins with: row0 * cols, a whole number of words.
+    pub first_element: u32,
+    /// The block that `scales` begins with; 0 where all scales fit one binding.
+    pub first_block: u32,
+    /// u32 words.
+    pub codes: Tensor,
+    /// u32 words; none for plain floats.
+    pub scales: Option<Tensor>,
+    /// f32: offset, 256 map values, one absmax per 256 blocks; none but for double quantization.
+    pub nested: Option<Tensor>,
+}
+
+impl Shard {
+    /// The buffers that a kernel of this scheme binds, in order: codes, then scales and nested where the scheme has them.
+    pub fn args(&self, g: &mut Graph) -> Vec<Value> {
+        let tensors = [Some(&self.codes), self.scales.as_ref(), self.nested.as_ref()];
+        tensors.into_iter().flatten().map(|t| g.import(t)).collect()
+    }
+}
+
+impl QuantizedTensor {
+    /// A weight of zero bits. `name` is for messages. Errors: OutOfMemory, Shape, Config for a bad block size.
+    pub fn zeros(gpu: &Gpu, name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<QuantizedTensor> {
+        scheme.validate()?;
+        let caps = gpu.caps();
+        let len = shape[0].checked_mul(shape[1]).filter(|&len| len <= u32::MAX as usize);
+        let len = len.ok_or_else(|| Error::shape(name, "fewer than 2^32 elements", format!("{shape:?}")))?;
+        let part_rows = rows_within(name, scheme, shape, caps.offset_alignment, caps.max_buffer)?;
+        // Found out here, so that no kernel meets a weight that it cannot bind.
+        shard_rows(name, scheme, shape, caps.offset_alignment, caps.max_binding)?;
+        let [_, scales, nested] = scheme.words(len);
+        let parts = (0..shape[0].max(1)).step_by(part_rows).map(|row| {
+            let rows = part_rows.min(shape[0] - row);
+            gpu.zeros(name, [scheme.words(rows * shape[1])[0]], DType::U32)
+        });
+        Ok(QuantizedTensor {
+            scheme,
+            shape,
+            parts: parts.collect::<Result<_>>()?,
+            part_rows,
+            scales: (scales > 0).then(|| gpu.zeros(name, [scales], DType::U32)).transpose()?,
+            nested: (nested > 0).then(|| gpu.zeros(name, [nested], DType::F32)).transpose()?,
+        })
+    }
+
+    /// A weight from the host. Errors: as [`QuantizedTensor::zeros`], Device.
+    pub fn upload(gpu: &Gpu, name: &str, packed: &Packed) -> Result<QuantizedTensor> {
+        let (codes, scales) = (bytemuck::cast_slice(&packed.codes), bytemuck::cast_slice(&packed.scales));
+        QuantizedTensor::from_bytes(gpu, name, packed.scheme, packed.shape, codes, scales, &packed.nested)
+    }
+
+    /// A weight from little-endian bytes in the device layout, as a file mapping holds them: nothing is copied on the host
+    /// but for staging. The bytes that pad the last word may be absent.
+    ///
+    /// codes, scales: bytes; nested: see [`crate::quant::nested_array`]. Errors: as [`QuantizedTensor::zeros`], Shape for
+    /// other lengths, Device.
+    pub fn from_bytes(
+        gpu: &Gpu,
+        name: &str,
+        scheme: Scheme,
+        shape: [usize; 2],
+        codes: &[u8],
+        scales: &[u8],
+        nested: &[f32],
+    ) -> Result<QuantizedTensor> {
+        let tensor = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
+        let words = scheme.words(shape[0] * shape[1]);
+        let fits = |what: &str, bytes: &[u8], exact: usize, words: usize| {
+            if bytes.len() == exact || bytes.len() == 4 * words {
+                return Ok(());
+            }
+            let got = format!("{} bytes", bytes.len());
+            Err(Error::shape(format!("{name}: {what} of {} {shape:?}", scheme.name()), format!("{exact} bytes"), got))
+        };
+        fits("codes", codes, (shape[0] * shape[1] * scheme.code_bits()).div_ceil(8), words[0])?;
+        fits("scales", scales, blocks(scheme, shape[0] * shape[1]) * scale_bytes(scheme), words[1])?;
+        fits("nested", bytemuck::cast_slice(nested), 4 * words[2], words[2])?;
+        let part_bytes = tensor.parts[0].bytes().max(1) as usize;
+        for (part, bytes) in tensor.parts.iter().zip(codes.chunks(part_bytes)) {
+            write(part, bytes)?;
+        }
+        if let Some(target) = &tensor.scales {
+            write(target, scales)?;
+        }
+        if let Some(target) = &tensor.nested {
+            target.write(bytemuck::cast_slice(nested))?;
+        }
+        Ok(tensor)
+    }
+
+    /// The weight on the host. Waits for the device. Errors: Device, DeviceLost.
+    pub fn download(&self) -> Result<Packed> {
+        let mut codes = Vec::with_capacity(self.scheme.words(self.len())[0]);
+        for part in &self.parts {
+            codes.extend(part.read::<u32>()?);
+        }
+        let scales = self.scales.as_ref().map_or(Ok(Vec::new()), Tensor::read::<u32>)?;
+        let nested = self.nested.as_ref().map_or(Ok(Vec::new()), Tensor::read::<f32>)?;
+        Packed::new(self.scheme, self.shape, codes, scales, nested)
+    }
+
+    /// How the numbers are stored.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// (rows, cols) = (out features, in features).
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Out features.
+    pub fn rows(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// In features.
+    pub fn cols(&self) -> usize {
+        self.shape[1]
+    }
+
+    /// The number of elements; it fits u32.
+    pub fn len(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of device memory.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().chain(&self.scales).chain(&self.nested).map(Tensor::bytes).sum()
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        self.parts[0].gpu()
+    }
+
+    /// All scales, u32 words; none for plain floats. They may exceed a binding: see [`QuantizedTensor::shards`].
+    pub fn scales(&self) -> Option<&Tensor> {
+        self.scales.as_ref()
+    }
+
+    /// The arrays of double quantization, f32.
+    pub fn nested(&self) -> Option<&Tensor> {
+        self.nested.as_ref()
+    }
+
+    /// The weight in ranges of rows that fit one binding each, in order; one where the whole fits, none where it is empty.
+    pub fn shards(&self) -> impl Iterator<Item = Shard> + '_ {
+        self.shards_within(self.gpu().caps().max_binding)
+    }
+
+    /// [`QuantizedTensor::shards`] of at most `limit` bytes of codes, where that is below the device's own limit and
+    /// holds the fewest rows that keep the alignment.
+    pub fn shards_within(&self, limit: u64) -> impl Iterator<Item = Shard> + '_ {
+        let caps = self.gpu().caps();
+        let limit = limit.min(caps.max_binding);
+        let most = shard_rows("shards", self.scheme, self.shape, caps.offset_alignment, limit)
+            .unwrap_or_else(|_| aligned_rows(self.scheme, self.shape[1], caps.offset_alignment));
+        let starts = (0..self.shape[0]).step_by(self.part_rows).flat_map(move |part| {
+            let end = self.shape[0].min(part + self.part_rows);
+            (part..end).step_by(most).map(move |row0| (row0, most.min(end - row0)))
+        });
+        starts.filter(|_| !self.is_empty()).map(|(row0, rows)| self.shard(row0, rows))
+    }
+
+    fn shard(&self, row0: usize, rows: usize) -> Shard {
+        let cols = self.shape[1];
+        let words = |elements: usize| self.scheme.words(elements)[0];
+        let in_part = row0 % self.part_rows;
+        let slice = |t: &Tensor, start: usize, words: usize| {
+            Tensor::view(t.buffer.clone(), t.offset + 4 * start as u64, [words].into(), t.dtype())
+        };
+        let codes = slice(&self.parts[row0 / self.part_rows], words(in_part * cols), words(rows * cols));
+        let (first_block, scales) = match &self.scales {
+            None => (0, None),
+            Some(scales) => {
+                let (first, words) = self.scale_range(scales, row0 * cols, (row0 + rows) * cols);
+                (first, Some(slice(scales, first * scale_bytes(self.scheme) / 4, words)))
+            }
+        };
+        Shard {
+            row0,
+            rows,
+            first_element: (row0 * cols) as u32,
+            first_block: first_block as u32,
+            codes,
+            scales,
+            nested: self.nested.clone(),
+        }
+    }
+
+    /// The first block and the words of the scales that elements `from..to` need; all of them where they fit a binding.
+    fn scale_range(&self, scales: &Tensor, from: usize, to: usize) -> (usize, usize) {
+        let caps = self.gpu().caps();
+        if scales.bytes() <= caps.max_binding {
+            return (0, scales.shape().len());
+        }
+        let (block, size, align) = (self.scheme.block_size(), scale_bytes(self.scheme), caps.offset_alignment as usize);
+        let start = from / block * size / align * align;
+        let end = to.div_ceil(block) * size;
+        (start / size, (end - start).div_ceil(4))
+    }
+}
+
+/// Writes `bytes`, which may lack the padding of the last word.
+fn write(target: &Tensor, bytes: &[u8]) -> Result<()> {
+    Tensor::view(target.buffer.clone(), target.offset, [bytes.len()].into(), DType::U8).write(bytes)
+}
+
+fn blocks(scheme: Scheme, len: usize) -> usize {
+    if scheme.block_size() == 0 { 0 } else { len.div_ceil(scheme.block_size()) }
+}
+
+/// Bytes of one block's scale; it divides every alignment.
+fn scale_bytes(scheme: Scheme) -> usize {
+    match scheme {
+        Scheme::F32 | Scheme::F16 | Scheme::BF16 => 0,
+        _ if scheme.double_quant() => 1,
+        Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Q4_1 => 4,
+        Scheme::Int8 { .. } | Scheme::Int4 { .. } => 8,
+        Scheme::Q4_0 | Scheme::Q8_0 => 2,
+    }
+}
+
+/// The fewest rows whose codes end at a multiple of `align` bytes.
+fn aligned_rows(scheme: Scheme, cols: usize, align: u64) -> usize {
+    let unit = align as usize * 8 / scheme.code_bits();
+    unit / gcd(cols.max(1), unit)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The most rows whose codes take at most `limit` bytes; all rows, or a multiple of the rows that keep the alignment.
+/// At least 1. Errors: Shape where not even those fit.
+fn rows_within(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: u64) -> Result<usize> {
+    let bytes = |rows: usize| 4 * scheme.words(rows * shape[1])[0] as u64;
+    if bytes(shape[0]) <= limit {
+        return Ok(shape[0].max(1));
+    }
+    let step = aligned_rows(scheme, shape[1], align);
+    match limit / bytes(step) {
+        0 => Err(Error::shape(
+            name,
+            format!("rows of which {step} (the fewest that keep {align}-byte alignment) fit {limit} bytes"),
+            format!("{shape:?} of {}", scheme.name()),
+        )),
+        steps => Ok(steps as usize * step),
+    }
+}
+
+/// [`rows_within`], and such that the scales of a shard fit a binding too.
+fn shard_rows(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: u64) -> Result<usize> {
+    let codes = rows_within(name, scheme, shape, align, limit)?;
+    let scale = |rows: usize| (blocks(scheme, rows * shape[1]) * scale_bytes(scheme)) as u64;
+    if scale(shape[0]) <= limit {
+        return Ok(codes);
+    }
+    // The range of a shard's scales is extended to the alignment in front and may cut a block at both ends.
+    let step = aligned_rows(scheme, shape[1], align);
+    let steps = limit.saturating_sub(align + 16) / scale(step).max(1);
+    match steps as usize * step {
+        0 => Err(Error::shape(name, format!("{step} rows whose scales fit {limit} bytes"), format!("{shape:?}"))),
+        rows => Ok(codes.min(rows)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::GpuOptions;
+
+    /// A device with WebGPU's default limits that allocates nothing: bindings of 128 MiB, buffers of 256 MiB.
+    fn counting() -> Gpu {
+        Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() }).unwrap()
+    }
+
+    fn check(scheme: Scheme, shape: [usize; 2]) -> usize {
+        let gpu = counting();
+        let tensor = QuantizedTensor::zeros(&gpu, "w", scheme, shape).unwrap();
+        let caps = gpu.caps();
+        let mut row = 0;
+        let mut count = 0;
+        for shard in tensor.shards() {
+            assert_eq!((shard.row0, shard.first_element as usize), (row, row * shape[1]));
+            let words = scheme.words(shard.rows * shape[1])[0];
+            assert_eq!(shard.codes.shape().dims(), [words], "{scheme:?} {shape:?}");
+            assert!(
+                shard.codes.bytes() <= caps.max_binding && shard.codes.offset.is_multiple_of(caps.offset_alignment)
+            );
+            if let Some(scales) = &shard.scales {
+                let block = scheme.block_size();
+                assert!(scales.bytes() <= caps.max_binding && scales.offset.is_multiple_of(caps.offset_alignment));
+                assert!(shard.first_block as usize * block <= row * shape[1]);
+                let last = ((row + shard.rows) * shape[1]).div_ceil(block) - shard.first_block as usize;
+                assert!(last * scale_bytes(scheme) <= scales.bytes() as usize);
+                assert_eq!(scales.offset as usize, shard.first_block as usize * scale_bytes(scheme));
+            }
+            row += shard.rows;
+            count += 1;
+        }
+        assert_eq!(row, shape[0]);
+        assert_eq!(tensor.bytes(), 4 * scheme.words(tensor.len()).iter().sum::<usize>() as u64);
+        count
+    }
+
+    #[test]
+    fn shards_cover_every_row_within_the_limits() {
+        assert_eq!(check(Scheme::F16, [32000, 4096]), 2);
+        assert_eq!(check(Scheme::F32, [32000, 4096]), 4);
+        assert_eq!(check(Scheme::BF16, [128_256, 4096]), 8);
+        assert_eq!(check(Scheme::F16, [3, 63]), 1);
+        assert_eq!(check(Scheme::Nf4 { block_size: 64, double_quant: true }, [128_256, 4096]), 2);
+        assert_eq!(check(Scheme::Nf4 { block_size: 4096, double_quant: false }, [151_936, 4095]), 3);
+        // Scales that exceed a binding where the codes do not.
+        assert!(check(Scheme::Int4 { block_size: 8, symmetric: false }, [50_000, 4096]) > 1);
+        assert!(check(Scheme::Int8 { block_size: 24, symmetric: false }, [151_936, 4099]) > 4);
+        assert!(check(Scheme::Q4_0, [151_936, 4096]) > 2);
+    }
+
+    #[test]
+    fn what_no_shard_can_hold_is_refused() {
+        let gpu = counting();
+        let wide = QuantizedTensor::zeros(&gpu, "head", Scheme::F32, [2, 1 << 26]).unwrap_err().to_string();
+        assert!(wide.starts_with("head: expected rows"), "{wide}");
+        assert!(QuantizedTensor::zeros(&gpu, "w", Scheme::Q4_0, [1 << 17, 1 << 15]).is_err());
+        assert!(QuantizedTensor::zeros(&gpu, "w", Scheme::F16, [usize::MAX, 2]).is_err());
+        let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
+        let short = QuantizedTensor::from_bytes(&gpu, "w", nf4, [2, 64], &[0; 63], &[0; 8], &[]);
+        let message = short.unwrap_err().to_string();
+        assert_eq!(message, "w: codes of nf4 [2, 64]: expected 64 bytes, got 63 bytes");
+    }
+
+    #[test]
+    fn an_empty_weight_has_no_shards() {
+        assert_eq!(check(Scheme::Nf4 { block_size: 64, double_quant: false }, [0, 32]), 0);
+    }
+}
