@@ -1,0 +1,449 @@
+//! Tokenizers, chat templates and training data against transformers (`tests/golden/text.json`, made by
+//! `scripts/make_text_golden.py`), and what is said about input that cannot be used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fourbit::data::{Batch, DataLoader, DataOptions, Dataset, Example, IGNORE, LoaderOptions, Row};
+use fourbit::tokenizer::{GgufVocab, Message, Tokenizer};
+use fourbit::{Error, Result};
+use serde_json::{Value, json};
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/text.json")).unwrap()
+}
+
+fn strings(v: &Value) -> Vec<String> {
+    v.as_array().map(|a| a.iter().map(|v| v.as_str().unwrap().to_string()).collect()).unwrap_or_default()
+}
+
+fn numbers(v: &Value) -> Vec<u32> {
+    v.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn vocab(golden: &Value, name: &str) -> GgufVocab {
+    let v = &golden["vocabs"][name];
+    GgufVocab {
+        model: v["model"].as_str().unwrap().to_string(),
+        pre: (name == "byte_level").then(|| "smollm".to_string()),
+        tokens: strings(&v["tokens"]),
+        token_types: numbers(&v["token_types"]).into_iter().map(|t| t as i32).collect(),
+        merges: strings(&v["merges"]),
+        scores: v["scores"].as_array().into_iter().flatten().map(|s| s.as_f64().unwrap() as f32).collect(),
+        unk: Some(0),
+        ..GgufVocab::default()
+    }
+}
+
+/// The byte-level vocabulary with a ChatML template.
+fn chatml() -> Tokenizer {
+    let golden = golden();
+    let case = golden["chats"].as_array().unwrap().iter().find(|c| c["name"] == "chatml").unwrap();
+    chat_tokenizer(&golden, case)
+}
+
+fn chat_tokenizer(golden: &Value, case: &Value) -> Tokenizer {
+    let mut v = vocab(golden, case["vocab"].as_str().unwrap());
+    let id = |name: &str| case[name].as_str().and_then(|t| v.tokens.iter().position(|x| x == t)).map(|i| i as u32);
+    (v.bos, v.eos) = (id("bos"), id("eos"));
+    v.chat_template = case["template"].as_str().map(String::from);
+    Tokenizer::from_gguf(&v, "golden").unwrap()
+}
+
+fn options() -> DataOptions {
+    DataOptions { max_seq_length: 1024, completion_only: true, vocab_size: 1000 }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn token_ids_and_texts_are_those_of_transformers() {
+    let golden = golden();
+    for (name, ids) in golden["ids"].as_object().unwrap() {
+        let v = match name.as_str() {
+            "sentencepiece" => vocab(&golden, name),
+            pre => GgufVocab { pre: Some(pre.to_string()), ..vocab(&golden, "byte_level") },
+        };
+        let t = Tokenizer::from_gguf(&v, "golden").unwrap();
+        for (i, text) in strings(&golden["texts"]).iter().enumerate() {
+            let got = t.encode(text, false).unwrap();
+            assert_eq!(got, numbers(&ids[i]), "{name}: {text:?}");
+            assert_eq!(t.decode(&got, true).unwrap(), golden["decoded"][name][i].as_str().unwrap(), "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn streaming_gives_the_same_text_in_whole_characters() {
+    let golden = golden();
+    for name in ["byte_level", "sentencepiece"] {
+        let t = Tokenizer::from_gguf(&vocab(&golden, name), "golden").unwrap();
+        for text in strings(&golden["texts"]) {
+            let ids = t.encode(&text, false).unwrap();
+            let mut stream = t.stream(true);
+            let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+            assert!(pieces.iter().all(|p| !p.contains('\u{fffd}')), "{name}: {pieces:?}");
+            pieces.push(stream.finish().unwrap());
+            assert_eq!(pieces.concat(), t.decode(&ids, true).unwrap(), "{name}: {text:?}");
+        }
+        // Half of a character comes out only at the end.
+        let half = &t.encode("🦀", false).unwrap();
+        let mut stream = t.stream(true);
+        let first: String = half[..half.len() - 1].iter().map(|&id| stream.push(id).unwrap()).collect();
+        assert!(!first.contains(['\u{fffd}', '🦀']), "{first:?}");
+        assert!(stream.finish().unwrap().contains('\u{fffd}'));
+    }
+}
+
+#[test]
+fn offsets_cover_the_text() {
+    let golden = golden();
+    for name in ["byte_level", "sentencepiece"] {
+        let t = Tokenizer::from_gguf(&vocab(&golden, name), "golden").unwrap();
+        for text in strings(&golden["texts"]) {
+            let encoded = t.encode_with_offsets(&text, false).unwrap();
+            let mut covered = 0;
+            for &(start, end) in &encoded.offsets {
+                assert!(start <= covered && end >= covered.min(end), "{name}: {text:?} {:?}", encoded.offsets);
+                covered = covered.max(end);
+            }
+            assert_eq!(covered, text.len(), "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn chats_and_answer_masks_are_those_of_transformers() {
+    let golden = golden();
+    for case in golden["chats"].as_array().unwrap() {
+        let t = chat_tokenizer(&golden, case);
+        let name = case["name"].as_str().unwrap();
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        assert_eq!(t.apply_chat_template(&messages, false).unwrap(), case["text"].as_str().unwrap(), "{name}");
+        let prompt = t.apply_chat_template(&messages[..messages.len() - 1], true).unwrap();
+        assert_eq!(prompt, case["prompt"].as_str().unwrap(), "{name}");
+        let set = Dataset::from_rows(&[Row::Chat(messages.clone())], Some(&t), &options()).unwrap();
+        let example = &set.examples()[0];
+        assert_eq!(example.input_ids, numbers(&case["ids"]), "{name}");
+        let learned: Vec<u32> = example.labels.iter().map(|&l| (l != IGNORE) as u32).collect();
+        assert_eq!(learned, numbers(&case["mask"]), "{name}: {}", case["text"]);
+        let kept = |(&label, &id): (&i32, &u32)| label == IGNORE || label == id as i32;
+        assert!(example.labels.iter().zip(&example.input_ids).all(kept));
+
+        // The completion of a prompt is the same conversation with its last answer learned.
+        let (prompt, completion) = messages.split_at(messages.len() - 1);
+        let row = Row::ChatCompletion { prompt: prompt.to_vec(), completion: completion.to_vec() };
+        let last = Dataset::from_rows(&[row], Some(&t), &options()).unwrap();
+        let last = &last.examples()[0];
+        assert_eq!(last.input_ids, example.input_ids);
+        let begin = example.labels.iter().rposition(|&l| l != IGNORE).unwrap();
+        let begin = begin - example.labels[..begin].iter().rev().take_while(|&&l| l != IGNORE).count();
+        assert!(last.labels[..begin].iter().all(|&l| l == IGNORE), "{name}");
+        assert_eq!(last.labels[begin..], example.labels[begin..], "{name}");
+    }
+}
+
+#[test]
+fn texts_in_a_chat_layout_become_conversations_in_the_models_template() {
+    let t = chatml();
+    let dir = folder();
+    let rows = [
+        json!({"text": "### Human: Hello### Assistant: Hi there### Human: cats?### Assistant: 3 cats"}),
+        json!({"text": "<s>[INST] Hello [/INST] Hi there </s><s>[INST] cats? [/INST] 3 cats </s>"}),
+        json!({"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"},
+                            {"role": "user", "content": [{"type": "text", "text": "cats?"}]},
+                            {"role": "assistant", "content": "3 cats"}]}),
+    ];
+    let lines: String = rows.iter().map(|r| format!("{r}\n\n")).collect();
+    for (name, text) in [("rows.jsonl", lines), ("rows.json", json!(rows).to_string())] {
+        let set = Dataset::load(file(dir.path(), name, &text), Some(&t), &options()).unwrap();
+        assert_eq!(set.len(), 3);
+        assert_eq!(set.examples()[0], set.examples()[1]);
+        assert_eq!(set.examples()[0], set.examples()[2]);
+        assert!(t.decode(&set.examples()[0].input_ids, false).unwrap().contains("<|im_start|>user\ncats?<|im_end|>\n"));
+    }
+}
+
+#[test]
+fn plain_texts_and_completions_end_with_eos() {
+    let golden = golden();
+    let mut v = vocab(&golden, "sentencepiece");
+    (v.bos, v.eos) = (Some(1), Some(2));
+    let t = Tokenizer::from_gguf(&v, "golden").unwrap();
+    let rows = [
+        Row::Text("the cat sees".into()),
+        Row::Text("the cat sees</s>".into()),
+        Row::Completion { prompt: "the cat".into(), completion: " sees".into() },
+    ];
+    let set = Dataset::from_rows(&rows, Some(&t), &options()).unwrap();
+    let [text, ended, completion] = set.examples() else { panic!("three rows") };
+    assert_eq!((text.input_ids.first(), text.input_ids.last()), (Some(&1), Some(&2)));
+    assert_eq!(text, ended);
+    assert!(text.labels.iter().zip(&text.input_ids).all(|(&l, &id)| l == id as i32));
+    assert_eq!(completion.input_ids, text.input_ids);
+    let learned: Vec<u32> = completion.labels.iter().filter(|&&l| l != IGNORE).map(|&l| l as u32).collect();
+    assert_eq!(t.decode(&learned, false).unwrap(), "sees</s>");
+    // Without completion_only the prompt is learned as well.
+    let whole = Dataset::from_rows(&rows, Some(&t), &DataOptions { completion_only: false, ..options() }).unwrap();
+    assert_eq!(whole.examples()[2], whole.examples()[0]);
+}
+
+#[test]
+fn labels_of_a_row_are_used_untouched() {
+    let dir = folder();
+    let rows = "{\"input_ids\":[5,6,7,8],\"labels\":[-100,1,-100,2]}\n\
+                {\"input_ids\":[9,9],\"labels\":[3,4],\"attention_mask\":[1,0]}\n";
+    let set = Dataset::load(file(dir.path(), "t.jsonl", rows), None, &options()).unwrap();
+    let first = Example { input_ids: vec![5, 6, 7, 8], labels: vec![-100, 1, -100, 2], attention_mask: None };
+    assert_eq!(set.examples()[0], first);
+    let examples: Vec<&Example> = set.examples().iter().collect();
+    let batch = Batch::collate(&examples, 42);
+    assert_eq!((batch.batch, batch.seq_len, batch.predicted(), batch.tokens()), (2, 4, 3, 5));
+    assert_eq!(batch.input_ids, [5, 6, 7, 8, 9, 9, 42, 42]);
+    assert_eq!(batch.labels, [-100, 1, -100, 2, 3, 4, -100, -100]);
+    assert_eq!(batch.attention_mask, [1, 1, 1, 1, 1, 0, 0, 0]);
+    assert_eq!(batch.segment_ids, [1, 1, 1, 1, 1, 0, 0, 0]);
+    assert_eq!(batch.position_ids, [0, 1, 2, 3, 0, 1, 0, 0]);
+    let wider = batch.padded_to(5, 42).unwrap();
+    assert_eq!(wider.input_ids, [5, 6, 7, 8, 42, 9, 9, 42, 42, 42]);
+    assert_eq!(wider.predicted(), batch.predicted());
+    assert!(matches!(batch.padded_to(3, 0), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn long_rows_are_cut_and_rows_without_labels_left_out() {
+    let tokens = |n: u32, labels: Vec<i32>| Row::Tokens { input_ids: (0..n).collect(), labels, attention_mask: None };
+    let rows =
+        [tokens(3, vec![0, 1, 2]), tokens(6, vec![-100, -100, -100, -100, 4, 5]), tokens(5, vec![0, 1, 2, 3, 4])];
+    let load = |max| Dataset::from_rows(&rows, None, &DataOptions { max_seq_length: max, ..options() });
+    let set = load(4).unwrap();
+    assert_eq!((set.len(), set.truncated(), set.skipped(), set.longest(), set.tokens()), (2, 2, 1, 4, 7));
+    let set = load(6).unwrap();
+    assert_eq!((set.len(), set.truncated(), set.skipped()), (3, 0, 0));
+    assert!(matches!(load(1), Err(Error::Config { .. })));
+    let e = Dataset::from_rows(&rows[1..2], None, &DataOptions { max_seq_length: 4, ..options() }).unwrap_err();
+    assert!(e.to_string().contains("max_seq_length"), "{e}");
+}
+
+fn numbered(n: u32) -> Dataset {
+    let row = |i: u32| Row::Tokens { input_ids: vec![i, i], labels: vec![i as i32; 2], attention_mask: None };
+    Dataset::from_rows(&(0..n).map(row).collect::<Vec<_>>(), None, &options()).unwrap()
+}
+
+#[test]
+fn batches_follow_the_file_or_the_seed() {
+    let loader = |shuffle, seed| {
+        DataLoader::new(numbered(5), LoaderOptions { batch_size: 2, shuffle, seed, ..LoaderOptions::default() })
+            .unwrap()
+    };
+    let rows = |loader: DataLoader, n| {
+        loader.take(n).flat_map(|b| b.input_ids.chunks(2).map(|r| r[0]).collect::<Vec<_>>()).collect::<Vec<u32>>()
+    };
+    assert_eq!(rows(loader(false, 0), 4), [0, 1, 2, 3, 4, 0, 1, 2]);
+    let shuffled = rows(loader(true, 7), 10);
+    assert_eq!(shuffled, rows(loader(true, 7), 10));
+    assert_ne!(shuffled, rows(loader(true, 8), 10));
+    for epoch in shuffled.chunks(5) {
+        let mut seen = epoch.to_vec();
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+    }
+    assert_ne!(shuffled[..5], shuffled[5..10]);
+    // Going on from a position gives what an unbroken run gives.
+    let mut resumed = loader(true, 7);
+    resumed.seek(6);
+    assert_eq!(rows(resumed, 7), shuffled[6..]);
+    let mut counting = loader(true, 7);
+    counting.next_batch();
+    assert_eq!((counting.position(), counting.epoch(), counting.batches_per_epoch()), (2, 0.4, 3));
+    let bad = DataLoader::new(numbered(1), LoaderOptions { batch_size: 0, ..LoaderOptions::default() });
+    assert!(matches!(bad, Err(Error::Config { .. })));
+}
+
+#[test]
+fn packed_rows_keep_their_examples_apart() {
+    let row = |ids: &[u32]| Row::Tokens {
+        input_ids: ids.to_vec(),
+        labels: ids.iter().map(|&i| i as i32).collect(),
+        attention_mask: None,
+    };
+    let rows = [row(&[1, 2, 3]), row(&[4, 5, 6, 7, 8]), row(&[9, 10])];
+    let set = Dataset::from_rows(&rows, None, &options()).unwrap();
+    let options = LoaderOptions { batch_size: 2, shuffle: false, packing: Some(6), ..LoaderOptions::default() };
+    let mut loader = DataLoader::new(set, options).unwrap();
+    assert_eq!((loader.rows_per_epoch(), loader.longest()), (2, 5));
+    let batch = loader.next_batch();
+    assert_eq!(batch.input_ids, [1, 2, 3, 9, 10, 4, 5, 6, 7, 8]);
+    assert_eq!(batch.labels, [1, 2, 3, -100, 10, 4, 5, 6, 7, 8]);
+    assert_eq!(batch.segment_ids, [1, 1, 1, 2, 2, 1, 1, 1, 1, 1]);
+    assert_eq!(batch.position_ids, [0, 1, 2, 0, 1, 0, 1, 2, 3, 4]);
+    assert_eq!(batch.predicted(), 7);
+}
+
+#[test]
+fn a_saved_tokenizer_is_the_same_tokenizer() {
+    let golden = golden();
+    for name in ["byte_level", "sentencepiece"] {
+        let mut v = vocab(&golden, name);
+        (v.bos, v.eos, v.more_eos) = (Some(1), Some(2), vec![0]);
+        v.chat_template = Some("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}".into());
+        let t = Tokenizer::from_gguf(&v, "golden").unwrap();
+        assert_eq!(t.eos_ids(), [2, 0]);
+        let dir = folder();
+        t.save(dir.path()).unwrap();
+        let again = Tokenizer::from_dir(dir.path()).unwrap();
+        assert_eq!((again.bos_id(), again.eos_id(), again.vocab_size()), (Some(1), Some(2), v.tokens.len()));
+        let messages = [Message::new("user", "Hi")];
+        assert_eq!(
+            again.apply_chat_template(&messages, true).unwrap(),
+            t.apply_chat_template(&messages, true).unwrap()
+        );
+        for text in strings(&golden["texts"]) {
+            assert_eq!(again.encode(&text, true).unwrap(), t.encode(&text, true).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_folders_files_are_read_together() {
+    let dir = folder();
+    chatml().save(dir.path()).unwrap();
+    let config = json!({
+        "eos_token": {"content": "<|eot_id|>", "special": true}, "bos_token": "<|begin_of_text|>",
+        "add_bos_token": true,
+        "chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": "named"}],
+    });
+    file(dir.path(), "tokenizer_config.json", &config.to_string());
+    file(dir.path(), "special_tokens_map.json", r#"{"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}"#);
+    file(dir.path(), "generation_config.json", r#"{"eos_token_id": [2, 6]}"#);
+    let t = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!((t.bos_id(), t.eos_id(), t.pad_id(), t.eos_ids()), (Some(3), Some(6), 0, &[6, 2][..]));
+    assert_eq!(t.encode("cat", true).unwrap()[0], 3);
+    assert_ne!(t.encode("cat", false).unwrap()[0], 3);
+    assert_eq!(t.apply_chat_template(&[], false).unwrap(), "named");
+    file(dir.path(), "chat_template.jinja", "from a file");
+    let t = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(t.apply_chat_template(&[], false).unwrap(), "from a file");
+    t.save(dir.path()).unwrap();
+    fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+    let t = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(t.apply_chat_template(&[], false).unwrap(), "from a file");
+    assert!(Tokenizer::find(dir.path().join("none")).unwrap().is_none());
+    assert!(matches!(Tokenizer::from_dir(dir.path().join("none")), Err(Error::Io { .. })));
+    file(dir.path(), "tokenizer.json", "{\"model\":");
+    assert!(matches!(Tokenizer::from_dir(dir.path()), Err(Error::Format { .. })));
+}
+
+#[test]
+fn parquet_rows_are_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chats.parquet");
+    let set = Dataset::load(&path, Some(&chatml()), &options()).unwrap();
+    let same = [
+        Row::Chat(vec![Message::new("user", "Hello 🙂"), Message::new("assistant", "Hi there")]),
+        Row::Chat(vec![Message::new("user", "cats?"), Message::new("assistant", "3 cats")]),
+    ];
+    assert_eq!(set, Dataset::from_rows(&same, Some(&chatml()), &options()).unwrap());
+}
+
+#[test]
+fn damaged_parquet_is_an_error() {
+    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chats.parquet")).unwrap();
+    let dir = folder();
+    let load = |bytes: &[u8]| {
+        let path = dir.path().join("p.parquet");
+        fs::write(&path, bytes).unwrap();
+        Dataset::load(&path, Some(&chatml()), &options())
+    };
+    for cut in [4, 8, whole.len() / 2, whole.len() - 1] {
+        assert!(matches!(load(&whole[..cut]), Err(Error::Format { .. })), "cut at {cut}");
+    }
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    for at in (4..whole.len()).step_by(7) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        // Many places change only a text; none may end the program.
+        drop(load(&bytes));
+    }
+    std::panic::set_hook(quiet);
+}
+
+fn data_error(result: Result<Dataset>) -> (usize, String) {
+    match result.unwrap_err() {
+        Error::Data { row, message, .. } => (row, message),
+        other => panic!("expected Error::Data, got {other:?}"),
+    }
+}
+
+#[test]
+fn rows_that_cannot_be_used_are_named() {
+    let dir = folder();
+    let t = chatml();
+    let good = r#"{"text":"cat"}"#;
+    let load = |rows: &str| data_error(Dataset::load(file(dir.path(), "d.jsonl", rows), Some(&t), &options()));
+    let cases = [
+        ("".to_string(), 1, "no rows"),
+        (format!("{good}\n\n{{\"question\":1}}"), 3, "[question]"),
+        (format!("{good}\nnot json"), 2, "JSON"),
+        (format!("{good}\n{{\"input_ids\":[1,2],\"labels\":[1]}}"), 2, "expected 2 entries"),
+        ("{\"input_ids\":[1,2],\"labels\":[1,1000]}".to_string(), 1, "1000 is outside the vocabulary"),
+        ("{\"input_ids\":[1,2],\"labels\":[1,-1]}".to_string(), 1, "-1 is outside the vocabulary"),
+        ("{\"input_ids\":[1,1000],\"labels\":[1,2]}".to_string(), 1, "1000 is outside the vocabulary"),
+        ("{\"input_ids\":[],\"labels\":[]}".to_string(), 1, "at least one token"),
+        ("{\"input_ids\":[1,2],\"labels\":[1,2],\"attention_mask\":[1,2]}".to_string(), 1, "0 or 1"),
+        ("{\"messages\":[{\"role\":\"user\"}]}".to_string(), 1, "messages[0]"),
+    ];
+    for (rows, row, words) in cases {
+        let (at, message) = load(&rows);
+        assert_eq!(at, row, "{rows}: {message}");
+        assert!(message.contains(words), "{rows}: {message}");
+    }
+    let text = Dataset::load(file(dir.path(), "d.jsonl", good), None, &options());
+    assert!(data_error(text).1.contains("tokenizer.json"));
+    assert!(matches!(Dataset::load(dir.path().join("none"), None, &options()), Err(Error::Io { .. })));
+    fs::write(dir.path().join("binary"), [0xff, 0xfe, 0]).unwrap();
+    assert!(data_error(Dataset::load(dir.path().join("binary"), None, &options())).1.contains("UTF-8"));
+}
+
+#[test]
+fn a_templates_refusal_names_the_row() {
+    let golden = golden();
+    let case = golden["chats"].as_array().unwrap().iter().find(|c| c["name"] == "llama2").unwrap();
+    let t = chat_tokenizer(&golden, case);
+    let twice = Row::Chat(vec![Message::new("user", "a"), Message::new("user", "b"), Message::new("assistant", "c")]);
+    let (row, message) = data_error(Dataset::from_rows(&[Row::Text("a".into()), twice], Some(&t), &options()));
+    assert_eq!(row, 2);
+    assert!(message.contains("take turns"), "{message}");
+}
+
+#[test]
+fn gguf_vocabularies_that_lie_are_refused() {
+    let golden = golden();
+    let build = |change: &dyn Fn(&mut GgufVocab), name: &str| {
+        let mut v = vocab(&golden, name);
+        change(&mut v);
+        Tokenizer::from_gguf(&v, "v.gguf").map(drop).unwrap_err().to_string()
+    };
+    let cases: [(&str, &dyn Fn(&mut GgufVocab), &str); 8] = [
+        ("byte_level", &|v| v.model = "bert".into(), "unsupported GGUF tokenizer model: bert"),
+        ("byte_level", &|v| v.pre = Some("klingon".into()), "klingon"),
+        ("byte_level", &|v| v.tokens.clear(), "at least one token"),
+        ("byte_level", &|v| v.token_types.truncate(3), "token_type"),
+        ("byte_level", &|v| v.eos = Some(700), "eos_token_id"),
+        ("byte_level", &|v| v.merges.push("nopair".into()), "nopair"),
+        ("byte_level", &|v| v.merges.push("no such-token".into()), "v.gguf"),
+        ("sentencepiece", &|v| v.scores.clear(), "scores"),
+    ];
+    for (name, change, words) in cases {
+        let message = build(change, name);
+        assert!(message.contains(words), "{message}");
+    }
+}
