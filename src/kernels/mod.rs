@@ -3,8 +3,11 @@
 //! Every file offers recording functions over [`crate::graph::Value`]s and a `variants()` list of every specialisation it
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
 
+pub mod activation;
 pub mod elementwise;
+pub mod norm;
 mod quantized;
+pub mod rope;
 
 pub use quantized::{QuantizedTensor, Shard};
 
@@ -14,5 +17,8 @@ use crate::gpu::Kernel;
 pub fn variants() -> Vec<Kernel> {
     let mut all = Vec::new();
     all.extend(elementwise::variants());
+    all.extend(norm::variants());
+    all.extend(activation::variants());
+    all.extend(rope::variants());
     all
 }

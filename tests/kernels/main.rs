@@ -3,4 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../reference/mod.rs"]
+mod reference;
+
+mod activation;
 mod elementwise;
+mod norm;
+mod rope;

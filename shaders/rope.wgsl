@@ -1,0 +1,49 @@
+// Rotary position embedding in place: feature i of a head turns together with feature i + head_dim / 2.
+// A lane holds one (row, pair) and turns HEADS heads, so that cos and sin are read once for them.
+
+import index
+
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    rows: u32,
+    heads: u32,
+    half_dim: u32,
+    head_blocks: u32,
+    positions: u32,
+    sign: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> table: array<f32>; // [positions, cos: half_dim, sin: half_dim]
+@group(0) @binding(2) var<storage, read> position: array<u32>; // [rows]
+@group(0) @binding(3) var<storage, read_write> x: array<f32>; // [rows, heads, 2 * half_dim]
+
+// (a, b) -> (a cos - b sin, b cos + a sin), with -sin where sign = -1
+@compute @workgroup_size(256)
+fn rotate(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let group = group_index(wg, counts);
+    let item = group * 256u + lane;
+    if (group >= params.group_end || item >= params.rows * params.head_blocks * params.half_dim) {
+        return;
+    }
+    let i = item % params.half_dim;
+    let block = item / params.half_dim % params.head_blocks;
+    let row = item / params.half_dim / params.head_blocks;
+    // A position past the table would read outside of it: it turns as the last one.
+    let entry = min(position[row], params.positions - 1u) * params.half_dim * 2u + i;
+    let c = table[entry];
+    let s = table[entry + params.half_dim] * params.sign;
+    let last = min((block + 1u) * HEADS, params.heads);
+    for (var head = block * HEADS; head < last; head++) {
+        let at = (row * params.heads + head) * params.half_dim * 2u + i;
+        let a = x[at];
+        let b = x[at + params.half_dim];
+        x[at] = a * c - b * s;
+        x[at + params.half_dim] = b * c + a * s;
+    }
+}

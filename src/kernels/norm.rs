@@ -1,0 +1,78 @@
+//! RMSNorm.
+
+use crate::{
+    DType, Error, Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    cols: u32,
+    eps: f32,
+}
+
+/// Narrow rows take a small workgroup, so that few lanes idle.
+fn kernel(entry: &'static str, cols: usize) -> Kernel {
+    let side = if cols <= 1024 { 8 } else { 16 };
+    Kernel::new("norm", entry).with("LANES", side * side).with("SIDE", side)
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    let entries = ["forward", "backward", "backward_residual"];
+    entries.iter().flat_map(|entry| [kernel(entry, 1), kernel(entry, usize::MAX)]).collect()
+}
+
+fn check(op: &str, x: &Value, w: &Value) -> Result<(usize, usize)> {
+    let (rows, cols) = x.rows_cols();
+    if rows == 0 || cols == 0 {
+        return Err(Error::shape(op, "at least one element", x.shape()));
+    }
+    w.expect(op, &[cols])?;
+    Ok((rows, cols))
+}
+
+/// y\[r, c\] = x\[r, c\] · rstd\[r\] · w\[c\] with rstd\[r\] = 1 / √(mean(x\[r\]²) + eps)
+///
+/// x, y: [rows, cols] f32; w: [cols] f32; rstd: [rows] f32. Returns (y, rstd). Errors: Shape.
+/// RMSNorm, Zhang & Sennrich 2019.
+pub fn rms_norm(g: &mut Graph, x: &Value, w: &Value, eps: f32) -> Result<(Value, Value)> {
+    let (rows, cols) = check("rms_norm", x, w)?;
+    let y = g.value(x.shape().clone(), DType::F32)?;
+    let rstd = g.value([rows], DType::F32)?;
+    let params = Params { cols: cols as u32, eps };
+    let work = 20.0 * (rows * cols) as f64;
+    g.dispatch(kernel("forward", cols), &params, &[x, w, &y, &rstd], rows, work)?;
+    Ok((y, rstd))
+}
+
+/// dx\[r, c\] = rstd\[r\] · (dy\[r, c\] · w\[c\] − x\[r, c\] · rstd\[r\]² · mean(dy\[r\] · w · x\[r\])) + residual\[r, c\]
+///
+/// dy, x, residual, dx: [rows, cols] f32; w: [cols], frozen; rstd: [rows] as [`rms_norm`] returned it. `residual` is the
+/// gradient that came past the norm, where there is a skip connection. Errors: Shape.
+pub fn rms_norm_backward(
+    g: &mut Graph,
+    dy: &Value,
+    x: &Value,
+    w: &Value,
+    rstd: &Value,
+    residual: Option<&Value>,
+) -> Result<Value> {
+    let op = "rms_norm_backward";
+    let (rows, cols) = check(op, x, w)?;
+    dy.expect(op, x.shape().dims())?;
+    rstd.expect(op, &[rows])?;
+    let dx = g.value(x.shape().clone(), DType::F32)?;
+    let params = Params { cols: cols as u32, eps: 0.0 };
+    let work = 28.0 * (rows * cols) as f64;
+    match residual {
+        None => g.dispatch(kernel("backward", cols), &params, &[x, w, dy, rstd, &dx], rows, work)?,
+        Some(residual) => {
+            residual.expect(op, x.shape().dims())?;
+            g.dispatch(kernel("backward_residual", cols), &params, &[x, w, dy, rstd, residual, &dx], rows, work)?;
+        }
+    }
+    Ok(dx)
+}

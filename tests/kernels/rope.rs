@@ -1,0 +1,111 @@
+use crate::{
+    reference::{assert_gradient, dot, rope as reference, wide},
+    support::{Rng, assert_close, gpu},
+};
+use fourbit::{
+    DType,
+    graph::Graph,
+    kernels::{
+        elementwise,
+        rope::{self, RopeScaling, RopeTable},
+    },
+};
+
+fn table_of(frequencies: &[f64], positions: usize) -> Vec<f64> {
+    (0..positions)
+        .flat_map(|p| {
+            let angles: Vec<f64> = frequencies.iter().map(|f| p as f64 * f).collect();
+            let cos: Vec<f64> = angles.iter().map(|a| a.cos()).collect();
+            cos.into_iter().chain(angles.into_iter().map(f64::sin))
+        })
+        .collect()
+}
+
+#[test]
+fn tables_follow_every_scaling() {
+    let plain = reference::frequencies(500000.0, 64);
+    let linear: Vec<f64> = plain.iter().map(|f| f / 4.0).collect();
+    let llama3 = reference::llama3(&plain, 32.0, 1.0, 4.0, 8192.0);
+    assert!(llama3.iter().zip(&plain).any(|(a, b)| a != b && *a != b / 32.0), "some angles are blended");
+    let scaled = RopeScaling::Llama3 {
+        factor: 32.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    for (scaling, want) in
+        [(RopeScaling::None, &plain), (RopeScaling::Linear { factor: 4.0 }, &linear), (scaled, &llama3)]
+    {
+        let table = RopeTable::new(500000.0, 64, scaling, 300).unwrap();
+        // f64 angles, rounded once to f32.
+        assert_close("table", table.values(), &table_of(want, 300), 1e-7, 0.0);
+    }
+}
+
+#[test]
+fn bad_tables_are_refused() {
+    for (theta, head_dim, scaling, positions) in [
+        (1e4, 63, RopeScaling::None, 8),
+        (1e4, 0, RopeScaling::None, 8),
+        (0.0, 64, RopeScaling::None, 8),
+        (f64::NAN, 64, RopeScaling::None, 8),
+        (1e4, 64, RopeScaling::Linear { factor: 0.0 }, 8),
+        (1e4, 64, RopeScaling::None, 0),
+        (1e4, 64, RopeScaling::None, usize::MAX),
+    ] {
+        assert!(RopeTable::new(theta, head_dim, scaling, positions).is_err(), "{theta} {head_dim} {positions}");
+    }
+}
+
+#[test]
+fn the_inverse_is_the_gradient() {
+    let mut rng = Rng(3);
+    let (x, dy) = (wide(&rng.normals(2 * 2 * 6)), wide(&rng.normals(2 * 2 * 6)));
+    let (f, positions) = (reference::frequencies(100.0, 6), [3, 11]);
+    let dx = reference::rope(&dy, &positions, &f, 2, -1.0);
+    assert_gradient("rope", &dx, &x, |x| dot(&reference::rope(x, &positions, &f, 2, 1.0), &dy));
+}
+
+#[test]
+fn rotates_and_turns_back() {
+    let Some(gpu) = gpu() else { return };
+    for (rows, heads, head_dim) in [(1, 1, 2), (3, 9, 6), (37, 3, 64), (5, 4, 128)] {
+        let mut rng = Rng(rows as u64);
+        let x = rng.normals(rows * heads * head_dim);
+        // Positions restart, as in packed rows, and reach the table's end.
+        let positions: Vec<u32> = (0..rows as u32).map(|r| if r == 0 { 99 } else { r * 7 % 100 }).collect();
+        let table = RopeTable::new(1e4, head_dim, RopeScaling::None, 100).unwrap().upload(&gpu).unwrap();
+        let mut g = Graph::new(&gpu);
+        let table = g.import(&table);
+        let tp = g.import(&gpu.tensor("positions", [rows], DType::U32, &positions).unwrap());
+        let tx = g.import(&gpu.tensor("x", [rows, heads * head_dim], DType::F32, &x).unwrap());
+        let turned = elementwise::add(&mut g, &tx, &tx, 1.0).unwrap();
+        let inverse = elementwise::add(&mut g, &tx, &tx, 1.0).unwrap();
+        rope::rope(&mut g, &turned, &table, &tp, heads, head_dim, false).unwrap();
+        rope::rope(&mut g, &inverse, &table, &tp, heads, head_dim, true).unwrap();
+        g.keep(&turned);
+        g.keep(&inverse);
+        let ran = g.run().unwrap();
+        let x64: Vec<f64> = x.iter().map(|v| 2.0 * f64::from(*v)).collect();
+        let f = reference::frequencies(1e4, head_dim);
+        for (what, value, sign) in [("rope", &turned, 1.0), ("inverse", &inverse, -1.0)] {
+            let want = reference::rope(&x64, &positions, &f, heads, sign);
+            // Two products below 10 of f32 factors, and their sum.
+            assert_close(what, &ran.read::<f32>(value).unwrap(), &want, 2e-6, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn other_shapes_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let mut g = Graph::new(&gpu);
+    let x = g.import(&gpu.zeros("x", [2, 12], DType::F32).unwrap());
+    let table = g.import(&gpu.zeros("table", [8, 6], DType::F32).unwrap());
+    let positions = g.import(&gpu.zeros("positions", [2], DType::U32).unwrap());
+    let signed = g.import(&gpu.zeros("positions", [2], DType::I32).unwrap());
+    assert!(rope::rope(&mut g, &x, &table, &positions, 2, 6, false).is_ok());
+    assert!(rope::rope(&mut g, &x, &table, &positions, 3, 6, false).is_err());
+    assert!(rope::rope(&mut g, &x, &table, &positions, 3, 4, false).is_err());
+    assert!(rope::rope(&mut g, &x, &table, &signed, 2, 6, false).is_err());
+}
