@@ -16,6 +16,7 @@ pub struct QuantizedTensor {
     scheme: Scheme,
     shape: [usize; 2],
     /// Buffers of `part_rows` rows each (the last one of fewer), u32 words; one but for weights beyond the buffer limit.
+    /// Filled up to whole vec4 of words, so that kernels may bind them so.
     parts: Vec<Tensor>,
     part_rows: usize,
     /// `[words]`, u32
@@ -26,20 +27,18 @@ pub struct QuantizedTensor {
 
 /// Rows of a weight that one dispatch can bind.
 ///
-/// Kernels number elements flat over the whole weight, `i = row * cols + col` with `row` from the weight's first:
-/// the code of element `i` lies at `i - first_element` of `codes`, the scale of block `b = i / block_size` at
-/// `b - first_block` of `scales`; `nested` is whole.
+/// A shard begins with a block. Kernels number its elements from its own first row, `i = (row - row0) * cols + col`: the
+/// code of element `i` is number `i` of `codes`, its scale is number `first_block + i / block_size` of `scales`. `nested`
+/// is whole, and so are the `scales` of a double-quantized weight, so that both go by the same block number.
 #[derive(Clone, Debug)]
 pub struct Shard {
     /// The first row.
     pub row0: usize,
     /// Rows.
     pub rows: usize,
-    /// The element that `codes` begins with: row0 * cols, a whole number of words.
-    pub first_element: u32,
-    /// The block that `scales` begins with; 0 where all scales fit one binding.
+    /// The shard's first block, counted from the beginning of `scales`.
     pub first_block: u32,
-    /// u32 words.
+    /// u32 words, a multiple of four.
     pub codes: Tensor,
     /// u32 words; none for plain floats.
     pub scales: Option<Tensor>,
@@ -68,7 +67,7 @@ impl QuantizedTensor {
         let [_, scales, nested] = scheme.words(len);
         let parts = (0..shape[0].max(1)).step_by(part_rows).map(|row| {
             let rows = part_rows.min(shape[0] - row);
-            gpu.zeros(name, [scheme.words(rows * shape[1])[0]], DType::U32)
+            gpu.zeros(name, [code_words(scheme, rows * shape[1])], DType::U32)
         });
         Ok(QuantizedTensor {
             scheme,
@@ -112,7 +111,7 @@ impl QuantizedTensor {
         fits("codes", codes, (shape[0] * shape[1] * scheme.code_bits()).div_ceil(8), words[0])?;
         fits("scales", scales, blocks(scheme, shape[0] * shape[1]) * scale_bytes(scheme), words[1])?;
         fits("nested", bytemuck::cast_slice(nested), 4 * words[2], words[2])?;
-        let part_bytes = tensor.parts[0].bytes().max(1) as usize;
+        let part_bytes = 4 * code_words(scheme, tensor.part_rows * shape[1]).max(1);
         for (part, bytes) in tensor.parts.iter().zip(codes.chunks(part_bytes)) {
             write(part, bytes)?;
         }
@@ -131,6 +130,7 @@ impl QuantizedTensor {
         for part in &self.parts {
             codes.extend(part.read::<u32>()?);
         }
+        codes.truncate(self.scheme.words(self.len())[0]);
         let scales = self.scales.as_ref().map_or(Ok(Vec::new()), Tensor::read::<u32>)?;
         let nested = self.nested.as_ref().map_or(Ok(Vec::new()), Tensor::read::<f32>)?;
         Packed::new(self.scheme, self.shape, codes, scales, nested)
@@ -197,7 +197,7 @@ impl QuantizedTensor {
         let caps = self.gpu().caps();
         let limit = limit.min(caps.max_binding);
         let most = shard_rows("shards", self.scheme, self.shape, caps.offset_alignment, limit)
-            .unwrap_or_else(|_| aligned_rows(self.scheme, self.shape[1], caps.offset_alignment));
+            .unwrap_or_else(|_| aligned_rows(self.scheme, self.shape, caps.offset_alignment));
         let starts = (0..self.shape[0]).step_by(self.part_rows).flat_map(move |part| {
             let end = self.shape[0].min(part + self.part_rows);
             (part..end).step_by(most).map(move |row0| (row0, most.min(end - row0)))
@@ -207,7 +207,7 @@ impl QuantizedTensor {
 
     fn shard(&self, row0: usize, rows: usize) -> Shard {
         let cols = self.shape[1];
-        let words = |elements: usize| self.scheme.words(elements)[0];
+        let words = |elements: usize| code_words(self.scheme, elements);
         let in_part = row0 % self.part_rows;
         let slice = |t: &Tensor, start: usize, words: usize| {
             Tensor::view(t.buffer.clone(), t.offset + 4 * start as u64, [words].into(), t.dtype())
@@ -216,37 +216,35 @@ impl QuantizedTensor {
         let (first_block, scales) = match &self.scales {
             None => (0, None),
             Some(scales) => {
-                let (first, words) = self.scale_range(scales, row0 * cols, (row0 + rows) * cols);
-                (first, Some(slice(scales, first * scale_bytes(self.scheme) / 4, words)))
+                let (word, words, first) = self.scale_range(scales, row0 * cols, (row0 + rows) * cols);
+                (first, Some(slice(scales, word, words)))
             }
         };
-        Shard {
-            row0,
-            rows,
-            first_element: (row0 * cols) as u32,
-            first_block: first_block as u32,
-            codes,
-            scales,
-            nested: self.nested.clone(),
-        }
+        Shard { row0, rows, first_block: first_block as u32, codes, scales, nested: self.nested.clone() }
     }
 
-    /// The first block and the words of the scales that elements `from..to` need; all of them where they fit a binding.
-    fn scale_range(&self, scales: &Tensor, from: usize, to: usize) -> (usize, usize) {
+    /// For the scales of elements `from..to`: the first word and the number of words to bind, which are all where they fit a
+    /// binding, and the number of element `from`'s block in that range.
+    fn scale_range(&self, scales: &Tensor, from: usize, to: usize) -> (usize, usize, usize) {
         let caps = self.gpu().caps();
-        if scales.bytes() <= caps.max_binding {
-            return (0, scales.shape().len());
-        }
         let (block, size, align) = (self.scheme.block_size(), scale_bytes(self.scheme), caps.offset_alignment as usize);
+        if scales.bytes() <= caps.max_binding {
+            return (0, scales.shape().len(), from / block);
+        }
         let start = from / block * size / align * align;
         let end = to.div_ceil(block) * size;
-        (start / size, (end - start).div_ceil(4))
+        (start / 4, (end - start).div_ceil(4), from / block - start / size)
     }
 }
 
 /// Writes `bytes`, which may lack the padding of the last word.
 fn write(target: &Tensor, bytes: &[u8]) -> Result<()> {
     Tensor::view(target.buffer.clone(), target.offset, [bytes.len()].into(), DType::U8).write(bytes)
+}
+
+/// Words of the codes of `len` elements on the device: whole vec4.
+fn code_words(scheme: Scheme, len: usize) -> usize {
+    scheme.words(len)[0].next_multiple_of(4)
 }
 
 fn blocks(scheme: Scheme, len: usize) -> usize {
@@ -264,10 +262,12 @@ fn scale_bytes(scheme: Scheme) -> usize {
     }
 }
 
-/// The fewest rows whose codes end at a multiple of `align` bytes.
-fn aligned_rows(scheme: Scheme, cols: usize, align: u64) -> usize {
+/// The fewest rows whose codes end at a multiple of `align` bytes, and with a block; at most all rows.
+fn aligned_rows(scheme: Scheme, [rows, cols]: [usize; 2], align: u64) -> usize {
     let unit = align as usize * 8 / scheme.code_bits();
-    unit / gcd(cols.max(1), unit)
+    let block = scheme.block_size().max(1);
+    let unit = (unit / gcd(unit, block)).saturating_mul(block);
+    (unit / gcd(cols.max(1), unit)).min(rows)
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -277,15 +277,15 @@ fn gcd(a: usize, b: usize) -> usize {
 /// The most rows whose codes take at most `limit` bytes; all rows, or a multiple of the rows that keep the alignment.
 /// At least 1. Errors: Shape where not even those fit.
 fn rows_within(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: u64) -> Result<usize> {
-    let bytes = |rows: usize| 4 * scheme.words(rows * shape[1])[0] as u64;
+    let bytes = |rows: usize| 4 * code_words(scheme, rows * shape[1]) as u64;
     if bytes(shape[0]) <= limit {
         return Ok(shape[0].max(1));
     }
-    let step = aligned_rows(scheme, shape[1], align);
+    let step = aligned_rows(scheme, shape, align);
     match limit / bytes(step) {
         0 => Err(Error::shape(
             name,
-            format!("rows of which {step} (the fewest that keep {align}-byte alignment) fit {limit} bytes"),
+            format!("rows of which {step} (the fewest that end with a block, {align}-byte aligned) fit {limit} bytes"),
             format!("{shape:?} of {}", scheme.name()),
         )),
         steps => Ok(steps as usize * step),
@@ -299,8 +299,8 @@ fn shard_rows(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: 
     if scale(shape[0]) <= limit {
         return Ok(codes);
     }
-    // The range of a shard's scales is extended to the alignment in front and may cut a block at both ends.
-    let step = aligned_rows(scheme, shape[1], align);
+    // The range of a shard's scales is extended to the alignment in front.
+    let step = aligned_rows(scheme, shape, align);
     let steps = limit.saturating_sub(align + 16) / scale(step).max(1);
     match steps as usize * step {
         0 => Err(Error::shape(name, format!("{step} rows whose scales fit {limit} bytes"), format!("{shape:?}"))),
@@ -325,25 +325,28 @@ mod tests {
         let mut row = 0;
         let mut count = 0;
         for shard in tensor.shards() {
-            assert_eq!((shard.row0, shard.first_element as usize), (row, row * shape[1]));
-            let words = scheme.words(shard.rows * shape[1])[0];
+            assert_eq!(shard.row0, row);
+            let words = scheme.words(shard.rows * shape[1])[0].next_multiple_of(4);
             assert_eq!(shard.codes.shape().dims(), [words], "{scheme:?} {shape:?}");
             assert!(
                 shard.codes.bytes() <= caps.max_binding && shard.codes.offset.is_multiple_of(caps.offset_alignment)
             );
             if let Some(scales) = &shard.scales {
-                let block = scheme.block_size();
+                let (block, size) = (scheme.block_size(), scale_bytes(scheme));
                 assert!(scales.bytes() <= caps.max_binding && scales.offset.is_multiple_of(caps.offset_alignment));
-                assert!(shard.first_block as usize * block <= row * shape[1]);
-                let last = ((row + shard.rows) * shape[1]).div_ceil(block) - shard.first_block as usize;
-                assert!(last * scale_bytes(scheme) <= scales.bytes() as usize);
-                assert_eq!(scales.offset as usize, shard.first_block as usize * scale_bytes(scheme));
+                assert_eq!((row * shape[1]) % block, 0, "{scheme:?} {shape:?}: begins with a block");
+                let first = row * shape[1] / block;
+                assert_eq!(scales.offset as usize + shard.first_block as usize * size, first * size);
+                let count = (shard.rows * shape[1]).div_ceil(block);
+                assert!((shard.first_block as usize + count) * size <= scales.bytes() as usize);
+                assert!(!scheme.double_quant() || shard.first_block as usize == first);
             }
             row += shard.rows;
             count += 1;
         }
         assert_eq!(row, shape[0]);
-        assert_eq!(tensor.bytes(), 4 * scheme.words(tensor.len()).iter().sum::<usize>() as u64);
+        let bytes = 4 * scheme.words(tensor.len()).iter().sum::<usize>() as u64;
+        assert!((bytes..bytes + 16).contains(&tensor.bytes()));
         count
     }
 
@@ -368,6 +371,9 @@ mod tests {
         assert!(wide.starts_with("head: expected rows"), "{wide}");
         assert!(QuantizedTensor::zeros(&gpu, "w", Scheme::Q4_0, [1 << 17, 1 << 15]).is_err());
         assert!(QuantizedTensor::zeros(&gpu, "w", Scheme::F16, [usize::MAX, 2]).is_err());
+        let one_block = Scheme::Int8 { block_size: usize::MAX - 7, symmetric: true };
+        assert!(QuantizedTensor::zeros(&gpu, "w", one_block, [1 << 15, 1 << 15]).is_err());
+        assert!(QuantizedTensor::zeros(&gpu, "w", one_block, [1 << 10, 1 << 10]).is_ok());
         let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
         let short = QuantizedTensor::from_bytes(&gpu, "w", nf4, [2, 64], &[0; 63], &[0; 8], &[]);
         let message = short.unwrap_err().to_string();
