@@ -7,6 +7,7 @@ pub mod error;
 pub mod gpu;
 pub mod graph;
 pub mod kernels;
+pub mod format;
 pub mod quant;
 pub mod shape;
 pub mod tokenizer;

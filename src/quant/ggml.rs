@@ -53,6 +53,24 @@ pub fn unpack_blocks(scheme: Scheme, shape: [usize; 2], bytes: &[u8]) -> Result<
     Ok(writer.finish(shape))
 }
 
+/// out[i] = the value of element i (see the module's table).
+///
+/// bytes: `[blocks * block_bytes]`, out: `[blocks * 32]`; what is left over on either side is ignored.
+pub fn decode_blocks(scheme: Scheme, bytes: &[u8], out: &mut [f32]) {
+    let Some(size) = block_bytes(scheme) else { return };
+    for (raw, out) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(BLOCK)) {
+        let block = read_block(scheme, raw);
+        let (d, m) = (block.d.to_f32(), block.m.to_f32());
+        for (y, &code) in out.iter_mut().zip(&block.codes) {
+            *y = match scheme {
+                Scheme::Q4_0 => (code as f32 - 8.0) * d,
+                Scheme::Q4_1 => code as f32 * d + m,
+                _ => code as i8 as f32 * d,
+            };
+        }
+    }
+}
+
 /// The blocks of a packed weight as GGUF stores them. Errors: Unsupported.
 pub fn pack_blocks(packed: &Packed) -> Result<Vec<u8>> {
     let size = block_bytes(packed.scheme)
@@ -192,6 +210,10 @@ mod tests {
                 let bytes: Vec<u8> = (0..blocks * block_bytes(scheme).unwrap()).map(|i| (i * 37 + 11) as u8).collect();
                 let packed = unpack_blocks(scheme, [blocks, 32], &bytes).unwrap();
                 assert_eq!(pack_blocks(&packed).unwrap(), bytes);
+                let mut y = vec![0.0; blocks * 32];
+                decode_blocks(scheme, &bytes, &mut y);
+                let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                assert_eq!(bits(y), bits(packed.dequantize()));
             }
         }
     }

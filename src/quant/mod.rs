@@ -184,3 +184,14 @@ pub(crate) fn checked_len(shape: [usize; 2]) -> Result<usize> {
     let len = shape[0].checked_mul(shape[1]).filter(|len| len.checked_mul(8).is_some());
     len.ok_or_else(|| Error::shape("weight", "a number of elements that fits memory", format!("{shape:?}")))
 }
+
+/// Bytes of nibbles to words; what lies beyond `len` elements becomes `zero`, the code of 0.0.
+pub(crate) fn nibble_words(bytes: &[u8], len: usize, zero: u8) -> Vec<u32> {
+    let mut words = bytes_to_words(bytes);
+    let codes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    codes[len.div_ceil(2)..].fill(zero << 4 | zero);
+    if len % 2 == 1 {
+        codes[len / 2] = codes[len / 2] & 0xf0 | zero;
+    }
+    words
+}

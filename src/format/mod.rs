@@ -1,0 +1,235 @@
+//! Bytes on disk to named tensors and back: safetensors, GGUF, bitsandbytes' 4-bit layout, PEFT adapters.
+//!
+//! Files are mapped, never read whole: a [`TensorView`] borrows its bytes from the mapping. Every length and count in a
+//! file is checked against the file's size before anything is allocated for it. Files are written under a temporary
+//! name and renamed when complete ([`atomic`]). This module knows nothing of models or of the GPU.
+//!
+//! A mapped file must not be changed by another process while it is open.
+
+pub mod atomic;
+pub mod bitsandbytes;
+pub mod gguf;
+pub mod peft;
+pub mod safetensors;
+mod view;
+
+pub use gguf::Gguf;
+pub use safetensors::Safetensors;
+pub use view::{Stored, TensorView};
+
+use crate::quant::Packed;
+use crate::{DType, Error, Result};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// The file that lists the shards of a folder.
+pub const INDEX: &str = "model.safetensors.index.json";
+/// The file of a folder with a single shard.
+pub const SINGLE: &str = "model.safetensors";
+
+/// What kind of place the weights came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder with `config.json` and safetensors files.
+    Folder,
+    /// One GGUF file.
+    Gguf,
+    /// One safetensors file.
+    Safetensors,
+}
+
+/// All tensors of a model folder, a GGUF file or a safetensors file, by the names they have there.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Folder { shards: Vec<Safetensors>, shard_of: BTreeMap<String, usize> },
+    Gguf(Gguf),
+    Safetensors(Safetensors),
+}
+
+impl Weights {
+    /// Maps the files at `path` and checks their headers: a folder, a `.gguf` file or a safetensors file (told apart by
+    /// their contents). Errors: Io, Format, MissingTensor, Unsupported.
+    pub fn open(path: impl AsRef<Path>) -> Result<Weights> {
+        let path = path.as_ref();
+        let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
+        let source = if is_folder {
+            open_folder(path)?
+        } else if gguf::is_gguf(path)? {
+            Source::Gguf(Gguf::open(path)?)
+        } else {
+            Source::Safetensors(Safetensors::open(path)?)
+        };
+        Ok(Weights { path: path.into(), source })
+    }
+
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What kind of place this is.
+    pub fn kind(&self) -> Kind {
+        match self.source {
+            Source::Folder { .. } => Kind::Folder,
+            Source::Gguf(_) => Kind::Gguf,
+            Source::Safetensors(_) => Kind::Safetensors,
+        }
+    }
+
+    /// The GGUF file with its metadata, where this is one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.source {
+            Source::Gguf(gguf) => Some(gguf),
+            _ => None,
+        }
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match &self.source {
+            Source::Folder { shard_of, .. } => Box::new(shard_of.keys().map(String::as_str)),
+            Source::Gguf(gguf) => Box::new(gguf.names()),
+            Source::Safetensors(file) => Box::new(file.names()),
+        }
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Folder { shard_of, .. } => shard_of.contains_key(name),
+            Source::Gguf(gguf) => gguf.contains(name),
+            Source::Safetensors(file) => file.contains(name),
+        }
+    }
+
+    /// The tensor of this name, borrowed from the mapping. Errors: MissingTensor, Unsupported block type.
+    pub fn get(&self, name: &str) -> Result<TensorView<'_>> {
+        match &self.source {
+            Source::Folder { shards, shard_of } => match shard_of.get(name) {
+                Some(&shard) => shards[shard].get(name),
+                None => Err(self.missing(name)),
+            },
+            Source::Gguf(gguf) => gguf.get(name),
+            Source::Safetensors(file) => file.get(name),
+        }
+    }
+
+    /// A weight as it is stored, in the device layout, with the dtype it had before it was quantized: plain floats, GGUF
+    /// blocks and bitsandbytes' 4-bit layout. Errors: as [`Weights::get`] and [`bitsandbytes::read`].
+    pub fn packed(&self, name: &str) -> Result<(Packed, DType)> {
+        if bitsandbytes::is_quantized(self, name) {
+            return bitsandbytes::read(self, name);
+        }
+        let view = self.get(name)?;
+        let dtype = match view.stored {
+            Stored::Plain(dtype) => dtype,
+            Stored::Ggml(_) => DType::F16,
+        };
+        Ok((view.packed()?, dtype))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        missing(&self.path, name, self.names())
+    }
+}
+
+/// Error::MissingTensor with the nearest names as a hint.
+fn missing<'a>(path: &Path, name: &str, names: impl Iterator<Item = &'a str>) -> Error {
+    // Names that end alike: a prefix such as `model.` is the usual difference.
+    let tail = name.rsplitn(4, '.').take(3).map(str::len).sum::<usize>() + 2;
+    let tail = name.get(name.len().saturating_sub(tail)..).unwrap_or(name);
+    let near: Vec<&str> = names.filter(|n| n.ends_with(tail)).take(2).collect();
+    let hint = (!near.is_empty()).then(|| format!("there is {}", near.join(", ")));
+    Error::MissingTensor { path: path.into(), name: name.into(), hint }
+}
+
+fn open_folder(folder: &Path) -> Result<Source> {
+    let index = folder.join(INDEX);
+    if index.exists() {
+        return open_shards(folder, &index);
+    }
+    let single = folder.join(SINGLE);
+    if !single.exists() {
+        let message = format!(
+            "the folder has neither {SINGLE} nor {INDEX}; weights in other formats (.bin, .pt) need converting"
+        );
+        return Err(Error::format(folder, message));
+    }
+    let file = Safetensors::open(&single)?;
+    let shard_of = file.names().map(|name| (name.to_string(), 0)).collect();
+    Ok(Source::Folder { shards: vec![file], shard_of })
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn open_shards(folder: &Path, index_path: &Path) -> Result<Source> {
+    let index: Index = read_json(index_path)?;
+    let mut files: Vec<&String> = index.weight_map.values().collect();
+    files.sort_unstable();
+    files.dedup();
+    let mut shards = Vec::new();
+    let mut shard_of: BTreeMap<String, usize> = BTreeMap::new();
+    for file in files {
+        if Path::new(file).file_name().is_none_or(|name| name != file.as_str()) {
+            return Err(Error::format(index_path, format!("the shard {file:?} is no plain file name")));
+        }
+        let shard = Safetensors::open(folder.join(file))?;
+        for name in shard.names() {
+            if let Some(other) = shard_of.insert(name.into(), shards.len()) {
+                let other: &Safetensors = &shards[other];
+                let message = format!("the tensor {name} is in {} too", other.path().display());
+                return Err(Error::format(shard.path(), message));
+            }
+        }
+        shards.push(shard);
+    }
+    for (name, file) in &index.weight_map {
+        let found = shard_of.get(name).map(|&shard| shards[shard].path());
+        if found != Some(folder.join(file).as_path()) {
+            let hint = Some(format!("{INDEX} says that it is there"));
+            return Err(Error::MissingTensor { path: folder.join(file), name: name.clone(), hint });
+        }
+    }
+    Ok(Source::Folder { shards, shard_of })
+}
+
+/// The largest text file that [`read_text`] takes; tokenizers reach a few tens of megabytes.
+const TEXT_LIMIT: u64 = 512 << 20;
+
+/// A text file. Errors: Io, Format where it is not UTF-8 or beyond 512 MiB.
+pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    let len = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    if len > TEXT_LIMIT {
+        return Err(Error::format(path, format!("{len} bytes are too many for a text file (limit {TEXT_LIMIT})")));
+    }
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    String::from_utf8(bytes).map_err(|e| Error::format(path, format!("not UTF-8: {e}")))
+}
+
+/// A JSON file. Errors: Io, Format.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
+    let path = path.as_ref();
+    serde_json::from_str(&read_text(path)?).map_err(|e| Error::format(path, format!("not the JSON expected: {e}")))
+}
+
+/// Maps a file for reading. Errors: Io, Format for an empty file.
+fn map(path: &Path) -> Result<memmap2::Mmap> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    if file.metadata().map_err(Error::io(path))?.len() == 0 {
+        return Err(Error::format(path, "the file is empty"));
+    }
+    // SAFETY: the mapping is read-only and private to us; the module's documentation asks that no other process changes
+    // the file meanwhile, and files that this crate writes are replaced by renaming, never in place.
+    unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))
+}
