@@ -4,10 +4,10 @@
 pub mod data;
 pub mod dtype;
 pub mod error;
+pub mod format;
 pub mod gpu;
 pub mod graph;
 pub mod kernels;
-pub mod format;
 pub mod quant;
 pub mod shape;
 pub mod tokenizer;
