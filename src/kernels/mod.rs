@@ -5,7 +5,9 @@
 
 pub mod activation;
 pub mod elementwise;
+pub mod loss;
 pub mod norm;
+pub mod optimizer;
 mod quantized;
 pub mod rope;
 
@@ -20,5 +22,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(norm::variants());
     all.extend(activation::variants());
     all.extend(rope::variants());
+    all.extend(loss::variants());
+    all.extend(optimizer::variants());
     all
 }

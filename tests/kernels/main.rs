@@ -8,5 +8,7 @@ mod reference;
 
 mod activation;
 mod elementwise;
+mod loss;
 mod norm;
+mod optimizer;
 mod rope;

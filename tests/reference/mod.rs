@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod activation;
+pub mod loss;
 pub mod norm;
+pub mod optimizer;
 pub mod rope;
 
 /// f32 values as the references take them.

@@ -1,0 +1,87 @@
+//! Cross-entropy over chunks of rows, so that nobody holds the logits of all tokens.
+
+use crate::{
+    DType, Error, Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    cols: u32,
+    row0: u32,
+    rows: u32,
+}
+
+fn kernel(entry: &'static str) -> Kernel {
+    Kernel::new("loss", entry).with("LANES", 256).with("SIDE", 16)
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    vec![kernel("gradient"), kernel("evaluate"), kernel("sum_losses")]
+}
+
+fn check(op: &str, labels: &Value, losses: &Value) -> Result<usize> {
+    let rows = labels.shape().len();
+    if labels.dtype() != DType::I32 {
+        return Err(Error::shape(op, "labels of I32", labels.dtype()));
+    }
+    losses.expect(op, &[rows, 2])?;
+    Ok(rows)
+}
+
+fn chunk(op: &str, logits: &Value, labels: &Value, row0: usize, losses: &Value) -> Result<(Params, usize)> {
+    let rows = check(op, labels, losses)?;
+    let (chunk, cols) = logits.rows_cols();
+    if cols == 0 || row0.checked_add(chunk).is_none_or(|end| end > rows) {
+        let got = format!("{} from row {row0}", logits.shape());
+        return Err(Error::shape(op, format!("logits of rows within {rows}"), got));
+    }
+    Ok((Params { cols: cols as u32, row0: row0 as u32, rows: rows as u32 }, chunk))
+}
+
+/// losses\[row0 + r\] = (log Σ e^logits\[r\] − logits\[r, label\], 1 if the label's logit is the first largest);
+/// logits\[r\] ← (softmax(logits\[r\]) − onehot(label)) · scale
+///
+/// logits: [chunk, vocabulary] f32, overwritten by dlogits; labels: [rows] i32, already shifted, ignored below 0 (−100 by
+/// custom) or past the vocabulary: then loss, correct and dlogits are 0; row0: the row of labels that the chunk begins with;
+/// scale: [1 or more] f32, its first holds 1 / predicted tokens of the optimizer step; losses: [rows, 2] f32, of which the
+/// chunk's rows are written. Errors: Shape.
+pub fn cross_entropy(
+    g: &mut Graph,
+    logits: &Value,
+    labels: &Value,
+    row0: usize,
+    scale: &Value,
+    losses: &Value,
+) -> Result<()> {
+    let (params, chunk) = chunk("cross_entropy", logits, labels, row0, losses)?;
+    if scale.shape().is_empty() {
+        return Err(Error::shape("cross_entropy", "a scale", scale.shape()));
+    }
+    let work = 40.0 * logits.shape().len() as f64;
+    g.dispatch(kernel("gradient"), &params, &[labels, scale, logits, losses], chunk, work)
+}
+
+/// [`cross_entropy`] without gradient: logits stay as they are. Errors: Shape.
+pub fn cross_entropy_losses(g: &mut Graph, logits: &Value, labels: &Value, row0: usize, losses: &Value) -> Result<()> {
+    let (params, chunk) = chunk("cross_entropy_losses", logits, labels, row0, losses)?;
+    let work = 24.0 * logits.shape().len() as f64;
+    g.dispatch(kernel("evaluate"), &params, &[labels, logits, losses], chunk, work)
+}
+
+/// metrics ← accumulate · metrics + (Σ losses, Σ correct, labels that are not ignored, 0)
+///
+/// losses: [rows, 2] f32 of [`cross_entropy`]; labels: [rows] i32; accumulate: [1] f32, 0 for the first micro-batch of an
+/// optimizer step (what metrics held is not read then) and 1 for the others; metrics: [4] f32. In a fixed order.
+/// Errors: Shape.
+pub fn sum_losses(g: &mut Graph, losses: &Value, labels: &Value, accumulate: &Value, metrics: &Value) -> Result<()> {
+    let rows = check("sum_losses", labels, losses)?;
+    accumulate.expect("sum_losses", &[1])?;
+    metrics.expect("sum_losses", &[4])?;
+    let params = Params { cols: 0, row0: 0, rows: rows as u32 };
+    let work = 1000.0 + 12.0 * rows as f64;
+    g.dispatch(kernel("sum_losses"), &params, &[labels, losses, accumulate, metrics], 1, work)
+}
