@@ -283,6 +283,6 @@ mod tests {
         for (v, text) in cases.into_iter().chain([(1e16, "1e+16"), (-3.25e-20, "-3.25e-20"), (1.5e300, "1.5e+300")]) {
             assert_eq!(python_float(v), text);
         }
-        assert_eq!(python_float(0.31064581871032715f32.into()), "0.31064581871032715");
+        assert_eq!(python_float(0.314_939_3f32.into()), "0.3149392902851105");
     }
 }

@@ -151,7 +151,7 @@ impl Scheme {
             Scheme::Nf4 { .. } | Scheme::Fp4 { .. } if !block.is_power_of_two() || !(32..=4096).contains(&block) => {
                 Err(Error::config("block_size", format!("{block} is no power of two from 32 to 4096")))
             }
-            Scheme::Int8 { .. } | Scheme::Int4 { .. } if block == 0 || block % 8 != 0 => {
+            Scheme::Int8 { .. } | Scheme::Int4 { .. } if block == 0 || !block.is_multiple_of(8) => {
                 Err(Error::config("block_size", format!("{block} is no positive multiple of 8")))
             }
             _ => Ok(()),
