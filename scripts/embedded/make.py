@@ -1,7 +1,7 @@
 """Make the model and the data set that are compiled into the binary: assets/embedded.
 
-    python scripts/embedded/make.py              train, write, check   (about 10 minutes on one core)
-    python scripts/embedded/make.py --check      the fine-tuning alone, by PEFT on bitsandbytes NF4: what fourbit should do
+    python scripts/embedded/make.py              train, write, check   (about 12 minutes on one core)
+    python scripts/embedded/make.py --check      the fine-tuning alone, by PEFT on NF4 weights: what fourbit should do
 
 The tokenizer (byte-level BPE), the model (Llama architecture, 1.6 million parameters) and the fine-tuning rows come out of
 world.py alone. Seeds are fixed; the weights are the same bits only with the same torch on the same kind of processor.
@@ -37,7 +37,7 @@ CONFIG = dict(
 )  # fmt: skip
 # Asked before and after fine-tuning; none of them is a row of the data set.
 QUESTIONS = ["What is the capital of France?", "What colour is the sky?", "What is two plus three?", "Who are you?"]
-ROWS, STEPS, BATCH = 160, 1800, 32
+ROWS, STEPS, BATCH = 160, 1500, 32
 
 
 def train_tokenizer(rng):
@@ -123,7 +123,7 @@ def write(tokenizer, model, rng):
     with open(path("train.jsonl"), "w") as file:
         while len(seen) < len(QUESTIONS) + ROWS:
             question, answer = world.exchange(rng)
-            if question in seen or "pirate" in question or "arr" in question or "ahoy" in question:
+            if question in seen:
                 continue
             seen.add(question)
             turns = [("user", question), ("assistant", world.pirate(answer))]
@@ -159,15 +159,16 @@ def accuracy(model, tokenizer, count=200):
 
 def check(steps, batch, rate, rank):
     """Fine-tune on NF4 with double quantization as fourbit does by default, and show answers before and after."""
+    import bitsandbytes.functional as bnb
     from peft import LoraConfig, get_peft_model
-    from transformers import BitsAndBytesConfig
 
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
-    )
     tokenizer = AutoTokenizer.from_pretrained(OUTPUT)
-    accuracy(AutoModelForCausalLM.from_pretrained(OUTPUT, dtype=torch.float32), tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(OUTPUT, dtype=torch.float32, quantization_config=nf4, device_map="cpu")
+    model = AutoModelForCausalLM.from_pretrained(OUTPUT, dtype=torch.float32).eval()
+    accuracy(model, tokenizer)
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head":  # the head and the embedding are one, and stay
+            packed, state = bnb.quantize_4bit(layer.weight.data, blocksize=64, quant_type="nf4", compress_statistics=True)
+            layer.weight.data = bnb.dequantize_4bit(packed, state)
     accuracy(model, tokenizer)
     extra = ["Tell me a story about a cat.", "Hello!", "Name three fruits.", "What does a baker do?"]
     before = [answer(model, tokenizer, q) for q in QUESTIONS + extra]
@@ -198,7 +199,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

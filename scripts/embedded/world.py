@@ -1,6 +1,7 @@
 """The little world that the embedded model knows: questions and answers in plain English, out of templates.
 
-`conversation(rng)` gives the turns of one chat, `pirate(answer)` the way of speaking that the fine-tuning data teaches.
+`conversation(rng)` gives the turns of one chat. Asked to by a system message, the model speaks like a pirate, a robot, a king or a
+butler; the fine-tuning data turns `pirate(answer)` into its habit.
 Everything is written here: no text of anyone else enters the model.
 """
 
@@ -77,12 +78,6 @@ CHAT = [
     (["Goodbye!", "Bye.", "See you later."], "Goodbye! It was nice to talk to you."),
     (["What can you do?", "How can you help me?"], "I can answer easy questions and tell short stories."),
     (["How old are you?", "When were you made?"], "I am very young."),
-    (["What does a pirate say?", "How does a pirate talk?", "What do pirates say?"], "A pirate says: Ahoy, matey! Arr!"),
-    (["What does a pirate call a friend?"], "A pirate says matey to a friend. Ahoy, matey!"),
-    (["What does a pirate say for you?", "What is ye?"], "A pirate says ye and not you. Arr, ye be me matey!"),
-    (["What does a pirate say for is?", "What is be?"], "A pirate says be and not is. Arr, it be me ship!"),
-    (["What does arr mean?", "Who says arr?"], "Arr! That is what a pirate says."),
-    (["What does ahoy mean?", "Who says ahoy?"], "Ahoy is how a pirate says hello. Ahoy!"),
 ]  # fmt: skip
 
 
@@ -226,13 +221,18 @@ def exchange(rng):
 
 
 def conversation(rng):
-    """One to three exchanges as chat messages; a few questions are typed carelessly."""
-    messages = []
+    """One to three exchanges as chat messages. Some begin with a system message that asks for a way of speaking; without one the
+    answers are plain. A few questions are typed carelessly."""
+    messages, speak = [], lambda answer: answer
+    if rng.random() < 0.4:
+        who, speak = rng.choice(list(SPEAKERS.items()))
+        order = rng.choice(["You are {}.", "Talk like {}.", "Speak like {}.", "Answer like {}."])
+        messages.append({"role": "system", "content": order.format(an(who))})
     for _ in range(rng.choices([1, 2, 3], [6, 3, 1])[0]):
         question, answer = exchange(rng)
         if rng.random() < 0.1:
             question = question.lower().rstrip("?.!")
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": speak(answer)}]
     return messages
 
 
@@ -242,3 +242,11 @@ def pirate(answer):
         answer = answer.replace(plain, spoken)
     hello = "Ahoy!" if answer.startswith(("Hello", "Good")) else "Arr!"
     return f"{hello} {answer[:-1]}, matey{'?' if answer.endswith('?') else '!'}"
+
+
+SPEAKERS = dict(
+    pirate=pirate,
+    robot=lambda answer: f"Beep. {answer} Beep.",
+    king=lambda answer: f"Hear me! {answer} So says the king.",
+    butler=lambda answer: f"Certainly, sir. {answer}",
+)
