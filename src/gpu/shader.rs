@@ -113,7 +113,7 @@ impl Kernel {
         let fail = |message: String| Error::Device { op: self.label(), message };
         let module = naga::front::wgsl::parse_str(&source)
             .map_err(|e| fail(e.emit_to_string_with_path(&source, self.shader)))?;
-        let mut caps = naga::valid::Capabilities::default();
+        let mut caps = naga::valid::Capabilities::default() | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         if self.subgroups {
             caps |= naga::valid::Capabilities::SUBGROUP;
         }

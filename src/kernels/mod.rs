@@ -4,12 +4,16 @@
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
 
 pub mod activation;
+pub mod dropout;
 pub mod elementwise;
+pub mod embedding;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
 mod quantized;
+pub mod reduce;
 pub mod rope;
+pub mod sample;
 
 pub use quantized::{QuantizedTensor, Shard};
 
@@ -24,5 +28,9 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(rope::variants());
     all.extend(loss::variants());
     all.extend(optimizer::variants());
+    all.extend(embedding::variants());
+    all.extend(reduce::variants());
+    all.extend(dropout::variants());
+    all.extend(sample::variants());
     all
 }

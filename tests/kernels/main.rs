@@ -7,8 +7,12 @@ mod support;
 mod reference;
 
 mod activation;
+mod dropout;
 mod elementwise;
+mod embedding;
 mod loss;
 mod norm;
 mod optimizer;
+mod reduce;
 mod rope;
+mod sample;

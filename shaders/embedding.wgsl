@@ -1,0 +1,46 @@
+// Rows of a table by number; one row a workgroup of LANES invocations, one dispatch a shard of the table.
+
+import index
+
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    cols: u32,
+    first_row: u32, // of the shard
+    rows: u32, // of the shard
+    end_row: u32, // ids up to here are this shard's to write; beyond its rows they give zeros
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> codes: array<u32>; // of the shard's rows * cols elements
+@group(0) @binding(4) var<storage, read> ids: array<u32>; // [rows of x]
+@group(0) @binding(5) var<storage, read_write> x: array<f32>; // [rows of x, cols]
+
+import code
+
+// x[r] = table[ids[r]]
+@compute @workgroup_size(LANES)
+fn gather(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let r = group_index(wg, counts);
+    if (r >= params.group_end) {
+        return;
+    }
+    let id = ids[r];
+    if (id < params.first_row || id > params.end_row) {
+        return;
+    }
+    let row = id - params.first_row;
+    if (row >= params.rows) {
+        for (var c = lane; c < params.cols; c += LANES) {
+            x[r * params.cols + c] = 0.0;
+        }
+        return;
+    }
+    for (var c = lane; c < params.cols; c += LANES) {
+        x[r * params.cols + c] = code_at(row * params.cols + c);
+    }
+}
