@@ -27,27 +27,34 @@ pub(super) fn render(tokenizer: &Tokenizer, messages: &[Message], from: usize) -
     let encoded = tokenizer.encode_with_offsets(&text, false)?;
     let mut learned = vec![false; encoded.ids.len()];
     for at in (from..messages.len()).filter(|&i| messages[i].role == "assistant") {
-        let Some(span) = turn(template, messages, at, &text) else {
+        let Some(turn) = turn(template, messages, at, &text) else {
             return Ok(Err(format!(
                 "messages[{at}]: its text is not in the conversation that the chat template writes, so the tokens to \
                  learn are unknown; use rows of the form {{prompt, completion}} or {{input_ids, labels}}"
             )));
         };
-        mark(tokenizer, &text, &encoded, span, &mut learned);
+        mark(tokenizer, &text, &encoded, turn, &mut learned);
     }
     Ok(Ok(Rendered { ids: encoded.ids, learned }))
 }
 
 /// The bytes of a turn in the rendered conversation.
-fn turn(template: &ChatTemplate, messages: &[Message], at: usize, text: &str) -> Option<Range<usize>> {
+struct Turn {
+    span: Range<usize>,
+    /// Whether the span ends with the turn's own text, so that its end token is yet to come.
+    open: bool,
+}
+
+fn turn(template: &ChatTemplate, messages: &[Message], at: usize, text: &str) -> Option<Turn> {
     let prefix = |count: usize, prompt: bool| {
         let part = template.render(&messages[..count], prompt).ok()?;
         text.starts_with(&part).then_some(part.len())
     };
     let content = || content(template, messages, at, text);
     let start = prefix(at, true).filter(|_| at > 0).or_else(|| Some(content()?.start))?;
-    let end = prefix(at + 1, false).filter(|&end| end >= start).or_else(|| Some(content()?.end))?;
-    (start <= end).then_some(start..end)
+    let whole = prefix(at + 1, false).filter(|&end| end >= start);
+    let end = whole.or_else(|| Some(content()?.end))?;
+    (start <= end).then_some(Turn { span: start..end, open: whole.is_none() })
 }
 
 /// The bytes of a turn's own text, found by rendering the conversation with a mark in its place.
@@ -64,23 +71,30 @@ fn content(template: &ChatTemplate, messages: &[Message], at: usize, text: &str)
     let content = messages[at].content.as_str();
     // A template that takes reasoning out of an answer leaves what follows it.
     let answer = content.rsplit("</think>").next().unwrap_or(content);
-    let found = [content, content.trim(), answer.trim()].into_iter().find(|c| after.starts_with(c))?;
+    let found = [content, content.trim(), answer, answer.trim()].into_iter().find(|c| after.starts_with(c))?;
     Some(start..start + found.len())
 }
 
-fn mark(tokenizer: &Tokenizer, text: &str, encoded: &Encoded, span: Range<usize>, learned: &mut [bool]) {
-    let inside = |&(start, end): &(usize, usize)| end > span.start && start < span.end;
+fn mark(tokenizer: &Tokenizer, text: &str, encoded: &Encoded, turn: Turn, learned: &mut [bool]) {
+    let ids = &encoded.ids;
+    let inside = |&(start, end): &(usize, usize)| end > turn.span.start && start < turn.span.end;
     let Some(first) = encoded.offsets.iter().position(inside) else { return };
-    let mut last = encoded.offsets.iter().rposition(inside).expect("position found one");
-    let special = |i: usize| tokenizer.is_special(encoded.ids[i]) || tokenizer.eos_ids().contains(&encoded.ids[i]);
-    let blank = |i: usize| {
-        let (start, end) = encoded.offsets[i];
-        !special(i) && text.get(start..end).is_some_and(|t| t.trim().is_empty())
+    let last = encoded.offsets.iter().rposition(inside).expect("position found one");
+    let ends = |i: &usize| tokenizer.eos_ids().contains(&ids[*i]);
+    let special = |i: &usize| ends(i) || tokenizer.is_special(ids[*i]);
+    let blank = |i: &usize| {
+        let (start, end) = encoded.offsets[*i];
+        text.get(start..end).is_some_and(|t| t.trim().is_empty())
     };
-    // Back over blanks to an end token inside the span, or on over blanks to one right behind it.
-    let inner = (first..=last).rev().find(|&i| !blank(i)).filter(|&i| special(i));
-    let outer = (last + 1..encoded.ids.len()).find(|&i| !blank(i)).filter(|&i| special(i));
-    let ends_here = outer.filter(|&i| tokenizer.eos_ids().contains(&encoded.ids[i]));
-    last = inner.or(ends_here).unwrap_or(last);
+    let last = if turn.open {
+        // On over blanks and special tokens to the one that ends generation; else to a special token right behind.
+        let behind = (last + 1..ids.len()).take_while(|i| special(i) || blank(i)).find(ends);
+        let next = Some(last + 1).filter(|i| *i < ids.len() && special(i) && Some(ids[*i]) != tokenizer.bos_id());
+        behind.or(next).unwrap_or(last)
+    } else {
+        // Among the blanks and special tokens at the end, the first that ends generation; else the last special one.
+        let tail = (first..=last).rev().take_while(|i| special(i) || blank(i)).last().unwrap_or(last);
+        (tail..=last).find(ends).or_else(|| (tail..=last).rev().find(special)).unwrap_or(last)
+    };
     learned[first..=last].fill(true);
 }
