@@ -1,123 +1,19 @@
-//! Tokenizers, chat templates and training data against transformers (`tests/golden/text.json`, made by
-//! `scripts/make_text_golden.py`), and what is said about input that cannot be used.
+//! Training data: chats and answer masks against transformers, batches, and what is said about rows that cannot be used.
+
+#[path = "support/text.rs"]
+mod text;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fourbit::data::{Batch, DataLoader, DataOptions, Dataset, Example, IGNORE, LoaderOptions, Row};
-use fourbit::tokenizer::{GgufVocab, Message, Tokenizer};
+use fourbit::tokenizer::{Message, Tokenizer};
 use fourbit::{Error, Result};
-use serde_json::{Value, json};
-
-fn golden() -> Value {
-    serde_json::from_str(include_str!("golden/text.json")).unwrap()
-}
-
-fn strings(v: &Value) -> Vec<String> {
-    v.as_array().map(|a| a.iter().map(|v| v.as_str().unwrap().to_string()).collect()).unwrap_or_default()
-}
-
-fn numbers(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
-}
-
-fn vocab(golden: &Value, name: &str) -> GgufVocab {
-    let v = &golden["vocabs"][name];
-    GgufVocab {
-        model: v["model"].as_str().unwrap().to_string(),
-        pre: (name == "byte_level").then(|| "smollm".to_string()),
-        tokens: strings(&v["tokens"]),
-        token_types: numbers(&v["token_types"]).into_iter().map(|t| t as i32).collect(),
-        merges: strings(&v["merges"]),
-        scores: v["scores"].as_array().into_iter().flatten().map(|s| s.as_f64().unwrap() as f32).collect(),
-        unk: Some(0),
-        ..GgufVocab::default()
-    }
-}
-
-/// The byte-level vocabulary with a ChatML template.
-fn chatml() -> Tokenizer {
-    let golden = golden();
-    let case = golden["chats"].as_array().unwrap().iter().find(|c| c["name"] == "chatml").unwrap();
-    chat_tokenizer(&golden, case)
-}
-
-fn chat_tokenizer(golden: &Value, case: &Value) -> Tokenizer {
-    let mut v = vocab(golden, case["vocab"].as_str().unwrap());
-    let id = |name: &str| case[name].as_str().and_then(|t| v.tokens.iter().position(|x| x == t)).map(|i| i as u32);
-    (v.bos, v.eos) = (id("bos"), id("eos"));
-    v.chat_template = case["template"].as_str().map(String::from);
-    Tokenizer::from_gguf(&v, "golden").unwrap()
-}
+use serde_json::json;
+use text::{chat_tokenizer, chatml, file, folder, golden, numbers, vocab};
 
 fn options() -> DataOptions {
     DataOptions { max_seq_length: 1024, completion_only: true, vocab_size: 1000 }
-}
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
-    let path = dir.join(name);
-    fs::write(&path, text).unwrap();
-    path
-}
-
-#[test]
-fn token_ids_and_texts_are_those_of_transformers() {
-    let golden = golden();
-    for (name, ids) in golden["ids"].as_object().unwrap() {
-        let v = match name.as_str() {
-            "sentencepiece" => vocab(&golden, name),
-            pre => GgufVocab { pre: Some(pre.to_string()), ..vocab(&golden, "byte_level") },
-        };
-        let t = Tokenizer::from_gguf(&v, "golden").unwrap();
-        for (i, text) in strings(&golden["texts"]).iter().enumerate() {
-            let got = t.encode(text, false).unwrap();
-            assert_eq!(got, numbers(&ids[i]), "{name}: {text:?}");
-            assert_eq!(t.decode(&got, true).unwrap(), golden["decoded"][name][i].as_str().unwrap(), "{name}: {text:?}");
-        }
-    }
-}
-
-#[test]
-fn streaming_gives_the_same_text_in_whole_characters() {
-    let golden = golden();
-    for name in ["byte_level", "sentencepiece"] {
-        let t = Tokenizer::from_gguf(&vocab(&golden, name), "golden").unwrap();
-        for text in strings(&golden["texts"]) {
-            let ids = t.encode(&text, false).unwrap();
-            let mut stream = t.stream(true);
-            let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
-            assert!(pieces.iter().all(|p| !p.contains('\u{fffd}')), "{name}: {pieces:?}");
-            pieces.push(stream.finish().unwrap());
-            assert_eq!(pieces.concat(), t.decode(&ids, true).unwrap(), "{name}: {text:?}");
-        }
-        // Half of a character comes out only at the end.
-        let half = &t.encode("🦀", false).unwrap();
-        let mut stream = t.stream(true);
-        let first: String = half[..half.len() - 1].iter().map(|&id| stream.push(id).unwrap()).collect();
-        assert!(!first.contains(['\u{fffd}', '🦀']), "{first:?}");
-        assert!(stream.finish().unwrap().contains('\u{fffd}'));
-    }
-}
-
-#[test]
-fn offsets_cover_the_text() {
-    let golden = golden();
-    for name in ["byte_level", "sentencepiece"] {
-        let t = Tokenizer::from_gguf(&vocab(&golden, name), "golden").unwrap();
-        for text in strings(&golden["texts"]) {
-            let encoded = t.encode_with_offsets(&text, false).unwrap();
-            let mut covered = 0;
-            for &(start, end) in &encoded.offsets {
-                assert!(start <= covered && end >= covered.min(end), "{name}: {text:?} {:?}", encoded.offsets);
-                covered = covered.max(end);
-            }
-            assert_eq!(covered, text.len(), "{name}: {text:?}");
-        }
-    }
 }
 
 #[test]
@@ -289,60 +185,6 @@ fn packed_rows_keep_their_examples_apart() {
 }
 
 #[test]
-fn a_saved_tokenizer_is_the_same_tokenizer() {
-    let golden = golden();
-    for name in ["byte_level", "sentencepiece"] {
-        let mut v = vocab(&golden, name);
-        (v.bos, v.eos, v.more_eos) = (Some(1), Some(2), vec![0]);
-        v.chat_template = Some("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}".into());
-        let t = Tokenizer::from_gguf(&v, "golden").unwrap();
-        assert_eq!(t.eos_ids(), [2, 0]);
-        let dir = folder();
-        t.save(dir.path()).unwrap();
-        let again = Tokenizer::from_dir(dir.path()).unwrap();
-        assert_eq!((again.bos_id(), again.eos_id(), again.vocab_size()), (Some(1), Some(2), v.tokens.len()));
-        let messages = [Message::new("user", "Hi")];
-        assert_eq!(
-            again.apply_chat_template(&messages, true).unwrap(),
-            t.apply_chat_template(&messages, true).unwrap()
-        );
-        for text in strings(&golden["texts"]) {
-            assert_eq!(again.encode(&text, true).unwrap(), t.encode(&text, true).unwrap());
-        }
-    }
-}
-
-#[test]
-fn a_folders_files_are_read_together() {
-    let dir = folder();
-    chatml().save(dir.path()).unwrap();
-    let config = json!({
-        "eos_token": {"content": "<|eot_id|>", "special": true}, "bos_token": "<|begin_of_text|>",
-        "add_bos_token": true,
-        "chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": "named"}],
-    });
-    file(dir.path(), "tokenizer_config.json", &config.to_string());
-    file(dir.path(), "special_tokens_map.json", r#"{"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}"#);
-    file(dir.path(), "generation_config.json", r#"{"eos_token_id": [2, 6]}"#);
-    let t = Tokenizer::from_dir(dir.path()).unwrap();
-    assert_eq!((t.bos_id(), t.eos_id(), t.pad_id(), t.eos_ids()), (Some(3), Some(6), 0, &[6, 2][..]));
-    assert_eq!(t.encode("cat", true).unwrap()[0], 3);
-    assert_ne!(t.encode("cat", false).unwrap()[0], 3);
-    assert_eq!(t.apply_chat_template(&[], false).unwrap(), "named");
-    file(dir.path(), "chat_template.jinja", "from a file");
-    let t = Tokenizer::from_dir(dir.path()).unwrap();
-    assert_eq!(t.apply_chat_template(&[], false).unwrap(), "from a file");
-    t.save(dir.path()).unwrap();
-    fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
-    let t = Tokenizer::from_dir(dir.path()).unwrap();
-    assert_eq!(t.apply_chat_template(&[], false).unwrap(), "from a file");
-    assert!(Tokenizer::find(dir.path().join("none")).unwrap().is_none());
-    assert!(matches!(Tokenizer::from_dir(dir.path().join("none")), Err(Error::Io { .. })));
-    file(dir.path(), "tokenizer.json", "{\"model\":");
-    assert!(matches!(Tokenizer::from_dir(dir.path()), Err(Error::Format { .. })));
-}
-
-#[test]
 fn parquet_rows_are_read() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chats.parquet");
     let set = Dataset::load(&path, Some(&chatml()), &options()).unwrap();
@@ -424,26 +266,37 @@ fn a_templates_refusal_names_the_row() {
     assert!(message.contains("take turns"), "{message}");
 }
 
+/// The answers' tokens by a template over the byte-level vocabulary, each turn as text.
+fn learned(template: &str, messages: &[Message]) -> Result<Vec<String>> {
+    let mut v = vocab(&golden(), "byte_level");
+    (v.bos, v.eos, v.chat_template) = (Some(0), Some(2), Some(template.into()));
+    let t = Tokenizer::from_gguf(&v, "golden")?;
+    let set = Dataset::from_rows(&[Row::Chat(messages.to_vec())], Some(&t), &options())?;
+    let example = &set.examples()[0];
+    let runs = example.labels.split(|&l| l == IGNORE).filter(|run| !run.is_empty());
+    runs.map(|run| t.decode(&run.iter().map(|&l| l as u32).collect::<Vec<_>>(), false)).collect()
+}
+
 #[test]
-fn gguf_vocabularies_that_lie_are_refused() {
-    let golden = golden();
-    let build = |change: &dyn Fn(&mut GgufVocab), name: &str| {
-        let mut v = vocab(&golden, name);
-        change(&mut v);
-        Tokenizer::from_gguf(&v, "v.gguf").map(drop).unwrap_err().to_string()
+fn a_turn_is_learned_with_one_end_token() {
+    let turns = |n: usize| -> Vec<Message> {
+        (0..n)
+            .flat_map(|i| [Message::new("user", format!("q{i}")), Message::new("assistant", format!("a{i}"))])
+            .collect()
     };
-    let cases: [(&str, &dyn Fn(&mut GgufVocab), &str); 8] = [
-        ("byte_level", &|v| v.model = "bert".into(), "unsupported GGUF tokenizer model: bert"),
-        ("byte_level", &|v| v.pre = Some("klingon".into()), "klingon"),
-        ("byte_level", &|v| v.tokens.clear(), "at least one token"),
-        ("byte_level", &|v| v.token_types.truncate(3), "token_type"),
-        ("byte_level", &|v| v.eos = Some(700), "eos_token_id"),
-        ("byte_level", &|v| v.merges.push("nopair".into()), "nopair"),
-        ("byte_level", &|v| v.merges.push("no such-token".into()), "v.gguf"),
-        ("sentencepiece", &|v| v.scores.clear(), "scores"),
-    ];
-    for (name, change, words) in cases {
-        let message = build(change, name);
-        assert!(message.contains(words), "{message}");
-    }
+    // A text end after the last turn's end is none of the answer's.
+    let twice = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
+                 {{ '<|im_start|>assistant\n' if add_generation_prompt else '<|endoftext|>' }}";
+    assert_eq!(learned(twice, &turns(2)).unwrap(), ["a0<|im_end|>", "a1<|im_end|>"]);
+    // Without end tokens an answer ends with the conversation up to it.
+    let plain = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}\
+                 {{ 'assistant:' if add_generation_prompt }}";
+    assert_eq!(learned(plain, &turns(2)).unwrap(), [" a0\n", " a1\n"]);
+    // The head counts the messages, so nothing before a later turn stays as it was: found by the turn's text.
+    let counted =
+        "{{ messages | length }}{% for m in messages %}{{ '<|im_start|>' + m.content + '<|im_end|>\n' }}{% endfor %}";
+    assert_eq!(learned(counted, &turns(2)).unwrap(), ["a0<|im_end|>", "a1<|im_end|>"]);
+    let rewritten = counted.replace("m.content", "m.content | upper");
+    let (row, message) = data_error(learned(&rewritten, &turns(2)).map(|_| unreachable!("upper case was found")));
+    assert!(row == 1 && message.contains("messages[1]"), "{message}");
 }

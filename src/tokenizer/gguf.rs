@@ -1,6 +1,5 @@
 //! The tokenizer of a GGUF file: its metadata as a `tokenizer.json`.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Parts, Tokenizer};
 use crate::error::{Error, Result};
+use crate::format::gguf::Gguf;
 
 /// A GGUF file's `tokenizer.*` metadata, under the same names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -105,6 +105,38 @@ fn check(vocab: &GgufVocab, path: &Path) -> Result<()> {
 }
 
 impl GgufVocab {
+    /// Reads the metadata of a mapped file. Errors: [`Error::Format`] for entries of another type, or without
+    /// `tokenizer.ggml.model` and `tokenizer.ggml.tokens`.
+    pub fn read(file: &Gguf) -> Result<GgufVocab> {
+        let missing = |key: &str| Error::format(file.path(), format!("no {key}, so there is no tokenizer in it"));
+        let text = |key: &str| Ok::<_, Error>(file.text(key)?.map(String::from));
+        let texts = |key: &str| Ok::<_, Error>(file.texts(key)?.map(|v| v.into_iter().map(String::from).collect()));
+        let numbers = |key: &str| Ok::<_, Error>(file.numbers(key)?.unwrap_or_default());
+        let id = |key: &str| {
+            let value = file.uint(key)?;
+            let bad = |_| Error::format(file.path(), format!("{key}: {} is no token id", value.unwrap_or(0)));
+            value.map(u32::try_from).transpose().map_err(bad)
+        };
+        let more = [id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
+        Ok(GgufVocab {
+            model: text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?,
+            pre: text("tokenizer.ggml.pre")?,
+            tokens: texts("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?,
+            token_types: numbers("tokenizer.ggml.token_type")?.into_iter().map(|t| t as i32).collect(),
+            merges: texts("tokenizer.ggml.merges")?.unwrap_or_default(),
+            scores: numbers("tokenizer.ggml.scores")?.into_iter().map(|s| s as f32).collect(),
+            bos: id("tokenizer.ggml.bos_token_id")?,
+            eos: id("tokenizer.ggml.eos_token_id")?,
+            more_eos: more.into_iter().flatten().collect(),
+            pad: id("tokenizer.ggml.padding_token_id")?,
+            unk: id("tokenizer.ggml.unknown_token_id")?,
+            add_bos: file.flag("tokenizer.ggml.add_bos_token")?,
+            add_eos: file.flag("tokenizer.ggml.add_eos_token")?,
+            add_space_prefix: file.flag("tokenizer.ggml.add_space_prefix")?,
+            chat_template: text("tokenizer.chat_template")?,
+        })
+    }
+
     fn token_type(&self, id: usize) -> i32 {
         self.token_types.get(id).copied().unwrap_or(1)
     }
@@ -252,7 +284,6 @@ fn merges_by_score(vocab: &GgufVocab) -> Vec<Value> {
         let descending = b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2));
         descending.then_with(|| (a.3, a.4, a.5).cmp(&(b.3, b.4, b.5)))
     });
-    debug_assert!(cuts.windows(2).all(|w| w[0].0.total_cmp(&w[1].0) != Ordering::Less));
     cuts.into_iter().map(|(.., l, r)| json!([vocab.tokens[l], vocab.tokens[r]])).collect()
 }
 

@@ -6,12 +6,13 @@ mod gguf;
 mod stream;
 mod template;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::format::atomic;
+use crate::format::gguf::{Gguf, is_gguf};
 pub use gguf::GgufVocab;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, Message};
@@ -27,6 +28,7 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     eos_ids: Vec<u32>,
+    vocab_size: usize,
     /// (bos before, eos after) each text, where the configuration says so; otherwise the post-processor decides.
     affixes: Option<(bool, bool)>,
     template: ChatTemplate,
@@ -62,6 +64,22 @@ impl Tokenizer {
     pub fn find(dir: impl AsRef<Path>) -> Result<Option<Tokenizer>> {
         let dir = dir.as_ref();
         if dir.join("tokenizer.json").is_file() { folder::load(dir).map(Some) } else { Ok(None) }
+    }
+
+    /// The tokenizer of a model folder or GGUF file, `None` where there is none in it.
+    pub fn open(model: impl AsRef<Path>) -> Result<Option<Tokenizer>> {
+        let model = model.as_ref();
+        if model.is_dir() {
+            return Tokenizer::find(model);
+        }
+        if !is_gguf(model)? {
+            return Ok(None);
+        }
+        let file = Gguf::open(model)?;
+        if file.text("tokenizer.ggml.model")?.is_none_or(|kind| kind == "no_vocab" || kind == "none") {
+            return Ok(None);
+        }
+        gguf::build(&GgufVocab::read(&file)?, model).map(Some)
     }
 
     /// The tokenizer described by a GGUF file's metadata; `path` names the file in errors.
@@ -116,7 +134,7 @@ impl Tokenizer {
 
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.vocab_size
     }
 
     /// The text of one token as the vocabulary spells it.
@@ -180,10 +198,8 @@ impl Tokenizer {
         if self.has_template && !config.contains_key("chat_template") {
             config.insert("chat_template".into(), json!(self.template.source()));
         }
-        let config = serde_json::to_vec_pretty(&config)
-            .map_err(|e| Error::format(dir.join("tokenizer_config.json"), e.to_string()))?;
-        write_whole(&dir.join("tokenizer.json"), &self.json)?;
-        write_whole(&dir.join("tokenizer_config.json"), &config)
+        atomic::write(dir.join("tokenizer.json"), &self.json)?;
+        atomic::write_json(dir.join("tokenizer_config.json"), &config)
     }
 }
 
@@ -220,8 +236,10 @@ impl Parts<'_> {
             Some(source) => ChatTemplate::new(&source, special, self.path)?,
             None => ChatTemplate::plain(special, with_bos, self.path)?,
         };
+        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         Ok(Tokenizer {
             inner,
+            vocab_size,
             json: self.json,
             config: self.config,
             bos,
@@ -267,13 +285,4 @@ fn keep_blanks(processor: &mut Value) {
     if let Some(steps) = processor.get_mut("processors").and_then(Value::as_array_mut) {
         steps.iter_mut().for_each(keep_blanks);
     }
-}
-
-/// Writes a file so that it is either whole or absent.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(Error::io(path))?;
-    file.write_all(bytes).map_err(Error::io(path))?;
-    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    Ok(())
 }
