@@ -4,12 +4,14 @@
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
 
 pub mod activation;
+pub mod double_quantize;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
+pub mod quantize;
 mod quantized;
 pub mod reduce;
 pub mod rope;
@@ -32,5 +34,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(reduce::variants());
     all.extend(dropout::variants());
     all.extend(sample::variants());
+    all.extend(quantize::variants());
+    all.extend(double_quantize::variants());
     all
 }

@@ -7,12 +7,14 @@ mod support;
 mod reference;
 
 mod activation;
+mod double_quantize;
 mod dropout;
 mod elementwise;
 mod embedding;
 mod loss;
 mod norm;
 mod optimizer;
+mod quantize;
 mod reduce;
 mod rope;
 mod sample;

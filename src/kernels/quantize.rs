@@ -1,0 +1,214 @@
+//! Rounding a tensor to the numbers of a scheme, on the device.
+
+use super::{QuantizedTensor, double_quantize, quantized::Shard};
+use crate::{
+    DType, Error, Result,
+    gpu::{DeviceKind, Gpu, Kernel, Tensor},
+    graph::Graph,
+    quant::{Scheme, dynamic8_map, nested_array},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    len: u32,
+    block_words: u32,
+    blocks: u32,
+    first_block: u32,
+    first: u32,
+}
+
+/// Threads that may share a block while its range is found.
+const LANES: [u32; 3] = [1, 8, 64];
+
+fn kernel(entry: &'static str, source: DType, scheme: Scheme, lanes: u32) -> Kernel {
+    let kernel = Kernel::new("quantize", entry).with("LANES", lanes);
+    let kernel = match source {
+        DType::F16 => kernel.import("source", "source_half").import("widen", "widen_f16"),
+        DType::BF16 => kernel.import("source", "source_half").import("widen", "widen_bf16"),
+        _ => kernel.import("source", "source_f32"),
+    };
+    let affine = |kernel: Kernel, store, symmetric| {
+        let kernel = kernel.import("encoding", "encode_affine").import("store", store);
+        kernel.with("SYMMETRIC", u32::from(symmetric))
+    };
+    let float = |kernel: Kernel, narrow| kernel.import("encoding", "encode_float").import("narrow", narrow);
+    match scheme {
+        Scheme::Nf4 { .. } => kernel.import("encoding", "encode_absmax").import("encode", "encode_nf4"),
+        Scheme::Fp4 { .. } => kernel.import("encoding", "encode_absmax").import("encode", "encode_fp4"),
+        Scheme::Int8 { symmetric, .. } => affine(kernel, "store_int8", symmetric),
+        Scheme::Int4 { symmetric, .. } => affine(kernel, "store_int4", symmetric),
+        Scheme::F16 => float(kernel, "narrow_f16"),
+        Scheme::BF16 => float(kernel, "narrow_bf16"),
+        _ => float(kernel, "narrow_f32"),
+    }
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    let (block_size, double_quant) = (64, false);
+    let scaled = [
+        Scheme::Nf4 { block_size, double_quant },
+        Scheme::Fp4 { block_size, double_quant },
+        Scheme::Int8 { block_size, symmetric: false },
+        Scheme::Int8 { block_size, symmetric: true },
+        Scheme::Int4 { block_size, symmetric: false },
+        Scheme::Int4 { block_size, symmetric: true },
+    ];
+    let mut all = Vec::new();
+    for source in [DType::F32, DType::F16, DType::BF16] {
+        for scheme in scaled {
+            all.extend(LANES.map(|lanes| kernel("block_scales", source, scheme, lanes)));
+            all.push(kernel("encode", source, scheme, 1));
+        }
+        all.extend([Scheme::F32, Scheme::F16, Scheme::BF16].map(|scheme| kernel("encode", source, scheme, 1)));
+    }
+    all
+}
+
+/// Rounds `source` to the numbers of `scheme`, bit for bit as [`crate::quant::Packed::quantize`] does; blocks whose largest magnitude is
+/// subnormal count as zero there and here.
+///
+/// source: \[rows * cols\] f32, f16 or bf16 in any shape, which may exceed a binding; shape: (rows, cols); name: for
+/// messages. A one-off: it runs at once and waits. Errors: Config for NaN, infinity or numbers that the scheme cannot hold;
+/// Shape; Unsupported for GGUF's schemes; OutOfMemory; Device.
+pub fn quantize(gpu: &Gpu, name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
+    let lanes = match gpu.caps().kind {
+        DeviceKind::Cpu if scheme.block_size() <= 4096 => 1,
+        _ if scheme.block_size() <= 256 => 8,
+        _ => 64,
+    };
+    quantize_with(gpu, name, source, shape, scheme, lanes)
+}
+
+/// [`quantize`], with `lanes` (1, 8 or 64) threads to a block; the result is the same.
+pub fn quantize_with(
+    gpu: &Gpu,
+    name: &str,
+    source: &Tensor,
+    shape: [usize; 2],
+    scheme: Scheme,
+    lanes: u32,
+) -> Result<QuantizedTensor> {
+    check(name, source, shape, scheme)?;
+    if !LANES.contains(&lanes) {
+        return Err(Error::config("lanes", format!("expected one of {LANES:?}, got {lanes}")));
+    }
+    let target = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
+    if gpu.is_dry() || target.is_empty() {
+        return Ok(target);
+    }
+    let status = gpu.zeros("quantization status", [4], DType::U32)?;
+    // Where the scales are bytes, the absmax values lie aside until all of them are there.
+    let absmax = match scheme.double_quant() {
+        true => Some(gpu.zeros("absmax values", [target.len().div_ceil(scheme.block_size())], DType::F32)?),
+        false => None,
+    };
+    let mut g = Graph::new(gpu);
+    for shard in target.shards() {
+        let mut job = Job { source, scheme, lanes, status: &status, shard: &shard, cols: shape[1], scales: None };
+        job.scales = absmax.as_ref().or(shard.scales.as_ref());
+        job.record(&mut g, name)?;
+    }
+    if let (Some(absmax), Some(nested), Some(scales)) = (&absmax, target.nested(), target.scales()) {
+        let groups = absmax.shape().len().div_ceil(256);
+        nested.write(bytemuck::cast_slice(&nested_array(0.0, &dynamic8_map(), &vec![0.0; groups])))?;
+        let [absmax, status, nested, scales] = [absmax, &status, nested, scales].map(|t| g.import(t));
+        double_quantize::double_quantize(&mut g, &absmax, &status, &nested, &scales)?;
+    }
+    g.run()?;
+    report(name, scheme, &status.read::<u32>()?)?;
+    Ok(target)
+}
+
+fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
+    scheme.validate()?;
+    if matches!(scheme, Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0) {
+        let ours = "f32, f16, bf16, nf4, fp4, int8, int4";
+        return Err(Error::unsupported("scheme to quantize to on the device", scheme.name(), ours));
+    }
+    if !matches!(source.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+        return Err(Error::shape(format!("quantizing {name}"), "f32, f16 or bf16 numbers", source.dtype()));
+    }
+    if shape[0].checked_mul(shape[1]) != source.shape().checked_len() {
+        return Err(Error::shape(format!("quantizing {name}"), format!("{shape:?}"), source.shape()));
+    }
+    Ok(())
+}
+
+fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
+    if status[0] > 0 {
+        let what = if scheme.code_bits() == 16 { "not finite or too large" } else { "not finite" };
+        let message = format!("element {} is {what} for {} ({} such)", !status[1], scheme.name(), status[0]);
+        return Err(Error::config(name, format!("{message}; only finite numbers can be stored")));
+    }
+    if status[2] > 0 {
+        return Err(Error::config(name, format!("the range of block {} is beyond f32", !status[2])));
+    }
+    Ok(())
+}
+
+/// The quantization of one shard.
+struct Job<'a> {
+    source: &'a Tensor,
+    scheme: Scheme,
+    lanes: u32,
+    status: &'a Tensor,
+    shard: &'a Shard,
+    cols: usize,
+    scales: Option<&'a Tensor>,
+}
+
+impl Job<'_> {
+    /// Cuts the shard where the source exceeds a binding, at whole blocks and aligned offsets.
+    fn record(&self, g: &mut Graph, name: &str) -> Result<()> {
+        let caps = g.gpu().caps();
+        let size = self.source.dtype().size();
+        let (start, len) = (self.shard.row0 * self.cols, self.shard.rows * self.cols);
+        let most = caps.max_binding as usize / size;
+        let mut step = len;
+        if len > most {
+            let align = 8 * caps.offset_alignment as usize / self.scheme.code_bits().min(8 * size);
+            let block = self.scheme.block_size().max(1);
+            let unit = (1..=block).map(|n| n * align).find(|n| n.is_multiple_of(block));
+            step = unit.map_or(0, |unit| most / unit * unit);
+        }
+        if step == 0 || !(start * size).is_multiple_of(caps.offset_alignment as usize) {
+            let expected = format!("blocks of which some fit {} bytes", caps.max_binding);
+            return Err(Error::shape(format!("quantizing {name}"), expected, format!("{:?}", self.scheme)));
+        }
+        (0..len).step_by(step).try_for_each(|at| self.range(g, start, at, step.min(len - at)))
+    }
+
+    /// Quantizes elements `at..at + len` of the shard, whose first is element `start` of the tensor.
+    fn range(&self, g: &mut Graph, start: usize, at: usize, len: usize) -> Result<()> {
+        let (scheme, dtype) = (self.scheme, self.source.dtype());
+        let view = |t: &Tensor, bytes: usize, len: usize| {
+            Tensor::view(t.buffer.clone(), t.offset + bytes as u64, [len].into(), t.dtype())
+        };
+        let source = g.import(&view(self.source, (start + at) * dtype.size(), len));
+        let words = scheme.words(len)[0].next_multiple_of(4);
+        let codes = g.import(&view(&self.shard.codes, at * scheme.code_bits() / 8, words));
+        let status = g.import(self.status);
+        let groups = len.div_ceil(8 * 256);
+        let params = Params { len: len as u32, block_words: 1, blocks: 0, first_block: 0, first: (start + at) as u32 };
+        let Some(scales) = self.scales else {
+            let kernel = kernel("encode", dtype, scheme, 1);
+            return g.dispatch(kernel, &params, &[&source, &status, &codes], groups, 8.0 * len as f64);
+        };
+        let scales = g.import(scales);
+        let block = scheme.block_size();
+        let blocks = len.div_ceil(block);
+        let params = Params {
+            block_words: (block / 8).min(len.div_ceil(8)) as u32,
+            blocks: blocks as u32,
+            first_block: self.shard.first_block + (at / block) as u32,
+            ..params
+        };
+        let ranges = kernel("block_scales", dtype, scheme, self.lanes);
+        let ranges_groups = blocks.div_ceil(256 / self.lanes as usize);
+        g.dispatch(ranges, &params, &[&source, &scales, &status], ranges_groups, 8.0 * len as f64)?;
+        let kernel = kernel("encode", dtype, scheme, 1);
+        g.dispatch(kernel, &params, &[&source, &scales, &codes], groups, 40.0 * len as f64)
+    }
+}
