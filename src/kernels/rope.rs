@@ -73,7 +73,7 @@ impl RopeTable {
 }
 
 fn frequencies(theta: f64, head_dim: usize, scaling: RopeScaling) -> Result<Vec<f64>> {
-    if head_dim == 0 || head_dim % 2 != 0 {
+    if head_dim == 0 || !head_dim.is_multiple_of(2) {
         return Err(Error::config("head_dim", format!("expected a positive even number, got {head_dim}")));
     }
     let positive = |name: &str, v: f64| match v.is_finite() && v > 0.0 {
@@ -144,7 +144,7 @@ pub fn rope(
 ) -> Result<()> {
     let (rows, cols) = x.rows_cols();
     let (entries, width) = table.rows_cols();
-    if heads * head_dim != cols || head_dim % 2 != 0 || cols == 0 {
+    if heads * head_dim != cols || !head_dim.is_multiple_of(2) || cols == 0 {
         return Err(Error::shape("rope", format!("[rows, {heads} heads of {head_dim}, even]"), x.shape()));
     }
     if width != head_dim || entries == 0 {
