@@ -39,7 +39,8 @@ fn squares(
     let end = min((group + 1u) * CHUNK, params.len);
     var sum = 0.0;
     for (var i = group * CHUNK + lane; i < end; i += LANES) {
-        sum += grad[i] * grad[i];
+        let g = grad[i];
+        sum += g * g;
     }
     let total = workgroup_sum(lane, sum);
     if (lane == 0u) {
@@ -91,7 +92,8 @@ fn adamw(
     let end = min((group + 1u) * CHUNK, params.len);
     for (var i = group * CHUNK + lane; i < end; i += LANES) {
         let g = grad[i] * coefficient;
-        let mean = m[i] + (g - m[i]) * rate1;
+        let before = m[i];
+        let mean = before + (g - before) * rate1;
         let square = v[i] * (1.0 - rate2) + rate2 * g * g;
         m[i] = mean;
         v[i] = square;
