@@ -124,20 +124,21 @@ fn a_folders_files_are_read_together() {
 #[test]
 fn gguf_vocabularies_that_lie_are_refused() {
     let golden = golden();
-    let build = |change: &dyn Fn(&mut GgufVocab), name: &str| {
+    type Change = fn(&mut GgufVocab);
+    let build = |change: Change, name: &str| {
         let mut v = vocab(&golden, name);
         change(&mut v);
         Tokenizer::from_gguf(&v, "v.gguf").map(drop).unwrap_err().to_string()
     };
-    let cases: [(&str, &dyn Fn(&mut GgufVocab), &str); 8] = [
-        ("byte_level", &|v| v.model = "bert".into(), "unsupported GGUF tokenizer model: bert"),
-        ("byte_level", &|v| v.pre = Some("klingon".into()), "klingon"),
-        ("byte_level", &|v| v.tokens.clear(), "at least one token"),
-        ("byte_level", &|v| v.token_types.truncate(3), "token_type"),
-        ("byte_level", &|v| v.eos = Some(700), "eos_token_id"),
-        ("byte_level", &|v| v.merges.push("nopair".into()), "nopair"),
-        ("byte_level", &|v| v.merges.push("no such-token".into()), "v.gguf"),
-        ("sentencepiece", &|v| v.scores.clear(), "scores"),
+    let cases: [(&str, Change, &str); 8] = [
+        ("byte_level", |v| v.model = "bert".into(), "unsupported GGUF tokenizer model: bert"),
+        ("byte_level", |v| v.pre = Some("klingon".into()), "klingon"),
+        ("byte_level", |v| v.tokens.clear(), "at least one token"),
+        ("byte_level", |v| v.token_types.truncate(3), "token_type"),
+        ("byte_level", |v| v.eos = Some(700), "eos_token_id"),
+        ("byte_level", |v| v.merges.push("nopair".into()), "nopair"),
+        ("byte_level", |v| v.merges.push("no such-token".into()), "v.gguf"),
+        ("sentencepiece", |v| v.scores.clear(), "scores"),
     ];
     for (name, change, words) in cases {
         let message = build(change, name);

@@ -13,11 +13,11 @@ pub const IGNORE: i32 = -100;
 /// One row as the model sees it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Example {
-    /// Token ids. [t]
+    /// Token ids. `[t]`
     pub input_ids: Vec<u32>,
-    /// `labels[i]` is the token at `i` or [`IGNORE`]; the model predicts it from the tokens before `i`. [t]
+    /// `labels[i]` is the token at `i` or [`IGNORE`]; the model predicts it from the tokens before `i`. `[t]`
     pub labels: Vec<i32>,
-    /// 1 for tokens, 0 for padding, where the row brings it. [t]
+    /// 1 for tokens, 0 for padding, where the row brings it. `[t]`
     pub attention_mask: Option<Vec<u8>>,
 }
 

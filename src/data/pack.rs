@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Distributes lengths over rows of `capacity`, longest first, each into the fullest row that still has room (best fit
 /// decreasing). Lengths above the capacity get a row of their own. Indices in a row, and rows by their first index,
-/// ascend, so that equal input gives equal output. [rows][indices]
+/// ascend, so that equal input gives equal output. `[rows][indices]`
 pub(super) fn best_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<u32>> {
     let mut order: Vec<u32> = (0..lengths.len() as u32).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(lengths[i as usize]), i));

@@ -54,6 +54,12 @@ const BLANK: &str = "\u{2581}";
 
 pub(super) fn build(vocab: &GgufVocab, path: &Path) -> Result<Tokenizer> {
     check(vocab, path)?;
+    if vocab.model == "gpt2" && vocab.pre.is_none() {
+        log::warn!(
+            "{}: no tokenizer.ggml.pre; text is split as by GPT-2, which may not be the model's way",
+            path.display()
+        );
+    }
     let (model, stages) = match vocab.model.as_str() {
         "gpt2" => (byte_level_model(vocab, path)?, byte_level_stages(vocab)?),
         "llama" => (sentencepiece_model(vocab, path)?, sentencepiece_stages(vocab)),
