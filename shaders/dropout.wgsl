@@ -14,7 +14,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>; // [len]
-@group(0) @binding(2) var<storage, read> seed: array<u32>; // [4]: seed low, seed high, step, micro-batch
+@group(0) @binding(2) var<storage, read> seed: array<u32>; // [2]: seed, draw
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [len]
 
 // y[i] = x[i] / (1 - p), or 0 with probability p
@@ -29,7 +29,7 @@ fn dropout(
     if (group >= params.group_end || 4u * quad >= params.len) {
         return;
     }
-    let key = vec4<u32>(seed[0], seed[1], seed[2], seed[3]);
+    let key = vec2<u32>(seed[0], seed[1]);
     let factors = dropout_scale4(key, params.layer, params.threshold, params.scale, quad);
     let i = 4u * quad;
     y[i] = x[i] * factors.x;
@@ -55,7 +55,7 @@ fn by_element(
     if (group >= params.group_end) {
         return;
     }
-    let key = vec4<u32>(seed[0], seed[1], seed[2], seed[3]);
+    let key = vec2<u32>(seed[0], seed[1]);
     let end = min((group + 1u) * 1024u, params.len);
     for (var i = group * 1024u + lane; i < end; i += 256u) {
         y[i] = x[i] * dropout_scale(key, params.layer, params.threshold, params.scale, i);

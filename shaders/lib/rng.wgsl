@@ -1,4 +1,4 @@
-// Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011), and dropout out of them. The same key, step, layer and
+// Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011), and dropout out of them. The same seed, draw, layer and
 // element give the same number in every kernel and pass.
 
 fn multiply_high(a: u32, b: u32) -> u32 {
@@ -26,15 +26,15 @@ fn philox(counter: vec4<u32>, key: vec2<u32>) -> vec4<u32> {
 }
 
 // Factors of elements 4 * quad .. 4 * quad + 3: 0 with probability threshold / 2^32, else scale.
-// seed: seed low, seed high, step, micro-batch
-fn dropout_scale4(seed: vec4<u32>, layer: u32, threshold: u32, scale: f32, quad: u32) -> vec4<f32> {
-    let bits = philox(vec4<u32>(quad, layer, seed.z, seed.w), seed.xy);
+// key: seed, draw
+fn dropout_scale4(key: vec2<u32>, layer: u32, threshold: u32, scale: f32, quad: u32) -> vec4<f32> {
+    let bits = philox(vec4<u32>(quad, layer, 0u, 0u), key);
     return select(vec4<f32>(0.0), vec4<f32>(scale), bits >= vec4<u32>(threshold));
 }
 
 // The factor of one element.
-fn dropout_scale(seed: vec4<u32>, layer: u32, threshold: u32, scale: f32, element: u32) -> f32 {
-    let four = dropout_scale4(seed, layer, threshold, scale, element / 4u);
+fn dropout_scale(key: vec2<u32>, layer: u32, threshold: u32, scale: f32, element: u32) -> f32 {
+    let four = dropout_scale4(key, layer, threshold, scale, element / 4u);
     let pair = select(four.xy, four.zw, (element & 2u) != 0u);
     return select(pair.x, pair.y, (element & 1u) != 0u);
 }

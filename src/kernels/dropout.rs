@@ -1,7 +1,7 @@
 //! Dropout with a mask that is computed, never stored.
 //!
-//! The mask is a function of (seed, step, micro-batch, layer, element), so a recomputed forward pass, the backward pass and
-//! a resumed run see the same one. Other kernels import `rng` and call `dropout_scale` with [`mask`]'s words.
+//! The mask is a function of (seed, draw, layer, element), so a recomputed forward pass, the backward pass and a resumed run
+//! see the same one. Other kernels import `rng` and call `dropout_scale` with [`mask`]'s words.
 
 use crate::{
     DType, Error, Result,
@@ -39,8 +39,8 @@ pub fn mask(p: f32) -> Result<(u32, f32)> {
 
 /// y\[i\] = x\[i\] / (1 − p) where kept, 0 with probability p
 ///
-/// x, y: any shape, f32; seed: [4] u32 in storage: seed low, seed high, step, micro-batch; `layer`: a number of this use
-/// within the step. dx is this function of dy. Errors: Shape, Config. Mask: Philox4x32-10, Salmon et al. 2011.
+/// x, y: any shape, f32; seed: [2] u32 in storage: the run's seed, and the draw, a number that every micro-batch has to
+/// itself; `layer`: a number of this use within the pass. dx is this function of dy. Errors: Shape, Config. Mask: Philox4x32-10, Salmon et al. 2011.
 pub fn dropout(g: &mut Graph, x: &Value, seed: &Value, layer: u32, p: f32) -> Result<Value> {
     record(g, "dropout", x, seed, layer, p)
 }
@@ -52,7 +52,7 @@ pub fn dropout_by_element(g: &mut Graph, x: &Value, seed: &Value, layer: u32, p:
 
 fn record(g: &mut Graph, entry: &'static str, x: &Value, seed: &Value, layer: u32, p: f32) -> Result<Value> {
     let (threshold, scale) = mask(p)?;
-    seed.expect("dropout", &[4])?;
+    seed.expect("dropout", &[2])?;
     if seed.dtype() != DType::U32 {
         return Err(Error::shape("dropout", "a seed of U32", seed.dtype()));
     }

@@ -8,8 +8,8 @@ pub fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     c
 }
 
-/// Whether `element` is kept; seed: seed low, seed high, step, micro-batch.
-pub fn kept(seed: [u32; 4], layer: u32, p: f64, element: usize) -> bool {
-    let bits = philox([(element / 4) as u32, layer, seed[2], seed[3]], [seed[0], seed[1]]);
+/// Whether `element` is kept; key: seed, draw.
+pub fn kept(key: [u32; 2], layer: u32, p: f64, element: usize) -> bool {
+    let bits = philox([(element / 4) as u32, layer, 0, 0], key);
     f64::from(bits[element % 4]) >= (p * 4_294_967_296.0).floor()
 }
