@@ -1,0 +1,258 @@
+//! What must hold in every commit, read from the sources: who imports whom, the three files of a kernel, sizes, and that
+//! nothing is left open.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below `dir` with one of these extensions, in order.
+fn files(dir: &str, extensions: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(dir)];
+    while let Some(dir) = open.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for path in entries.map(|e| e.unwrap().path()) {
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| extensions.iter().any(|&x| e == x)) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<PathBuf> {
+    let dirs = ["src", "shaders", "tests", "examples", "benches", "scripts"];
+    let mut all: Vec<_> = dirs.iter().flat_map(|dir| files(dir, &["rs", "wgsl", "py", "sh"])).collect();
+    all.push(root().join("build.rs"));
+    all
+}
+
+fn short(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+/// Who may import whom, apart from what follows: whoever may import a room may import what that room may.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("train", &["model", "adapter", "nn", "data", "kernels", "format"]),
+    ("generate", &["model", "adapter", "nn", "data", "kernels", "format"]),
+    ("evaluate", &["model", "adapter", "nn", "data", "kernels", "format"]),
+    ("calibrate", &["model", "adapter", "nn", "data", "kernels", "format"]),
+    ("model", &["adapter", "nn", "format", "quant"]),
+    ("adapter", &["nn"]),
+    ("nn", &["kernels"]),
+    ("kernels", &["graph", "quant"]),
+    ("graph", &["gpu"]),
+    ("gpu", &["error", "dtype", "shape"]),
+    ("format", &["quant"]),
+    ("quant", &["error", "dtype", "shape"]),
+    ("data", &["tokenizer"]),
+    ("tokenizer", &["format", "error"]),
+    ("shape", &[]),
+    ("dtype", &[]),
+    ("error", &[]),
+];
+
+fn may_import() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let mut all: BTreeMap<&str, BTreeSet<&str>> =
+        ROOMS.iter().map(|(room, others)| (*room, others.iter().copied().collect())).collect();
+    for _ in ROOMS {
+        for (room, _) in ROOMS {
+            let reached: Vec<&str> = all[room].iter().flat_map(|other| all[other].iter().copied()).collect();
+            all.get_mut(room).unwrap().extend(reached);
+        }
+    }
+    all
+}
+
+/// The room that a name at the root of the crate comes from.
+fn room_of(name: &str, exports: &BTreeMap<String, String>) -> Option<String> {
+    if ROOMS.iter().any(|(room, _)| *room == name) { Some(name.to_owned()) } else { exports.get(name).cloned() }
+}
+
+/// Code without comments; good enough for sources that keep `//` out of paths.
+fn code(text: &str) -> String {
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
+/// The first segments of `prefix::name`, `prefix::{a::b, c}` in `code`.
+fn first_segments(code: &str, prefix: &str) -> Vec<String> {
+    let ident = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &code[at + prefix.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.push(ident(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut start = true;
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = true,
+                c if start && depth == 0 && !c.is_whitespace() => {
+                    found.push(ident(&group[i..]));
+                    start = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+/// Names that lib.rs exports, with their rooms: `pub use gpu::{Gpu, Tensor};`.
+fn exports() -> BTreeMap<String, String> {
+    let text = code(&fs::read_to_string(root().join("src/lib.rs")).unwrap());
+    let mut found = BTreeMap::new();
+    for statement in text.split("pub use ").skip(1) {
+        let statement = &statement[..statement.find(';').unwrap()];
+        let room: String = statement.chars().take_while(|c| *c != ':').collect();
+        let names = statement.rsplit("::").next().unwrap();
+        for name in names.trim_matches(['{', '}', ' ', '\n']).split(',') {
+            let name = name.split(" as ").last().unwrap().trim_matches(['{', '}', ' ', '\n']);
+            found.insert(name.to_owned(), room.clone());
+        }
+    }
+    found
+}
+
+#[test]
+fn rooms_import_what_they_may() {
+    let (allowed, exports) = (may_import(), exports());
+    for (room, others) in &allowed {
+        assert!(!others.contains(room), "{room} is in a circle");
+    }
+    let mut checked = 0;
+    for path in files("src", &["rs"]) {
+        let name = short(&path);
+        let inside = name.strip_prefix("src/").unwrap();
+        let room = inside.split(['/', '.']).next().unwrap();
+        if matches!(room, "lib" | "bin") {
+            continue;
+        }
+        let others = allowed.get(room).unwrap_or_else(|| panic!("{name}: {room} is in no row of the table above"));
+        for import in first_segments(&code(&fs::read_to_string(&path).unwrap()), "crate::") {
+            let from =
+                room_of(&import, &exports).unwrap_or_else(|| panic!("{name}: where does crate::{import} come from?"));
+            let fine = from == room || others.contains(from.as_str());
+            assert!(fine, "{name} imports {from} (as {import}); {room} may import {others:?}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "{checked} imports");
+}
+
+#[test]
+fn imports_are_read_as_written() {
+    let text =
+        "use crate::{DType, gpu::{Gpu, Kernel},\n  graph::Graph};\nlet x = crate::quant::NF4; $crate::no; mycrate::no";
+    assert_eq!(first_segments(text, "crate::"), ["DType", "gpu", "graph", "quant"]);
+}
+
+#[test]
+fn only_the_gpu_room_names_wgpu() {
+    for path in files("src", &["rs"]).into_iter().chain(files("examples", &["rs"])) {
+        let name = short(&path);
+        if !name.starts_with("src/gpu/") {
+            assert!(!code(&fs::read_to_string(&path).unwrap()).contains("wgpu::"), "{name} names wgpu");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_is_three_files_with_one_name() {
+    // What all kernels share has no shader of its own.
+    let shared = ["mod", "quantized"];
+    let stems = |dir: &str, extension: &str| -> BTreeSet<String> {
+        let dir = root().join(dir);
+        let direct = |p: &PathBuf| p.parent() == Some(&dir);
+        files(dir.strip_prefix(root()).unwrap().to_str().unwrap(), &[extension])
+            .into_iter()
+            .filter(direct)
+            .map(|p| p.file_stem().unwrap().to_string_lossy().into_owned())
+            .collect()
+    };
+    let shaders = stems("shaders", "wgsl");
+    let mut hosts = stems("src/kernels", "rs");
+    let mut tests = stems("tests/kernels", "rs");
+    hosts.retain(|name| !shared.contains(&name.as_str()));
+    tests.remove("main");
+    assert_eq!(shaders, hosts, "shaders/*.wgsl and src/kernels/*.rs");
+    assert_eq!(shaders, tests, "shaders/*.wgsl and tests/kernels/*.rs");
+    assert!(shaders.len() > 3);
+    let (host, test) = ("src/kernels/mod.rs", "tests/kernels/main.rs");
+    let [host, test] = [host, test].map(|path| fs::read_to_string(root().join(path)).unwrap());
+    for name in &shaders {
+        let listed = host.contains(&format!("{name}::variants()"));
+        assert!(listed, "src/kernels/mod.rs lists no variants of {name}");
+        assert!(test.contains(&format!("mod {name};")), "tests/kernels/main.rs leaves {name} out");
+    }
+}
+
+#[test]
+fn every_snippet_is_imported() {
+    let text: String = sources().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    for path in files("shaders/lib", &["wgsl"]) {
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let used = text.contains(&format!("import {stem}\n")) || text.contains(&format!("\"{stem}\""));
+        assert!(used, "nothing imports {}", short(&path));
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().count();
+        assert!(lines <= 600, "{}: {lines} lines; split it by what it does", short(&path));
+    }
+}
+
+#[test]
+fn files_begin_with_what_they_are_for() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let expected = match path.extension().unwrap().to_str().unwrap() {
+            "rs" if !path.starts_with(root().join("tests")) => "//!",
+            "wgsl" => "//",
+            _ => continue,
+        };
+        assert!(text.starts_with(expected), "{} does not begin with {expected}", short(&path));
+    }
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let markers = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("HA", "CK"),
+        concat!("unimple", "mented!"),
+        concat!("to", "do!("),
+        concat!("dbg", "!("),
+    ];
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        for (i, line) in text.lines().enumerate() {
+            for marker in markers {
+                assert!(!line.contains(marker), "{}:{}: {marker}", short(&path), i + 1);
+            }
+        }
+    }
+}
