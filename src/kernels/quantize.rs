@@ -107,7 +107,6 @@ pub fn quantize_with(
     let mut g = Graph::new(gpu);
     for shard in target.shards() {
         let mut job = Job { source, scheme, lanes, status: &status, shard: &shard, cols: shape[1], scales: None };
-        // `absmax` is whole, as the scales of a double-quantized weight always are.
         job.scales = absmax.as_ref().or(shard.scales.as_ref());
         job.record(&mut g, name)?;
     }
@@ -203,7 +202,7 @@ impl Job<'_> {
         let params = Params {
             block_words: (block / 8).min(len.div_ceil(8)) as u32,
             blocks: blocks as u32,
-            first_block: ((start + at) / block) as u32 - self.shard.first_block,
+            first_block: self.shard.first_block + (at / block) as u32,
             ..params
         };
         let ranges = kernel("block_scales", dtype, scheme, self.lanes);

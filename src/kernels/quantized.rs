@@ -27,16 +27,16 @@ pub struct QuantizedTensor {
 
 /// Rows of a weight that one dispatch can bind.
 ///
-/// A shard begins with a block. The code of its element `i = (row - row0) * cols + col` is number `i` of `codes`; its block
-/// in the whole weight is `b = (row0 * cols + i) / block_size`, whose scale is number `b - first_block` of `scales`. `nested`
-/// is whole, and so are the `scales` of a double-quantized weight.
+/// A shard begins with a block. Kernels number its elements from its own first row, `i = (row - row0) * cols + col`: the
+/// code of element `i` is number `i` of `codes`, its scale is number `first_block + i / block_size` of `scales`. `nested`
+/// is whole, and so are the `scales` of a double-quantized weight, so that both go by the same block number.
 #[derive(Clone, Debug)]
 pub struct Shard {
     /// The first row.
     pub row0: usize,
     /// Rows.
     pub rows: usize,
-    /// The block that `scales` begins with; 0 where all scales fit one binding.
+    /// The shard's first block, counted from the beginning of `scales`.
     pub first_block: u32,
     /// u32 words, a multiple of four.
     pub codes: Tensor,
@@ -224,16 +224,16 @@ impl QuantizedTensor {
     }
 
     /// For the scales of elements `from..to`: the first word and the number of words to bind, which are all where they fit a
-    /// binding, and the block that the range begins with.
+    /// binding, and the number of element `from`'s block in that range.
     fn scale_range(&self, scales: &Tensor, from: usize, to: usize) -> (usize, usize, usize) {
         let caps = self.gpu().caps();
         let (block, size, align) = (self.scheme.block_size(), scale_bytes(self.scheme), caps.offset_alignment as usize);
         if scales.bytes() <= caps.max_binding {
-            return (0, scales.shape().len(), 0);
+            return (0, scales.shape().len(), from / block);
         }
         let start = from / block * size / align * align;
         let end = to.div_ceil(block) * size;
-        (start / 4, (end - start).div_ceil(4), start / size)
+        (start / 4, (end - start).div_ceil(4), from / block - start / size)
     }
 }
 
@@ -336,11 +336,10 @@ mod tests {
                 assert!(scales.bytes() <= caps.max_binding && scales.offset.is_multiple_of(caps.offset_alignment));
                 assert_eq!((row * shape[1]) % block, 0, "{scheme:?} {shape:?}: begins with a block");
                 let first = row * shape[1] / block;
-                assert_eq!(scales.offset as usize, shard.first_block as usize * size);
-                let end = first + (shard.rows * shape[1]).div_ceil(block);
-                assert!(shard.first_block as usize <= first);
-                assert!((end - shard.first_block as usize) * size <= scales.bytes() as usize);
-                assert!(!scheme.double_quant() || shard.first_block == 0);
+                assert_eq!(scales.offset as usize + shard.first_block as usize * size, first * size);
+                let count = (shard.rows * shape[1]).div_ceil(block);
+                assert!((shard.first_block as usize + count) * size <= scales.bytes() as usize);
+                assert!(!scheme.double_quant() || shard.first_block as usize == first);
             }
             row += shard.rows;
             count += 1;
