@@ -8,12 +8,18 @@ pub mod double_quantize;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod gemv;
+mod gemv_subgroup;
+pub mod lora;
 pub mod loss;
+pub mod matmul;
+mod matmul_subgroup;
 pub mod norm;
 pub mod optimizer;
 pub mod quantize;
 mod quantized;
 pub mod reduce;
+pub mod roofline;
 pub mod rope;
 pub mod sample;
 
@@ -36,5 +42,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(sample::variants());
     all.extend(quantize::variants());
     all.extend(double_quantize::variants());
+    all.extend(matmul::variants());
+    all.extend(roofline::variants());
     all
 }

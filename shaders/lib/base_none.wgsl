@@ -1,0 +1,4 @@
+// The result replaces what was there.
+fn base(at: u32) -> Out {
+    return Out();
+}

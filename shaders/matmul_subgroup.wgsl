@@ -1,0 +1,309 @@
+// Products with a packed weight without workgroup memory and without barriers: each lane holds columns of the result for
+// TM rows, and the float operand is spread over the lanes of a cluster and broadcast by shuffles. For software drivers and
+// small GPUs. A cluster computes one tile; narrow results (PARTS > 1) split the sum over the lanes instead.
+//
+// Constants: SG lanes a cluster, LANES a workgroup, WHOLE; TM rows and TN columns a lane; PARTS of the sum; REGS =
+// ceil(TM * PARTS / SG); POW2, SHARED (scales of four rows are loaded by four lanes).
+
+import index
+import product
+import cluster
+import decode
+import scale
+import weights
+import operand
+import low_rank
+import bias
+import base
+import store
+
+const COLUMN_LANES: u32 = SG / PARTS;
+
+struct Place {
+    lane: u32, // in the cluster
+    part: u32, // of the sum
+    column: u32, // lane's place among the columns of the tile
+    tile: u32,
+}
+
+fn place(wg: vec3<u32>, counts: vec3<u32>, subgroup: u32, size: u32, sg_lane: u32) -> Place {
+    cluster_base = sg_lane / SG * SG;
+    let lane = sg_lane % SG;
+    let cluster = subgroup * (size / SG) + sg_lane / SG;
+    let tile = group_index(wg, counts) * (LANES / SG) + cluster;
+    return Place(lane, lane % PARTS, lane / PARTS, tile);
+}
+
+// acc[i][j] += x[i] · w[j] over four terms of the sum; row i's are in lane i * PARTS of the spread operand.
+fn multiply4(
+    acc: ptr<function, array<array<f32, TN>, TM>>,
+    xs: ptr<function, array<vec4<f32>, REGS>>,
+    w: ptr<function, array<vec4<f32>, TN>>,
+    part: u32,
+) {
+    for (var i = 0u; i < TM; i++) {
+        let v = subgroupShuffle((*xs)[i * PARTS / SG], lane_index(i * PARTS % SG + part));
+        for (var j = 0u; j < TN; j++) {
+            var s = (*acc)[i][j];
+            s = fma(v.x, (*w)[j].x, s);
+            s = fma(v.y, (*w)[j].y, s);
+            s = fma(v.z, (*w)[j].z, s);
+            s = fma(v.w, (*w)[j].w, s);
+            (*acc)[i][j] = s;
+        }
+    }
+}
+
+// y = scale * (x · Wᵀ + alpha * low_x · low_wᵀ) + bias + base
+// x: [rows, depth]; W: [cols, depth]; y: [rows, cols]
+@compute @workgroup_size(LANES)
+fn forward(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_size) size: u32,
+    @builtin(subgroup_invocation_id) sg_lane: u32,
+) {
+    if (group_index(wg, counts) >= params.group_end) {
+        return;
+    }
+    let at = place(wg, counts, subgroup, size, sg_lane);
+    decode_init(at.lane);
+    let tiles = (params.rows + TM - 1u) / TM;
+    let row0 = at.tile % tiles * TM;
+    let col0 = (at.tile / tiles * COLUMN_LANES + at.column) * TN;
+    var rows: array<u32, REGS>;
+    for (var q = 0u; q < REGS; q++) {
+        rows[q] = min(row0 + (q * SG + at.lane) / PARTS, params.rows - 1u);
+    }
+    var cols: array<u32, TN>;
+    for (var j = 0u; j < TN; j++) {
+        cols[j] = min(col0 + j, params.cols - 1u);
+    }
+    var acc: array<array<f32, TN>, TM>;
+    let words = (params.depth + 7u) / 8u;
+    for (var start = 0u; start < words; start += params.run) {
+        var s: array<vec2<f32>, TN>;
+        for (var j = 0u; j < TN; j++) {
+            s[j] = weight_scale(cols[j], start);
+        }
+        for (var w = start; w < start + params.run; w += PARTS) {
+            let word = min(w + at.part, words - 1u);
+            var xs: array<vec4<f32>, REGS>;
+            var xs_hi: array<vec4<f32>, REGS>;
+            for (var q = 0u; q < REGS; q++) {
+                let word_x = w + at.lane % PARTS;
+                xs[q] = operand4(rows[q], params.first + 8u * word_x, params.first + params.depth);
+                xs_hi[q] = operand4(rows[q], params.first + 8u * word_x + 4u, params.first + params.depth);
+                if (PARTS > 1u && word_x >= words) {
+                    xs[q] = vec4<f32>();
+                    xs_hi[q] = vec4<f32>();
+                }
+            }
+            var lo: array<vec4<f32>, TN>;
+            var hi: array<vec4<f32>, TN>;
+            for (var j = 0u; j < TN; j++) {
+                let e = weight8(cols[j], word, s[j]);
+                lo[j] = e.lo;
+                hi[j] = e.hi;
+            }
+            multiply4(&acc, &xs, &lo, at.part);
+            multiply4(&acc, &xs_hi, &hi, at.part);
+        }
+    }
+    if (LOW_RANK == 1u) {
+        for (var c = 0u; c < params.rank; c += 4u) {
+            var xs: array<vec4<f32>, REGS>;
+            for (var q = 0u; q < REGS; q++) {
+                xs[q] = low_x4(rows[q], c);
+            }
+            var lo: array<vec4<f32>, TN>;
+            for (var j = 0u; j < TN; j++) {
+                lo[j] = low_w4(params.out_first + cols[j], c);
+            }
+            multiply4(&acc, &xs, &lo, at.part);
+        }
+    }
+    for (var i = 0u; i < TM; i++) {
+        for (var j = 0u; j < TN; j += 4u) {
+            var v = vec4<f32>(acc[i][j], acc[i][j + 1u], acc[i][j + 2u], acc[i][j + 3u]);
+            for (var part = 1u; part < PARTS; part *= 2u) {
+                v += subgroupShuffleXor(v, part);
+            }
+            if (at.part == 0u) {
+                let col = params.out_first + col0 + j;
+                let b = vec4<f32>(bias_at(col), bias_at(col + 1u), bias_at(col + 2u), bias_at(col + 3u));
+                store4(row0 + i, col0 + j, fma(vec4<f32>(params.scale), v, b));
+            }
+        }
+    }
+}
+
+// acc[i] += x[i] * w over four terms of the sum.
+fn spread4(
+    acc: ptr<function, array<Eight, TM>>,
+    xs: ptr<function, array<vec4<f32>, REGS>>,
+    w: ptr<function, array<Eight, 4>>,
+    part: u32,
+) {
+    for (var i = 0u; i < TM; i++) {
+        let v = subgroupShuffle((*xs)[i * PARTS / SG], lane_index(i * PARTS % SG + part));
+        var lo = (*acc)[i].lo;
+        var hi = (*acc)[i].hi;
+        lo = fma(vec4<f32>(v.x), (*w)[0].lo, lo);
+        hi = fma(vec4<f32>(v.x), (*w)[0].hi, hi);
+        lo = fma(vec4<f32>(v.y), (*w)[1].lo, lo);
+        hi = fma(vec4<f32>(v.y), (*w)[1].hi, hi);
+        lo = fma(vec4<f32>(v.z), (*w)[2].lo, lo);
+        hi = fma(vec4<f32>(v.z), (*w)[2].hi, hi);
+        lo = fma(vec4<f32>(v.w), (*w)[3].lo, lo);
+        hi = fma(vec4<f32>(v.w), (*w)[3].hi, hi);
+        (*acc)[i].lo = lo;
+        (*acc)[i].hi = hi;
+    }
+}
+
+// The same where a vec4 of the operand is four rows of one term: depth term t, rows 4 * i .. + 3.
+fn spread4_transposed(
+    acc: ptr<function, array<Eight, TM>>,
+    xs: ptr<function, array<vec4<f32>, REGS>>,
+    w: ptr<function, array<Eight, 4>>,
+    part: u32,
+) {
+    for (var i = 0u; i < TM / 4u; i++) {
+        for (var t = 0u; t < 4u; t++) {
+            let e = (i * 4u + t) * PARTS;
+            let v = subgroupShuffle((*xs)[e / SG], lane_index(e % SG + part));
+            for (var c = 0u; c < 4u; c++) {
+                (*acc)[4u * i + c].lo = fma(vec4<f32>(v[c]), (*w)[t].lo, (*acc)[4u * i + c].lo);
+                (*acc)[4u * i + c].hi = fma(vec4<f32>(v[c]), (*w)[t].hi, (*acc)[4u * i + c].hi);
+            }
+        }
+    }
+}
+
+// Rows row .. row + 3 of the weight, the word of this lane.
+fn weight_rows4(row: u32, word: u32, words: u32, lane: u32) -> array<Eight, 4> {
+    var s: array<vec2<f32>, 4>;
+    if (SCALED == 1u && SHARED == 1u) {
+        // Four neighbours share a block in each row: each of them loads the scale of one row.
+        let first = min(word - word % 4u, words - 1u);
+        let own = weight_scale(min(row + lane % 4u, params.depth - 1u), first);
+        for (var t = 0u; t < 4u; t++) {
+            s[t] = subgroupShuffle(own, lane_index(lane / 4u * 4u + t));
+        }
+    }
+    var w: array<Eight, 4>;
+    for (var t = 0u; t < 4u; t++) {
+        let r = min(row + t, params.depth - 1u);
+        if (SHARED == 0u) {
+            s[t] = weight_scale(r, min(word, words - 1u));
+        }
+        w[t] = weight8(r, min(word, words - 1u), s[t]);
+    }
+    return w;
+}
+
+fn store_tile(acc: ptr<function, array<Eight, TM>>, row0: u32, col: u32, part: u32) {
+    for (var i = 0u; i < TM; i++) {
+        var lo = (*acc)[i].lo;
+        var hi = (*acc)[i].hi;
+        for (var step = 1u; step < PARTS; step *= 2u) {
+            lo += subgroupShuffleXor(lo, step);
+            hi += subgroupShuffleXor(hi, step);
+        }
+        if (part == 0u) {
+            store4(row0 + i, col, params.scale * lo);
+            store4(row0 + i, col + 4u, params.scale * hi);
+        }
+    }
+}
+
+// y = scale * (x · W + alpha * low_x · low_w) + base
+// x: [rows, depth]; W: [depth, cols]; y: [rows, cols]
+@compute @workgroup_size(LANES)
+fn backward(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_size) size: u32,
+    @builtin(subgroup_invocation_id) sg_lane: u32,
+) {
+    if (group_index(wg, counts) >= params.group_end) {
+        return;
+    }
+    let at = place(wg, counts, subgroup, size, sg_lane);
+    decode_init(at.lane);
+    let tiles = (params.rows + TM - 1u) / TM;
+    let row0 = at.tile % tiles * TM;
+    let word = at.tile / tiles * COLUMN_LANES + at.column;
+    let words = (params.cols + 7u) / 8u;
+    var rows: array<u32, REGS>;
+    for (var q = 0u; q < REGS; q++) {
+        rows[q] = min(row0 + (q * SG + at.lane) / PARTS, params.rows - 1u);
+    }
+    var acc: array<Eight, TM>;
+    if (LOW_RANK == 1u) {
+        for (var c = 0u; c < params.rank; c += 4u) {
+            var xs: array<vec4<f32>, REGS>;
+            for (var q = 0u; q < REGS; q++) {
+                xs[q] = low_x4(rows[q], c);
+            }
+            var w: array<Eight, 4>;
+            for (var t = 0u; t < 4u; t++) {
+                w[t] = low_w8(min(c + t, params.rank - 1u), min(word, words - 1u));
+            }
+            spread4(&acc, &xs, &w, at.part);
+        }
+    }
+    for (var d = 0u; d < params.depth; d += 4u * PARTS) {
+        let d_lane = d + 4u * (at.lane % PARTS);
+        var xs: array<vec4<f32>, REGS>;
+        for (var q = 0u; q < REGS; q++) {
+            xs[q] = operand4(rows[q], params.first + d_lane, params.first + params.depth);
+            if (PARTS > 1u && d_lane >= params.depth) {
+                xs[q] = vec4<f32>();
+            }
+        }
+        var w = weight_rows4(d + 4u * at.part, word, words, at.lane);
+        spread4(&acc, &xs, &w, at.part);
+    }
+    store_tile(&acc, row0, 8u * word, at.part);
+}
+
+// y = scale * (xᵀ · W) + base
+// x: [depth, rows]; W: [depth, cols]; y: [rows, cols]
+@compute @workgroup_size(LANES)
+fn gradient(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_size) size: u32,
+    @builtin(subgroup_invocation_id) sg_lane: u32,
+) {
+    if (group_index(wg, counts) >= params.group_end) {
+        return;
+    }
+    let at = place(wg, counts, subgroup, size, sg_lane);
+    decode_init(at.lane);
+    let tiles = (params.rows + TM - 1u) / TM;
+    let row0 = at.tile % tiles * TM;
+    let word = at.tile / tiles * COLUMN_LANES + at.column;
+    let words = (params.cols + 7u) / 8u;
+    var acc: array<Eight, TM>;
+    for (var d = 0u; d < params.depth; d += 4u * PARTS) {
+        var xs: array<vec4<f32>, REGS>;
+        for (var q = 0u; q < REGS; q++) {
+            // Element e holds rows 4 * (e / PARTS / 4) .. + 3 of term e / PARTS % 4 in part e % PARTS.
+            let e = (q * SG + at.lane) / PARTS;
+            let term = d + 4u * (at.lane % PARTS) + e % 4u;
+            xs[q] = operand4(min(term, params.depth - 1u), row0 + e / 4u * 4u, params.rows);
+            if (term >= params.depth) {
+                xs[q] = vec4<f32>();
+            }
+        }
+        var w = weight_rows4(d + 4u * at.part, word, words, at.lane);
+        spread4_transposed(&acc, &xs, &w, at.part);
+    }
+    store_tile(&acc, row0, 8u * word, at.part);
+}

@@ -1,0 +1,65 @@
+//! y = x · Wᵀ for a few rows of x, as in generating one token: bound by reading the weight, so every word is read once.
+//!
+//! Used by [`matmul`](super::matmul::matmul) by itself.
+
+use super::{
+    gemv_subgroup,
+    matmul::{Entry, Product, Spec, import, prefers_subgroups},
+};
+use crate::{
+    Result,
+    gpu::{Caps, Kernel},
+    graph::Graph,
+};
+
+/// Rows of x at most.
+const MOST_ROWS: usize = 4;
+/// Rows of the weight a workgroup.
+const ROWS: usize = 4;
+/// Invocations of a workgroup.
+const LANES: usize = 64;
+
+/// Which of the two variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    Workgroup,
+    Subgroup,
+}
+
+/// The variant for `product`, where this kernel serves it.
+pub(super) fn choose(caps: &Caps, product: &Product) -> Option<Choice> {
+    if product.entry != Entry::Forward || product.rows > MOST_ROWS || product.rows == 0 {
+        return None;
+    }
+    Some(if prefers_subgroups(caps) { Choice::Subgroup } else { Choice::Workgroup })
+}
+
+/// Records the product.
+pub(super) fn record(g: &mut Graph, product: &Product, choice: Choice) -> Result<()> {
+    // Results lie apart by a row of the weight: they are stored one by one.
+    let spec = Spec { ragged_y: true, ..product.spec() };
+    let vectors = product.rows.next_power_of_two();
+    let size = g.gpu().caps().subgroup_size;
+    let (kernel, groups) = match choice {
+        Choice::Workgroup => (kernel(&spec, vectors), product.cols.div_ceil(ROWS)),
+        Choice::Subgroup => (
+            gemv_subgroup::kernel(size, &spec, product.weight.width, vectors),
+            product.cols.div_ceil(gemv_subgroup::rows(size)),
+        ),
+    };
+    g.dispatch(kernel, &product.params(), &product.args(), groups, product.work())
+}
+
+fn kernel(spec: &Spec, vectors: usize) -> Kernel {
+    let kernel = Kernel::new("gemv", "forward")
+        .with("LANES", LANES as u32)
+        .with("ROWS", ROWS as u32)
+        .with("VECTORS", vectors as u32);
+    import(kernel, spec, "decode_table")
+}
+
+/// Both variants of `spec`.
+pub(super) fn variants(spec: &Spec) -> Vec<Kernel> {
+    let spec = Spec { ragged_y: true, ..*spec };
+    vec![kernel(&spec, 2), gemv_subgroup::kernel((8, 8), &spec, 64, 2), gemv_subgroup::kernel((4, 64), &spec, 176, 4)]
+}

@@ -1,0 +1,30 @@
+//! The variant of [`gemv`](super::gemv) that sums by shuffles.
+
+use super::matmul::{Spec, import};
+use crate::gpu::Kernel;
+
+/// Rows of the weight a cluster: a lane keeps the sum of one.
+fn cluster_rows(sg: u32) -> u32 {
+    sg.min(8)
+}
+
+/// Rows of the weight a workgroup, on a device with subgroups of `size` (smallest, largest).
+pub(super) fn rows((sg, lanes): (u32, u32)) -> usize {
+    (cluster_rows(sg) * (lanes / sg)) as usize
+}
+
+/// The specialised kernel for a weight with rows of `width`.
+pub(super) fn kernel((sg, lanes): (u32, u32), spec: &Spec, width: usize, vectors: usize) -> Kernel {
+    let block = spec.scheme.block_size();
+    let shared = block > 0 && !spec.ragged && width % 32 == 0 && block % 32 == 0;
+    let kernel = Kernel::new("gemv_subgroup", "forward")
+        .with("SG", sg)
+        .with("LANES", lanes)
+        .with("WHOLE", u32::from(sg == lanes))
+        .with("ROWS", cluster_rows(sg))
+        .with("VECTORS", vectors as u32)
+        .with("SHARED", u32::from(shared));
+    // Rows of any length are decoded under conditions, where lanes may not be asked.
+    let table = if spec.ragged { "decode_table" } else { "decode_table_subgroup" };
+    import(kernel, spec, table).subgroups()
+}

@@ -1,0 +1,89 @@
+//! The dense f32 products of a low-rank adapter (LoRA, Hu et al. 2021): down, up's gradient, and the factors' gradients.
+//!
+//! The up product rides in [`matmul`](super::matmul::matmul). All use the shaders of [`super::matmul`] with a plain weight.
+
+use super::matmul::{Base, Entry, Product, Weight, expect};
+use crate::{
+    DType, Error, Result,
+    graph::{Graph, Value},
+};
+
+/// xa = x · Aᵀ
+///
+/// x: [.., in]; a: [rank, in]; xa: [rows, rank], f32. Errors: Shape.
+pub fn down(g: &mut Graph, x: &Value, a: &Value) -> Result<Value> {
+    let (rows, depth) = x.rows_cols();
+    let cols = a.rows_cols().0;
+    expect("lora::down", "a", a, [cols, depth])?;
+    expect("lora::down", "x", x, [rows, depth])?;
+    let y = g.value([rows, cols], DType::F32)?;
+    dense(Entry::Forward, x, a, [rows, cols, depth], 1.0, Base::None, &y).record(g)?;
+    Ok(y)
+}
+
+/// dxa = scale · dy · B
+///
+/// dy: [.., out]; b: [out, rank]; dxa: [rows, rank], f32. Errors: Shape.
+pub fn up_backward(g: &mut Graph, dy: &Value, b: &Value, scale: f32) -> Result<Value> {
+    let (rows, depth) = dy.rows_cols();
+    let cols = b.rows_cols().1;
+    expect("lora::up_backward", "b", b, [depth, cols])?;
+    expect("lora::up_backward", "dy", dy, [rows, depth])?;
+    let y = g.value([rows, cols], DType::F32)?;
+    dense(Entry::Backward, dy, b, [rows, cols, depth], scale, Base::None, &y).record(g)?;
+    Ok(y)
+}
+
+/// out = accumulate · out + scale · leftᵀ · right
+///
+/// left: [rows, p]; right: [rows, q]; out: [p, q]; accumulate: [1], f32: dB from (dy, xa), dA from (dxa, x). Where
+/// `accumulate` is 0, `out` may hold anything. Errors: Shape.
+pub fn weight_gradient(
+    g: &mut Graph,
+    left: &Value,
+    right: &Value,
+    scale: f32,
+    out: &Value,
+    accumulate: &Value,
+) -> Result<()> {
+    let op = "lora::weight_gradient";
+    let (depth, rows) = left.rows_cols();
+    let cols = right.rows_cols().1;
+    expect(op, "left", left, [depth, rows])?;
+    expect(op, "right", right, [depth, cols])?;
+    expect(op, "out", out, [rows, cols])?;
+    if accumulate.shape().len() != 1 || accumulate.dtype() != DType::F32 {
+        return Err(Error::shape(op, "accumulate [1] f32", format!("{} {}", accumulate.shape(), accumulate.dtype())));
+    }
+    dense(Entry::Gradient, left, right, [rows, cols, depth], scale, Base::Gate(accumulate), out).record(g)
+}
+
+fn dense<'a>(
+    entry: Entry,
+    x: &'a Value,
+    w: &Value,
+    [rows, cols, depth]: [usize; 3],
+    scale: f32,
+    base: Base<'a>,
+    y: &'a Value,
+) -> Product<'a> {
+    let stride = x.rows_cols().1;
+    let weight = Weight::dense(w);
+    Product {
+        entry,
+        x,
+        stride,
+        first: 0,
+        weight,
+        rows,
+        cols,
+        depth,
+        low: None,
+        bias: None,
+        base,
+        scale,
+        y,
+        out_stride: cols,
+        out_first: 0,
+    }
+}

@@ -1,0 +1,84 @@
+//! The variant of the products without workgroup memory: operands spread over lanes, broadcast by shuffles.
+//!
+//! On a driver that runs on the processor every load is a scalar one, so speed follows the multiply-adds per load: a lane
+//! holds 128 sums or more, and spilling them to the stack is cheap.
+
+use super::matmul::{Entry, Product, Spec, import, prefers_subgroups};
+use crate::gpu::{Caps, Kernel};
+
+/// Sizes of a lane's, a cluster's and a workgroup's share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// Lanes of a cluster: the smallest subgroup of the device.
+    sg: usize,
+    /// Invocations of a workgroup: the largest subgroup of the device.
+    lanes: usize,
+    /// Rows of the result a lane holds.
+    tm: usize,
+    /// Columns of the result a lane holds; 8 but forward.
+    tn: usize,
+    /// Lanes that share the sums of a narrow result.
+    parts: usize,
+    /// Whether four lanes load the scales of four rows.
+    shared: bool,
+}
+
+/// The tile for `product`, where the device is one for this variant.
+pub(super) fn choose(caps: &Caps, product: &Product) -> Option<Tile> {
+    if !prefers_subgroups(caps) {
+        return None;
+    }
+    let (sg, lanes) = (caps.subgroup_size.0 as usize, caps.subgroup_size.1 as usize);
+    let ragged = product.weight.width % 8 != 0;
+    let block = product.weight.scheme.block_size();
+    // Each lane has one scale a row for its run of words, which parts of a sum would not share.
+    let splits = product.low.is_none() && (product.entry != Entry::Forward || block == 0 || ragged);
+    let parts = |tn: usize| match splits {
+        true => (sg / product.cols.div_ceil(tn).next_power_of_two()).max(1),
+        false => 1,
+    };
+    let tm = |most: usize| most.min(product.rows.div_ceil(8).next_power_of_two() * 8);
+    let (tm, tn) = match product.entry {
+        Entry::Forward if product.cols <= 4 * sg => (tm(16), 4),
+        Entry::Forward => (tm(16), 8),
+        Entry::Backward => (tm(32), 8),
+        Entry::Gradient => (tm(16), 8),
+    };
+    let parts = parts(tn);
+    let shared = block > 0 && !ragged && product.weight.width % 32 == 0 && block % 32 == 0 && parts == 1;
+    Some(Tile { sg, lanes, tm, tn, parts, shared: shared && product.entry != Entry::Forward })
+}
+
+impl Tile {
+    /// The specialised kernel.
+    pub(super) fn kernel(&self, spec: &Spec) -> Kernel {
+        // A code is looked up by every lane of the cluster alike, but rows of any length are read under conditions.
+        let table = if spec.ragged { "decode_table" } else { "decode_table_subgroup" };
+        let kernel = Kernel::new("matmul_subgroup", spec.entry.name())
+            .with("SG", self.sg as u32)
+            .with("LANES", self.lanes as u32)
+            .with("WHOLE", u32::from(self.sg == self.lanes))
+            .with("TM", self.tm as u32)
+            .with("TN", self.tn as u32)
+            .with("PARTS", self.parts as u32)
+            .with("REGS", (self.tm * self.parts).div_ceil(self.sg) as u32)
+            .with("SHARED", u32::from(self.shared));
+        import(kernel, spec, table).subgroups()
+    }
+
+    /// Workgroups for `product`.
+    pub(super) fn groups(&self, product: &Product) -> usize {
+        let tiles = product.rows.div_ceil(self.tm) * product.cols.div_ceil(self.sg / self.parts * self.tn);
+        tiles.div_ceil(self.lanes / self.sg)
+    }
+}
+
+/// `spec` on devices with subgroups of one and of several sizes.
+pub(super) fn variants(spec: &Spec) -> Vec<Kernel> {
+    let tile = |sg, lanes, parts, shared| {
+        let free = spec.low.is_none() && (spec.entry != Entry::Forward || spec.scheme.block_size() == 0 || spec.ragged);
+        let shared = shared && spec.entry != Entry::Forward && spec.scheme.block_size() % 32 == 0 && !spec.ragged;
+        Tile { sg, lanes, tm: 16, tn: 4, parts: if free { parts } else { 1 }, shared }.kernel(spec)
+    };
+    vec![tile(8, 8, 1, true), tile(4, 64, 2, false)]
+}

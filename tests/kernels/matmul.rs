@@ -1,0 +1,271 @@
+use crate::support::{Rng, gpu};
+use fourbit::{
+    DType, QuantizedTensor,
+    gpu::{Gpu, GpuOptions, Tensor},
+    graph::Graph,
+    kernels::matmul::{LowRank, matmul, matmul_dx},
+    quant::{Packed, Scheme},
+};
+
+/// The device under test with and without subgroup operations: the two variants of each product.
+pub fn both() -> Vec<Gpu> {
+    let Some(gpu) = gpu() else { return Vec::new() };
+    let options = GpuOptions { subgroups: false, ..GpuOptions::from_env().unwrap() };
+    match gpu.caps().subgroups {
+        true => vec![gpu, Gpu::open(&options).unwrap()],
+        false => vec![gpu],
+    }
+}
+
+/// A sum and what it may be off by: a bound on the rounding of a sum in any order that is met by far in practice, taken as
+/// 1e-6 of the sum of magnitudes (float epsilon is 6e-8, and errors partly cancel).
+#[derive(Clone, Copy, Default)]
+pub struct Sum {
+    value: f64,
+    magnitude: f64,
+}
+
+impl Sum {
+    pub fn add(&mut self, a: f64, b: f64) {
+        self.value += a * b;
+        self.magnitude += (a * b).abs();
+    }
+}
+
+#[track_caller]
+pub fn assert_sums(what: &str, got: &[f32], want: &[Sum]) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let off = (f64::from(*g) - w.value).abs();
+        assert!(off <= 1e-6 * w.magnitude + 1e-30, "{what}: element {i}: got {g}, want {}, off by {off:e}", w.value);
+    }
+}
+
+pub fn upload(gpu: &Gpu, shape: [usize; 2], values: &[f32]) -> Tensor {
+    gpu.tensor("test", shape, DType::F32, values).unwrap()
+}
+
+struct Case {
+    scheme: Scheme,
+    /// rows of x, out, in
+    sizes: [usize; 3],
+    /// Rank of the low-rank term; 0 for none.
+    rank: usize,
+    bias: bool,
+    add: bool,
+}
+
+struct Data {
+    packed: Packed,
+    w: Vec<f32>,
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    xa: Vec<f32>,
+    a: Vec<f32>,
+    b: Vec<f32>,
+    bias: Vec<f32>,
+    add: Vec<f32>,
+}
+
+impl Case {
+    fn data(&self) -> Data {
+        let [m, n, k] = self.sizes;
+        let mut rng = Rng((m * 31 + n * 7 + k) as u64);
+        let packed = Packed::quantize(self.scheme, [n, k], &rng.normals(n * k)).unwrap();
+        Data {
+            w: packed.dequantize(),
+            packed,
+            x: rng.normals(m * k),
+            dy: rng.normals(m * n),
+            xa: rng.normals(m * self.rank),
+            a: rng.normals(self.rank * k),
+            b: rng.normals(n * self.rank),
+            bias: rng.normals(n),
+            add: rng.normals(m * k),
+        }
+    }
+
+    fn forward(&self, d: &Data) -> Vec<Sum> {
+        let [m, n, k] = self.sizes;
+        let mut y = vec![Sum::default(); m * n];
+        for (i, y) in y.iter_mut().enumerate() {
+            let (r, c) = (i / n, i % n);
+            for j in 0..k {
+                y.add(d.x[r * k + j].into(), d.w[c * k + j].into());
+            }
+            for j in 0..self.rank {
+                y.add(d.xa[r * self.rank + j].into(), 0.5 * f64::from(d.b[c * self.rank + j]));
+            }
+            if self.bias {
+                y.add(1.0, d.bias[c].into());
+            }
+        }
+        y
+    }
+
+    fn backward(&self, d: &Data) -> Vec<Sum> {
+        let [m, n, k] = self.sizes;
+        let mut dx = vec![Sum::default(); m * k];
+        for (i, dx) in dx.iter_mut().enumerate() {
+            let (r, c) = (i / k, i % k);
+            for j in 0..n {
+                dx.add(d.dy[r * n + j].into(), d.w[j * k + c].into());
+            }
+            for j in 0..self.rank {
+                dx.add(d.xa[r * self.rank + j].into(), 0.5 * f64::from(d.a[j * k + c]));
+            }
+            if self.add {
+                dx.add(1.0, d.add[i].into());
+            }
+        }
+        dx
+    }
+
+    fn check(&self, gpu: &Gpu) {
+        let [m, n, k] = self.sizes;
+        let d = self.data();
+        let w = QuantizedTensor::upload(gpu, "w", &d.packed).unwrap();
+        let mut g = Graph::new(gpu);
+        let x = g.import(&upload(gpu, [m, k], &d.x));
+        let dy = g.import(&upload(gpu, [m, n], &d.dy));
+        let bias = g.import(&gpu.tensor("bias", [n], DType::F32, &d.bias).unwrap());
+        let add = g.import(&upload(gpu, [m, k], &d.add));
+        let low = |g: &mut Graph, factor: &[f32], shape| {
+            (self.rank > 0)
+                .then(|| (g.import(&upload(gpu, [m, self.rank], &d.xa)), g.import(&upload(gpu, shape, factor))))
+        };
+        let b = low(&mut g, &d.b, [n, self.rank]);
+        let a = low(&mut g, &d.a, [self.rank, k]);
+        fn update<'a>((xa, factor): &'a (fourbit::graph::Value, fourbit::graph::Value)) -> LowRank<'a> {
+            LowRank { xa, factor, scale: 0.5 }
+        }
+        let y = matmul(&mut g, &x, &w, b.as_ref().map(update), self.bias.then_some(&bias)).unwrap();
+        let dx = matmul_dx(&mut g, &dy, &w, a.as_ref().map(update), self.add.then_some(&add)).unwrap();
+        g.keep(&y);
+        g.keep(&dx);
+        let program = g.run().unwrap();
+        let name = format!("{:?} {:?} rank {} subgroups {}", self.scheme, self.sizes, self.rank, gpu.caps().subgroups);
+        assert_sums(&format!("y {name}"), &program.read::<f32>(&y).unwrap(), &self.forward(&d));
+        assert_sums(&format!("dx {name}"), &program.read::<f32>(&dx).unwrap(), &self.backward(&d));
+    }
+}
+
+const NF4: Scheme = Scheme::Nf4 { block_size: 64, double_quant: false };
+
+fn schemes() -> Vec<Scheme> {
+    vec![
+        Scheme::F32,
+        Scheme::F16,
+        Scheme::BF16,
+        NF4,
+        Scheme::Nf4 { block_size: 64, double_quant: true },
+        Scheme::Fp4 { block_size: 128, double_quant: false },
+        Scheme::Fp4 { block_size: 64, double_quant: true },
+        Scheme::Int8 { block_size: 64, symmetric: false },
+        Scheme::Int4 { block_size: 24, symmetric: false },
+        Scheme::Q4_0,
+        Scheme::Q4_1,
+        Scheme::Q8_0,
+    ]
+}
+
+/// GGUF's blocks do not cross rows.
+fn is_ggml(scheme: Scheme) -> bool {
+    matches!(scheme, Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0)
+}
+
+fn check_all(cases: impl Fn() -> Vec<Case>) {
+    for gpu in both() {
+        for case in cases() {
+            case.check(&gpu);
+        }
+    }
+}
+
+/// Rows of 176 cut blocks of 64 in two; a low-rank term and a bias ride along.
+#[test]
+fn every_scheme() {
+    check_all(|| {
+        let case = |scheme| {
+            let k = if is_ggml(scheme) { 160 } else { 176 };
+            Case { scheme, sizes: [33, 65, k], rank: 8, bias: true, add: true }
+        };
+        schemes().into_iter().map(case).collect()
+    });
+}
+
+/// Rows that begin inside a word, and a sum of odd length.
+#[test]
+fn every_scheme_with_rows_of_any_length() {
+    check_all(|| {
+        let case = |scheme| Case { scheme, sizes: [7, 33, 65], rank: 0, bias: false, add: false };
+        schemes().into_iter().filter(|&s| !is_ggml(s)).map(case).collect()
+    });
+}
+
+#[test]
+fn every_scheme_for_one_row() {
+    check_all(|| {
+        let case = |scheme| Case { scheme, sizes: [1, 65, 192], rank: 4, bias: true, add: false };
+        schemes().into_iter().map(case).collect()
+    });
+}
+
+#[test]
+fn awkward_sizes() {
+    check_all(|| {
+        let sizes = [
+            [1, 1, 1],
+            [1, 3, 7],
+            [2, 1, 64],
+            [3, 64, 33],
+            [5, 7, 12],
+            [7, 65, 8],
+            [9, 3, 40],
+            [16, 64, 64],
+            [17, 130, 4],
+            [64, 1, 576],
+            [65, 72, 136],
+            [70, 192, 64],
+        ];
+        sizes.into_iter().map(|sizes| Case { scheme: NF4, sizes, rank: 0, bias: false, add: false }).collect()
+    });
+}
+
+#[test]
+fn ranks() {
+    check_all(|| {
+        let case = |rank| Case { scheme: NF4, sizes: [10, 40, 64], rank, bias: false, add: true };
+        [1, 2, 3, 4, 8, 12, 33, 64].map(case).into()
+    });
+}
+
+#[test]
+fn blocks() {
+    check_all(|| {
+        let case = |block_size, double_quant, k| Case {
+            scheme: Scheme::Nf4 { block_size, double_quant },
+            sizes: [12, 40, k],
+            rank: 0,
+            bias: false,
+            add: false,
+        };
+        let mut cases = Vec::new();
+        for (block_size, k) in [(32, 96), (128, 576), (256, 64), (1024, 1536), (4096, 320)] {
+            cases.extend([case(block_size, false, k), case(block_size, true, k)]);
+        }
+        cases
+    });
+}
+
+#[test]
+fn shapes_must_fit() {
+    let Some(gpu) = gpu() else { return };
+    let w = QuantizedTensor::zeros(&gpu, "w", Scheme::F32, [3, 5]).unwrap();
+    let mut g = Graph::new(&gpu);
+    let x = g.import(&upload(&gpu, [2, 4], &[0.0; 8]));
+    let message = matmul(&mut g, &x, &w, None, None).unwrap_err().to_string();
+    assert_eq!(message, "matmul: expected x [2, 5] F32, got [2, 4] F32");
+    let message = matmul_dx(&mut g, &x, &w, None, None).unwrap_err().to_string();
+    assert_eq!(message, "matmul_dx: expected dy [2, 3] F32, got [2, 4] F32");
+}
