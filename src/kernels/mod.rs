@@ -4,6 +4,7 @@
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
 
 pub mod activation;
+pub mod dequantize;
 pub mod double_quantize;
 pub mod dropout;
 pub mod elementwise;
@@ -41,6 +42,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(dropout::variants());
     all.extend(sample::variants());
     all.extend(quantize::variants());
+    all.extend(dequantize::variants());
     all.extend(double_quantize::variants());
     all.extend(matmul::variants());
     all.extend(roofline::variants());

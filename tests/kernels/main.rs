@@ -7,6 +7,7 @@ mod support;
 mod reference;
 
 mod activation;
+mod dequantize;
 mod double_quantize;
 mod dropout;
 mod elementwise;

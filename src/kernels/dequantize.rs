@@ -1,0 +1,84 @@
+//! The numbers that a packed weight stands for. Products decode on the fly and never come here; tests, merging and export do.
+
+use super::{QuantizedTensor, matmul};
+use crate::{
+    DType, Error, Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
+    quant::Scheme,
+};
+use std::ops::Range;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    len: u32,
+    first: u32,
+    out_first: u32,
+    block: u32,
+    first_block: u32,
+}
+
+fn kernel(scheme: Scheme) -> Kernel {
+    matmul::decode(Kernel::new("dequantize", "values"), scheme, true, "decode_table")
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    let mut all = vec![kernel(Scheme::F32), kernel(Scheme::F16), kernel(Scheme::BF16)];
+    for double_quant in [false, true] {
+        let block_size = 64;
+        all.push(kernel(Scheme::Nf4 { block_size, double_quant }));
+        all.push(kernel(Scheme::Fp4 { block_size, double_quant }));
+    }
+    // Blocks of affine schemes need be no powers of two.
+    for block_size in [64, 24] {
+        let symmetric = false;
+        all.extend([kernel(Scheme::Int8 { block_size, symmetric }), kernel(Scheme::Int4 { block_size, symmetric })]);
+    }
+    all.extend([Scheme::Q4_0, Scheme::Q4_1, Scheme::Q8_0].map(kernel));
+    all
+}
+
+/// y[r, c] = the value of the code of w[r, c]
+///
+/// w: [rows, cols] in any scheme; y: [rows, cols] f32, exact up to one rounding of each product and sum. Errors: Shape
+/// where y exceeds a binding: take [`dequantize_rows`].
+pub fn dequantize(g: &mut Graph, w: &QuantizedTensor) -> Result<Value> {
+    dequantize_rows(g, w, 0..w.rows())
+}
+
+/// [`dequantize`] for a range of rows: [rows.len(), cols]. Errors: Shape.
+pub fn dequantize_rows(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>) -> Result<Value> {
+    let limit = g.gpu().caps().max_binding;
+    dequantize_sharded(g, w, rows, limit)
+}
+
+/// [`dequantize_rows`] with shards of the weight of at most `limit` bytes.
+pub fn dequantize_sharded(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>, limit: u64) -> Result<Value> {
+    if rows.start > rows.end || rows.end > w.rows() {
+        return Err(Error::shape("dequantize", format!("rows up to {}", w.rows()), format!("{rows:?}")));
+    }
+    let (cols, block) = (w.cols(), w.scheme().block_size());
+    let y = g.value([rows.len(), cols], DType::F32)?;
+    for shard in w.shards_within(limit) {
+        let from = rows.start.max(shard.row0);
+        let to = rows.end.min(shard.row0 + shard.rows);
+        if from >= to {
+            continue;
+        }
+        let len = (to - from) * cols;
+        let params = Params {
+            len: len as u32,
+            first: ((from - shard.row0) * cols) as u32,
+            out_first: ((from - rows.start) * cols) as u32,
+            block: if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 },
+            first_block: shard.first_block,
+        };
+        let mut args = shard.args(g);
+        args.push(y.clone());
+        let args: Vec<&Value> = args.iter().collect();
+        g.dispatch(kernel(w.scheme()), &params, &args, len.div_ceil(256), 8.0 * len as f64)?;
+    }
+    Ok(y)
+}

@@ -1,0 +1,118 @@
+//! Values of codes on the device against the CPU specification.
+
+use crate::support::{Rng, gpu};
+use fourbit::{
+    QuantizedTensor,
+    gpu::Gpu,
+    graph::Graph,
+    kernels::dequantize::{dequantize, dequantize_rows, dequantize_sharded},
+    quant::{Packed, Scheme},
+};
+
+fn schemes() -> Vec<Scheme> {
+    let mut all = vec![Scheme::F32, Scheme::F16, Scheme::BF16];
+    for block_size in [32, 64, 4096] {
+        for double_quant in [false, true] {
+            all.extend([Scheme::Nf4 { block_size, double_quant }, Scheme::Fp4 { block_size, double_quant }]);
+        }
+    }
+    for block_size in [24, 64, 4096] {
+        for symmetric in [false, true] {
+            all.extend([Scheme::Int8 { block_size, symmetric }, Scheme::Int4 { block_size, symmetric }]);
+        }
+    }
+    all
+}
+
+const GGUF: [Scheme; 3] = [Scheme::Q4_0, Scheme::Q4_1, Scheme::Q8_0];
+
+fn packed(scheme: Scheme, shape: [usize; 2]) -> Packed {
+    Packed::quantize(scheme, shape, &Rng(shape[0] as u64).normals(shape[0] * shape[1])).unwrap()
+}
+
+/// Plain floats and products of two numbers are exact. A sum after a product may be fused, which spares one rounding of
+/// the product: half a unit in its last place, its magnitude being at most `most`.
+#[track_caller]
+fn assert_values(scheme: Scheme, got: &[f32], want: &[f32]) {
+    let most = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let tolerance = match scheme {
+        Scheme::Q4_1 => 2.0 * most * f32::EPSILON,
+        _ if scheme.double_quant() => most * f32::EPSILON,
+        _ => 0.0,
+    };
+    assert_eq!(got.len(), want.len(), "{scheme:?}");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= tolerance, "{scheme:?}: element {i}: got {g}, want {w}");
+    }
+}
+
+fn values(gpu: &Gpu, w: &QuantizedTensor) -> Vec<f32> {
+    let mut g = Graph::new(gpu);
+    let y = dequantize(&mut g, w).unwrap();
+    g.keep(&y);
+    g.run().unwrap().read(&y).unwrap()
+}
+
+#[test]
+fn values_equal_the_specification() {
+    let Some(gpu) = gpu() else { return };
+    for shape in [[1, 1], [1, 7], [3, 111], [7, 257], [64, 600], [5, 96]] {
+        let gguf = GGUF.iter().filter(|_| shape[1] % 32 == 0).copied();
+        for scheme in schemes().into_iter().chain(gguf) {
+            let packed = packed(scheme, shape);
+            let w = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
+            assert_values(scheme, &values(&gpu, &w), &packed.dequantize());
+        }
+    }
+}
+
+#[test]
+fn shards_and_ranges_of_rows_change_nothing() {
+    let Some(gpu) = gpu() else { return };
+    for scheme in schemes().into_iter().chain(GGUF) {
+        let shape = [1300, 96];
+        let packed = packed(scheme, shape);
+        let w = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
+        let most = w.shards_within(1).count();
+        assert!(most > 1, "{scheme:?}");
+        let rows = 3..1299;
+        let mut g = Graph::new(&gpu);
+        let y = dequantize_sharded(&mut g, &w, rows.clone(), 1).unwrap();
+        g.keep(&y);
+        let got = g.run().unwrap().read::<f32>(&y).unwrap();
+        assert_values(scheme, &got, &packed.dequantize()[3 * 96..1299 * 96]);
+    }
+}
+
+/// An f16 table of 32000 x 4096, 262 MB, where a binding may hold 128 MiB (it does on software Vulkan).
+#[test]
+fn tables_beyond_a_binding_are_read_by_shards() {
+    let Some(gpu) = gpu() else { return };
+    let shape = [32_000, 4096];
+    let codes: Vec<u32> =
+        (0..shape[0] * shape[1] / 2).map(|i| (i as u32).wrapping_mul(0x9e37_79b9) & 0x77ff_77ff).collect();
+    let w = QuantizedTensor::from_bytes(&gpu, "table", Scheme::F16, shape, bytemuck::cast_slice(&codes), &[], &[]);
+    let w = w.unwrap();
+    let second = w.shards().nth(1).map_or(16_000, |shard| shard.row0);
+    for rows in [0..2, second - 3..second + 3, 31_998..32_000] {
+        let mut g = Graph::new(&gpu);
+        let y = dequantize_rows(&mut g, &w, rows.clone()).unwrap();
+        g.keep(&y);
+        let got = g.run().unwrap().read::<f32>(&y).unwrap();
+        let words = &codes[rows.start * 2048..rows.end * 2048];
+        let half = |bits: u32| half::f16::from_bits(bits as u16).to_f32();
+        let want: Vec<f32> = words.iter().flat_map(|w| [half(w & 0xffff), half(w >> 16)]).collect();
+        assert_eq!(got, want, "{rows:?}");
+    }
+}
+
+#[test]
+fn rows_that_are_not_there_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let w = QuantizedTensor::zeros(&gpu, "w", Scheme::F32, [4, 8]).unwrap();
+    let mut g = Graph::new(&gpu);
+    let message = dequantize_rows(&mut g, &w, 2..5).unwrap_err().to_string();
+    assert_eq!(message, "dequantize: expected rows up to 4, got 2..5");
+    assert!(dequantize_rows(&mut g, &w, 2..2).is_ok());
+    assert!(g.is_empty());
+}
