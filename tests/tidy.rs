@@ -228,7 +228,7 @@ fn files_begin_with_what_they_are_for() {
         let text = fs::read_to_string(&path).unwrap();
         let expected = match path.extension().unwrap().to_str().unwrap() {
             "rs" if !path.starts_with(root().join("tests")) => "//!",
-            "wgsl" => "//",
+            "wgsl" if path.parent().is_some_and(|p| p.ends_with("shaders")) => "//",
             _ => continue,
         };
         assert!(text.starts_with(expected), "{} does not begin with {expected}", short(&path));
