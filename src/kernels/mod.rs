@@ -4,6 +4,9 @@
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
 
 pub mod activation;
+pub mod attention;
+pub mod attention_cached;
+pub mod attention_lanes;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod dropout;
@@ -11,6 +14,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gemv;
 mod gemv_subgroup;
+pub mod kv_cache;
 pub mod lora;
 pub mod loss;
 pub mod matmul;
@@ -46,5 +50,9 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(double_quantize::variants());
     all.extend(matmul::variants());
     all.extend(roofline::variants());
+    all.extend(attention::variants());
+    all.extend(attention_lanes::variants());
+    all.extend(attention_cached::variants());
+    all.extend(kv_cache::variants());
     all
 }

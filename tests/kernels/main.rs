@@ -7,11 +7,15 @@ mod support;
 mod reference;
 
 mod activation;
+mod attention;
+mod attention_cached;
+mod attention_lanes;
 mod dequantize;
 mod double_quantize;
 mod dropout;
 mod elementwise;
 mod embedding;
+mod kv_cache;
 mod lora;
 mod loss;
 mod matmul;

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod activation;
+pub mod attention;
 pub mod dropout;
 pub mod loss;
 pub mod norm;

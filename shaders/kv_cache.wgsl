@@ -1,0 +1,35 @@
+// Adding rows to a cache of keys or values, a vec4 a thread.
+
+import index
+
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    tokens: u32,
+    capacity: u32,
+    width4: u32, // vec4s of a row
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> rows: array<vec4<f32>>; // [tokens, width]
+@group(0) @binding(2) var<storage, read> position: array<u32>; // [1]
+@group(0) @binding(3) var<storage, read_write> cache: array<vec4<f32>>; // [capacity, width]
+
+// cache[position + t] = rows[t]; rows past the capacity are dropped
+@compute @workgroup_size(128)
+fn append(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let at = g * 128u + lane;
+    if (g >= params.group_end || at >= params.tokens * params.width4) {
+        return;
+    }
+    // Compared without a sum, which could wrap.
+    let token = at / params.width4;
+    if (position[0] < params.capacity && token < params.capacity - position[0]) {
+        cache[position[0] * params.width4 + at] = rows[at];
+    }
+}

@@ -1,0 +1,29 @@
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    seq: u32, // queries of a sequence
+    capacity: u32, // rows of k and v of a sequence
+    heads: u32,
+    kv_heads: u32,
+    window: u32,
+    scale: f32,
+}
+
+// Scores are kept in base 2, where the hardware's exponential is.
+const LOG2_E: f32 = 1.4426950408889634;
+const LN_2: f32 = 0.6931471805599453;
+// Stands for minus infinity, which WGSL may assume absent; differences of two such values stay finite.
+const MASKED: f32 = -1.0e38;
+
+fn visible(query: u32, key: u32, query_segment: u32, key_segment: u32) -> bool {
+    return key <= query && query - key < params.window && query_segment == key_segment && key_segment != 0u;
+}
+
+// The first key that any query from `query` on sees, and the end of the queries that see a key before `key_end`.
+fn first_key(query: u32) -> u32 {
+    return query - min(query, params.window - 1u);
+}
+
+fn end_query(key_end: u32) -> u32 {
+    return key_end - 1u + min(params.seq - (key_end - 1u), params.window);
+}

@@ -1,0 +1,134 @@
+//! Attention of new tokens against a KV cache.
+
+use super::attention::{self, Attention, Design, HEAD_DIMS, Mask, expect};
+use crate::{
+    DType, Error, Result,
+    gpu::{DeviceKind, Kernel},
+    graph::{Graph, Value},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    tokens: u32,
+    capacity: u32,
+    heads: u32,
+    kv_heads: u32,
+    window: u32,
+    scale: f32,
+    splits: u32,
+}
+
+/// From so many tokens on the flash kernels, which share keys among queries, take over from the decoding kernel.
+const FLASH_TOKENS: usize = 4;
+/// Keys of a split on devices with more workgroups to fill than a token has heads.
+const SPLIT: usize = 256;
+/// Query heads that one workgroup serves, at most.
+const MAX_REPEAT: usize = 8;
+
+fn decode_kernel(head_dim: usize, repeat: usize, split: usize) -> Kernel {
+    kernel("decode", head_dim, repeat, split)
+}
+
+fn combine_kernel(head_dim: usize) -> Kernel {
+    kernel("combine", head_dim, 1, SPLIT)
+}
+
+fn kernel(entry: &'static str, head_dim: usize, repeat: usize, split: usize) -> Kernel {
+    Kernel::new("attention_cached", entry)
+        .with("HEAD_DIM", head_dim as u32)
+        .with("REPEAT", repeat as u32)
+        .with("SPLIT", split as u32)
+}
+
+/// Every specialisation, for the usual lengths of a head.
+pub fn variants() -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for head_dim in HEAD_DIMS {
+        all.push(combine_kernel(head_dim));
+        for repeat in 1..=MAX_REPEAT {
+            all.extend([0, SPLIT].map(|split| decode_kernel(head_dim, repeat, split)));
+        }
+    }
+    all
+}
+
+/// o\[t\] = softmax(scale · q\[t\] kᵀ) v over cache rows 0 ..= position + t
+///
+/// q, o: [tokens, heads·head_dim]; k_cache, v_cache: [capacity, kv_heads·head_dim] f32, the rows of these tokens included (see
+/// [`cache_append`](super::kv_cache::cache_append)); position: [1] u32, an imported tensor that may change between runs.
+/// With a window, only the last `window` rows. Positions at or past the capacity are held at its last row. Errors: Config, Shape.
+#[expect(clippy::too_many_arguments, reason = "the operands of the formula and the sizes")]
+pub fn attention_cached(
+    g: &mut Graph,
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    scale: f32,
+    window: Option<usize>,
+    q: &Value,
+    k_cache: &Value,
+    v_cache: &Value,
+    position: &Value,
+) -> Result<Value> {
+    let spec = Attention { batch: 1, seq: tokens, heads, kv_heads, head_dim, scale, window };
+    spec.check()?;
+    expect("attention_cached position", position, DType::U32, &[1])?;
+    let (capacity, _) = k_cache.rows_cols();
+    if capacity < tokens {
+        return Err(Error::shape("attention_cached", format!("a cache of at least {tokens} rows"), k_cache.shape()));
+    }
+    if tokens >= FLASH_TOKENS {
+        let design = Design::of(g.gpu().caps(), head_dim);
+        let operands = [q, k_cache, v_cache];
+        return Ok(attention::record_forward(g, design, &spec, operands, position, capacity, Mask::Position)?.0);
+    }
+    // Software drivers have two to a few dozen cores: the heads fill them, and a second dispatch costs more than it brings.
+    let split = g.gpu().caps().kind != DeviceKind::Cpu && capacity > SPLIT;
+    decode(g, &spec, q, k_cache, v_cache, position, split)
+}
+
+/// [`attention_cached`] by the decoding kernel, which suits few tokens, with the keys of a token given to one workgroup a key
+/// head or `split` over several. `spec.batch` is 1, `spec.seq` the number of tokens. Errors: Config, Shape.
+pub fn decode(
+    g: &mut Graph,
+    spec: &Attention,
+    q: &Value,
+    k: &Value,
+    v: &Value,
+    position: &Value,
+    split: bool,
+) -> Result<Value> {
+    spec.check()?;
+    let (capacity, _) = k.rows_cols();
+    expect("attention_cached position", position, DType::U32, &[1])?;
+    spec.expect_rows("attention_cached q", q, spec.seq, spec.heads)?;
+    spec.expect_rows("attention_cached k_cache", k, capacity, spec.kv_heads)?;
+    spec.expect_rows("attention_cached v_cache", v, capacity, spec.kv_heads)?;
+    let (tokens, heads, head_dim) = (spec.seq, spec.heads, spec.head_dim);
+    let shared = heads / spec.kv_heads;
+    let repeat = (1..=MAX_REPEAT.min(shared)).rev().find(|r| shared % r == 0).expect("1 divides every number");
+    let splits = if split { capacity.div_ceil(SPLIT) } else { 1 };
+    let params = Params {
+        tokens: tokens as u32,
+        capacity: capacity as u32,
+        heads: heads as u32,
+        kv_heads: spec.kv_heads as u32,
+        window: spec.window_u32(),
+        scale: spec.scale,
+        splits: splits as u32,
+    };
+    let groups = tokens * (heads / repeat) * splits;
+    let work = 4.0 * (tokens * heads * head_dim * capacity) as f64;
+    let o = g.value(q.shape().clone(), DType::F32)?;
+    if !split {
+        g.dispatch(decode_kernel(head_dim, repeat, 0), &params, &[q, k, v, position, &o], groups, work)?;
+        return Ok(o);
+    }
+    let parts = g.value([tokens * heads, splits, head_dim + 4], DType::F32)?;
+    g.dispatch(decode_kernel(head_dim, repeat, SPLIT), &params, &[q, k, v, position, &parts], groups, work)?;
+    let groups = (tokens * heads * head_dim / 4).div_ceil(128);
+    g.dispatch(combine_kernel(head_dim), &params, &[&parts, &o], groups, 4.0 * parts.shape().len() as f64)?;
+    Ok(o)
+}

@@ -1,0 +1,32 @@
+use crate::{attention, support::gpu};
+use fourbit::kernels::{
+    attention::Design,
+    attention_lanes::{LANES, MAX_HEAD_DIM},
+};
+
+#[test]
+fn lanes_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let (least, most) = gpu.caps().subgroup_size;
+    if !gpu.caps().subgroups || least != most || !LANES.contains(&least) {
+        eprintln!("skipped: {} has no subgroups of {LANES:?} lanes and no other size", gpu.caps().name);
+        return;
+    }
+    for (name, c) in attention::cases().iter().filter(|(_, c)| c.head_dim <= MAX_HEAD_DIM) {
+        attention::check(&gpu, name, c, Some(Design::Lanes(least)));
+    }
+}
+
+#[test]
+fn the_design_follows_the_device() {
+    let Some(gpu) = gpu() else { return };
+    let caps = gpu.caps();
+    assert_eq!(Design::of(caps, 256), Design::Tiles);
+    let mut caps = caps.clone();
+    caps.subgroup_size = (8, 8);
+    caps.subgroups = true;
+    caps.kind = fourbit::gpu::DeviceKind::Cpu;
+    assert_eq!(Design::of(&caps, 64), Design::Lanes(8));
+    caps.kind = fourbit::gpu::DeviceKind::Integrated;
+    assert_eq!(Design::of(&caps, 64), Design::Tiles);
+}

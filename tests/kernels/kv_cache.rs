@@ -1,0 +1,40 @@
+use crate::support::{Rng, gpu};
+use fourbit::{DType, graph::Graph, kernels::kv_cache::cache_append};
+
+#[test]
+fn rows_go_to_their_position_and_nowhere_else() {
+    let Some(gpu) = gpu() else { return };
+    let capacity = 40;
+    // The last two run past the end: what does not fit is dropped.
+    for (position, tokens, width) in [(0, 1, 4), (7, 33, 12), (39, 1, 192), (38, 5, 8), (u32::MAX, 3, 4)] {
+        let rows = Rng(width as u64).normals(tokens * width);
+        let before: Vec<f32> = (0..capacity * width).map(|i| i as f32).collect();
+        let mut g = Graph::new(&gpu);
+        let at = g.import(&gpu.tensor("position", [1], DType::U32, &[position]).unwrap());
+        let from = g.import(&gpu.tensor("rows", [tokens, width], DType::F32, &rows).unwrap());
+        let cache = g.import(&gpu.tensor("cache", [capacity, width], DType::F32, &before).unwrap());
+        cache_append(&mut g, &from, &cache, &at).unwrap();
+        let got = g.run().unwrap().read::<f32>(&cache).unwrap();
+        let mut want = before;
+        for (t, row) in rows.chunks(width).enumerate() {
+            let to = position as usize + t;
+            if to < capacity {
+                want[to * width..][..width].copy_from_slice(row);
+            }
+        }
+        assert_eq!(got, want);
+    }
+}
+
+#[test]
+fn bad_shapes_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let mut g = Graph::new(&gpu);
+    let cache = g.value([4, 8], DType::F32).unwrap();
+    let position = g.value([1], DType::U32).unwrap();
+    for shape in [[5, 8], [2, 6], [2, 4]] {
+        let rows = g.value(shape, DType::F32).unwrap();
+        let message = cache_append(&mut g, &rows, &cache, &position).unwrap_err().to_string();
+        assert!(message.starts_with("cache_append"), "{message}");
+    }
+}
