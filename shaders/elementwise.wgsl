@@ -13,6 +13,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> a: array<f32>; // [len]
 @group(0) @binding(2) var<storage, read> b: array<f32>; // [len]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [len]
+@group(0) @binding(4) var<storage, read> row: array<u32>; // [1]
 
 // y = a + scale * b
 @compute @workgroup_size(256)
@@ -39,5 +40,19 @@ fn accumulate(
     let i = g * 256u + lane;
     if (g < params.group_end && i < params.len) {
         y[i] += params.scale * b[i];
+    }
+}
+
+// y[c] = a[row, c], len columns
+@compute @workgroup_size(256)
+fn take_row(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] = a[row[0] * params.len + i];
     }
 }

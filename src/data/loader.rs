@@ -36,6 +36,12 @@ impl Batch {
         self.attention_mask.iter().map(|&m| m as usize).sum()
     }
 
+    /// The label that each position predicts: that of the next position of its row; [`IGNORE`] at each row's end. [b, t]
+    pub fn shifted_labels(&self) -> Vec<i32> {
+        let shift = |row: &[i32]| row.iter().skip(1).copied().chain([IGNORE]).collect::<Vec<i32>>();
+        self.labels.chunks(self.seq_len.max(1)).flat_map(shift).collect()
+    }
+
     /// The same rows filled up to `seq_len` tokens with `pad_id`.
     ///
     /// Errors: [`Error::Shape`] if `seq_len` is below the batch's.

@@ -45,8 +45,15 @@ pub fn is_part(name: &str) -> bool {
     PARTS.iter().any(|part| name.ends_with(part)) || name.contains(".quant_state.bitsandbytes__")
 }
 
-/// Reads the weight `name` with the dtype it had before. Errors: MissingTensor, Format where the parts disagree, Shape.
-pub fn read(weights: &Weights, name: &str) -> Result<(Packed, DType)> {
+/// What a weight's quant state says: scheme, (out, in), and the dtype before.
+struct Header {
+    state: QuantState,
+    scheme: Scheme,
+    shape: [usize; 2],
+    dtype: DType,
+}
+
+fn header(weights: &Weights, name: &str) -> Result<Header> {
     let kind = if weights.contains(&state_name(name, "nf4")) { "nf4" } else { "fp4" };
     let state_view = weights.get(&state_name(name, kind))?;
     let fail = |message: String| Error::format(state_view.path, format!("tensor {name}: {message}"));
@@ -59,15 +66,31 @@ pub fn read(weights: &Weights, name: &str) -> Result<(Packed, DType)> {
     let [rows, cols] = state.shape[..] else {
         return Err(fail(format!("expected two extents, got {:?}", state.shape)));
     };
-    let shape = [rows, cols];
-    let len = quant::checked_len(shape)?;
     let double_quant = weights.contains(&format!("{name}.nested_absmax"));
     let block_size = state.blocksize;
-    let (scheme, table, zero) = match kind {
-        "nf4" => (Scheme::Nf4 { block_size, double_quant }, quant::NF4, quant::blockwise4::NF4_ZERO),
-        _ => (Scheme::Fp4 { block_size, double_quant }, quant::FP4, 0),
+    let scheme = match kind {
+        "nf4" => Scheme::Nf4 { block_size, double_quant },
+        _ => Scheme::Fp4 { block_size, double_quant },
     };
     scheme.validate().map_err(|e| fail(e.to_string()))?;
+    Ok(Header { state, scheme, shape: [rows, cols], dtype })
+}
+
+/// Scheme and extents (out, in) of the weight `name`, from its quant state alone. Errors: as [`read`].
+pub fn stored(weights: &Weights, name: &str) -> Result<(Scheme, [usize; 2])> {
+    header(weights, name).map(|h| (h.scheme, h.shape))
+}
+
+/// Reads the weight `name` with the dtype it had before. Errors: MissingTensor, Format where the parts disagree, Shape.
+pub fn read(weights: &Weights, name: &str) -> Result<(Packed, DType)> {
+    let Header { state, scheme, shape, dtype } = header(weights, name)?;
+    let fail = |message: String| Error::format(weights.path(), format!("tensor {name}: {message}"));
+    let len = quant::checked_len(shape)?;
+    let (block_size, double_quant) = (scheme.block_size(), scheme.double_quant());
+    let (table, zero) = match scheme {
+        Scheme::Nf4 { .. } => (quant::NF4, quant::blockwise4::NF4_ZERO),
+        _ => (quant::FP4, 0),
+    };
     // The storage dtype is free (`bnb_4bit_quant_storage`), the bytes are the same.
     let codes = weights.get(name)?;
     if codes.bytes.len() != len.div_ceil(2) {

@@ -174,9 +174,20 @@ impl Tensor {
         if bytes.len() as u64 != self.bytes() {
             return Err(Error::shape("write", format!("{} bytes", self.bytes()), format!("{} bytes", bytes.len())));
         }
+        self.write_at(0, bytes)
+    }
+
+    /// Overwrites the elements from `start` on. The first byte must lie on a word. Errors: Shape where it does not, or
+    /// where there are too many bytes.
+    pub fn write_at(&self, start: usize, bytes: &[u8]) -> Result<()> {
+        let from = (start * self.dtype.size()) as u64;
+        if from % 4 != 0 || from + bytes.len() as u64 > self.bytes() {
+            let expected = format!("bytes on a word within {}", self.bytes());
+            return Err(Error::shape("write", expected, format!("{} from {from} on", bytes.len())));
+        }
         let gpu = self.gpu();
         let Some(raw) = &self.buffer.raw else { return Ok(()) };
-        let mut at = self.offset;
+        let mut at = self.offset + from;
         for chunk in bytes.chunks(UPLOAD_CHUNK) {
             if chunk.len() % 4 == 0 {
                 gpu.queue().write_buffer(raw, at, chunk);

@@ -1,4 +1,4 @@
-//! Sums of flat arrays.
+//! Sums of flat arrays, and one row out of many.
 
 use crate::{
     DType, Result,
@@ -19,7 +19,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    vec![kernel("add"), kernel("accumulate")]
+    vec![kernel("add"), kernel("accumulate"), kernel("take_row")]
 }
 
 /// y = a + scale · b
@@ -42,4 +42,16 @@ pub fn accumulate(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()>
     let len = y.shape().len();
     let params = Params { len: len as u32, scale };
     g.dispatch(kernel("accumulate"), &params, &[b, y], len.div_ceil(256), 2.0 * len as f64)
+}
+
+/// y[0, c] = a[row, c], where `row` is read on the device
+///
+/// a: [rows, cols] f32; row: [1] u32, below rows; y: [1, cols]. Errors: Shape.
+pub fn take_row(g: &mut Graph, a: &Value, row: &Value) -> Result<Value> {
+    row.expect("take_row", &[1])?;
+    let (_, cols) = a.rows_cols();
+    let y = g.value([1, cols], DType::F32)?;
+    let params = Params { len: cols as u32, scale: 0.0 };
+    g.dispatch(kernel("take_row"), &params, &[a, &y, row], cols.div_ceil(256), cols as f64)?;
+    Ok(y)
 }

@@ -64,7 +64,15 @@ pub fn variants() -> Vec<Kernel> {
 /// grads: any shapes, f32; hyper: [8] f32 of [`AdamW::hyper`]; norm: [2] f32. In a fixed order, as
 /// `torch.nn.utils.clip_grad_norm_`. Errors: Shape where there is no gradient.
 pub fn grad_norm(g: &mut Graph, grads: &[Value], hyper: &Value) -> Result<Value> {
+    let norm = g.value([2], DType::F32)?;
+    grad_norm_into(g, grads, hyper, &norm)?;
+    Ok(norm)
+}
+
+/// [`grad_norm`] into a value that is there. Errors: Shape.
+pub fn grad_norm_into(g: &mut Graph, grads: &[Value], hyper: &Value, norm: &Value) -> Result<()> {
     hyper.expect("grad_norm", &[8])?;
+    norm.expect("grad_norm", &[2])?;
     let groups: usize = grads.iter().map(|grad| grad.shape().len().div_ceil(CHUNK)).sum();
     if groups == 0 {
         return Err(Error::shape("grad_norm", "at least one gradient", format!("{} empty ones", grads.len())));
@@ -77,10 +85,8 @@ pub fn grad_norm(g: &mut Graph, grads: &[Value], hyper: &Value) -> Result<Value>
         g.dispatch(kernel("squares"), &params, &[grad, &partials], len.div_ceil(CHUNK), 5.0 * len as f64)?;
         first += len.div_ceil(CHUNK);
     }
-    let norm = g.value([2], DType::F32)?;
     let params = Params { len: groups as u32, first: 0 };
-    g.dispatch(kernel("clip"), &params, &[hyper, &partials, &norm], 1, 1000.0 + 5.0 * groups as f64)?;
-    Ok(norm)
+    g.dispatch(kernel("clip"), &params, &[hyper, &partials, norm], 1, 1000.0 + 5.0 * groups as f64)
 }
 
 /// p ← p · (1 − lr · weight_decay) − lr / (1 − β1^t) · m / (√v / √(1 − β2^t) + eps), after m ← β1 m + (1 − β1) g and

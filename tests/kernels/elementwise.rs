@@ -1,5 +1,9 @@
 use crate::support::{Rng, SHAPES, assert_close, gpu};
-use fourbit::{DType, graph::Graph, kernels::elementwise};
+use fourbit::{
+    DType,
+    graph::{Graph, Pool},
+    kernels::elementwise,
+};
 
 #[test]
 fn add_and_accumulate() {
@@ -28,4 +32,22 @@ fn add_refuses_other_shapes() {
     let b = g.import(&gpu.zeros("b", [3, 2], DType::F32).unwrap());
     let message = elementwise::add(&mut g, &a, &b, 1.0).unwrap_err().to_string();
     assert_eq!(message, "add: expected [2, 3], got [3, 2]");
+}
+
+#[test]
+fn take_row_follows_the_index_on_the_device() {
+    let Some(gpu) = gpu() else { return };
+    let a = Rng(5).normals(7 * 257);
+    let index = gpu.zeros("row", [1], DType::U32).unwrap();
+    let mut g = Graph::new(&gpu);
+    let ta = g.import(&gpu.tensor("a", [7, 257], DType::F32, &a).unwrap());
+    let row = g.import(&index);
+    let y = elementwise::take_row(&mut g, &ta, &row).unwrap();
+    g.keep(&y);
+    let mut program = g.plan().build(&mut Pool::default()).unwrap();
+    for want in [0usize, 6, 3] {
+        index.write(&(want as u32).to_le_bytes()).unwrap();
+        program.run().unwrap();
+        assert_eq!(program.read::<f32>(&y).unwrap(), a[want * 257..(want + 1) * 257]);
+    }
 }
