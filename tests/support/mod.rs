@@ -1,6 +1,8 @@
 //! What all device tests share: the device, random numbers, and comparison.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod folder;
+
 use fourbit::gpu::Gpu;
 
 /// The device under test, opened once a process, as the environment asks for. Without an adapter the test is skipped with a

@@ -1,0 +1,298 @@
+//! Text generation with a KV cache.
+
+use crate::{
+    DType, Error, Result,
+    gpu::{Readback, Tensor},
+    graph::{Graph, Pool, Program},
+    kernels::{elementwise, matmul, sample},
+    model::{Context, KvCache, Model},
+};
+use std::collections::HashMap;
+
+/// How the next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the likeliest token; above, logits are divided by it.
+    pub temperature: f32,
+    /// Only the `top_k` likeliest tokens are considered; 0 considers all.
+    pub top_k: usize,
+    /// Only the likeliest tokens whose probabilities add up to `top_p` are considered.
+    pub top_p: f32,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Tokens to generate at most.
+    pub max_new_tokens: usize,
+}
+
+impl Default for Sampling {
+    /// Greedy, up to 256 tokens.
+    fn default() -> Self {
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 42, max_new_tokens: 256 }
+    }
+}
+
+impl Sampling {
+    fn validate(&self) -> Result<()> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Err(Error::config("temperature", format!("expected 0 or more, got {}", self.temperature)));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::config("top_p", format!("expected above 0 up to 1, got {}", self.top_p)));
+        }
+        Ok(())
+    }
+
+    /// The token at draw number `draw`.
+    ///
+    /// softmax(logits / temperature), cut to `top_k`, then to the smallest set with mass `top_p`, as transformers orders
+    /// its filters. Equal logits keep the order of their ids.
+    pub fn sample(&self, logits: &[f32], draw: u64) -> u32 {
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        if self.top_k > 0 && self.top_k < order.len() {
+            order.select_nth_unstable_by(self.top_k - 1, by_logit);
+            order.truncate(self.top_k);
+        }
+        order.sort_unstable_by(by_logit);
+        let Some(&first) = order.first() else { return 0 };
+        if self.temperature == 0.0 {
+            return first;
+        }
+        let top = f64::from(logits[first as usize]);
+        let weights: Vec<f64> = order
+            .iter()
+            .map(|&id| ((f64::from(logits[id as usize]) - top) / f64::from(self.temperature)).exp())
+            .collect();
+        let total: f64 = weights.iter().sum();
+        let mut kept = 0;
+        let mut mass = 0.0;
+        while kept < weights.len() && (kept == 0 || mass < f64::from(self.top_p) * total) {
+            mass += weights[kept];
+            kept += 1;
+        }
+        let mut left = unit(self.seed, draw) * mass;
+        for (&id, weight) in order[..kept].iter().zip(&weights) {
+            left -= weight;
+            if left < 0.0 {
+                return id;
+            }
+        }
+        order[kept - 1]
+    }
+}
+
+/// Uniform in [0, 1), keyed by (seed, draw): SplitMix64.
+fn unit(seed: u64, draw: u64) -> f64 {
+    let mut z = seed.wrapping_add(draw.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Prompt tokens are read in programs of at most this many.
+const PREFILL: usize = 256;
+/// Shorter reads are rounded up to multiples of this.
+const PREFILL_BUCKET: usize = 32;
+
+/// Generates with one model, with its adapter where one is attached, over one sequence at a time.
+pub struct Generator<'m> {
+    model: &'m Model,
+    capacity: usize,
+    caches: Vec<KvCache>,
+    rope: Tensor,
+    /// Tokens before the ones that a program reads. [1] u32
+    position: Tensor,
+    /// [vocab] f32
+    logits: Tensor,
+    /// The last program's likeliest token. [1] u32
+    likeliest: Option<Tensor>,
+    readback: Readback,
+    pool: Pool,
+    programs: HashMap<usize, Reader>,
+    filled: usize,
+}
+
+/// A program that reads a number of tokens and leaves the logits after the last real one.
+struct Reader {
+    ids: Tensor,
+    positions: Tensor,
+    /// The last real token. [1] u32
+    last: Tensor,
+    /// [1] u32
+    likeliest: Tensor,
+    program: Program,
+}
+
+impl<'m> Generator<'m> {
+    /// A generator with room for `capacity` tokens, prompt included. Errors: Config, OutOfMemory.
+    pub fn new(model: &'m Model, capacity: usize) -> Result<Generator<'m>> {
+        let gpu = model.gpu();
+        let capacity = capacity.min(model.config.max_positions).max(1);
+        let vocab = model.config.vocab_size;
+        Ok(Generator {
+            model,
+            capacity,
+            // The padding of the last read lands behind the sequence.
+            caches: model.kv_cache(capacity + PREFILL_BUCKET)?,
+            rope: model.rope_table(capacity)?,
+            position: gpu.zeros("position", [1], DType::U32)?,
+            logits: gpu.zeros("logits", [1, vocab], DType::F32)?,
+            likeliest: None,
+            readback: gpu.readback(4 * vocab as u64)?,
+            pool: Pool::default(),
+            programs: HashMap::new(),
+            filled: 0,
+        })
+    }
+
+    /// Forgets the sequence.
+    pub fn reset(&mut self) {
+        self.filled = 0;
+    }
+
+    /// Reads `prompt` after what was read before, then generates until a token of `stop`, `max_new_tokens`, or the end of
+    /// the capacity. Each token is handed to `on_token` as it comes; it returns whether to go on. Stop tokens are not
+    /// handed out. Errors: Config for an empty or too long prompt or bad options, Device, DeviceLost.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampling: &Sampling,
+        stop: &[u32],
+        mut on_token: impl FnMut(u32) -> Result<bool>,
+    ) -> Result<Vec<u32>> {
+        sampling.validate()?;
+        let room = self.capacity - self.filled;
+        if prompt.is_empty() || prompt.len() > room {
+            let message = format!("expected 1 to {room} tokens, got {}", prompt.len());
+            return Err(Error::config("prompt", message));
+        }
+        let vocab = self.model.config.vocab_size;
+        if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::config("prompt", format!("token {id} is outside the vocabulary of {vocab}")));
+        }
+        for piece in prompt.chunks(PREFILL) {
+            self.read(piece)?;
+        }
+        let mut out = Vec::new();
+        for draw in 0..sampling.max_new_tokens {
+            let id = self.next(sampling, draw as u64)?;
+            if stop.contains(&id) {
+                break;
+            }
+            out.push(id);
+            if !on_token(id)? || self.filled == self.capacity {
+                break;
+            }
+            if draw + 1 < sampling.max_new_tokens {
+                self.read(&[id])?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// The logits after the last token read. [vocab] Errors: Device.
+    pub fn last_logits(&mut self) -> Result<Vec<f32>> {
+        self.readback.fetch(&self.logits)
+    }
+
+    fn next(&mut self, sampling: &Sampling, draw: u64) -> Result<u32> {
+        if let (true, Some(likeliest)) = (sampling.temperature == 0.0, &self.likeliest) {
+            return Ok(self.readback.fetch::<u32>(likeliest)?[0]);
+        }
+        let logits: Vec<f32> = self.readback.fetch(&self.logits)?;
+        Ok(sampling.sample(&logits, draw))
+    }
+
+    /// Runs the model over tokens and appends them to the cache.
+    fn read(&mut self, tokens: &[u32]) -> Result<()> {
+        let width = if tokens.len() == 1 { 1 } else { tokens.len().next_multiple_of(PREFILL_BUCKET) };
+        if !self.programs.contains_key(&width) {
+            let reader = self.record(width)?;
+            self.programs.insert(width, reader);
+        }
+        let reader = self.programs.get_mut(&width).expect("it was just inserted");
+        let mut ids = tokens.to_vec();
+        ids.resize(width, 0);
+        let last = self.capacity as u32 - 1;
+        let positions: Vec<u32> = (0..width as u32).map(|i| (self.filled as u32 + i).min(last)).collect();
+        reader.ids.write(bytemuck::cast_slice(&ids))?;
+        reader.positions.write(bytemuck::cast_slice(&positions))?;
+        reader.last.write(bytemuck::cast_slice(&[tokens.len() as u32 - 1]))?;
+        self.position.write(bytemuck::cast_slice(&[self.filled as u32]))?;
+        reader.program.run()?;
+        self.likeliest = Some(reader.likeliest.clone());
+        self.filled += tokens.len();
+        Ok(())
+    }
+
+    fn record(&mut self, width: usize) -> Result<Reader> {
+        let model = self.model;
+        let gpu = model.gpu();
+        let u32s = |what: &str, len: usize| gpu.zeros(what, [len], DType::U32);
+        let (ids, positions, last) = (u32s("token ids", width)?, u32s("positions", width)?, u32s("last token", 1)?);
+        let mut g = Graph::new(gpu);
+        let position = g.import(&self.position);
+        let cx = Context {
+            attention: model.attention(1, width),
+            positions: g.import(&positions),
+            // Cached attention masks by position alone.
+            segments: g.import(&positions),
+            rope: g.import(&self.rope),
+            step: None,
+        };
+        let tokens = g.import(&ids);
+        let mut hidden = model.decode(&mut g, &tokens, &cx, &self.caches, &position)?;
+        if width > 1 {
+            let last = g.import(&last);
+            hidden = elementwise::take_row(&mut g, &hidden, &last)?;
+        }
+        let logits = g.import(&self.logits);
+        matmul::matmul_into(&mut g, &hidden, model.head(), None, None, &logits)?;
+        let likeliest = sample::argmax(&mut g, &logits)?;
+        g.keep(&likeliest);
+        let program = g.plan().build(&mut self.pool)?;
+        let likeliest = program.tensor(&likeliest)?;
+        Ok(Reader { ids, positions, last, likeliest, program })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(sampling: &Sampling, logits: &[f32]) -> Vec<usize> {
+        let mut counts = vec![0; logits.len()];
+        for draw in 0..4000 {
+            counts[sampling.sample(logits, draw) as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals() {
+        assert_eq!(Sampling::default().sample(&[1.0, 3.0, 3.0], 0), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [0.0f32, 3.0f32.ln(), f32::MIN];
+        let seen = counts(&Sampling { temperature: 1.0, ..Sampling::default() }, &logits);
+        // 3000 expected, with a standard deviation of 27.
+        assert!((2850..3150).contains(&seen[1]) && seen[2] == 0, "{seen:?}");
+    }
+
+    #[test]
+    fn top_k_and_top_p_cut() {
+        let logits = [1.0, 0.9, 0.8, -5.0];
+        let seen = counts(&Sampling { temperature: 1.0, top_k: 2, ..Sampling::default() }, &logits);
+        assert!(seen[0] > 0 && seen[1] > 0 && seen[2] + seen[3] == 0);
+        let seen = counts(&Sampling { temperature: 1.0, top_p: 0.3, ..Sampling::default() }, &logits);
+        assert_eq!(seen[0], 4000);
+    }
+
+    #[test]
+    fn bad_options_are_refused() {
+        assert!(Sampling { temperature: -1.0, ..Sampling::default() }.validate().is_err());
+        assert!(Sampling { top_p: 0.0, ..Sampling::default() }.validate().is_err());
+    }
+}

@@ -1,0 +1,147 @@
+//! A model on disk to a model on the device, tensor by tensor.
+
+use super::{Block, Config, Model, Source};
+use crate::{
+    DType, Error, Result,
+    adapter::AdaptedLinear,
+    gpu::{Gpu, Tensor},
+    kernels::{QuantizedTensor, quantize},
+    nn::{Linear, RmsNorm},
+    quant::Scheme,
+};
+use std::path::Path;
+
+/// In which scheme the blocks' linear layers are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Quantization {
+    /// As stored.
+    #[default]
+    AsStored,
+    /// In this scheme. Weights that are stored in it already are taken as they are.
+    To(Scheme),
+}
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// The linear layers' scheme; embedding, head and norms stay as stored.
+    pub quantization: Quantization,
+}
+
+/// Elements that are converted on the host at once.
+const PIECE: usize = 4 << 20;
+
+impl Model {
+    /// Loads a Hugging Face folder (also bitsandbytes 4-bit) or a GGUF file. Streams: the host holds one tensor at a time.
+    /// Errors: Io, Format, MissingTensor, Shape, Unsupported, OutOfMemory.
+    pub fn load(gpu: &Gpu, path: impl AsRef<Path>, options: &LoadOptions) -> Result<Model> {
+        Model::from_source(gpu, &Source::open(path)?, options)
+    }
+
+    /// Loads from an opened source.
+    pub fn from_source(gpu: &Gpu, source: &Source, options: &LoadOptions) -> Result<Model> {
+        let loader = Loader { gpu, source, quantization: options.quantization };
+        let c = &source.config;
+        let table = [c.vocab_size, c.hidden_size];
+        let embedding = loader.stored("model.embed_tokens.weight", table)?;
+        let head = match c.tie_embeddings {
+            true => None,
+            false => Some(loader.stored("lm_head.weight", table)?),
+        };
+        let blocks = (0..c.layers).map(|layer| loader.block(c, layer)).collect::<Result<Vec<_>>>()?;
+        let norm = loader.norm("model.norm.weight")?;
+        Ok(Model { config: c.clone(), embedding, blocks, norm, head, adapter: None, gpu: gpu.clone() })
+    }
+}
+
+struct Loader<'a> {
+    gpu: &'a Gpu,
+    source: &'a Source,
+    quantization: Quantization,
+}
+
+impl Loader<'_> {
+    fn block(&self, c: &Config, layer: usize) -> Result<Block> {
+        let name = |module: &str| format!("model.layers.{layer}.{module}");
+        let (width, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let linear = |module: &str, shape: [usize; 2], bias: bool| self.linear(name(module), shape, bias);
+        let feed = [c.intermediate_size, c.hidden_size];
+        Ok(Block {
+            input_norm: self.norm(&name("input_layernorm.weight"))?,
+            post_norm: self.norm(&name("post_attention_layernorm.weight"))?,
+            q: linear("self_attn.q_proj", [width, c.hidden_size], c.qkv_bias)?,
+            k: linear("self_attn.k_proj", [kv, c.hidden_size], c.qkv_bias)?,
+            v: linear("self_attn.v_proj", [kv, c.hidden_size], c.qkv_bias)?,
+            o: linear("self_attn.o_proj", [c.hidden_size, width], c.o_bias)?,
+            gate: linear("mlp.gate_proj", feed, c.mlp_bias)?,
+            up: linear("mlp.up_proj", feed, c.mlp_bias)?,
+            down: linear("mlp.down_proj", [c.hidden_size, c.intermediate_size], c.mlp_bias)?,
+        })
+    }
+
+    fn norm(&self, name: &str) -> Result<RmsNorm> {
+        let c = &self.source.config;
+        Ok(RmsNorm { weight: self.vector(name, c.hidden_size)?, eps: c.rms_norm_eps })
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
+        self.gpu.tensor(name, [len], DType::F32, &self.source.vector(name, len)?)
+    }
+
+    fn linear(&self, name: String, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear> {
+        let weight = self.weight(&format!("{name}.weight"), shape)?;
+        let bias = if bias { Some(self.vector(&format!("{name}.bias"), shape[0])?) } else { None };
+        Ok(AdaptedLinear { name, base: Linear { weight, bias }, lora: None })
+    }
+
+    fn weight(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
+        match self.quantization {
+            Quantization::To(scheme) if self.source.scheme(name)? != scheme => self.converted(name, shape, scheme),
+            _ => self.stored(name, shape),
+        }
+    }
+
+    /// A weight in the scheme it is stored in.
+    fn stored(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
+        let scheme = self.source.scheme(name)?;
+        if self.gpu.is_dry() {
+            self.check(name, shape)?;
+            return QuantizedTensor::zeros(self.gpu, name, scheme, shape);
+        }
+        if let Some((_, bytes)) = self.source.plain(name)? {
+            self.check(name, shape)?;
+            return QuantizedTensor::from_bytes(self.gpu, name, scheme, shape, bytes, &[], &[]);
+        }
+        QuantizedTensor::upload(self.gpu, name, &self.source.packed(name, shape)?)
+    }
+
+    fn check(&self, name: &str, shape: [usize; 2]) -> Result<()> {
+        let got = self.source.shape(name)?;
+        match got == shape {
+            true => Ok(()),
+            false => {
+                let op = format!("{}: tensor {name}", self.source.path().display());
+                Err(Error::shape(op, format!("{shape:?}"), format!("{got:?}")))
+            }
+        }
+    }
+
+    /// A weight quantized on the device from what is stored.
+    fn converted(&self, name: &str, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
+        scheme.validate()?;
+        self.check(name, shape)?;
+        let plain = self.source.plain(name)?;
+        let dtype = plain.map_or(DType::F32, |(dtype, _)| dtype);
+        let floats = self.gpu.zeros("a weight to be quantized", shape, dtype)?;
+        if self.gpu.is_dry() {
+            return QuantizedTensor::zeros(self.gpu, name, scheme, shape);
+        }
+        match plain {
+            Some((_, bytes)) => floats.write(bytes)?,
+            None => self.source.for_each_piece(name, shape, PIECE, |start, values| {
+                floats.write_at(start, bytemuck::cast_slice(values))
+            })?,
+        }
+        quantize::quantize(self.gpu, name, &floats, shape, scheme)
+    }
+}

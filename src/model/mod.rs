@@ -1,0 +1,15 @@
+//! Llama-family models: configuration, blocks, the causal language model and its weights.
+
+mod adapter_files;
+mod block;
+mod causal_lm;
+mod config;
+mod gguf;
+mod load;
+mod source;
+
+pub use block::{Block, Context};
+pub use causal_lm::{Inputs, KvCache, LossValues, Model};
+pub use config::{Config, FAMILIES, RopeScaling};
+pub use load::{LoadOptions, Quantization};
+pub use source::Source;

@@ -1,0 +1,243 @@
+//! A model on disk under transformers' tensor names, whatever the file calls them.
+
+use super::{Config, gguf};
+use crate::{
+    DType, Error, Result, Shape,
+    format::{self, Kind, Stored, TensorView, Weights, bitsandbytes},
+    quant::{Packed, Scheme, ggml},
+};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
+
+/// A mapped model: configuration and tensors. Opening reads headers only.
+pub struct Source {
+    /// The model's shape.
+    pub config: Config,
+    weights: Weights,
+}
+
+impl Source {
+    /// Opens a Hugging Face folder, a bitsandbytes 4-bit folder or a GGUF file. Errors: Io, Format, Unsupported.
+    pub fn open(path: impl AsRef<Path>) -> Result<Source> {
+        let path = path.as_ref();
+        let weights = Weights::open(path)?;
+        let config = match weights.kind() {
+            Kind::Gguf => gguf::config(weights.gguf().expect("the kind says so"))?,
+            Kind::Folder => {
+                let file = path.join("config.json");
+                let json: serde_json::Value = format::read_json(&file)?;
+                if !json["quantization_config"].is_null() {
+                    bitsandbytes::check_quantization_config(&json["quantization_config"])?;
+                }
+                Config::from_json(json, &file)?
+            }
+            Kind::Safetensors => {
+                let message =
+                    "a single safetensors file is no model: expected a folder with config.json, or a GGUF file";
+                return Err(Error::format(path, message));
+            }
+        };
+        Ok(Source { config, weights })
+    }
+
+    /// The files.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The folder or file.
+    pub fn path(&self) -> PathBuf {
+        self.weights.path().to_owned()
+    }
+
+    fn is_gguf(&self) -> bool {
+        self.weights.kind() == Kind::Gguf
+    }
+
+    /// The name in the file of the tensor that transformers calls `name`.
+    fn stored_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        match self.is_gguf() {
+            true => gguf::stored_name(name).map_or(Cow::Borrowed(name), Cow::Owned),
+            false => Cow::Borrowed(name),
+        }
+    }
+
+    /// Whether the tensor is there.
+    pub fn contains(&self, name: &str) -> bool {
+        self.weights.contains(&self.stored_name(name))
+    }
+
+    /// Transformers' names of all tensors, sorted; the parts of bitsandbytes weights are left out.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match self.is_gguf() {
+            true => self.weights.names().filter_map(gguf::transformers_name).collect(),
+            false => self.weights.names().filter(|n| !bitsandbytes::is_part(n)).map(str::to_owned).collect(),
+        };
+        names.sort();
+        names
+    }
+
+    /// The scheme in which a tensor is stored. Errors: MissingTensor, Format, Unsupported.
+    pub fn scheme(&self, name: &str) -> Result<Scheme> {
+        let stored = self.stored_name(name);
+        if bitsandbytes::is_quantized(&self.weights, &stored) {
+            return Ok(bitsandbytes::stored(&self.weights, &stored)?.0);
+        }
+        match self.weights.get(&stored)?.stored {
+            Stored::Ggml(scheme) => Ok(scheme),
+            Stored::Plain(DType::F16) => Ok(Scheme::F16),
+            Stored::Plain(DType::BF16) => Ok(Scheme::BF16),
+            Stored::Plain(_) => Ok(Scheme::F32),
+        }
+    }
+
+    /// The extents of a tensor as a matrix (rows, cols); a vector has one row. Errors: MissingTensor, Format.
+    pub fn shape(&self, name: &str) -> Result<[usize; 2]> {
+        let stored = self.stored_name(name);
+        if bitsandbytes::is_quantized(&self.weights, &stored) {
+            return Ok(bitsandbytes::stored(&self.weights, &stored)?.1);
+        }
+        let (rows, cols) = Shape::from(self.weights.get(&stored)?.shape).rows_cols();
+        Ok([rows, cols])
+    }
+
+    /// A weight as it is stored. Errors: MissingTensor, Format, Shape.
+    pub fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed> {
+        self.expect(name, shape)?;
+        let stored = self.stored_name(name);
+        if bitsandbytes::is_quantized(&self.weights, &stored) {
+            return Ok(bitsandbytes::read(&self.weights, &stored)?.0);
+        }
+        let view = self.weights.get(&stored)?;
+        match (view.stored, self.rotated_heads(name)) {
+            (Stored::Ggml(scheme), Some(heads)) => {
+                let bytes = unrotate(view.bytes, shape[0], heads);
+                ggml::unpack_blocks(scheme, shape, &bytes)
+            }
+            (Stored::Plain(_), Some(heads)) => {
+                let bytes = unrotate(view.bytes, shape[0], heads);
+                TensorView { bytes: &bytes, ..view }.packed()
+            }
+            (_, None) => view.packed(),
+        }
+    }
+
+    /// The little-endian bytes of a plain float tensor straight from the mapping, where they can be used as they are.
+    pub fn plain(&self, name: &str) -> Result<Option<(DType, &[u8])>> {
+        let stored = self.stored_name(name);
+        if self.rotated_heads(name).is_some() || bitsandbytes::is_quantized(&self.weights, &stored) {
+            return Ok(None);
+        }
+        let view = self.weights.get(&stored)?;
+        match view.stored {
+            Stored::Plain(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(Some((dtype, view.bytes))),
+            _ => Ok(None),
+        }
+    }
+
+    /// A vector (norm weight or bias) as f32. Errors: MissingTensor, Shape.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.expect(name, [1, len])?;
+        let values = self.weights.get(&self.stored_name(name))?.to_f32()?;
+        match self.rotated_heads(name) {
+            None => Ok(values),
+            Some(heads) => {
+                let bytes = unrotate(bytemuck::cast_slice(&values), len, heads);
+                Ok(bytemuck::pod_collect_to_vec(&bytes))
+            }
+        }
+    }
+
+    /// Rows of a weight as f32 in pieces of at most `most` elements: `f(first element, values)`. Bounds the host's memory.
+    /// Errors: MissingTensor, Format, Shape, and those of `f`.
+    pub fn for_each_piece(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        most: usize,
+        mut f: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.expect(name, shape)?;
+        let stored = self.stored_name(name);
+        if bitsandbytes::is_quantized(&self.weights, &stored) {
+            let values = bitsandbytes::read(&self.weights, &stored)?.0.dequantize();
+            return f(0, &values);
+        }
+        let view = self.weights.get(&stored)?;
+        let [rows, cols] = shape;
+        let step = (most / cols).clamp(1, rows);
+        let heads = self.rotated_heads(name);
+        let mut values = vec![0.0; step * cols];
+        for first in (0..rows).step_by(step) {
+            let count = step.min(rows - first);
+            match heads {
+                None => view.read_f32(first * cols, &mut values[..count * cols])?,
+                Some(heads) => {
+                    for (row, out) in (first..first + count).zip(values.chunks_exact_mut(cols)) {
+                        view.read_f32(rotated_row(row, rows / heads) * cols, out)?;
+                    }
+                }
+            }
+            f(first * cols, &values[..count * cols])?;
+        }
+        Ok(())
+    }
+
+    fn expect(&self, name: &str, shape: [usize; 2]) -> Result<()> {
+        let got = self.shape(name)?;
+        if got == shape {
+            return Ok(());
+        }
+        let op = format!("{}: tensor {}", self.weights.path().display(), self.stored_name(name));
+        Err(Error::shape(op, format!("{shape:?}"), format!("{got:?}")))
+    }
+
+    /// llama.cpp stores the rows of query and key weights of Llama models in the order of its own rotary layout.
+    fn rotated_heads(&self, name: &str) -> Option<usize> {
+        if !self.is_gguf() || self.config.model_type != "llama" {
+            return None;
+        }
+        if name.contains(".q_proj.") {
+            Some(self.config.heads)
+        } else if name.contains(".k_proj.") {
+            Some(self.config.kv_heads)
+        } else {
+            None
+        }
+    }
+}
+
+/// The stored row of transformers' row `row`: pairs of a rotation lie side by side there, half a head apart here.
+fn rotated_row(row: usize, head_dim: usize) -> usize {
+    let (head, within) = (row / head_dim, row % head_dim);
+    let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
+    head * head_dim + 2 * pair + half
+}
+
+/// Rows of `bytes` in transformers' order.
+fn unrotate(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let row_bytes = bytes.len() / rows;
+    let mut out = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let from = rotated_row(row, rows / heads) * row_bytes;
+        out.extend_from_slice(&bytes[from..from + row_bytes]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotated_rows_are_a_permutation_within_each_head() {
+        // One head of 4: stored (0, 2, 1, 3) of transformers' rows, so row 1 is stored third.
+        assert_eq!((0..4).map(|r| rotated_row(r, 4)).collect::<Vec<_>>(), [0, 2, 1, 3]);
+        let mut rows: Vec<_> = (0..24).map(|r| rotated_row(r, 8)).collect();
+        assert!(rows.iter().enumerate().all(|(i, r)| i / 8 == r / 8));
+        rows.sort_unstable();
+        assert_eq!(rows, (0..24).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,10 @@
+//! Layers: `forward(g, x) -> (y, Saved)` and `backward(g, saved, dy) -> dx`, written by hand.
+//!
+//! `Saved` is what the backward pass needs; each field tells its shape, and together they are the memory budget of
+//! training. A layer records dispatches and never runs anything.
+
+pub mod linear;
+pub mod norm;
+
+pub use linear::Linear;
+pub use norm::RmsNorm;

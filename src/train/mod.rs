@@ -1,0 +1,11 @@
+//! Training: schedule, optimizer step, trainer, and what a run writes.
+
+mod config;
+mod metrics;
+mod schedule;
+mod trainer;
+
+pub use config::TrainConfig;
+pub use metrics::{StepMetrics, TrainerState};
+pub use schedule::Schedule;
+pub use trainer::{BUCKET, Trainer};

@@ -1,0 +1,258 @@
+//! The training step: programs a length, the optimizer, and what comes back.
+
+use super::{StepMetrics, TrainConfig};
+use crate::{
+    DType, Error, Result,
+    adapter::StepValues,
+    data::Batch,
+    gpu::{Readback, Tensor},
+    graph::{Graph, KernelTime, Pool, Program},
+    kernels::optimizer::{self, AdamW},
+    model::{Inputs, LossValues, Model},
+};
+use std::{collections::HashMap, time::Instant};
+
+/// Lengths are rounded up to multiples of this, so that few programs serve all rows.
+pub const BUCKET: usize = 64;
+
+/// Trains the adapter that is attached to a model.
+///
+/// ```no_run
+/// # use fourbit::{gpu::Gpu, model::{Model, LoadOptions}, adapter::LoraConfig, train::{Trainer, TrainConfig}};
+/// # fn run(batches: Vec<fourbit::data::Batch>) -> fourbit::Result<()> {
+/// let gpu = Gpu::new()?;
+/// let mut model = Model::load(&gpu, "model", &LoadOptions::default())?;
+/// model.add_adapter(LoraConfig::default(), true)?;
+/// let mut trainer = Trainer::new(model, TrainConfig::default())?;
+/// for batch in batches {
+///     println!("{}", trainer.step(&[batch])?.loss);
+/// }
+/// # Ok(()) }
+/// ```
+pub struct Trainer {
+    model: Model,
+    config: TrainConfig,
+    shared: Shared,
+    pool: Pool,
+    programs: HashMap<(usize, usize), Micro>,
+    optimizer: Program,
+    step: usize,
+    tokens: u64,
+}
+
+/// Device memory that every program reads or writes.
+struct Shared {
+    /// [longest row, head_dim]
+    rope: Tensor,
+    /// Seed and the micro-batch's number. [2] u32
+    seed: Tensor,
+    /// [1] f32
+    accumulate: Tensor,
+    /// [1] f32
+    scale: Tensor,
+    /// See [`AdamW::hyper`]. [8] f32
+    hyper: Tensor,
+    /// Metrics at 0, norm and clip coefficient at [`NORM`]; one range so that one copy reads all. f32
+    results: Tensor,
+    readback: Readback,
+}
+
+/// Where the gradient norm lies in the results: 256 bytes on, the strictest alignment of a binding.
+const NORM: usize = 64;
+
+/// Forward and backward over one micro-batch of one length.
+struct Micro {
+    inputs: Inputs,
+    program: Program,
+}
+
+impl Trainer {
+    /// A trainer for the model's adapter, with memory for the longest rows reserved. Errors: Config, OutOfMemory, Shape.
+    pub fn new(model: Model, config: TrainConfig) -> Result<Trainer> {
+        config.validate()?;
+        let gpu = model.gpu().clone();
+        let trainable = model.adapter.as_ref().is_some_and(|a| a.chunks.iter().all(|c| c.training.is_some()));
+        if !trainable {
+            return Err(Error::config("adapter", "the model has no trainable adapter; attach one with add_adapter"));
+        }
+        if config.max_seq_length > model.config.max_positions {
+            let longest = model.config.max_positions;
+            let message = format!("{} is more than the model's {longest} positions", config.max_seq_length);
+            return Err(Error::config("max_seq_length", message));
+        }
+        let longest = config.max_seq_length.next_multiple_of(BUCKET);
+        let f32s = |what: &str, len: usize| gpu.zeros(what, [len], DType::F32);
+        let shared = Shared {
+            rope: model.rope_table(config.max_seq_length)?,
+            seed: gpu.zeros("seed and step", [2], DType::U32)?,
+            accumulate: f32s("accumulation flag", 1)?,
+            scale: f32s("loss scale", 1)?,
+            hyper: f32s("hyperparameters", 8)?,
+            results: f32s("results", 2 * NORM)?,
+            readback: gpu.readback(8 * NORM as u64)?,
+        };
+        let mut pool = Pool::default();
+        let optimizer = record_optimizer(&model, &shared)?.plan().build(&mut pool)?;
+        let programs = HashMap::new();
+        let mut trainer = Trainer { model, config, shared, pool, programs, optimizer, step: 0, tokens: 0 };
+        // The largest program first: all shorter ones then fit into its memory.
+        trainer.program(trainer.config.batch_size, longest)?;
+        Ok(trainer)
+    }
+
+    /// The model with its adapter.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The options.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Gives the model back and frees what only training needs.
+    pub fn into_model(self) -> Model {
+        self.model
+    }
+
+    /// Optimizer steps taken.
+    pub fn steps(&self) -> usize {
+        self.step
+    }
+
+    /// Bytes of activations, shared by all programs.
+    pub fn activation_bytes(&self) -> u64 {
+        self.pool.bytes()
+    }
+
+    /// Most dispatches of a micro-batch so far, and those of the optimizer.
+    pub fn dispatches(&self) -> (usize, usize) {
+        let most = self.programs.values().map(|m| m.program.len().0).max().unwrap_or(0);
+        (most, self.optimizer.len().0)
+    }
+
+    /// One optimizer step over micro-batches: forward, backward, clipping, AdamW. Errors: Config for an empty step, Shape for
+    /// rows that are too long, Device, DeviceLost.
+    pub fn step(&mut self, batches: &[Batch]) -> Result<StepMetrics> {
+        let start = Instant::now();
+        let learning_rate = self.begin(batches)?;
+        for (index, batch) in batches.iter().enumerate() {
+            self.micro(index, batch)?.program.run()?;
+        }
+        self.optimizer.run()?;
+        let results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
+        self.finish(batches, learning_rate, &results, start)
+    }
+
+    /// One step as [`Trainer::step`] takes it, with the time of each kernel; empty where the device has no timestamps.
+    pub fn profile(&mut self, batches: &[Batch]) -> Result<(StepMetrics, Vec<KernelTime>)> {
+        let start = Instant::now();
+        let learning_rate = self.begin(batches)?;
+        let mut times = Vec::new();
+        for (index, batch) in batches.iter().enumerate() {
+            times.extend(self.micro(index, batch)?.program.profile()?);
+        }
+        times.extend(self.optimizer.profile()?);
+        let results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
+        Ok((self.finish(batches, learning_rate, &results, start)?, times))
+    }
+
+    fn begin(&mut self, batches: &[Batch]) -> Result<f64> {
+        let predicted: usize = batches.iter().map(Batch::predicted).sum();
+        if predicted == 0 {
+            return Err(Error::config("step", "the batches predict no token: every label is -100"));
+        }
+        let c = &self.config;
+        let learning_rate = c.learning_rate * c.lr_scheduler_type.factor(self.step, c.warmup_steps, c.max_steps);
+        let adamw = AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, max_grad_norm: c.max_grad_norm };
+        let hyper = adamw.hyper(learning_rate, self.step as u64 + 1);
+        self.shared.hyper.write(bytemuck::cast_slice(&hyper))?;
+        self.shared.scale.write(bytemuck::cast_slice(&[1.0f32 / predicted as f32]))?;
+        Ok(learning_rate)
+    }
+
+    /// Uploads one micro-batch and returns its program.
+    fn micro(&mut self, index: usize, batch: &Batch) -> Result<&mut Micro> {
+        // Each micro-batch draws its own masks.
+        let draw = (self.step * self.config.gradient_accumulation_steps + index) as u32;
+        self.shared.seed.write(bytemuck::cast_slice(&[self.config.seed as u32, draw]))?;
+        self.shared.accumulate.write(bytemuck::cast_slice(&[if index == 0 { 0.0f32 } else { 1.0 }]))?;
+        let seq = batch.seq_len.next_multiple_of(BUCKET);
+        let batch = batch.padded_to(seq, 0)?;
+        let micro = self.program(batch.batch, seq)?;
+        micro.inputs.write(&batch.input_ids, &batch.position_ids, &batch.segment_ids, &batch.shifted_labels())?;
+        Ok(micro)
+    }
+
+    fn finish(
+        &mut self,
+        batches: &[Batch],
+        learning_rate: f64,
+        results: &[f32],
+        start: Instant,
+    ) -> Result<StepMetrics> {
+        self.step += 1;
+        let tokens: usize = batches.iter().map(Batch::tokens).sum();
+        self.tokens += tokens as u64;
+        let count = f64::from(results[2]).max(1.0);
+        let metrics = StepMetrics {
+            step: self.step,
+            loss: f64::from(results[0]) / count,
+            grad_norm: f64::from(results[NORM]),
+            learning_rate,
+            epoch: 0.0,
+            num_tokens: self.tokens,
+            mean_token_accuracy: f64::from(results[1]) / count,
+            tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),
+            peak_bytes: self.model.gpu().peak_bytes(),
+        };
+        if !(metrics.loss.is_finite() && metrics.grad_norm.is_finite()) {
+            let (loss, norm) = (metrics.loss, metrics.grad_norm);
+            let message = format!("loss {loss}, gradient norm {norm} in step {}; lower the learning rate", self.step);
+            return Err(Error::Device { op: "training".to_owned(), message });
+        }
+        Ok(metrics)
+    }
+
+    fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
+        let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
+        if seq > longest {
+            let expected = format!("rows of at most {} tokens (--max-seq-length)", self.config.max_seq_length);
+            return Err(Error::shape("training step", expected, seq));
+        }
+        if !self.programs.contains_key(&(batch, seq)) {
+            let micro = self.record(batch, seq)?;
+            self.programs.insert((batch, seq), micro);
+        }
+        Ok(self.programs.get_mut(&(batch, seq)).expect("it was just inserted"))
+    }
+
+    fn record(&mut self, batch: usize, seq: usize) -> Result<Micro> {
+        let gpu = self.model.gpu().clone();
+        let inputs = Inputs::new(&gpu, batch, seq)?;
+        let mut g = Graph::new(&gpu);
+        let accumulate = g.import(&self.shared.accumulate);
+        let step = StepValues { seed: g.import(&self.shared.seed), accumulate: accumulate.clone() };
+        let cx = self.model.context(&mut g, &inputs, &self.shared.rope, Some(step));
+        let scale = g.import(&self.shared.scale);
+        let metrics = g.import(&self.shared.results.slice(0, [4])?);
+        let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
+        self.model.train(&mut g, &inputs, &cx, &out, self.config.gradient_checkpointing)?;
+        Ok(Micro { inputs, program: g.plan().build(&mut self.pool)? })
+    }
+}
+
+fn record_optimizer(model: &Model, shared: &Shared) -> Result<Graph> {
+    let adapter = model.adapter.as_ref().expect("the caller has checked");
+    let mut g = Graph::new(model.gpu());
+    let hyper = g.import(&shared.hyper);
+    let norm = g.import(&shared.results.slice(NORM, [2])?);
+    let training = || adapter.chunks.iter().filter_map(|c| c.training.as_ref().map(|t| (&c.params, t)));
+    let grads: Vec<_> = training().map(|(_, t)| g.import(&t.grads)).collect();
+    optimizer::grad_norm_into(&mut g, &grads, &hyper, &norm)?;
+    for ((params, t), grads) in training().zip(&grads) {
+        let (params, m, v) = (g.import(params), g.import(&t.m), g.import(&t.v));
+        optimizer::adamw(&mut g, &params, grads, &m, &v, &norm, &hyper)?;
+    }
+    Ok(g)
+}

@@ -1,0 +1,160 @@
+//! The tiny Llama against PyTorch and PEFT: logits, loss, every LoRA gradient, and twenty steps of AdamW. The fixtures and
+//! the script that made them are in `tests/golden` and `scripts/make_golden.py`.
+
+mod support;
+
+use fourbit::{
+    adapter::LoraConfig,
+    data::Batch,
+    evaluate,
+    format::Safetensors,
+    gpu::Gpu,
+    model::{LoadOptions, Model},
+    train::{Schedule, TrainConfig, Trainer},
+};
+use support::gpu;
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny");
+const PEFT: &str = "base_model.model.";
+
+fn open(file: &str) -> Safetensors {
+    Safetensors::open(format!("{TINY}/{file}")).unwrap()
+}
+
+fn floats(file: &Safetensors, name: &str) -> Vec<f32> {
+    file.get(name).unwrap().to_f32().unwrap()
+}
+
+/// Batch `index` of the four golden ones: [2, 24], the second row padded on the right.
+fn batch(index: usize) -> Batch {
+    let file = open("batch.safetensors");
+    let read = |name: &str| file.get(name).unwrap().to_i64().unwrap()[index * 48..(index + 1) * 48].to_vec();
+    let mask: Vec<u8> = read("attention_mask").into_iter().map(|v| v as u8).collect();
+    Batch {
+        batch: 2,
+        seq_len: 24,
+        input_ids: read("input_ids").into_iter().map(|v| v as u32).collect(),
+        labels: read("labels").into_iter().map(|v| v as i32).collect(),
+        segment_ids: mask.iter().map(|&m| m.into()).collect(),
+        position_ids: (0..48).map(|i| i % 24).collect(),
+        attention_mask: mask,
+    }
+}
+
+fn load(gpu: &Gpu, folder: &str) -> Model {
+    Model::load(gpu, format!("{TINY}/{folder}"), &LoadOptions::default()).unwrap()
+}
+
+/// Largest difference over the largest wanted value.
+fn relative(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
+    let worst = got.iter().zip(want).map(|(g, w)| f64::from((g - w).abs())).fold(0.0, f64::max);
+    worst / largest.max(1e-30)
+}
+
+#[track_caller]
+fn assert_relative(what: &str, got: &[f32], want: &[f32], most: f64) {
+    let error = relative(got, want);
+    assert!(error <= most, "{what}: largest difference over largest value is {error:e}, expected at most {most:e}");
+}
+
+/// Options of the golden run: cosine with 3 warm-up steps of 20, whose first step has learning rate 0.
+fn config() -> TrainConfig {
+    TrainConfig {
+        learning_rate: 1e-3,
+        lr_scheduler_type: Schedule::Cosine,
+        warmup_steps: 3,
+        weight_decay: 0.01,
+        max_steps: 20,
+        batch_size: 2,
+        max_seq_length: 24,
+        ..TrainConfig::default()
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers_for_floats_and_bitsandbytes() {
+    let Some(gpu) = gpu() else { return };
+    let want = floats(&open("base.safetensors"), "logits");
+    let b = batch(0);
+    for folder in ["model", "bnb-nf4-dq"] {
+        let model = load(&gpu, folder);
+        for row in 0..2 {
+            let real = b.attention_mask[row * 24..(row + 1) * 24].iter().filter(|&&m| m == 1).count();
+            let got = evaluate::logits(&model, &b.input_ids[row * 24..row * 24 + real]).unwrap();
+            let want = &want[row * 24 * 256..(row * 24 + real) * 256];
+            // f32 sums in another order; the sizes are a few units.
+            assert_relative(&format!("{folder}, row {row}"), &got, want, 1e-4);
+        }
+    }
+}
+
+/// One step at learning rate 0: the loss, and every gradient as it stands before clipping.
+fn check_gradients(golden: &str, use_rslora: bool, checkpointing: bool) {
+    let Some(gpu) = gpu() else { return };
+    let golden = open(golden);
+    let mut model = load(&gpu, "bnb-nf4-dq");
+    let lora = LoraConfig { r: 8, lora_alpha: 16.0, use_rslora, ..LoraConfig::default() };
+    model.add_adapter(lora, true).unwrap();
+    for module in &model.adapter.as_ref().unwrap().modules {
+        for (side, tensor) in [("A", &module.lora.a), ("B", &module.lora.b)] {
+            let values = floats(&golden, &format!("param/{PEFT}{}.lora_{side}.weight", module.name));
+            tensor.write(bytemuck::cast_slice(&values)).unwrap();
+        }
+    }
+    let mut trainer = Trainer::new(model, TrainConfig { gradient_checkpointing: checkpointing, ..config() }).unwrap();
+    let metrics = trainer.step(&[batch(0)]).unwrap();
+    assert_eq!(metrics.learning_rate, 0.0);
+    assert_relative("loss", &[metrics.loss as f32], &floats(&golden, "loss"), 1e-4);
+    for module in &trainer.model().adapter.as_ref().unwrap().modules {
+        let (grad_a, grad_b) = module.lora.grads.as_ref().unwrap();
+        for (side, tensor) in [("A", grad_a), ("B", grad_b)] {
+            let name = format!("grad/{PEFT}{}.lora_{side}.weight", module.name);
+            assert_relative(&name, &tensor.read().unwrap(), &floats(&golden, &name), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn lora_gradients_are_those_of_peft() {
+    check_gradients("lora.safetensors", false, false);
+}
+
+#[test]
+fn lora_gradients_with_checkpointing_are_those_of_peft() {
+    check_gradients("lora.safetensors", false, true);
+}
+
+#[test]
+fn rslora_gradients_are_those_of_peft() {
+    check_gradients("rslora.safetensors", true, false);
+}
+
+#[test]
+fn twenty_steps_of_adamw_follow_pytorch() {
+    let Some(gpu) = gpu() else { return };
+    let golden = open("lora_train.safetensors");
+    let (losses, norms) = (floats(&golden, "loss"), floats(&golden, "grad_norm"));
+    let mut model = load(&gpu, "bnb-nf4-dq");
+    model.load_adapter(format!("{TINY}/adapter_init"), true).unwrap();
+    let mut trainer = Trainer::new(model, config()).unwrap();
+    let (mut got_losses, mut got_norms) = (Vec::new(), Vec::new());
+    for step in 0..20 {
+        let metrics = trainer.step(&[batch(step % 4)]).unwrap();
+        got_losses.push(metrics.loss as f32);
+        got_norms.push(metrics.grad_norm as f32);
+    }
+    for step in 0..20 {
+        assert_relative(&format!("loss of step {step}"), &got_losses[step..][..1], &losses[step..][..1], 1e-3);
+        assert_relative(&format!("gradient norm of step {step}"), &got_norms[step..][..1], &norms[step..][..1], 1e-3);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    trainer.model().save_adapter(folder.path(), Some("tiny-llama")).unwrap();
+    let got = Safetensors::open(folder.path().join("adapter_model.safetensors")).unwrap();
+    let want = open("adapter_final/adapter_model.safetensors");
+    assert_eq!(got.names().collect::<Vec<_>>(), want.names().collect::<Vec<_>>());
+    for name in want.names() {
+        assert_relative(name, &floats(&got, name), &floats(&want, name), 1e-3);
+    }
+}

@@ -1,0 +1,174 @@
+//! What a training step promises beyond its numbers: equal gradients however the work is cut, the same bits every time, and
+//! replays that make nothing.
+
+mod support;
+
+use fourbit::{
+    adapter::LoraConfig,
+    data::Batch,
+    gpu::{Gpu, GpuOptions},
+    model::{LoadOptions, Model},
+    train::{TrainConfig, Trainer},
+};
+use support::{Rng, gpu};
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/bnb-nf4-dq");
+
+fn model(gpu: &Gpu, dropout: f64) -> Model {
+    let mut model = Model::load(gpu, TINY, &LoadOptions::default()).unwrap();
+    let lora = LoraConfig { r: 5, lora_dropout: dropout, ..LoraConfig::default() };
+    model.add_adapter(lora, true).unwrap();
+    // B is zero in a new adapter, and then A has no gradient.
+    for (i, module) in model.adapter.as_ref().unwrap().modules.iter().enumerate() {
+        let b = &module.lora.b;
+        let values: Vec<f32> = Rng(i as u64).normals(b.shape().len()).iter().map(|v| 0.05 * v).collect();
+        b.write(bytemuck::cast_slice(&values)).unwrap();
+    }
+    model
+}
+
+fn config(batch_size: usize) -> TrainConfig {
+    TrainConfig { batch_size, max_seq_length: 100, learning_rate: 1e-3, ..TrainConfig::default() }
+}
+
+fn batch(rows: usize, seq_len: usize, seed: u64) -> Batch {
+    let mut rng = Rng(seed);
+    let tokens = rows * seq_len;
+    Batch {
+        batch: rows,
+        seq_len,
+        input_ids: (0..tokens).map(|_| (rng.bits() % 256) as u32).collect(),
+        labels: (0..tokens).map(|_| if rng.uniform() < 0.3 { -100 } else { (rng.bits() % 256) as i32 }).collect(),
+        attention_mask: vec![1; tokens],
+        segment_ids: vec![1; tokens],
+        position_ids: (0..tokens).map(|i| (i % seq_len) as u32).collect(),
+    }
+}
+
+fn row(of: &Batch, index: usize) -> Batch {
+    let range = index * of.seq_len..(index + 1) * of.seq_len;
+    Batch {
+        batch: 1,
+        seq_len: of.seq_len,
+        input_ids: of.input_ids[range.clone()].to_vec(),
+        labels: of.labels[range.clone()].to_vec(),
+        attention_mask: of.attention_mask[range.clone()].to_vec(),
+        segment_ids: of.segment_ids[range.clone()].to_vec(),
+        position_ids: of.position_ids[range].to_vec(),
+    }
+}
+
+/// All gradients, and all values, of a trainer's adapter.
+fn read(trainer: &Trainer) -> (Vec<f32>, Vec<f32>) {
+    let (mut grads, mut values) = (Vec::new(), Vec::new());
+    for chunk in &trainer.model().adapter.as_ref().unwrap().chunks {
+        grads.extend(chunk.training.as_ref().unwrap().grads.read::<f32>().unwrap());
+        values.extend(chunk.params.read::<f32>().unwrap());
+    }
+    (grads, values)
+}
+
+#[track_caller]
+fn assert_same(what: &str, got: &[f32], want: &[f32], most: f32) {
+    let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let worst = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+    assert!(largest > 0.0 && worst <= most * largest, "{what}: {worst} apart, the largest is {largest}");
+}
+
+#[test]
+fn accumulated_micro_batches_equal_one_batch() {
+    let Some(gpu) = gpu() else { return };
+    let whole = batch(3, 40, 1);
+    let mut one = Trainer::new(model(&gpu, 0.0), config(3)).unwrap();
+    let in_one = one.step(std::slice::from_ref(&whole)).unwrap();
+    let mut many = Trainer::new(model(&gpu, 0.0), TrainConfig { gradient_accumulation_steps: 3, ..config(1) }).unwrap();
+    let in_many = many.step(&[row(&whole, 0), row(&whole, 1), row(&whole, 2)]).unwrap();
+    assert!((in_one.loss - in_many.loss).abs() < 1e-5 * in_one.loss, "{} {}", in_one.loss, in_many.loss);
+    assert_eq!(in_one.mean_token_accuracy, in_many.mean_token_accuracy);
+    // The same terms, summed in another order.
+    assert_same("gradients", &read(&many).0, &read(&one).0, 1e-5);
+}
+
+#[test]
+fn checkpointing_gives_the_same_gradients_with_less_memory() {
+    let Some(gpu) = gpu() else { return };
+    let data = batch(2, 90, 2);
+    let mut plain = Trainer::new(model(&gpu, 0.1), config(2)).unwrap();
+    plain.step(std::slice::from_ref(&data)).unwrap();
+    let mut lean = Trainer::new(model(&gpu, 0.1), TrainConfig { gradient_checkpointing: true, ..config(2) }).unwrap();
+    lean.step(std::slice::from_ref(&data)).unwrap();
+    assert_eq!(read(&plain).0, read(&lean).0, "the forward pass is recorded again, so the bits are the same");
+    assert!(lean.activation_bytes() < plain.activation_bytes());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let run = |seed: u64| {
+        let mut trainer = Trainer::new(model(&gpu, 0.2), TrainConfig { seed, ..config(1) }).unwrap();
+        for step in 0..4 {
+            trainer.step(&[batch(1, 30 + 20 * step, step as u64)]).unwrap();
+        }
+        read(&trainer).1
+    };
+    let first = run(7);
+    assert_eq!(first, run(7));
+    assert_ne!(first, run(8), "the seed draws the dropout masks");
+}
+
+#[test]
+fn padding_changes_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let data = batch(1, 30, 3);
+    let mut short = Trainer::new(model(&gpu, 0.0), config(1)).unwrap();
+    let a = short.step(std::slice::from_ref(&data)).unwrap();
+    let mut long = Trainer::new(model(&gpu, 0.0), config(1)).unwrap();
+    let b = long.step(&[data.padded_to(99, 5).unwrap()]).unwrap();
+    assert!((a.loss - b.loss).abs() < 1e-6 * a.loss, "{} {}", a.loss, b.loss);
+    assert_same("gradients", &read(&long).0, &read(&short).0, 1e-5);
+}
+
+#[test]
+fn a_replayed_step_makes_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let mut trainer = Trainer::new(model(&gpu, 0.0), config(1)).unwrap();
+    for length in [100, 30] {
+        trainer.step(&[batch(1, length, 4)]).unwrap();
+    }
+    let made = gpu.created();
+    for length in [90, 64, 50, 99, 31] {
+        trainer.step(&[batch(1, length, length as u64)]).unwrap();
+    }
+    assert_eq!(gpu.created(), made, "five steps in lengths whose buckets are there");
+}
+
+#[test]
+fn a_dry_device_plans_what_a_real_one_uses() {
+    let Some(gpu) = gpu() else { return };
+    let fresh = Gpu::open(&GpuOptions::from_env().unwrap()).unwrap();
+    drop(gpu);
+    let mut trainer = Trainer::new(model(&fresh, 0.0), config(2)).unwrap();
+    for length in [100, 40] {
+        trainer.step(&[batch(2, length, 5)]).unwrap();
+    }
+    let dry = Gpu::open(&GpuOptions { dry: true, ..GpuOptions::from_env().unwrap() }).unwrap();
+    let mut planned = Model::load(&dry, TINY, &LoadOptions::default()).unwrap();
+    planned.add_adapter(LoraConfig { r: 5, ..LoraConfig::default() }, true).unwrap();
+    let _planned = Trainer::new(planned, config(2)).unwrap();
+    // The second length's inputs and parameters are small, and known only when such a row comes.
+    let (plan, used) = (dry.peak_bytes() as f64, fresh.peak_bytes() as f64);
+    assert!((used / plan - 1.0).abs() < 0.35, "planned {plan}, used {used}");
+}
+
+#[test]
+fn impossible_steps_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let mut trainer = Trainer::new(model(&gpu, 0.0), config(1)).unwrap();
+    let long = trainer.step(&[batch(1, 200, 6)]).unwrap_err().to_string();
+    assert!(long.contains("at most 100 tokens") && long.contains("256"), "{long}");
+    let mut silent = batch(1, 30, 7);
+    silent.labels.fill(-100);
+    assert!(trainer.step(&[silent]).unwrap_err().to_string().contains("predict no token"));
+    let untrained = Model::load(&gpu, TINY, &LoadOptions::default()).unwrap();
+    assert!(Trainer::new(untrained, config(1)).is_err());
+}
