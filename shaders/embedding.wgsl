@@ -8,15 +8,18 @@ struct Params {
     cols: u32,
     first_row: u32, // of the shard
     rows: u32, // of the shard
+    block: u32, // elements in a block, or its logarithm
+    first_block: u32, // of the shard
     end_row: u32, // ids up to here are this shard's to write; beyond its rows they give zeros
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> codes: array<u32>; // of the shard's rows * cols elements
 @group(0) @binding(4) var<storage, read> ids: array<u32>; // [rows of x]
 @group(0) @binding(5) var<storage, read_write> x: array<f32>; // [rows of x, cols]
 
-import code
+import weight
+import decode
+import scale
 
 // x[r] = table[ids[r]]
 @compute @workgroup_size(LANES)
@@ -33,6 +36,7 @@ fn gather(
     if (id < params.first_row || id > params.end_row) {
         return;
     }
+    decode_init(lane);
     let row = id - params.first_row;
     if (row >= params.rows) {
         for (var c = lane; c < params.cols; c += LANES) {
@@ -41,6 +45,7 @@ fn gather(
         return;
     }
     for (var c = lane; c < params.cols; c += LANES) {
-        x[r * params.cols + c] = code_at(row * params.cols + c);
+        let i = row * params.cols + c;
+        x[r * params.cols + c] = scaled(vec4<f32>(code_at(i)), load_scale(block_of(i))).x;
     }
 }

@@ -1,4 +1,4 @@
-// What every product of a matrix with a packed weight shares: sizes, the weight's codes and how eight are named.
+// What every product of a matrix with a packed weight shares: sizes, and the weight.
 struct Params {
     group_base: u32,
     group_end: u32,
@@ -18,18 +18,6 @@ struct Params {
     out_first: u32, // of a shard: the first column of the result
 }
 
-struct Eight {
-    lo: vec4<f32>,
-    hi: vec4<f32>,
-}
-
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> codes: array<Word>;
 
-// The block of element `i` of `codes`.
-fn block_of(i: u32) -> u32 {
-    if (POW2 == 1u) {
-        return params.first_block + (i >> params.block);
-    }
-    return params.first_block + i / params.block;
-}
+import weight

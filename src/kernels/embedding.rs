@@ -1,6 +1,6 @@
 //! Token embedding out of a table in any storage scheme.
 
-use super::QuantizedTensor;
+use super::{QuantizedTensor, matmul};
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
@@ -14,37 +14,30 @@ struct Params {
     cols: u32,
     first_row: u32,
     rows: u32,
+    block: u32,
+    first_block: u32,
     end_row: u32,
 }
 
-fn kernel(code: &'static str, cols: usize) -> Kernel {
+fn kernel(scheme: Scheme, cols: usize) -> Kernel {
     let lanes = if cols <= 1024 { 64 } else { 256 };
-    Kernel::new("embedding", "gather").import("code", code).with("LANES", lanes)
-}
-
-fn code(scheme: Scheme) -> Result<&'static str> {
-    match scheme {
-        Scheme::F32 => Ok("code_f32"),
-        Scheme::F16 => Ok("code_f16"),
-        Scheme::BF16 => Ok("code_bf16"),
-        other => Err(Error::unsupported("scheme of an embedding", other.name(), "f32, f16, bf16")),
-    }
+    matmul::decode(Kernel::new("embedding", "gather").with("LANES", lanes), scheme, true, "decode_table")
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    ["code_f32", "code_f16", "code_bf16"].iter().flat_map(|c| [kernel(c, 1), kernel(c, usize::MAX)]).collect()
+    matmul::SCHEMES.iter().flat_map(|scheme| [kernel(*scheme, 1), kernel(*scheme, usize::MAX)]).collect()
 }
 
 /// x\[r\] = table\[ids\[r\]\]
 ///
 /// ids: [rows] u32; table: [vocabulary, cols]; x: [rows, cols] f32. An id past the vocabulary gives zeros: refuse it before.
-/// Errors: Shape, Unsupported.
+/// Errors: Shape.
 pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor) -> Result<Value> {
     embed_within(g, ids, table, u64::MAX)
 }
 
-/// [`embed`] with shards of the table of at most `limit` bytes.
+/// [`embed`] with shards of the table of at most `limit` bytes. Errors: Shape.
 pub fn embed_within(g: &mut Graph, ids: &Value, table: &QuantizedTensor, limit: u64) -> Result<Value> {
     let [vocabulary, cols] = table.shape();
     if ids.dtype() != DType::U32 || table.is_empty() {
@@ -53,13 +46,16 @@ pub fn embed_within(g: &mut Graph, ids: &Value, table: &QuantizedTensor, limit: 
     }
     let rows = ids.shape().len();
     let x = g.value([rows, cols], DType::F32)?;
-    let kernel = kernel(code(table.scheme())?, cols);
+    let kernel = kernel(table.scheme(), cols);
+    let block = table.scheme().block_size();
     for shard in table.shards_within(limit) {
         let last = shard.row0 + shard.rows == vocabulary;
         let params = Params {
             cols: cols as u32,
             first_row: shard.row0 as u32,
             rows: shard.rows as u32,
+            block: if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 },
+            first_block: shard.first_block,
             end_row: if last { u32::MAX } else { (shard.row0 + shard.rows - 1) as u32 },
         };
         let mut args = shard.args(g);

@@ -388,22 +388,24 @@ impl Entry {
     }
 }
 
+/// One scheme for every way of decoding.
+pub(super) const SCHEMES: [Scheme; 10] = [
+    Scheme::F32,
+    Scheme::F16,
+    Scheme::BF16,
+    Scheme::Nf4 { block_size: 64, double_quant: false },
+    Scheme::Fp4 { block_size: 64, double_quant: true },
+    Scheme::Int8 { block_size: 24, symmetric: false },
+    Scheme::Int4 { block_size: 64, symmetric: false },
+    Scheme::Q4_0,
+    Scheme::Q4_1,
+    Scheme::Q8_0,
+];
+
 /// Every specialisation of the products, sizes and blocks aside.
 pub fn variants() -> Vec<Kernel> {
-    let schemes = [
-        Scheme::F32,
-        Scheme::F16,
-        Scheme::BF16,
-        Scheme::Nf4 { block_size: 64, double_quant: false },
-        Scheme::Fp4 { block_size: 64, double_quant: true },
-        Scheme::Int8 { block_size: 24, symmetric: false },
-        Scheme::Int4 { block_size: 64, symmetric: false },
-        Scheme::Q4_0,
-        Scheme::Q4_1,
-        Scheme::Q8_0,
-    ];
     let mut all = Vec::new();
-    for (scheme, ragged) in schemes.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+    for (scheme, ragged) in SCHEMES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
         let spec = |entry, low, base| Spec {
             entry,
             scheme,
