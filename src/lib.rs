@@ -1,4 +1,19 @@
 //! Quantize, fine-tune and run language models on any GPU that wgpu reaches, with hand-written WGSL.
+//!
+//! ```no_run
+//! use fourbit::{Gpu, LoraConfig, Model, TrainConfig, Trainer, model::LoadOptions};
+//!
+//! # fn run(batches: Vec<fourbit::data::Batch>) -> fourbit::Result<()> {
+//! let gpu = Gpu::new()?;
+//! let mut model = Model::load(&gpu, "path/to/model", &LoadOptions::default())?;
+//! model.add_adapter(LoraConfig::default(), true)?;
+//! let mut trainer = Trainer::new(model, TrainConfig::default())?;
+//! for batch in batches {
+//!     println!("loss {:.4}", trainer.step(&[batch])?.loss);
+//! }
+//! trainer.into_model().save_adapter("output", None)
+//! # }
+//! ```
 #![warn(missing_docs)]
 
 pub mod adapter;
@@ -18,7 +33,12 @@ pub mod shape;
 pub mod tokenizer;
 pub mod train;
 
+pub use adapter::LoraConfig;
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use gpu::{Gpu, Tensor};
 pub use kernels::QuantizedTensor;
+pub use model::Model;
 pub use shape::Shape;
+pub use tokenizer::Tokenizer;
+pub use train::{TrainConfig, Trainer};

@@ -6,10 +6,12 @@ mod causal_lm;
 mod config;
 mod gguf;
 mod load;
+mod quantized_folder;
 mod source;
 
 pub use block::{Block, Context};
 pub use causal_lm::{Inputs, KvCache, LossValues, Model};
 pub use config::{Config, FAMILIES, RopeScaling};
 pub use load::{LoadOptions, Quantization};
+pub use quantized_folder::{QuantizedFolder, QuantizedSummary};
 pub use source::Source;

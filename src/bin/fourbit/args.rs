@@ -1,0 +1,348 @@
+//! Options that several subcommands share, in the words of TRL and PEFT, and what they stand for.
+
+use crate::embedded::{self, Embedded};
+use crate::output::{Output, note};
+use clap::{Args, ValueEnum};
+use fourbit::{
+    Error, Result,
+    adapter::LoraConfig,
+    data::{DataLoader, DataOptions, Dataset, LoaderOptions},
+    format::peft::AdapterConfig,
+    gpu::{Gpu, GpuOptions},
+    model::{LoadOptions, Model, Quantization, Source},
+    quant::Scheme,
+    tokenizer::Tokenizer,
+    train::{Schedule, TrainConfig},
+};
+use std::path::{Path, PathBuf};
+
+/// Options of every subcommand.
+#[derive(Args)]
+pub struct Global {
+    /// Device: a number of `fourbit devices` or a part of a name [default: FOURBIT_DEVICE, else the fastest kind]
+    #[arg(long, global = true, value_name = "N|NAME")]
+    pub device: Option<String>,
+    /// Print the result as one line of JSON on stdout, and everything else on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Global {
+    /// Where results go.
+    pub fn output(&self) -> Output {
+        Output::new(self.json)
+    }
+
+    /// The environment's options with `--device` on top. Errors: Config.
+    pub fn gpu_options(&self) -> Result<GpuOptions> {
+        let mut options = GpuOptions::from_env()?;
+        options.device = self.device.clone().or(options.device);
+        Ok(options)
+    }
+
+    /// Opens the device. Errors: NoAdapter, Config, Device.
+    pub fn gpu(&self) -> Result<Gpu> {
+        Gpu::open(&self.gpu_options()?)
+    }
+}
+
+/// Which model.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Hugging Face folder (also bitsandbytes 4-bit) or GGUF file [default: the adapter's base model, else a small
+    /// model that is part of fourbit]
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Adapter folder as PEFT writes it, with its own configuration
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+}
+
+/// A model that was chosen.
+pub struct Base {
+    /// The folder or file.
+    pub path: PathBuf,
+    /// The embedded model, where it is the one; its files go when this is dropped.
+    pub embedded: Option<Embedded>,
+}
+
+impl Base {
+    /// What `adapter_config.json` calls the model; nothing for the embedded one.
+    pub fn name(&self) -> Option<String> {
+        self.embedded.is_none().then(|| self.path.display().to_string())
+    }
+}
+
+impl ModelArgs {
+    /// Errors: Io, Format for an adapter that cannot be read.
+    pub fn base(&self) -> Result<Base> {
+        if let Some(path) = &self.model {
+            return Ok(Base { path: path.clone(), embedded: None });
+        }
+        let adapter =
+            self.adapter.as_ref().map(|dir| AdapterConfig::read(dir.join("adapter_config.json"))).transpose()?;
+        if let Some(name) = adapter.and_then(|config| config.base_model_name_or_path) {
+            if !Path::new(&name).exists() {
+                let message = format!("is needed: the adapter's base model {name} is no path here");
+                return Err(Error::config("--model", message));
+            }
+            return Ok(Base { path: name.into(), embedded: None });
+        }
+        let embedded = Embedded::unpack()?;
+        Ok(Base { path: embedded.model(), embedded: Some(embedded) })
+    }
+}
+
+/// The choices of `--quantization`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QuantizationName {
+    /// NormalFloat-4 of QLoRA
+    Nf4,
+    /// 4-bit floats of bitsandbytes
+    Fp4,
+    /// 8-bit integers with scale and zero point
+    Int8,
+    /// 4-bit integers with scale and zero point
+    Int4,
+    /// As the model is stored
+    None,
+}
+
+/// How the linear layers of the blocks are held.
+#[derive(Args)]
+pub struct QuantArgs {
+    /// Scheme of the blocks' linear layers; embedding, head and norms stay as stored [default: nf4; a model that is
+    /// stored in 4 or 8 bits (bitsandbytes, GGUF) stays as it is]
+    #[arg(long, value_enum, value_name = "SCHEME")]
+    pub quantization: Option<QuantizationName>,
+    /// Hold the block scales of nf4 and fp4 in 8 bits too
+    #[arg(long)]
+    pub double_quant: bool,
+    /// Elements that share a scale [default: 64]
+    #[arg(long, value_name = "N")]
+    pub block_size: Option<usize>,
+}
+
+impl QuantArgs {
+    /// How to load `source`. Errors: Config for options that do not go together, Unsupported, Format.
+    pub fn options(&self, source: &Source) -> Result<LoadOptions> {
+        // The other two options ask for the default scheme in another form, so they count as asking.
+        let asked = self.quantization.is_some() || self.double_quant || self.block_size.is_some();
+        if !asked && is_quantized(source)? {
+            return Ok(LoadOptions::default());
+        }
+        let quantization = match self.scheme()? {
+            Some(scheme) => Quantization::To(scheme),
+            None => Quantization::AsStored,
+        };
+        Ok(LoadOptions { quantization })
+    }
+
+    /// The scheme asked for; `None` to keep what is stored. Errors: Config.
+    fn scheme(&self) -> Result<Option<Scheme>> {
+        let name = self.quantization.unwrap_or(QuantizationName::Nf4);
+        let (block_size, double_quant) = (self.block_size.unwrap_or(64), self.double_quant);
+        if double_quant && !matches!(name, QuantizationName::Nf4 | QuantizationName::Fp4) {
+            return Err(Error::config("--double-quant", "works with --quantization nf4 and fp4 alone"));
+        }
+        let scheme = match name {
+            QuantizationName::Nf4 => Scheme::Nf4 { block_size, double_quant },
+            QuantizationName::Fp4 => Scheme::Fp4 { block_size, double_quant },
+            QuantizationName::Int8 => Scheme::Int8 { block_size, symmetric: false },
+            QuantizationName::Int4 => Scheme::Int4 { block_size, symmetric: false },
+            QuantizationName::None => return Ok(None),
+        };
+        scheme.validate()?;
+        Ok(Some(scheme))
+    }
+}
+
+/// Whether some linear layer of the blocks is stored in a scheme other than plain floats.
+fn is_quantized(source: &Source) -> Result<bool> {
+    for name in source.names().iter().filter(|name| name.ends_with("_proj.weight")) {
+        if !matches!(source.scheme(name)?, Scheme::F32 | Scheme::F16 | Scheme::BF16) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The adapter to be trained.
+#[derive(Args)]
+pub struct LoraArgs {
+    /// Rank of the adapter [default: 16]
+    #[arg(long, value_name = "R")]
+    pub lora_r: Option<usize>,
+    /// Scale of the adapter: alpha / r [default: 16]
+    #[arg(long, value_name = "ALPHA")]
+    pub lora_alpha: Option<f64>,
+    /// Chance that an input of the adapter is dropped in training [default: 0]
+    #[arg(long, value_name = "P")]
+    pub lora_dropout: Option<f64>,
+    /// Layers that get an adapter: names such as q_proj,v_proj, or all-linear [default: all-linear, all but the head]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
+    pub target_modules: Option<Vec<String>>,
+    /// Scale by alpha / sqrt(r)
+    #[arg(long)]
+    pub use_rslora: bool,
+}
+
+impl LoraArgs {
+    /// Attaches the adapter that is to be trained: a new one, or the one in `folder`, which brings its own configuration.
+    /// Errors: those of [`Model::add_adapter`] and [`Model::load_adapter`].
+    pub fn attach(&self, model: &mut Model, folder: Option<&Path>, seed: u64) -> Result<()> {
+        let Some(folder) = folder else { return model.add_adapter(self.config(seed), true) };
+        let given = self.lora_r.is_some()
+            || self.lora_alpha.is_some()
+            || self.lora_dropout.is_some()
+            || self.target_modules.is_some()
+            || self.use_rslora;
+        if given {
+            note(format_args!(
+                "note: --adapter brings its own configuration; the other options of the adapter are ignored"
+            ));
+        }
+        model.load_adapter(folder, true)
+    }
+
+    fn config(&self, seed: u64) -> LoraConfig {
+        let default = LoraConfig::default();
+        LoraConfig {
+            r: self.lora_r.unwrap_or(default.r),
+            lora_alpha: self.lora_alpha.unwrap_or(default.lora_alpha),
+            lora_dropout: self.lora_dropout.unwrap_or(default.lora_dropout),
+            use_rslora: self.use_rslora,
+            target_modules: self.target_modules.clone().unwrap_or(default.target_modules),
+            seed,
+        }
+    }
+}
+
+/// How to train.
+#[derive(Args)]
+pub struct TrainArgs {
+    /// Rows of a micro-batch [default: 1; 4 for the embedded model and data]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Micro-batches of an optimizer step
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub gradient_accumulation_steps: usize,
+    /// Keep block inputs only and compute the rest again in the backward pass: less memory, more time
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
+    /// Rows are cut after this many tokens [default: 1024, or the model's positions where they are fewer]
+    #[arg(long, value_name = "N")]
+    pub max_seq_length: Option<usize>,
+    /// Highest learning rate [default: 2e-4; 3e-3 for the embedded model and data]
+    #[arg(long, value_name = "LR")]
+    pub learning_rate: Option<f64>,
+    /// Course of the learning rate: constant, linear or cosine
+    #[arg(long, value_name = "NAME", default_value = "linear")]
+    pub lr_scheduler_type: String,
+    /// Steps over which the learning rate rises from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub warmup_steps: usize,
+    /// Decoupled weight decay of AdamW
+    #[arg(long, value_name = "W", default_value_t = 0.0)]
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm; 0 switches it off
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    pub max_grad_norm: f64,
+    /// Seed of the adapter's first values, of dropout and of the order of the rows
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// Rows are cut here unless asked otherwise.
+const MAX_SEQ_LENGTH: usize = 1024;
+
+/// `--max-seq-length`, or its default for a model. Errors: Config where it is beyond the model's positions.
+pub fn max_seq_length(asked: Option<usize>, source: &Source) -> Result<usize> {
+    let longest = source.config.max_positions;
+    match asked {
+        None => Ok(MAX_SEQ_LENGTH.min(longest)),
+        Some(length) if length > longest => {
+            let message = format!("{length} is more than the model's {longest} positions; use {longest} or less");
+            Err(Error::config("--max-seq-length", message))
+        }
+        Some(length) => Ok(length),
+    }
+}
+
+impl TrainArgs {
+    /// Rows a micro-batch; `embedded` where model and data are.
+    pub fn batch_size(&self, embedded: bool) -> usize {
+        self.batch_size.unwrap_or(if embedded { embedded::BATCH_SIZE } else { 1 })
+    }
+
+    /// Errors: Unsupported schedule, Config.
+    pub fn config(&self, embedded: bool, max_seq_length: usize, max_steps: usize) -> Result<TrainConfig> {
+        let default = TrainConfig::default();
+        let learning_rate = if embedded { embedded::LEARNING_RATE } else { default.learning_rate };
+        let config = TrainConfig {
+            learning_rate: self.learning_rate.unwrap_or(learning_rate),
+            lr_scheduler_type: self.lr_scheduler_type.parse::<Schedule>()?,
+            warmup_steps: self.warmup_steps,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            max_steps,
+            batch_size: self.batch_size(embedded),
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            gradient_checkpointing: self.gradient_checkpointing,
+            max_seq_length,
+            seed: self.seed,
+            ..default
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// What to train on.
+#[derive(Args)]
+pub struct DataArgs {
+    /// Rows as JSON lines or parquet: messages, prompt and completion, text, or input_ids and labels
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Take the rows in the order of the file, again and again
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Learn the completions alone; `false` learns prompts too
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub completion_only_loss: bool,
+}
+
+impl DataArgs {
+    /// The file, or the one that comes with the embedded model.
+    pub fn path(&self, base: &Base) -> Option<PathBuf> {
+        self.data.clone().or_else(|| base.embedded.as_ref().map(Embedded::data))
+    }
+
+    /// Whether model and data are the embedded ones.
+    pub fn is_showcase(&self, base: &Base) -> bool {
+        self.data.is_none() && base.embedded.is_some()
+    }
+
+    /// Reads the rows. Errors: Io, Format, Data, Config.
+    pub fn loader(&self, data: &Path, base: &Base, source: &Source, train: &TrainArgs) -> Result<DataLoader> {
+        let tokenizer = Tokenizer::open(&base.path)?;
+        let options = DataOptions {
+            max_seq_length: max_seq_length(train.max_seq_length, source)?,
+            completion_only: self.completion_only_loss,
+            vocab_size: source.config.vocab_size,
+        };
+        let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
+        if dataset.truncated() > 0 {
+            let (cut, rows, length) = (dataset.truncated(), dataset.len(), options.max_seq_length);
+            note(format_args!("note: {cut} of {rows} rows are longer than --max-seq-length {length} and were cut"));
+        }
+        let options = LoaderOptions {
+            batch_size: train.batch_size(self.is_showcase(base)),
+            shuffle: !self.no_shuffle,
+            seed: train.seed,
+            packing: None,
+            pad_id: tokenizer.as_ref().map_or(0, Tokenizer::pad_id),
+        };
+        DataLoader::new(dataset, options)
+    }
+}

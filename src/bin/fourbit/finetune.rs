@@ -1,0 +1,213 @@
+//! `fourbit finetune`
+
+use crate::args::{DataArgs, Global, LoraArgs, ModelArgs, QuantArgs, TrainArgs};
+use crate::output::{Output, bytes, note};
+use crate::progress::Progress;
+use crate::{embedded, interrupt};
+use fourbit::{
+    Error, Result,
+    data::DataLoader,
+    generate::{Generator, Sampling},
+    model::{Model, Source},
+    tokenizer::{Message, Tokenizer},
+    train::{StepMetrics, Trainer, TrainerState},
+};
+use serde_json::json;
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// Train a LoRA adapter on a quantized model (QLoRA) and save it as PEFT does
+///
+/// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
+/// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json, each of them replaced only by a
+/// whole new one. Ctrl-C ends the run after the current step and saves what was learned so far.
+#[derive(clap::Args)]
+pub struct Finetune {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Folder for the adapter; an adapter that is there is replaced
+    #[arg(long, value_name = "DIR", default_value = "output")]
+    output: PathBuf,
+    #[command(flatten)]
+    quant: QuantArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
+    #[command(flatten)]
+    train: TrainArgs,
+    /// Optimizer steps; instead of --num-train-epochs [default: 60 for the embedded model and data]
+    #[arg(long, value_name = "N", conflicts_with = "num_train_epochs")]
+    max_steps: Option<usize>,
+    /// Passes through the data, fractions allowed [default: 1]
+    #[arg(long, value_name = "N")]
+    num_train_epochs: Option<f64>,
+    /// Steps between records; a record is the mean since the one before
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    logging_steps: usize,
+}
+
+impl Finetune {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        let out = global.output();
+        if self.logging_steps == 0 {
+            return Err(Error::config("--logging-steps", "expected at least 1, got 0"));
+        }
+        if self.output.exists() && !self.output.is_dir() {
+            return Err(Error::config("--output", format!("{} is a file, a folder is needed", self.output.display())));
+        }
+        let base = self.model.base()?;
+        let data = self.data.path(&base).ok_or_else(|| {
+            Error::config("--data", "is needed with --model: a file of rows as JSON lines or parquet")
+        })?;
+        let showcase = self.data.is_showcase(&base);
+        // What is wrong with files and options is told before the device is opened.
+        let source = Source::open(&base.path)?;
+        let load_options = self.quant.options(&source)?;
+        let loader = self.data.loader(&data, &base, &source, &self.train)?;
+        let steps = self.steps(&loader, showcase)?;
+        let length = loader.longest().max(2);
+        let config = self.train.config(showcase, length, steps)?;
+
+        let gpu = global.gpu()?;
+        note(format_args!("device: {} ({})", gpu.caps().name, gpu.caps().backend));
+        let mut model = Model::from_source(&gpu, &source, &load_options)?;
+        self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
+        self.announce(&model, &loader, steps);
+        let questions = if showcase { embedded::questions() } else { Vec::new() };
+        let before = answers(&model, &base.path, &questions)?;
+        let mut run = Run {
+            trainer: Trainer::new(model, config)?,
+            loader,
+            state: TrainerState { max_steps: steps, logging_steps: self.logging_steps, ..TrainerState::default() },
+            output: &self.output,
+        };
+        let seconds = run.train()?;
+        let Run { trainer, state, .. } = run;
+        let model = trainer.into_model();
+        model.save_adapter(&self.output, base.name().as_deref())?;
+        let after = answers(&model, &base.path, &questions)?;
+        for ((question, before), after) in questions.iter().zip(before).zip(after) {
+            out.line(format_args!("\n{question}\n  before: {before}\n  after:  {after}"));
+        }
+        self.report(out, &state, seconds);
+        Ok(())
+    }
+
+    /// Optimizer steps: as asked, or those of the epochs as transformers counts them.
+    fn steps(&self, loader: &DataLoader, showcase: bool) -> Result<usize> {
+        let epochs = self.num_train_epochs.unwrap_or(1.0);
+        if !(epochs.is_finite() && epochs > 0.0) {
+            return Err(Error::config("--num-train-epochs", format!("expected more than 0, got {epochs}")));
+        }
+        let accumulation = self.train.gradient_accumulation_steps.max(1);
+        let per_epoch = loader.batches_per_epoch().div_ceil(accumulation);
+        Ok(match (self.max_steps, self.num_train_epochs) {
+            (Some(steps), _) => steps,
+            (None, None) if showcase => embedded::STEPS,
+            (None, _) => (epochs * per_epoch as f64).ceil() as usize,
+        })
+    }
+
+    fn announce(&self, model: &Model, loader: &DataLoader, steps: usize) {
+        let trainable = model.adapter.as_ref().map_or(0, |a| a.parameters());
+        let scheme = model.blocks.first().map_or("none", |b| b.q.base.weight.scheme().name());
+        note(format_args!(
+            "model: {} layers in {scheme}, {}; adapter: {trainable} trained values",
+            model.config.layers,
+            bytes(model.weight_bytes()),
+        ));
+        let (rows, tokens) = (loader.dataset().len(), loader.dataset().tokens());
+        note(format_args!("data: {rows} rows of {tokens} tokens; {steps} steps"));
+    }
+
+    fn report(&self, out: Output, state: &TrainerState, seconds: f64) {
+        let (Some(first), Some(last)) = (state.log_history.first(), state.log_history.last()) else { return };
+        let speed = last.num_tokens as f64 / seconds;
+        out.line(format_args!(
+            "\nloss {:.4} -> {:.4} after {} steps ({:.0} s, {speed:.0} tokens/s, {} of device memory)",
+            first.loss,
+            last.loss,
+            state.global_step,
+            seconds,
+            bytes(last.peak_bytes),
+        ));
+        out.line(format_args!("adapter: {}", self.output.display()));
+        out.result(&json!({
+            "loss": last.loss,
+            "first_loss": first.loss,
+            "steps": state.global_step,
+            "epoch": state.epoch,
+            "num_tokens": last.num_tokens,
+            "tokens_per_second": speed,
+            "peak_bytes": last.peak_bytes,
+            "output": self.output.display().to_string(),
+        }));
+    }
+}
+
+/// A run and what it has recorded so far.
+struct Run<'a> {
+    trainer: Trainer,
+    loader: DataLoader,
+    state: TrainerState,
+    output: &'a Path,
+}
+
+impl Run<'_> {
+    /// All steps, or fewer where the user asks to stop; returns the seconds they took.
+    fn train(&mut self) -> Result<f64> {
+        let config = self.trainer.config();
+        let (steps, accumulation) = (config.max_steps, config.gradient_accumulation_steps);
+        self.state.train_batch_size = config.batch_size;
+        let mut progress = Progress::new(steps as u64, "steps");
+        let mut group: Vec<StepMetrics> = Vec::with_capacity(self.state.logging_steps.min(steps));
+        let start = Instant::now();
+        for step in 1..=steps {
+            let batches: Vec<_> = (0..accumulation).map(|_| self.loader.next_batch()).collect();
+            let mut metrics = self.trainer.step(&batches)?;
+            metrics.epoch = self.loader.epoch();
+            group.push(metrics);
+            progress.advance(1);
+            let stop = step == steps || interrupt::pending();
+            if group.len() == self.state.logging_steps || stop {
+                self.record(&mut group, &progress)?;
+            }
+            if stop {
+                break;
+            }
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn record(&mut self, group: &mut Vec<StepMetrics>, progress: &Progress) -> Result<()> {
+        self.state.record(group);
+        group.clear();
+        if let Some(last) = self.state.log_history.last() {
+            progress.record(last);
+        }
+        std::fs::create_dir_all(self.output).map_err(Error::io(self.output))?;
+        self.state.save(self.output)
+    }
+}
+
+/// The model's likeliest answer to each question.
+fn answers(model: &Model, path: &Path, questions: &[String]) -> Result<Vec<String>> {
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(tokenizer) = Tokenizer::open(path)? else { return Ok(Vec::new()) };
+    let mut generator = Generator::new(model, 256)?;
+    let sampling = Sampling { max_new_tokens: 60, ..Sampling::default() };
+    let mut answers = Vec::with_capacity(questions.len());
+    for question in questions {
+        let prompt = tokenizer.apply_chat_template(&[Message::new("user", question.as_str())], true)?;
+        let prompt = tokenizer.encode(&prompt, false)?;
+        generator.reset();
+        let ids = generator.generate(&prompt, &sampling, tokenizer.eos_ids(), |_| Ok(!interrupt::pending()))?;
+        answers.push(tokenizer.decode(&ids, true)?.trim().to_owned());
+    }
+    Ok(answers)
+}

@@ -1,0 +1,200 @@
+//! `fourbit generate`
+
+use crate::args::{Global, ModelArgs, QuantArgs};
+use crate::interrupt;
+use crate::output::{Output, note, print};
+use fourbit::{
+    Error, Result,
+    generate::{Generator, Sampling},
+    model::{Model, Source},
+    tokenizer::{Message, Tokenizer},
+};
+use serde_json::json;
+use std::io::{BufRead, IsTerminal, Read};
+use std::time::Instant;
+
+/// Answer a prompt, or chat on a terminal where no prompt is given
+#[derive(clap::Args)]
+pub struct Generate {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    quant: QuantArgs,
+    /// What the user says; the model's chat template is put around it [default: what stdin holds]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// What the system says first
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Tokens to generate at most
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_new_tokens: usize,
+    /// 0 takes the likeliest token; above, logits are divided by it
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the N likeliest tokens; 0 is all of them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the likeliest tokens whose probabilities add up to P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+}
+
+impl Generate {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        let base = self.model.base()?;
+        let source = Source::open(&base.path)?;
+        let load_options = self.quant.options(&source)?;
+        let tokenizer = Tokenizer::open(&base.path)?.ok_or_else(|| {
+            Error::config("--model", format!("{} has no tokenizer.json, which prompts need", base.path.display()))
+        })?;
+        let chat = self.prompt.is_none() && std::io::stdin().is_terminal() && !global.json && !self.raw;
+        let prompt = if chat { None } else { Some(self.encode(&tokenizer, &self.text()?)?) };
+
+        let gpu = global.gpu()?;
+        let mut model = Model::from_source(&gpu, &source, &load_options)?;
+        if let Some(folder) = &self.model.adapter {
+            model.load_adapter(folder, false)?;
+        }
+        match prompt {
+            Some(ids) => self.answer(&model, &tokenizer, &ids, global.output()),
+            None => self.chat(&model, &tokenizer),
+        }
+    }
+
+    fn text(&self) -> Result<String> {
+        let text = match &self.prompt {
+            Some(text) => text.clone(),
+            None => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).map_err(Error::io("stdin"))?;
+                text.trim_end_matches(['\n', '\r']).to_owned()
+            }
+        };
+        match text.is_empty() {
+            true => Err(Error::config("--prompt", "is empty")),
+            false => Ok(text),
+        }
+    }
+
+    fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+        if self.raw {
+            return tokenizer.encode(text, true);
+        }
+        let mut messages = self.opening();
+        messages.push(Message::new("user", text));
+        tokenizer.encode(&tokenizer.apply_chat_template(&messages, true)?, false)
+    }
+
+    fn opening(&self) -> Vec<Message> {
+        self.system.iter().map(|text| Message::new("system", text.as_str())).collect()
+    }
+
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            max_new_tokens: self.max_new_tokens,
+        }
+    }
+
+    fn answer(&self, model: &Model, tokenizer: &Tokenizer, prompt: &[u32], out: Output) -> Result<()> {
+        let mut generator = Generator::new(model, prompt.len().saturating_add(self.max_new_tokens))?;
+        let start = Instant::now();
+        // The first token comes when the prompt is read; speed is that of the tokens after it.
+        let mut first = None;
+        let (text, ids) = self.stream(&mut generator, tokenizer, prompt, |piece| {
+            first.get_or_insert_with(Instant::now);
+            if !out.is_json() {
+                print(piece);
+            }
+        })?;
+        if !out.is_json() {
+            print("\n");
+        }
+        let decoding = first.map_or(0.0, |first| first.elapsed().as_secs_f64());
+        let speed = if ids.len() > 1 && decoding > 0.0 { (ids.len() - 1) as f64 / decoding } else { 0.0 };
+        let seconds = start.elapsed().as_secs_f64();
+        note(format_args!(
+            "{} tokens read, {} generated in {seconds:.1} s, {speed:.1} tokens/s",
+            prompt.len(),
+            ids.len()
+        ));
+        out.result(&json!({
+            "text": text,
+            "tokens": ids.len(),
+            "prompt_tokens": prompt.len(),
+            "tokens_per_second": speed,
+            "seconds": seconds,
+            "peak_bytes": model.gpu().peak_bytes(),
+        }));
+        Ok(())
+    }
+
+    /// Generates after `prompt`, handing out text as it becomes whole (once for each token, perhaps empty).
+    fn stream(
+        &self,
+        generator: &mut Generator<'_>,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+        mut on_text: impl FnMut(&str),
+    ) -> Result<(String, Vec<u32>)> {
+        let mut decoder = tokenizer.stream(true);
+        let mut text = String::new();
+        let ids = generator.generate(prompt, &self.sampling(), tokenizer.eos_ids(), |id| {
+            let piece = decoder.push(id)?;
+            on_text(&piece);
+            text += &piece;
+            Ok(!interrupt::pending())
+        })?;
+        let rest = decoder.finish()?;
+        on_text(&rest);
+        text += &rest;
+        Ok((text, ids))
+    }
+
+    fn chat(&self, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+        note(format_args!("Type a message and press Enter; an empty line forgets the conversation, Ctrl-D ends it."));
+        let mut generator = Generator::new(model, model.config.max_positions.min(CHAT_TOKENS))?;
+        let mut messages = self.opening();
+        // What the generator holds, so that only what is new is read.
+        let mut held: Vec<u32> = Vec::new();
+        for line in std::io::stdin().lock().lines() {
+            let line = line.map_err(Error::io("stdin"))?;
+            if line.trim().is_empty() {
+                messages = self.opening();
+                note(format_args!("(forgotten)"));
+                continue;
+            }
+            messages.push(Message::new("user", line));
+            let ids = tokenizer.encode(&tokenizer.apply_chat_template(&messages, true)?, false)?;
+            let new = match ids.strip_prefix(held.as_slice()) {
+                Some(new) if !new.is_empty() => new,
+                _ => {
+                    generator.reset();
+                    &ids
+                }
+            };
+            let (text, answer) = self.stream(&mut generator, tokenizer, new, print)?;
+            print("\n");
+            messages.push(Message::new("assistant", text.trim()));
+            // The last token is chosen, not read.
+            held = ids.iter().chain(&answer[..answer.len().saturating_sub(1)]).copied().collect();
+            if interrupt::pending() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Room for a conversation, where the model has as many positions.
+const CHAT_TOKENS: usize = 4096;

@@ -1,0 +1,86 @@
+//! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
+
+mod args;
+mod bench;
+mod devices;
+mod embedded;
+mod evaluate;
+mod finetune;
+mod generate;
+mod interrupt;
+mod output;
+mod plan;
+mod progress;
+mod quantize;
+
+use args::Global;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Quantize, fine-tune (QLoRA) and run Llama-family models on any GPU that Vulkan, Metal or DX12 reaches.
+#[derive(Parser)]
+#[command(name = "fourbit", version, after_help = ENVIRONMENT)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+const ENVIRONMENT: &str = "\
+Environment:
+  FOURBIT_DEVICE=N|NAME       as --device
+  FOURBIT_MEMORY_LIMIT=BYTES  use no more device memory than this
+  FOURBIT_SUBGROUPS=0         do without subgroup operations
+  FOURBIT_F16=0               do without f16 arithmetic
+  FOURBIT_BASELINE=1          ask for WebGPU's default limits instead of the adapter's own
+  FOURBIT_CHECKED=1           compile shaders with bounds checks
+  RUST_LOG=info               log to stderr
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
+
+#[derive(Subcommand)]
+enum Command {
+    Devices(devices::Devices),
+    Plan(plan::Plan),
+    Quantize(quantize::Quantize),
+    Finetune(Box<finetune::Finetune>),
+    Generate(generate::Generate),
+    Evaluate(evaluate::Evaluate),
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error")).init();
+    interrupt::watch();
+    let global = &cli.global;
+    let result = match &cli.command {
+        Command::Devices(command) => command.run(global),
+        Command::Plan(command) => command.run(global),
+        Command::Quantize(command) => command.run(global),
+        Command::Finetune(command) => command.run(global),
+        Command::Generate(command) => command.run(global),
+        Command::Evaluate(command) => command.run(global),
+        Command::Bench(command) => command.run(global),
+    };
+    match result {
+        Ok(()) if interrupt::pending() => ExitCode::from(interrupt::STATUS),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(format_args!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_declarations_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

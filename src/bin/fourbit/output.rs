@@ -1,0 +1,75 @@
+//! What is written where: results to stdout, or with `--json` one line of JSON there and everything else to stderr.
+
+use serde_json::Value;
+use std::fmt::Arguments;
+use std::io::Write;
+
+/// Writes a line to stderr; a closed stderr is no error.
+pub fn note(text: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Writes text to stdout at once. Whoever reads it may have gone: the process then ends as `SIGPIPE` would end it.
+pub fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Where a command's results go.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// Text on stdout, or one JSON line there.
+    pub fn new(json: bool) -> Output {
+        Output { json }
+    }
+
+    /// Whether the result is JSON.
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// A line for people: on stdout, or on stderr where stdout is for JSON.
+    pub fn line(self, text: Arguments<'_>) {
+        match self.json {
+            true => note(text),
+            false => print(&format!("{text}\n")),
+        }
+    }
+
+    /// The result: one compact line, where JSON was asked for.
+    pub fn result(self, value: &Value) {
+        if self.json {
+            print(&format!("{value}\n"));
+        }
+    }
+}
+
+/// A number of bytes for people: `1536` is `1.5 KiB`.
+pub fn bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn bytes_are_rounded_to_a_tenth() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
+    }
+}

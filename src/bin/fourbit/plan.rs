@@ -1,0 +1,80 @@
+//! `fourbit plan`
+
+use crate::args::{DataArgs, Global, LoraArgs, ModelArgs, QuantArgs, TrainArgs, max_seq_length};
+use crate::output::bytes;
+use fourbit::{
+    Result,
+    gpu::{Gpu, GpuOptions},
+    model::{Model, Source},
+    train::Trainer,
+};
+use serde_json::json;
+
+/// Tell the device memory that fine-tuning takes, without allocating or running anything
+///
+/// Takes the options of finetune. Rows are taken to be as long as --max-seq-length, or with --data as the longest one there.
+#[derive(clap::Args)]
+pub struct Plan {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    quant: QuantArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+impl Plan {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        let out = global.output();
+        let base = self.model.base()?;
+        let source = Source::open(&base.path)?;
+        let showcase = self.data.is_showcase(&base);
+        let length = match self.data.path(&base) {
+            Some(data) => self.data.loader(&data, &base, &source, &self.train)?.longest().max(2),
+            None => max_seq_length(self.train.max_seq_length, &source)?,
+        };
+        let config = self.train.config(showcase, length, 1)?;
+        let options = self.quant.options(&source)?;
+
+        // Everything is counted as a run would allocate it; the limit is not applied, so that the answer is whole.
+        let gpu = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..global.gpu_options()? })?;
+        let mut model = Model::from_source(&gpu, &source, &options)?;
+        let weights = gpu.allocated_bytes();
+        self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
+        let adapter = gpu.allocated_bytes() - weights;
+        let trainable = model.adapter.as_ref().map_or(0, |a| a.parameters());
+        let batch_size = config.batch_size;
+        let trainer = Trainer::new(model, config)?;
+        let activations = trainer.activation_bytes();
+        let other = gpu.allocated_bytes() - weights - adapter - activations;
+        let peak = gpu.peak_bytes();
+
+        out.line(format_args!("device       {}", gpu.caps().name));
+        out.line(format_args!("model        {}", base.name().unwrap_or_else(|| "embedded".to_owned())));
+        out.line(format_args!("batch        {batch_size} x {length} tokens"));
+        out.line(format_args!("weights      {:>12}", bytes(weights)));
+        out.line(format_args!(
+            "adapter      {:>12}  {trainable} trained values with their gradients and moments",
+            bytes(adapter)
+        ));
+        out.line(format_args!("activations  {:>12}", bytes(activations)));
+        out.line(format_args!("other        {:>12}  inputs, tables and parameters of kernels", bytes(other)));
+        out.line(format_args!("peak         {:>12}", bytes(peak)));
+        out.result(&json!({
+            "device": gpu.caps().name,
+            "weights_bytes": weights,
+            "adapter_bytes": adapter,
+            "activation_bytes": activations,
+            "other_bytes": other,
+            "peak_bytes": peak,
+            "trainable_parameters": trainable,
+            "batch_size": batch_size,
+            "max_seq_length": length,
+        }));
+        Ok(())
+    }
+}

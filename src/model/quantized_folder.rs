@@ -1,0 +1,284 @@
+//! A model on disk to a folder in bitsandbytes' 4-bit layout, tensor by tensor.
+
+use super::{LoadOptions, Model, Source};
+use crate::{
+    DType, Error, Result,
+    adapter::LINEAR_MODULES,
+    format::{
+        Kind, Stored, Weights,
+        atomic::{self, AtomicFolder},
+        bitsandbytes,
+        safetensors::{TensorSpec, Writer},
+    },
+    gpu::{Gpu, GpuOptions, Tensor},
+    kernels::quantize,
+    quant::{Packed, Scheme},
+};
+use half::bf16;
+use std::path::{Path, PathBuf};
+
+/// Elements that are converted on the host at once.
+const PIECE: usize = 4 << 20;
+
+/// A model, or a file of tensors, that is to be written in 4 bits.
+///
+/// Of a model the linear layers of the blocks are quantized; all else stays as stored, or bf16 where GGUF blocks have no
+/// counterpart. Of a single safetensors file every matrix of floats is quantized under its own name.
+pub struct QuantizedFolder {
+    input: Input,
+    scheme: Scheme,
+    output: PathBuf,
+    items: Vec<Item>,
+}
+
+enum Input {
+    Model(Box<Source>),
+    Tensors(Weights),
+}
+
+struct Item {
+    name: String,
+    action: Action,
+}
+
+enum Action {
+    /// (out, in), and the dtype that the file tells the weight had.
+    Quantize([usize; 2], DType),
+    Copy(TensorSpec),
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuantizedSummary {
+    /// Tensors in 4 bits.
+    pub quantized: usize,
+    /// Tensors left as floats.
+    pub copied: usize,
+    /// Bytes of the tensors in the source.
+    pub source_bytes: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+impl QuantizedFolder {
+    /// Opens a Hugging Face folder, a GGUF file or a safetensors file, and checks that it is whole. `scheme` is NF4 or FP4.
+    /// Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
+    pub fn open(input: impl AsRef<Path>, scheme: Scheme, output: impl Into<PathBuf>) -> Result<QuantizedFolder> {
+        let (input, output) = (input.as_ref(), output.into());
+        check_output(input, &output)?;
+        let weights = Weights::open(input)?;
+        let (input, items) = if weights.kind() == Kind::Safetensors {
+            let items = weights.names().map(|name| tensor_item(&weights, name)).collect::<Result<Vec<_>>>()?;
+            (Input::Tensors(weights), items)
+        } else {
+            let source = Source::open(input)?;
+            // A device that only counts reads every header and shape, so that nothing is begun with a part missing.
+            let counting = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() })?;
+            Model::from_source(&counting, &source, &LoadOptions::default())?;
+            let items = source.names().iter().map(|name| model_item(&source, name)).collect::<Result<Vec<_>>>()?;
+            (Input::Model(Box::new(source)), items)
+        };
+        let this = QuantizedFolder { input, scheme, output, items };
+        // Checks the scheme.
+        this.specs()?;
+        Ok(this)
+    }
+
+    /// Tensors.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The folder or file that is read.
+    pub fn input(&self) -> &Path {
+        self.weights().path()
+    }
+
+    /// Whether the input is a model, whose folder needs a tokenizer too.
+    pub fn is_model(&self) -> bool {
+        matches!(self.input, Input::Model(_))
+    }
+
+    /// Quantizes on `gpu` and writes `model.safetensors`, and for a model `config.json`. The folder is there once the caller
+    /// has put in what else it needs and commits it. `on_tensor` is told each tensor that is done; its error ends the work.
+    /// Errors: Io, Format, Config for numbers that are not finite, OutOfMemory, Device.
+    pub fn write(
+        &self,
+        gpu: &Gpu,
+        mut on_tensor: impl FnMut(&str) -> Result<()>,
+    ) -> Result<(AtomicFolder, QuantizedSummary)> {
+        let folder = AtomicFolder::create(&self.output)?;
+        let path = folder.folder().join(crate::format::SINGLE);
+        let mut writer = Writer::create(&path, self.specs()?)?;
+        let mut summary = QuantizedSummary::default();
+        for item in &self.items {
+            match &item.action {
+                Action::Quantize(shape, dtype) => {
+                    let packed = self.quantize(gpu, &item.name, *shape)?;
+                    bitsandbytes::write(&mut writer, &item.name, &packed, *dtype)?;
+                    summary.quantized += 1;
+                }
+                Action::Copy(spec) => {
+                    self.copy(&mut writer, spec)?;
+                    summary.copied += 1;
+                }
+            }
+            on_tensor(&item.name)?;
+        }
+        writer.finish()?;
+        if let Input::Model(source) = &self.input {
+            self.write_config(source, folder.folder())?;
+        }
+        summary.bytes = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
+        let weights = self.weights();
+        for name in weights.names() {
+            summary.source_bytes += weights.get(name)?.bytes.len() as u64;
+        }
+        Ok((folder, summary))
+    }
+
+    fn weights(&self) -> &Weights {
+        match &self.input {
+            Input::Model(source) => source.weights(),
+            Input::Tensors(weights) => weights,
+        }
+    }
+
+    fn specs(&self) -> Result<Vec<TensorSpec>> {
+        let mut specs = Vec::with_capacity(7 * self.items.len());
+        for item in &self.items {
+            match &item.action {
+                Action::Quantize(shape, _) => specs.extend(bitsandbytes::specs(&item.name, self.scheme, *shape)?),
+                Action::Copy(spec) => specs.push(spec.clone()),
+            }
+        }
+        Ok(specs)
+    }
+
+    fn quantize(&self, gpu: &Gpu, name: &str, shape: [usize; 2]) -> Result<Packed> {
+        let source = match &self.input {
+            Input::Model(source) => source,
+            Input::Tensors(weights) => {
+                let view = weights.get(name)?;
+                let (dtype, bytes) = match view.stored {
+                    Stored::Plain(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => (dtype, view.bytes.into()),
+                    _ => (DType::F32, std::borrow::Cow::Owned(bytemuck::cast_slice(&view.to_f32()?).to_vec())),
+                };
+                let floats = floats(gpu, shape, dtype)?;
+                floats.write(&bytes)?;
+                return quantize::quantize(gpu, name, &floats, shape, self.scheme)?.download();
+            }
+        };
+        if source.scheme(name)? == self.scheme {
+            return source.packed(name, shape);
+        }
+        let plain = source.plain(name)?;
+        let floats = floats(gpu, shape, plain.map_or(DType::F32, |(dtype, _)| dtype))?;
+        match plain {
+            Some((_, bytes)) => floats.write(bytes)?,
+            None => source.for_each_piece(name, shape, PIECE, |start, values| {
+                floats.write_at(start, bytemuck::cast_slice(values))
+            })?,
+        }
+        quantize::quantize(gpu, name, &floats, shape, self.scheme)?.download()
+    }
+
+    fn copy(&self, writer: &mut Writer, spec: &TensorSpec) -> Result<()> {
+        let source = match &self.input {
+            Input::Tensors(weights) => return writer.write(&spec.name, weights.get(&spec.name)?.bytes),
+            Input::Model(source) => source,
+        };
+        if source.weights().kind() != Kind::Gguf {
+            return writer.write(&spec.name, source.weights().get(&spec.name)?.bytes);
+        }
+        let shape = source.shape(&spec.name)?;
+        let mut halves: Vec<bf16> = Vec::with_capacity(shape[0] * shape[1]);
+        source.for_each_piece(&spec.name, shape, PIECE, |_, values| {
+            halves.extend(values.iter().map(|&v| bf16::from_f32(v)));
+            Ok(())
+        })?;
+        writer.write(&spec.name, bytemuck::cast_slice(&halves))
+    }
+
+    fn write_config(&self, source: &Source, folder: &Path) -> Result<()> {
+        let dtype = self.items.iter().find_map(|item| match &item.action {
+            Action::Quantize(_, dtype) => Some(*dtype),
+            Action::Copy(_) => None,
+        });
+        let mut json = source.config.json.clone();
+        json["quantization_config"] = bitsandbytes::quantization_config(self.scheme, dtype.unwrap_or(DType::BF16))?;
+        atomic::write_json(folder.join("config.json"), &json)
+    }
+}
+
+fn floats(gpu: &Gpu, shape: [usize; 2], dtype: DType) -> Result<Tensor> {
+    gpu.zeros("a weight to be quantized", shape, dtype)
+}
+
+/// The folder's files replace those of the same names; what would then be a mixture of two models is refused.
+fn check_output(input: &Path, output: &Path) -> Result<()> {
+    let same = match (input.canonicalize(), output.canonicalize()) {
+        (Ok(input), Ok(output)) => input == output || input.parent() == Some(output.as_path()),
+        _ => false,
+    };
+    if same {
+        return Err(Error::config("--output", "is where the model is read from; choose another folder"));
+    }
+    if output.join(crate::format::INDEX).exists() {
+        let message = format!("{} holds a model in several files; choose another folder", output.display());
+        return Err(Error::config("--output", message));
+    }
+    Ok(())
+}
+
+fn tensor_item(weights: &Weights, name: &str) -> Result<Item> {
+    let view = weights.get(name)?;
+    let Stored::Plain(dtype) = view.stored else {
+        return Err(Error::unsupported(format!("tensor {name}"), view.stored, "plain floats"));
+    };
+    let float = matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
+    let action = match *view.shape {
+        [rows, cols] if float && rows > 0 && cols > 0 => {
+            Action::Quantize([rows, cols], if dtype == DType::F64 { DType::F32 } else { dtype })
+        }
+        _ => Action::Copy(TensorSpec::new(name, dtype, view.shape)),
+    };
+    Ok(Item { name: name.to_owned(), action })
+}
+
+fn model_item(source: &Source, name: &str) -> Result<Item> {
+    let linear = name.strip_suffix(".weight").and_then(|n| n.rsplit('.').next());
+    let in_block = name.starts_with("model.layers.");
+    let gguf = source.weights().kind() == Kind::Gguf;
+    let action = if in_block && linear.is_some_and(|module| LINEAR_MODULES.contains(&module)) {
+        let dtype = if gguf { DType::BF16 } else { stored_dtype(source, name)? };
+        Action::Quantize(source.shape(name)?, dtype)
+    } else if gguf {
+        let [rows, cols] = source.shape(name)?;
+        let vector = name.ends_with("norm.weight") || name.ends_with(".bias");
+        Action::Copy(TensorSpec::new(name, DType::BF16, if vector { vec![cols] } else { vec![rows, cols] }))
+    } else {
+        let view = source.weights().get(name)?;
+        let Stored::Plain(dtype) = view.stored else {
+            return Err(Error::unsupported(format!("tensor {name}"), view.stored, "plain floats"));
+        };
+        Action::Copy(TensorSpec::new(name, dtype, view.shape))
+    };
+    Ok(Item { name: name.to_owned(), action })
+}
+
+/// The dtype of a weight in a folder; of a 4-bit one that it had before.
+fn stored_dtype(source: &Source, name: &str) -> Result<DType> {
+    match source.plain(name)? {
+        Some((dtype, _)) => Ok(dtype),
+        None => match source.weights().packed(name)?.1 {
+            DType::F64 => Ok(DType::F32),
+            dtype => Ok(dtype),
+        },
+    }
+}
