@@ -32,7 +32,7 @@ fn rows_of_whole_and_sharded_tables() {
         for (vocabulary, cols) in [(1, 32), (3, 63), (900, 257), (40, 4096), (50, 576)] {
             let mut rng = Rng(cols as u64);
             let Ok(packed) = Packed::quantize(scheme, [vocabulary, cols], &rng.normals(vocabulary * cols)) else {
-                assert!(cols % 32 != 0, "{scheme:?} {vocabulary} {cols}");
+                assert!(!cols.is_multiple_of(32), "{scheme:?} {vocabulary} {cols}");
                 continue;
             };
             let table = QuantizedTensor::upload(&gpu, "table", &packed).unwrap();

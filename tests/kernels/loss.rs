@@ -84,7 +84,8 @@ fn sums_accumulate_over_micro_batches() {
     let Some(gpu) = gpu() else { return };
     for rows in [1, 255, 1000] {
         let mut rng = Rng(rows as u64);
-        let losses: Vec<f32> = (0..2 * rows).map(|i| if i % 2 == 0 { rng.uniform() } else { 1.0 }).collect();
+        let losses: Vec<f32> =
+            (0..2 * rows).map(|i: usize| if i.is_multiple_of(2) { rng.uniform() } else { 1.0 }).collect();
         let labels: Vec<i32> = (0..rows as i32).map(|r| if r % 3 == 1 { -100 } else { r }).collect();
         let mut g = Graph::new(&gpu);
         let tlosses = g.import(&gpu.tensor("losses", [rows, 2], DType::F32, &losses).unwrap());
