@@ -1,12 +1,12 @@
-// The numbers that codes stand for: one a thread, one dispatch a shard of the weight.
+// The numbers that codes stand for: one or eight a thread (`write`), one dispatch a shard of the weight.
 
 import index
 
 struct Params {
     group_base: u32,
     group_end: u32,
-    len: u32, // elements to write
-    first: u32, // the first of them in the shard
+    len: u32, // threads
+    first: u32, // the first element in the shard
     out_first: u32, // and in y
     block: u32, // elements in a block, or its logarithm
     first_block: u32, // of the shard, in `scales`
@@ -20,10 +20,10 @@ struct Eight {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> codes: array<Word>; // of the shard
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 import decode
 import scale
+import write
 
 // The block of element `i` of the shard.
 fn block_of(i: u32) -> u32 {
@@ -33,7 +33,6 @@ fn block_of(i: u32) -> u32 {
     return params.first_block + i / params.block;
 }
 
-// y[out_first + n] = the value of element first + n
 @compute @workgroup_size(256)
 fn values(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -43,7 +42,6 @@ fn values(
     let g = group_index(wg, counts);
     let n = g * 256u + lane;
     if (g < params.group_end && n < params.len) {
-        let i = params.first + n;
-        y[params.out_first + n] = scaled(vec4<f32>(code_at(i)), load_scale(block_of(i))).x;
+        write(n);
     }
 }

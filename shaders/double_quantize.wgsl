@@ -21,8 +21,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> nested: array<f32>; // [257 + len / 256]: offset, map, nested absmax
 @group(0) @binding(5) var<storage, read_write> codes: array<u32>; // [len / 4]
 
-// The same memory serves sums (three words a thread) and magnitudes or codes (one).
-var<workgroup> scratch: array<u32, 768>;
+// The same memory serves sums (three words a thread) and magnitudes (one).
+var<workgroup> scratch: array<u32, 192>;
 
 struct Wide {
     low: u32,
@@ -53,16 +53,16 @@ fn fixed_point(bits: u32, largest: u32) -> Wide {
 }
 
 fn scratch_at(i: u32) -> Wide {
-    return Wide(scratch[i], scratch[256u + i], scratch[512u + i]);
+    return Wide(scratch[i], scratch[64u + i], scratch[128u + i]);
 }
 
-// The sum over the 256 threads, valid in the first.
+// The sum over the 64 threads, valid in the first.
 fn reduce(v: Wide, index: u32) -> Wide {
     var sum = v;
-    for (var half = 128u; half > 0u; half /= 2u) {
+    for (var half = 32u; half > 0u; half /= 2u) {
         scratch[index] = sum.low;
-        scratch[256u + index] = sum.middle;
-        scratch[512u + index] = sum.high;
+        scratch[64u + index] = sum.middle;
+        scratch[128u + index] = sum.high;
         workgroupBarrier();
         if (index < half) {
             sum = add(sum, scratch_at(index + half));
@@ -73,7 +73,7 @@ fn reduce(v: Wide, index: u32) -> Wide {
 }
 
 // sums[g] = sum of absmax[4096 g .. 4096 g + 4095]
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn partial_sums(
     @builtin(workgroup_id) wg: vec3<u32>,
     @builtin(num_workgroups) counts: vec3<u32>,
@@ -84,8 +84,8 @@ fn partial_sums(
         return;
     }
     var sum = Wide(0u, 0u, 0u);
-    for (var t = 0u; t < 16u; t++) {
-        let i = g * 4096u + t * 256u + index;
+    for (var t = 0u; t < 64u; t++) {
+        let i = g * 4096u + t * 64u + index;
         if (i < params.len) {
             sum = add(sum, fixed_point(bitcast<u32>(absmax[i]), status[3]));
         }
@@ -137,13 +137,13 @@ fn mean_of(sum: Wide, exponent: u32) -> f32 {
 }
 
 // nested[0] = mean of all absmax
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn offset(@builtin(local_invocation_index) index: u32) {
     if (params.group_base >= params.group_end) {
         return;
     }
     var sum = Wide(0u, 0u, 0u);
-    for (var i = index; i < params.partials; i += 256u) {
+    for (var i = index; i < params.partials; i += 64u) {
         sum = add(sum, Wide(sums[3u * i], sums[3u * i + 1u], sums[3u * i + 2u]));
     }
     sum = reduce(sum, index);
@@ -167,8 +167,16 @@ fn encode(s: f32) -> u32 {
     return select(lower, upper, up);
 }
 
-// codes[b] = encode((absmax[b] - offset) * (1 / nested absmax)); a group is a block of 256
-@compute @workgroup_size(256)
+// absmax - offset; 0 beyond the end.
+fn distance(b: u32) -> f32 {
+    if (b >= params.len) {
+        return 0.0;
+    }
+    return absmax[b] - nested[0];
+}
+
+// codes[b] = encode((absmax[b] - offset) * (1 / nested absmax)); a group is a block of 256, a thread a word of four
+@compute @workgroup_size(64)
 fn absmax_codes(
     @builtin(workgroup_id) wg: vec3<u32>,
     @builtin(num_workgroups) counts: vec3<u32>,
@@ -178,14 +186,13 @@ fn absmax_codes(
     if (g >= params.group_end) {
         return;
     }
-    let b = g * 256u + index;
-    var d = 0.0;
-    if (b < params.len) {
-        d = absmax[b] - nested[0];
-    }
+    let word = g * 64u + index;
+    let first = 4u * word;
+    let d = vec4<f32>(distance(first), distance(first + 1u), distance(first + 2u), distance(first + 3u));
     // Magnitudes compare as their bits do.
-    var most = bitcast<u32>(d) & 0x7fffffffu;
-    for (var half = 128u; half > 0u; half /= 2u) {
+    let bits = bitcast<vec4<u32>>(d) & vec4<u32>(0x7fffffffu);
+    var most = max(max(bits.x, bits.y), max(bits.z, bits.w));
+    for (var half = 32u; half > 0u; half /= 2u) {
         scratch[index] = most;
         workgroupBarrier();
         if (index < half) {
@@ -196,24 +203,22 @@ fn absmax_codes(
     if (index == 0u) {
         // A subnormal maximum counts as 0.
         scratch[0] = select(most, 0u, most < 0x800000u);
+        nested[257u + g] = bitcast<f32>(scratch[0]);
     }
     workgroupBarrier();
     let spread = bitcast<f32>(scratch[0]);
-    workgroupBarrier();
-    var code = 0u;
-    if (spread > 0.0 && b < params.len) {
+    if (first >= params.len) {
+        return;
+    }
+    var code = vec4<u32>(0u);
+    if (spread > 0.0) {
         // From 2^126 on the reciprocal is subnormal: both sides are scaled down.
         let shrink = select(1.0, 0.0625, spread >= 8.507059173023462e37);
-        code = encode(d * shrink * divide(1.0, spread * shrink));
+        let s = d * shrink * divide(1.0, spread * shrink);
+        code = vec4<u32>(encode(s.x), encode(s.y), encode(s.z), encode(s.w));
+        // What pads the last word is zero.
+        let inside = vec4<u32>(first, first + 1u, first + 2u, first + 3u) < vec4<u32>(params.len);
+        code = select(vec4<u32>(0u), code, inside) << vec4<u32>(0u, 8u, 16u, 24u);
     }
-    scratch[index] = code;
-    workgroupBarrier();
-    if (index == 0u) {
-        nested[257u + g] = spread;
-    }
-    let word = g * 64u + index;
-    if (index < 64u && 4u * word < params.len) {
-        let at = 4u * index;
-        codes[word] = scratch[at] | (scratch[at + 1u] << 8u) | (scratch[at + 2u] << 16u) | (scratch[at + 3u] << 24u);
-    }
+    codes[word] = (code.x | code.y) | (code.z | code.w);
 }

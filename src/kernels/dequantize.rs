@@ -19,25 +19,24 @@ struct Params {
     first_block: u32,
 }
 
-fn kernel(scheme: Scheme) -> Kernel {
-    matmul::decode(Kernel::new("dequantize", "values"), scheme, true, "decode_table")
+/// One number a thread (`single`), or eight.
+fn kernel(scheme: Scheme, single: bool) -> Kernel {
+    let kernel = matmul::decode(Kernel::new("dequantize", "values"), scheme, single, "decode_table");
+    kernel.import("write", if single { "write_one" } else { "write_eight" })
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    let mut all = vec![kernel(Scheme::F32), kernel(Scheme::F16), kernel(Scheme::BF16)];
+    let (block_size, symmetric) = (64, false);
+    let mut schemes = vec![Scheme::F32, Scheme::F16, Scheme::BF16, Scheme::Q4_0, Scheme::Q4_1, Scheme::Q8_0];
     for double_quant in [false, true] {
-        let block_size = 64;
-        all.push(kernel(Scheme::Nf4 { block_size, double_quant }));
-        all.push(kernel(Scheme::Fp4 { block_size, double_quant }));
+        schemes.extend([Scheme::Nf4 { block_size, double_quant }, Scheme::Fp4 { block_size, double_quant }]);
     }
     // Blocks of affine schemes need be no powers of two.
     for block_size in [64, 24] {
-        let symmetric = false;
-        all.extend([kernel(Scheme::Int8 { block_size, symmetric }), kernel(Scheme::Int4 { block_size, symmetric })]);
+        schemes.extend([Scheme::Int8 { block_size, symmetric }, Scheme::Int4 { block_size, symmetric }]);
     }
-    all.extend([Scheme::Q4_0, Scheme::Q4_1, Scheme::Q8_0].map(kernel));
-    all
+    schemes.into_iter().flat_map(|scheme| [kernel(scheme, false), kernel(scheme, true)]).collect()
 }
 
 /// y[r, c] = the value of the code of w[r, c]
@@ -68,17 +67,20 @@ pub fn dequantize_sharded(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>
             continue;
         }
         let len = (to - from) * cols;
+        let (first, out_first) = ((from - shard.row0) * cols, (from - rows.start) * cols);
+        let single = [len, first, out_first].iter().any(|n| n % 8 != 0);
+        let threads = if single { len } else { len / 8 };
         let params = Params {
-            len: len as u32,
-            first: ((from - shard.row0) * cols) as u32,
-            out_first: ((from - rows.start) * cols) as u32,
+            len: threads as u32,
+            first: first as u32,
+            out_first: out_first as u32,
             block: if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 },
             first_block: shard.first_block,
         };
         let mut args = shard.args(g);
         args.push(y.clone());
         let args: Vec<&Value> = args.iter().collect();
-        g.dispatch(kernel(w.scheme()), &params, &args, len.div_ceil(256), 8.0 * len as f64)?;
+        g.dispatch(kernel(w.scheme(), single), &params, &args, threads.div_ceil(256), 8.0 * len as f64)?;
     }
     Ok(y)
 }

@@ -70,17 +70,20 @@ fn values_equal_the_specification() {
 fn shards_and_ranges_of_rows_change_nothing() {
     let Some(gpu) = gpu() else { return };
     for scheme in schemes().into_iter().chain(GGUF) {
-        let shape = [1300, 96];
+        // Rows of 93 numbers begin anywhere in a word.
+        let cols = if GGUF.contains(&scheme) { 96 } else { 93 };
+        let shape = [1300, cols];
         let packed = packed(scheme, shape);
         let w = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
-        let most = w.shards_within(1).count();
-        assert!(most > 1, "{scheme:?}");
+        if scheme.block_size() <= 64 {
+            assert!(w.shards_within(1).count() > 1, "{scheme:?}");
+        }
         let rows = 3..1299;
         let mut g = Graph::new(&gpu);
         let y = dequantize_sharded(&mut g, &w, rows.clone(), 1).unwrap();
         g.keep(&y);
         let got = g.run().unwrap().read::<f32>(&y).unwrap();
-        assert_values(scheme, &got, &packed.dequantize()[3 * 96..1299 * 96]);
+        assert_values(scheme, &got, &packed.dequantize()[3 * cols..1299 * cols]);
     }
 }
 
