@@ -1,0 +1,123 @@
+//! The binary as users run it: what it prints, what it writes, and how it refuses.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod refusals;
+mod runs;
+
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+/// A file of the tiny golden model.
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny").join(name)
+}
+
+/// What one run of the binary gave.
+struct Done {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Done {
+    fn of(output: Output) -> Done {
+        Done {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// The value of `--json`: the only line on stdout.
+    #[track_caller]
+    fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        assert_eq!(self.stdout.matches('\n').count(), 1, "one line: {:?}", self.stdout);
+        assert!(self.stdout.ends_with('\n'));
+        assert!(!self.stdout.contains("\": ") && !self.stdout.contains(", \""), "compact: {}", self.stdout);
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// The message of a run that failed as it should: status 1, nothing on stdout, one error at the end of stderr.
+    #[track_caller]
+    fn error(&self) -> &str {
+        assert_eq!(self.code, 1, "status; stderr: {}", self.stderr);
+        assert_eq!(self.stdout, "");
+        assert_eq!(self.stderr.matches("error: ").count(), 1, "{}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        let last = self.stderr.lines().last().unwrap();
+        last.strip_prefix("error: ").unwrap_or_else(|| panic!("the last line is {last:?}"))
+    }
+}
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fourbit"));
+    command.args(words).stdin(std::process::Stdio::null());
+    command
+}
+
+fn fourbit(words: &[&str]) -> Done {
+    Done::of(command(words).output().unwrap())
+}
+
+/// A folder for one test: a copy of the tiny model, rows of token ids, and room for output.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("model")).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(golden("model").join(name), folder.path().join("model").join(name)).unwrap();
+        }
+        let place = Place { folder };
+        // A pattern that a model can learn: each token follows from the one before.
+        let rows: Vec<String> = (0..6u32)
+            .map(|row| {
+                let ids: Vec<u32> = (0..20).map(|i| (3 + row * 11 + i * 7) % 256).collect();
+                json!({"input_ids": ids, "labels": ids}).to_string()
+            })
+            .collect();
+        fs::write(place.path("rows.jsonl"), rows.join("\n")).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Names in the folder, sorted.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// `fourbit finetune` on the tiny model and the rows.
+    fn finetune(&self, more: &[&str]) -> Done {
+        fourbit(&self.finetune_words(more).iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn finetune_words(&self, more: &[&str]) -> Vec<String> {
+        let [model, rows, out] = ["model", "rows.jsonl", "out"].map(|name| self.text(name));
+        let mut words = ["finetune", "--model", &model, "--data", &rows, "--output", &out].map(str::to_owned).to_vec();
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words
+    }
+}

@@ -1,0 +1,260 @@
+//! Input that is broken: one clear error that names the thing and the remedy, and nothing half-written.
+
+use super::{Place, command, fourbit, support};
+use fourbit::{
+    DType,
+    format::{
+        Weights,
+        safetensors::{TensorSpec, write_file},
+    },
+};
+use serde_json::Value;
+use std::fs;
+
+/// Runs `finetune` and `quantize` on the place's model, each of which must refuse with all of `words` and write nothing.
+#[track_caller]
+fn model_is_refused(place: &Place, words: &[&str]) {
+    let before = place.names();
+    let (model, out) = (place.text("model"), place.text("out"));
+    for done in [place.finetune(&["--max-steps", "1"]), fourbit(&["quantize", &model, "--output", &out])] {
+        let error = done.error();
+        for word in words {
+            assert!(error.contains(word), "{word:?} is not in: {error}");
+        }
+    }
+    assert_eq!(place.names(), before, "nothing is written");
+}
+
+/// Writes the place's model again with some tensors changed: `change` gets name and shape, and returns the new shape or
+/// nothing to leave the tensor out.
+fn rewrite(place: &Place, change: impl Fn(&str, &[usize]) -> Option<Vec<usize>>) {
+    let path = place.path("model/model.safetensors");
+    let copy = place.path("old.safetensors");
+    fs::rename(&path, &copy).unwrap();
+    let old = Weights::open(&copy).unwrap();
+    let mut tensors = Vec::new();
+    for name in old.names() {
+        let view = old.get(name).unwrap();
+        if let Some(shape) = change(name, view.shape) {
+            let bytes = 4 * shape.iter().product::<usize>();
+            tensors.push((TensorSpec::new(name, DType::F32, shape), &view.bytes[..bytes]));
+        }
+    }
+    write_file(path, &tensors).unwrap();
+    drop(old);
+    fs::remove_file(copy).unwrap();
+}
+
+#[test]
+fn safetensors_that_are_cut_off_or_lie() {
+    let place = Place::new();
+    let path = place.path("model/model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    model_is_refused(&place, &["model.safetensors"]);
+    fs::write(&path, &whole[..5]).unwrap();
+    model_is_refused(&place, &["model.safetensors"]);
+    let mut lying = whole.clone();
+    lying[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    fs::write(&path, &lying).unwrap();
+    model_is_refused(&place, &["model.safetensors"]);
+    fs::write(&path, "").unwrap();
+    model_is_refused(&place, &["model.safetensors", "empty"]);
+    fs::remove_file(&path).unwrap();
+    model_is_refused(&place, &["model.safetensors"]);
+}
+
+#[test]
+fn gguf_files_that_are_cut_off_or_lie() {
+    let place = Place::new();
+    fs::remove_dir_all(place.path("model")).unwrap();
+    let head =
+        |tensors: u64| [b"GGUF".as_slice(), &3u32.to_le_bytes(), &tensors.to_le_bytes(), &0u64.to_le_bytes()].concat();
+    let info = |extent: u64| {
+        let name = "token_embd.weight";
+        let words = [name.len() as u64, extent, 0];
+        [
+            &words[0].to_le_bytes(),
+            name.as_bytes(),
+            &1u32.to_le_bytes(),
+            &words[1].to_le_bytes(),
+            &0u32.to_le_bytes(),
+            &words[2].to_le_bytes(),
+        ]
+        .concat()
+    };
+    for bytes in [
+        head(1)[..10].to_vec(),
+        head(u64::MAX),
+        head(1),
+        [head(1), info(1 << 60)].concat(),
+        [head(1), info(64)].concat(),
+    ] {
+        fs::write(place.path("model"), bytes).unwrap();
+        model_is_refused(&place, &[&place.text("model")]);
+    }
+    fs::write(place.path("model"), "no model at all").unwrap();
+    model_is_refused(&place, &[&place.text("model")]);
+}
+
+#[test]
+fn tensors_that_are_missing_or_misshapen() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    rewrite(&place, |name, shape| (name != "model.norm.weight").then(|| shape.to_vec()));
+    model_is_refused(&place, &["model.norm.weight"]);
+    let place = Place::new();
+    let name = "model.layers.1.self_attn.k_proj.weight";
+    rewrite(&place, |n, shape| Some(if n == name { vec![16, 64] } else { shape.to_vec() }));
+    model_is_refused(&place, &[name, "[32, 64]", "[16, 64]"]);
+}
+
+#[test]
+fn architectures_that_are_unknown() {
+    let place = Place::new();
+    let path = place.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["model_type"] = "gpt2".into();
+    fs::write(&path, config.to_string()).unwrap();
+    model_is_refused(&place, &["gpt2", "llama"]);
+    fs::write(&path, "{").unwrap();
+    model_is_refused(&place, &["config.json"]);
+    fs::remove_file(&path).unwrap();
+    model_is_refused(&place, &["config.json"]);
+    fs::remove_dir_all(place.path("model")).unwrap();
+    model_is_refused(&place, &["model"]);
+}
+
+#[test]
+fn data_that_cannot_be_learned() {
+    let place = Place::new();
+    let before = place.names();
+    let refused = |rows: &str, words: &[&str]| {
+        fs::write(place.path("rows.jsonl"), rows).unwrap();
+        let done = place.finetune(&["--max-steps", "1"]);
+        for word in words {
+            assert!(done.error().contains(word), "{word:?} is not in: {}", done.error());
+        }
+        assert_eq!(place.names(), before);
+    };
+    refused("", &["rows.jsonl", "no rows"]);
+    refused(r#"{"input_ids":[1,2,3],"labels":[1,2,256]}"#, &["row 1", "256", "vocabulary"]);
+    refused(r#"{"input_ids":[1,2,900],"labels":[1,2,3]}"#, &["row 1", "900", "vocabulary"]);
+    refused(r#"{"input_ids":[1,2,3],"labels":[-100,-100,-100]}"#, &["learn"]);
+    refused(r#"{"text":"a"}"#, &["row 1", "tokenizer"]);
+    refused("not json", &["row 1", "JSON"]);
+    fs::remove_file(place.path("rows.jsonl")).unwrap();
+    assert!(place.finetune(&[]).error().contains("rows.jsonl"));
+    assert!(fourbit(&["finetune", "--model", &place.text("model")]).error().contains("--data"));
+}
+
+#[test]
+fn options_that_cannot_work() {
+    let place = Place::new();
+    let before = place.names();
+    for (words, expected) in [
+        (["--max-seq-length", "4096"], "128"),
+        (["--max-seq-length", "1"], "at least 2"),
+        (["--max-steps", "0"], "max_steps"),
+        (["--logging-steps", "0"], "--logging-steps"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--learning-rate", "-1"], "learning_rate"),
+        (["--lr-scheduler-type", "polynomial"], "cosine"),
+        (["--block-size", "48"], "block_size"),
+        (["--num-train-epochs", "0"], "--num-train-epochs"),
+    ] {
+        let done = match words[1] {
+            "-1" => place.finetune(&["--learning-rate=-1"]),
+            _ => place.finetune(&words),
+        };
+        assert!(done.error().contains(expected), "{words:?}: {}", done.error());
+    }
+    let both = place.finetune(&["--quantization", "int8", "--double-quant"]);
+    assert!(both.error().contains("--double-quant"));
+    fs::write(place.path("out"), "a file").unwrap();
+    assert!(place.finetune(&[]).error().contains("--output"));
+    fs::remove_file(place.path("out")).unwrap();
+    let model = place.text("model");
+    assert!(fourbit(&["quantize", &model, "--output", &model]).error().contains("--output"));
+    assert_eq!(place.names(), before);
+}
+
+#[test]
+fn adapters_that_do_not_fit() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let missing = place.text("adapter");
+    assert!(place.finetune(&["--adapter", &missing]).error().contains("adapter_config.json"));
+    for words in [["--lora-r", "0"], ["--target-modules", "lm_head"], ["--lora-dropout", "1"]] {
+        let name = words[0][2..].replace('-', "_");
+        let done = place.finetune(&words);
+        assert!(done.error().contains(&name), "{}", done.error());
+    }
+    // An adapter of another model.
+    fourbit(&["finetune", "--max-steps", "1", "--output", &missing, "--json"]).json();
+    let error = place.finetune(&["--adapter", &missing]);
+    assert!(error.error().contains("layers"), "{}", error.error());
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn prompts_and_texts_that_do_not_fit() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let long = "word ".repeat(2000);
+    let done = fourbit(&["generate", "--prompt", &long]);
+    assert!(done.error().contains("prompt"), "{}", done.error());
+    assert!(fourbit(&["generate", "--prompt", "a", "--temperature=-1"]).error().contains("temperature"));
+    assert!(fourbit(&["generate", "--model", &place.text("model"), "--prompt", "a"]).error().contains("tokenizer"));
+    assert!(fourbit(&["generate"]).error().contains("--prompt"));
+    fs::write(place.path("ids.json"), "[1,2,999]").unwrap();
+    let ids = place.text("ids.json");
+    assert!(fourbit(&["evaluate", "--model", &place.text("model"), "--input-ids", &ids]).error().contains("999"));
+    fs::write(place.path("empty.txt"), "").unwrap();
+    assert!(fourbit(&["evaluate", "--data", &place.text("empty.txt")]).error().contains("two tokens"));
+}
+
+#[test]
+fn devices_that_are_absent_or_too_small() {
+    let place = Place::new();
+    let before = place.names();
+    if cfg!(target_os = "linux") {
+        let words = place.finetune_words(&[]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        for words in [words.as_slice(), &["devices"], &["plan"], &["bench"]] {
+            let output = command(words).env("VK_ICD_FILENAMES", "/nonexistent").env_remove("VK_DRIVER_FILES").output();
+            let done = super::Done::of(output.unwrap());
+            assert!(
+                done.error().starts_with("no GPU: ") && done.error().contains("mesa-vulkan-drivers"),
+                "{}",
+                done.error()
+            );
+        }
+    }
+    if support::gpu().is_none() {
+        return;
+    }
+    let done = place.finetune(&["--device", "no such device"]);
+    assert!(done.error().contains("no such device") && done.error().contains("0: "), "{}", done.error());
+    for limit in ["1000", "200000", "400000"] {
+        let words = place.finetune_words(&["--max-steps", "1"]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let done = super::Done::of(command(&words).env("FOURBIT_MEMORY_LIMIT", limit).output().unwrap());
+        assert!(
+            done.error().contains("bytes of device memory") && done.error().contains("--max-seq-length"),
+            "{}",
+            done.error()
+        );
+    }
+    let output = command(&["devices"]).env("FOURBIT_SUBGROUPS", "maybe").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "devices are listed whatever the options say");
+    let output = command(&["plan"]).env("FOURBIT_SUBGROUPS", "maybe").output().unwrap();
+    assert!(super::Done::of(output).error().contains("FOURBIT_SUBGROUPS"));
+    assert_eq!(place.names(), before);
+}

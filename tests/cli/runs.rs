@@ -1,0 +1,263 @@
+//! Runs that work.
+
+use super::{Place, command, fourbit, golden, support};
+use fourbit::{
+    format::{Weights, peft},
+    quant::Scheme,
+};
+use serde_json::Value;
+use std::fs;
+
+#[test]
+fn help_names_the_words_of_the_field_and_wrong_usage_ends_with_status_2() {
+    let help = fourbit(&["finetune", "--help"]);
+    assert_eq!(help.code, 0);
+    for word in [
+        "--model",
+        "--data",
+        "--output",
+        "--quantization",
+        "--double-quant",
+        "--block-size",
+        "--lora-r",
+        "--lora-alpha",
+        "--lora-dropout",
+        "--target-modules",
+        "--use-rslora",
+        "--batch-size",
+        "--gradient-accumulation-steps",
+        "--gradient-checkpointing",
+        "--max-seq-length",
+        "--learning-rate",
+        "--lr-scheduler-type",
+        "--warmup-steps",
+        "--weight-decay",
+        "--max-grad-norm",
+        "--max-steps",
+        "--num-train-epochs",
+        "--seed",
+        "--adapter",
+        "--logging-steps",
+        "--no-shuffle",
+        "--device",
+        "--json",
+    ] {
+        assert!(help.stdout.contains(word), "{word}");
+    }
+    assert_eq!(fourbit(&["finetune", "--no-such-flag"]).code, 2);
+    assert_eq!(fourbit(&["quantize"]).code, 2);
+    assert_eq!(fourbit(&[]).code, 2);
+}
+
+#[test]
+fn devices_are_numbered() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let list = fourbit(&["devices", "--json"]).json();
+    let first = &list["devices"][0];
+    assert_eq!(first["index"], 0);
+    let name = first["name"].as_str().unwrap();
+    assert!(fourbit(&["devices"]).stdout.starts_with(&format!("0: {name}")));
+    let plan = fourbit(&["plan", "--device", name, "--json"]).json();
+    assert_eq!(plan["device"], name);
+}
+
+#[test]
+fn a_run_writes_what_it_learned_and_the_plan_knew_its_memory() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let options =
+        ["--lora-r", "8", "--lora-alpha", "32", "--learning-rate", "0.01", "--batch-size", "2", "--double-quant"];
+    let (model, rows) = (place.text("model"), place.text("rows.jsonl"));
+    let plan = ["plan", "--model", &model, "--data", &rows, "--json"];
+    let plan = fourbit(&[plan.as_slice(), &options].concat()).json();
+    let run =
+        place.finetune(&[options.as_slice(), &["--max-steps", "8", "--logging-steps", "3", "--json"]].concat()).json();
+    assert_eq!(run["steps"], 8);
+    assert_eq!(run["peak_bytes"], plan["peak_bytes"]);
+    let parts = ["weights_bytes", "adapter_bytes", "activation_bytes", "other_bytes"];
+    let sum: u64 = parts.iter().map(|part| plan[part].as_u64().unwrap()).sum();
+    assert!(sum <= plan["peak_bytes"].as_u64().unwrap());
+
+    let state: Value = serde_json::from_slice(&fs::read(place.path("out/trainer_state.json")).unwrap()).unwrap();
+    let history = state["log_history"].as_array().unwrap();
+    assert_eq!(history.iter().map(|e| e["step"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 6, 8]);
+    for entry in history {
+        for field in [
+            "loss",
+            "grad_norm",
+            "learning_rate",
+            "epoch",
+            "num_tokens",
+            "mean_token_accuracy",
+            "tokens_per_second",
+            "peak_bytes",
+        ] {
+            assert!(entry[field].is_number(), "{field} in {entry}");
+        }
+    }
+    // Two rows of six a step.
+    assert!((history[2]["epoch"].as_f64().unwrap() - 16.0 / 6.0).abs() < 1e-12);
+    assert_eq!(history[2]["num_tokens"], 8 * 2 * 20);
+    assert!(history[2]["loss"].as_f64() < history[0]["loss"].as_f64());
+    assert_eq!(run["loss"], history[2]["loss"]);
+
+    let adapter = peft::Adapter::open(place.path("out")).unwrap();
+    assert_eq!((adapter.config.r, adapter.config.lora_alpha), (8, 32.0));
+    assert_eq!(adapter.modules().len(), 14);
+    assert_eq!(adapter.config.base_model_name_or_path, Some(place.text("model")));
+    // The adapter is worth something, and names its base model and brings its own rank when training goes on.
+    fs::write(place.path("ids.json"), "[3,10,17,24,31,38,45,52,59,66]").unwrap();
+    let (ids, out) = (place.text("ids.json"), place.text("out"));
+    let evaluate = ["evaluate", "--input-ids", &ids, "--double-quant", "--json"];
+    let plain = fourbit(&[evaluate.as_slice(), &["--model", &place.text("model")]].concat()).json();
+    let adapted = fourbit(&[evaluate.as_slice(), &["--adapter", &out]].concat()).json();
+    assert!(adapted["loss"].as_f64() < plain["loss"].as_f64(), "{adapted} {plain}");
+    assert_eq!(adapted["tokens"], 9);
+    let again = place.finetune(&["--adapter", &out, "--max-steps", "1", "--double-quant", "--json"]).json();
+    assert!(again["loss"].as_f64() < history[0]["loss"].as_f64());
+    assert_eq!(peft::Adapter::open(place.path("out")).unwrap().config.r, 8);
+}
+
+#[test]
+fn epochs_are_counted_in_steps_and_the_same_seed_gives_the_same_bits() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let words =
+        ["--gradient-accumulation-steps", "2", "--lora-dropout", "0.1", "--target-modules", "q_proj,v_proj", "--json"];
+    let run = place.finetune(&words);
+    assert_eq!(run.json()["steps"], 3, "6 rows, 2 a step, one epoch by default");
+    assert!(run.stderr.contains("step 3/3"), "{}", run.stderr);
+    let first = fs::read(place.path("out/adapter_model.safetensors")).unwrap();
+    place.finetune(&words).json();
+    assert!(first == fs::read(place.path("out/adapter_model.safetensors")).unwrap());
+    assert_eq!(peft::Adapter::open(place.path("out")).unwrap().modules().len(), 4);
+    let longer = [words.as_slice(), &["--num-train-epochs", "1.5", "--logging-steps", "100"]].concat();
+    assert_eq!(place.finetune(&longer).json()["steps"], 5);
+}
+
+#[test]
+fn the_embedded_model_needs_no_file_and_its_adapter_no_name() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let out = place.text("out");
+    let run = fourbit(&["finetune", "--max-steps", "2", "--output", &out]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("before: ") && run.stdout.contains("after: "), "{}", run.stdout);
+    let words = ["generate", "--adapter", &out, "--prompt", "What colour is the sky?", "--max-new-tokens", "12"];
+    let streamed = fourbit(&words);
+    let whole = fourbit(&[words.as_slice(), &["--json"]].concat()).json();
+    assert_eq!(streamed.stdout, format!("{}\n", whole["text"].as_str().unwrap()));
+    assert!(whole["tokens"].as_u64().unwrap() > 0 && whole["tokens_per_second"].is_number());
+    let drawn = |seed: &str| {
+        let words = [
+            "generate",
+            "--prompt",
+            "Tell me a story.",
+            "--temperature",
+            "1.5",
+            "--max-new-tokens",
+            "16",
+            "--seed",
+            seed,
+        ];
+        fourbit(&words).stdout
+    };
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+}
+
+#[test]
+fn a_quantized_folder_is_what_quantizing_at_load_gives_and_stays_as_stored() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ids.json"), "[[1,2,3,4,5,6,7,8,9],[200,100,50,25]]").unwrap();
+    let evaluate = |model: &str, more: &[&str]| {
+        let words = ["evaluate", "--model", model, "--input-ids", &place.text("ids.json"), "--json"];
+        fourbit(&[words.as_slice(), more].concat()).json()
+    };
+    let (model, nf4) = (place.text("model"), place.text("nf4"));
+    let summary =
+        fourbit(&["quantize", &model, "--scheme", "nf4", "--double-quant", "--output", &nf4, "--json"]).json();
+    assert_eq!((summary["quantized"].as_u64(), summary["copied"].as_u64()), (Some(14), Some(7)));
+    let stored = evaluate(&nf4, &[]);
+    assert_eq!(stored, evaluate(&model, &["--quantization", "nf4", "--double-quant"]));
+    assert_eq!(stored, evaluate(&nf4, &["--quantization", "none"]));
+    assert_ne!(stored, evaluate(&model, &["--quantization", "none"]));
+    assert_ne!(stored, evaluate(&nf4, &["--quantization", "int8"]));
+    assert_eq!(evaluate(&golden("bnb-nf4-dq").display().to_string(), &[])["tokens"], 8 + 3);
+    let config: Value = serde_json::from_slice(&fs::read(place.path("nf4/config.json")).unwrap()).unwrap();
+    assert_eq!(config["quantization_config"]["bnb_4bit_use_double_quant"], true);
+    assert_eq!(config["hidden_size"], 64);
+}
+
+#[test]
+fn of_a_file_of_tensors_every_matrix_is_quantized() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (file, out) = (place.text("model/model.safetensors"), place.text("fp4"));
+    fourbit(&["quantize", &file, "--scheme", "fp4", "--block-size", "128", "--output", &out, "--json"]).json();
+    let (before, after) = (Weights::open(&file).unwrap(), Weights::open(place.path("fp4/model.safetensors")).unwrap());
+    for name in before.names() {
+        let view = before.get(name).unwrap();
+        let (packed, _) = after.packed(name).unwrap();
+        match view.shape.len() {
+            2 => assert_eq!(packed.scheme, Scheme::Fp4 { block_size: 128, double_quant: false }, "{name}"),
+            _ => assert_eq!(packed.dequantize(), view.to_f32().unwrap(), "{name}"),
+        }
+    }
+}
+
+#[test]
+fn logits_are_written_for_other_programs() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ids.json"), "[5,6,7,8,9]").unwrap();
+    let (model, ids, out) = (place.text("model"), place.text("ids.json"), place.text("logits.safetensors"));
+    let words =
+        ["evaluate", "--model", &model, "--input-ids", &ids, "--max-seq-length", "3", "--logits", &out, "--json"];
+    assert_eq!(fourbit(&words).json()["tokens"], 2 + 1);
+    let logits = Weights::open(&out).unwrap();
+    assert_eq!(logits.get("logits").unwrap().shape, [3, 256]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_what_it_learned() {
+    use std::io::{BufRead, BufReader};
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let words = place.finetune_words(&["--max-steps", "1000000", "--json"]);
+    let mut child = command(&words.iter().map(String::as_str).collect::<Vec<_>>())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.by_ref().any(|line| line.unwrap().starts_with("step 2/")));
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    // The pipe must not fill up.
+    lines.for_each(drop);
+    let done = super::Done::of(child.wait_with_output().unwrap());
+    assert_eq!(done.code, 130);
+    let steps = serde_json::from_str::<Value>(&done.stdout).unwrap()["steps"].as_u64().unwrap();
+    assert!(steps >= 2);
+    peft::Adapter::open(place.path("out")).unwrap();
+    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 3, "no temporary file is left");
+}
