@@ -114,8 +114,19 @@ fn forward(
         var kept = 0.0;
         for (var r = 0u; r < ROWS; r++) {
             var v = acc[r][m];
-            for (var step = 1u; step < SG; step *= 2u) {
-                v += subgroupShuffleXor(v, step);
+            v += subgroupShuffleXor(v, 1u);
+            v += subgroupShuffleXor(v, 2u);
+            if (SG > 4u) {
+                v += subgroupShuffleXor(v, 4u);
+            }
+            if (SG > 8u) {
+                v += subgroupShuffleXor(v, 8u);
+            }
+            if (SG > 16u) {
+                v += subgroupShuffleXor(v, 16u);
+            }
+            if (SG > 32u) {
+                v += subgroupShuffleXor(v, 32u);
             }
             kept = select(kept, v, lane == r);
         }

@@ -34,6 +34,31 @@ fn place(wg: vec3<u32>, counts: vec3<u32>, subgroup: u32, size: u32, sg_lane: u3
     return Place(lane, lane % PARTS, lane / PARTS, tile);
 }
 
+// The sum over the lanes that share a column. A loop here would keep drivers from unrolling the loops around it, and
+// their arrays out of registers.
+fn sum_parts(own: vec4<f32>) -> vec4<f32> {
+    var v = own;
+    if (PARTS > 1u) {
+        v += subgroupShuffleXor(v, 1u);
+    }
+    if (PARTS > 2u) {
+        v += subgroupShuffleXor(v, 2u);
+    }
+    if (PARTS > 4u) {
+        v += subgroupShuffleXor(v, 4u);
+    }
+    if (PARTS > 8u) {
+        v += subgroupShuffleXor(v, 8u);
+    }
+    if (PARTS > 16u) {
+        v += subgroupShuffleXor(v, 16u);
+    }
+    if (PARTS > 32u) {
+        v += subgroupShuffleXor(v, 32u);
+    }
+    return v;
+}
+
 // acc[i][j] += x[i] · w[j] over four terms of the sum; row i's are in lane i * PARTS of the spread operand.
 fn multiply4(
     acc: ptr<function, array<array<f32, TN>, TM>>,
@@ -126,10 +151,7 @@ fn forward(
     }
     for (var i = 0u; i < TM; i++) {
         for (var j = 0u; j < TN; j += 4u) {
-            var v = vec4<f32>(acc[i][j], acc[i][j + 1u], acc[i][j + 2u], acc[i][j + 3u]);
-            for (var part = 1u; part < PARTS; part *= 2u) {
-                v += subgroupShuffleXor(v, part);
-            }
+            let v = sum_parts(vec4<f32>(acc[i][j], acc[i][j + 1u], acc[i][j + 2u], acc[i][j + 3u]));
             if (at.part == 0u) {
                 let col = params.out_first + col0 + j;
                 let b = vec4<f32>(bias_at(col), bias_at(col + 1u), bias_at(col + 2u), bias_at(col + 3u));
@@ -163,23 +185,18 @@ fn spread4(
     }
 }
 
-// The same where a vec4 of the operand is four rows of one term: depth term t, rows 4 * i .. + 3.
-fn spread4_transposed(
-    acc: ptr<function, array<Eight, TM>>,
-    xs: ptr<function, array<vec4<f32>, REGS>>,
-    w: ptr<function, array<Eight, 4>>,
-    part: u32,
-) {
-    for (var i = 0u; i < TM / 4u; i++) {
-        for (var t = 0u; t < 4u; t++) {
-            let e = (i * 4u + t) * PARTS;
-            let v = subgroupShuffle((*xs)[e / SG], lane_index(e % SG + part));
-            for (var c = 0u; c < 4u; c++) {
-                (*acc)[4u * i + c].lo = fma(vec4<f32>(v[c]), (*w)[t].lo, (*acc)[4u * i + c].lo);
-                (*acc)[4u * i + c].hi = fma(vec4<f32>(v[c]), (*w)[t].hi, (*acc)[4u * i + c].hi);
-            }
-        }
-    }
+// acc[c] += v[c] * w
+fn outer(acc: ptr<function, array<Eight, 4>>, v: vec4<f32>, w: Eight) {
+    (*acc)[0] = Eight(fma(vec4<f32>(v.x), w.lo, (*acc)[0].lo), fma(vec4<f32>(v.x), w.hi, (*acc)[0].hi));
+    (*acc)[1] = Eight(fma(vec4<f32>(v.y), w.lo, (*acc)[1].lo), fma(vec4<f32>(v.y), w.hi, (*acc)[1].hi));
+    (*acc)[2] = Eight(fma(vec4<f32>(v.z), w.lo, (*acc)[2].lo), fma(vec4<f32>(v.z), w.hi, (*acc)[2].hi));
+    (*acc)[3] = Eight(fma(vec4<f32>(v.w), w.lo, (*acc)[3].lo), fma(vec4<f32>(v.w), w.hi, (*acc)[3].hi));
+}
+
+// Term `term` of four of rows 4 * i .. + 3, out of the spread operand.
+fn rows4(xs: ptr<function, array<vec4<f32>, REGS>>, i: u32, term: u32, part: u32) -> vec4<f32> {
+    let e = (4u * i + term) * PARTS;
+    return subgroupShuffle((*xs)[e / SG], lane_index(e % SG + part));
 }
 
 // Rows row .. row + 3 of the weight, the word of this lane.
@@ -204,18 +221,12 @@ fn weight_rows4(row: u32, word: u32, words: u32, lane: u32) -> array<Eight, 4> {
     return w;
 }
 
-fn store_tile(acc: ptr<function, array<Eight, TM>>, row0: u32, col: u32, part: u32) {
-    for (var i = 0u; i < TM; i++) {
-        var lo = (*acc)[i].lo;
-        var hi = (*acc)[i].hi;
-        for (var step = 1u; step < PARTS; step *= 2u) {
-            lo += subgroupShuffleXor(lo, step);
-            hi += subgroupShuffleXor(hi, step);
-        }
-        if (part == 0u) {
-            store4(row0 + i, col, params.scale * lo);
-            store4(row0 + i, col + 4u, params.scale * hi);
-        }
+fn store_row(own: Eight, row: u32, col: u32, part: u32) {
+    let lo = sum_parts(own.lo);
+    let hi = sum_parts(own.hi);
+    if (part == 0u) {
+        store4(row, col, params.scale * lo);
+        store4(row, col + 4u, params.scale * hi);
     }
 }
 
@@ -268,7 +279,9 @@ fn backward(
         var w = weight_rows4(d + 4u * at.part, word, words, at.lane);
         spread4(&acc, &xs, &w, at.part);
     }
-    store_tile(&acc, row0, 8u * word, at.part);
+    for (var i = 0u; i < TM; i++) {
+        store_row(acc[i], row0 + i, 8u * word, at.part);
+    }
 }
 
 // y = scale * (xᵀ · W) + base
@@ -290,7 +303,7 @@ fn gradient(
     let row0 = at.tile % tiles * TM;
     let word = at.tile / tiles * COLUMN_LANES + at.column;
     let words = (params.cols + 7u) / 8u;
-    var acc: array<Eight, TM>;
+    var acc: array<array<Eight, 4>, TM / 4u>;
     for (var d = 0u; d < params.depth; d += 4u * PARTS) {
         var xs: array<vec4<f32>, REGS>;
         for (var q = 0u; q < REGS; q++) {
@@ -303,7 +316,19 @@ fn gradient(
             }
         }
         var w = weight_rows4(d + 4u * at.part, word, words, at.lane);
-        spread4_transposed(&acc, &xs, &w, at.part);
+        for (var i = 0u; i < TM / 4u; i++) {
+            var rows = acc[i];
+            outer(&rows, rows4(&xs, i, 0u, at.part), w[0]);
+            outer(&rows, rows4(&xs, i, 1u, at.part), w[1]);
+            outer(&rows, rows4(&xs, i, 2u, at.part), w[2]);
+            outer(&rows, rows4(&xs, i, 3u, at.part), w[3]);
+            acc[i] = rows;
+        }
     }
-    store_tile(&acc, row0, 8u * word, at.part);
+    for (var i = 0u; i < TM / 4u; i++) {
+        store_row(acc[i][0], row0 + 4u * i, 8u * word, at.part);
+        store_row(acc[i][1], row0 + 4u * i + 1u, 8u * word, at.part);
+        store_row(acc[i][2], row0 + 4u * i + 2u, 8u * word, at.part);
+        store_row(acc[i][3], row0 + 4u * i + 3u, 8u * word, at.part);
+    }
 }

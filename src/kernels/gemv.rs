@@ -58,8 +58,13 @@ fn kernel(spec: &Spec, vectors: usize) -> Kernel {
     import(kernel, spec, "decode_table")
 }
 
-/// Both variants of `spec`.
-pub(super) fn variants(spec: &Spec) -> Vec<Kernel> {
-    let spec = Spec { ragged_y: true, ..*spec };
-    vec![kernel(&spec, 2), gemv_subgroup::kernel((8, 8), &spec, 64, 2), gemv_subgroup::kernel((4, 64), &spec, 176, 4)]
+/// What the kernels here are specialised for.
+pub(super) fn specs() -> impl Iterator<Item = Spec> {
+    let all = super::matmul::specs().into_iter().filter(|spec| spec.entry == Entry::Forward && spec.low.is_some());
+    all.map(|spec| Spec { ragged_y: true, ..spec })
+}
+
+/// Every specialisation of the variant through workgroup memory.
+pub fn variants() -> Vec<Kernel> {
+    specs().map(|spec| kernel(&spec, 2)).collect()
 }

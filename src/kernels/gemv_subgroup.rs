@@ -1,6 +1,9 @@
 //! The variant of [`gemv`](super::gemv) that sums by shuffles.
 
-use super::matmul::{Spec, import};
+use super::{
+    gemv,
+    matmul::{Spec, import},
+};
 use crate::gpu::Kernel;
 
 /// Rows of the weight a cluster: a lane keeps the sum of one.
@@ -27,4 +30,9 @@ pub(super) fn kernel((sg, lanes): (u32, u32), spec: &Spec, width: usize, vectors
     // Rows of any length are decoded under conditions, where lanes may not be asked.
     let table = if spec.ragged { "decode_table" } else { "decode_table_subgroup" };
     import(kernel, spec, table).subgroups()
+}
+
+/// Every specialisation, for devices with subgroups of one size and of several.
+pub fn variants() -> Vec<Kernel> {
+    gemv::specs().flat_map(|spec| [kernel((8, 8), &spec, 64, 1), kernel((4, 64), &spec, 40, 4)]).collect()
 }

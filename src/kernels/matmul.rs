@@ -402,36 +402,28 @@ pub(super) const SCHEMES: [Scheme; 10] = [
     Scheme::Q8_0,
 ];
 
-/// Every specialisation of the products, sizes and blocks aside.
-pub fn variants() -> Vec<Kernel> {
+/// What the products are specialised for, sizes and blocks aside.
+pub(super) fn specs() -> Vec<Spec> {
     let mut all = Vec::new();
     for (scheme, ragged) in SCHEMES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
-        let spec = |entry, low, base| Spec {
-            entry,
-            scheme,
-            ragged,
-            ragged_x: ragged,
-            ragged_y: ragged,
-            low,
-            bias: entry == Entry::Forward && low.is_some(),
-            base,
+        let mut push = |entry, low: Option<bool>, base| {
+            let bias = entry == Entry::Forward && low.is_some();
+            all.push(Spec { entry, scheme, ragged, ragged_x: ragged, ragged_y: ragged, low, bias, base });
         };
-        let mut specs = vec![
-            spec(Entry::Forward, None, "base_none"),
-            spec(Entry::Forward, Some(ragged), "base_none"),
-            spec(Entry::Backward, Some(ragged), "base_value"),
-            spec(Entry::Backward, None, "base_self"),
-        ];
+        push(Entry::Forward, None, "base_none");
+        push(Entry::Forward, Some(ragged), "base_none");
+        push(Entry::Backward, Some(ragged), "base_value");
+        push(Entry::Backward, None, "base_self");
         if scheme == Scheme::F32 {
-            specs.push(spec(Entry::Gradient, None, "base_gate"));
+            push(Entry::Gradient, None, "base_gate");
         }
-        for spec in &specs {
-            all.push(tiled(spec));
-            all.extend(matmul_subgroup::variants(spec));
-        }
-        all.extend(gemv::variants(&specs[1]));
     }
     all
+}
+
+/// Every specialisation of the variant through workgroup memory.
+pub fn variants() -> Vec<Kernel> {
+    specs().iter().map(tiled).collect()
 }
 
 /// The snippets and constants by which a product's shader is specialised. `table`: the snippet that looks codes up.

@@ -3,8 +3,12 @@
 //! On a driver that runs on the processor every load is a scalar one, so speed follows the multiply-adds per load: a lane
 //! holds 128 sums or more, and spilling them to the stack is cheap.
 
-use super::matmul::{Entry, Product, Spec, import, prefers_subgroups};
-use crate::gpu::{Caps, Kernel};
+use super::matmul::{Entry, Product, Spec, import, prefers_subgroups, specs};
+
+use crate::{
+    gpu::{Caps, Kernel},
+    quant::Scheme,
+};
 
 /// Sizes of a lane's, a cluster's and a workgroup's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,8 @@ pub(super) fn choose(caps: &Caps, product: &Product) -> Option<Tile> {
     };
     let tm = |most: usize| most.min(product.rows.div_ceil(8).next_power_of_two() * 8);
     let (tm, tn) = match product.entry {
-        Entry::Forward if product.cols <= 4 * sg => (tm(16), 4),
+        // Floats cost more to load than codes: more rows for each.
+        Entry::Forward if product.cols <= 4 * sg || product.weight.scheme == Scheme::F32 => (tm(32), 4),
         Entry::Forward => (tm(16), 8),
         Entry::Backward => (tm(32), 8),
         Entry::Gradient => (tm(16), 8),
@@ -73,12 +78,16 @@ impl Tile {
     }
 }
 
-/// `spec` on devices with subgroups of one and of several sizes.
-pub(super) fn variants(spec: &Spec) -> Vec<Kernel> {
-    let tile = |sg, lanes, parts, shared| {
-        let free = spec.low.is_none() && (spec.entry != Entry::Forward || spec.scheme.block_size() == 0 || spec.ragged);
-        let shared = shared && spec.entry != Entry::Forward && spec.scheme.block_size() % 32 == 0 && !spec.ragged;
-        Tile { sg, lanes, tm: 16, tn: 4, parts: if free { parts } else { 1 }, shared }.kernel(spec)
-    };
-    vec![tile(8, 8, 1, true), tile(4, 64, 2, false)]
+/// Every specialisation, for devices with subgroups of one size and of several.
+pub fn variants() -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for spec in specs() {
+        let block = spec.scheme.block_size();
+        let free = spec.low.is_none() && (spec.entry != Entry::Forward || block == 0 || spec.ragged);
+        let shared = spec.entry != Entry::Forward && block > 0 && block % 32 == 0 && !spec.ragged;
+        let tile = Tile { sg: 8, lanes: 8, tm: 16, tn: 8, parts: 1, shared };
+        let narrow = Tile { sg: 4, lanes: 64, tm: 16, tn: 4, parts: if free { 2 } else { 1 }, shared: false };
+        all.extend([tile.kernel(&spec), narrow.kernel(&spec)]);
+    }
+    all
 }

@@ -49,6 +49,9 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(dequantize::variants());
     all.extend(double_quantize::variants());
     all.extend(matmul::variants());
+    all.extend(matmul_subgroup::variants());
+    all.extend(gemv::variants());
+    all.extend(gemv_subgroup::variants());
     all.extend(roofline::variants());
     all.extend(attention::variants());
     all.extend(attention_lanes::variants());

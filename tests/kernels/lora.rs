@@ -1,4 +1,4 @@
-use super::matmul::{Sum, assert_sums, both, upload};
+use super::matmul::{Sum, assert_sums, upload, with_subgroups, without_subgroups};
 use crate::support::Rng;
 use fourbit::{DType, graph::Graph, kernels::lora};
 
@@ -8,7 +8,7 @@ const SIZES: [[usize; 4]; 6] =
 
 #[test]
 fn products_of_an_adapter() {
-    for gpu in both() {
+    for gpu in [with_subgroups(), without_subgroups()].into_iter().flatten() {
         for [m, k, n, r] in SIZES {
             let mut rng = Rng(m as u64);
             let mut random = |rows: usize, cols: usize| rng.normals(rows * cols);

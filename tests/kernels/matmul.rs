@@ -7,14 +7,21 @@ use fourbit::{
     quant::{Packed, Scheme},
 };
 
-/// The device under test with and without subgroup operations: the two variants of each product.
-pub fn both() -> Vec<Gpu> {
-    let Some(gpu) = gpu() else { return Vec::new() };
-    let options = GpuOptions { subgroups: false, ..GpuOptions::from_env().unwrap() };
-    match gpu.caps().subgroups {
-        true => vec![gpu, Gpu::open(&options).unwrap()],
-        false => vec![gpu],
+/// The device under test without subgroup operations, which has the variant through workgroup memory run.
+pub fn without_subgroups() -> Option<Gpu> {
+    static GPU: std::sync::OnceLock<Option<Gpu>> = std::sync::OnceLock::new();
+    let options = || GpuOptions { subgroups: false, ..GpuOptions::from_env().unwrap() };
+    GPU.get_or_init(|| gpu().map(|_| Gpu::open(&options()).unwrap())).clone()
+}
+
+/// The device under test with subgroup operations: software drivers then run the other variant.
+pub fn with_subgroups() -> Option<Gpu> {
+    let gpu = gpu()?;
+    if !gpu.caps().subgroups {
+        eprintln!("skipped: {} has no subgroup operations", gpu.caps().name);
+        return None;
     }
+    Some(gpu)
 }
 
 /// A sum and what it may be off by: a bound on the rounding of a sum in any order that is met by far in practice, taken as
@@ -45,7 +52,7 @@ pub fn upload(gpu: &Gpu, shape: [usize; 2], values: &[f32]) -> Tensor {
     gpu.tensor("test", shape, DType::F32, values).unwrap()
 }
 
-struct Case {
+pub struct Case {
     scheme: Scheme,
     /// rows of x, out, in
     sizes: [usize; 3],
@@ -174,88 +181,95 @@ fn is_ggml(scheme: Scheme) -> bool {
     matches!(scheme, Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0)
 }
 
-fn check_all(cases: impl Fn() -> Vec<Case>) {
-    for gpu in both() {
-        for case in cases() {
-            case.check(&gpu);
-        }
+pub fn check(gpu: Option<Gpu>, cases: Vec<Case>) {
+    let Some(gpu) = gpu else { return };
+    for case in cases {
+        case.check(&gpu);
     }
 }
 
 /// Rows of 176 cut blocks of 64 in two; a low-rank term and a bias ride along.
-#[test]
-fn every_scheme() {
-    check_all(|| {
-        let case = |scheme| {
-            let k = if is_ggml(scheme) { 160 } else { 176 };
-            Case { scheme, sizes: [33, 65, k], rank: 8, bias: true, add: true }
-        };
-        schemes().into_iter().map(case).collect()
-    });
+pub fn every_scheme() -> Vec<Case> {
+    let case = |scheme| {
+        let k = if is_ggml(scheme) { 160 } else { 176 };
+        Case { scheme, sizes: [33, 65, k], rank: 8, bias: true, add: true }
+    };
+    schemes().into_iter().map(case).collect()
 }
 
 /// Rows that begin inside a word, and a sum of odd length.
-#[test]
-fn every_scheme_with_rows_of_any_length() {
-    check_all(|| {
-        let case = |scheme| Case { scheme, sizes: [7, 33, 65], rank: 0, bias: false, add: false };
-        schemes().into_iter().filter(|&s| !is_ggml(s)).map(case).collect()
-    });
+pub fn rows_of_any_length() -> Vec<Case> {
+    let case = |scheme| Case { scheme, sizes: [7, 33, 65], rank: 0, bias: false, add: false };
+    schemes().into_iter().filter(|&s| !is_ggml(s)).map(case).collect()
 }
 
-#[test]
-fn every_scheme_for_one_row() {
-    check_all(|| {
-        let case = |scheme| Case { scheme, sizes: [1, 65, 192], rank: 4, bias: true, add: false };
-        schemes().into_iter().map(case).collect()
-    });
+/// Few rows of x, with an adapter.
+pub fn few_rows() -> Vec<Case> {
+    let case = |scheme| Case { scheme, sizes: [1, 65, 192], rank: 4, bias: true, add: false };
+    let mut cases: Vec<Case> = schemes().into_iter().map(case).collect();
+    for (rows, k, rank) in [(2, 33, 0), (3, 40, 3), (4, 576, 16)] {
+        cases.push(Case { scheme: NF4, sizes: [rows, 17, k], rank, bias: false, add: false });
+    }
+    cases
 }
 
-#[test]
-fn awkward_sizes() {
-    check_all(|| {
-        let sizes = [
-            [1, 1, 1],
-            [1, 3, 7],
-            [2, 1, 64],
-            [3, 64, 33],
-            [5, 7, 12],
-            [7, 65, 8],
-            [9, 3, 40],
-            [16, 64, 64],
-            [17, 130, 4],
-            [64, 1, 576],
-            [65, 72, 136],
-            [70, 192, 64],
-        ];
-        sizes.into_iter().map(|sizes| Case { scheme: NF4, sizes, rank: 0, bias: false, add: false }).collect()
-    });
+pub fn awkward_sizes() -> Vec<Case> {
+    let sizes = [
+        [1, 1, 1],
+        [1, 3, 7],
+        [2, 1, 64],
+        [3, 64, 33],
+        [5, 7, 12],
+        [7, 65, 8],
+        [9, 3, 40],
+        [16, 64, 64],
+        [17, 130, 4],
+        [64, 1, 576],
+        [65, 72, 136],
+        [70, 192, 64],
+    ];
+    sizes.into_iter().map(|sizes| Case { scheme: NF4, sizes, rank: 0, bias: false, add: false }).collect()
 }
 
-#[test]
-fn ranks() {
-    check_all(|| {
-        let case = |rank| Case { scheme: NF4, sizes: [10, 40, 64], rank, bias: false, add: true };
-        [1, 2, 3, 4, 8, 12, 33, 64].map(case).into()
-    });
+pub fn ranks() -> Vec<Case> {
+    let case = |rank| Case { scheme: NF4, sizes: [10, 40, 64], rank, bias: false, add: true };
+    [1, 2, 3, 4, 8, 12, 33, 64].map(case).into()
 }
 
-#[test]
-fn blocks() {
-    check_all(|| {
-        let case = |block_size, double_quant, k| Case {
-            scheme: Scheme::Nf4 { block_size, double_quant },
-            sizes: [12, 40, k],
-            rank: 0,
-            bias: false,
-            add: false,
-        };
-        let mut cases = Vec::new();
-        for (block_size, k) in [(32, 96), (128, 576), (256, 64), (1024, 1536), (4096, 320)] {
-            cases.extend([case(block_size, false, k), case(block_size, true, k)]);
+pub fn blocks() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (block_size, k) in [(32, 96), (128, 576), (256, 64), (1024, 1536), (4096, 320)] {
+        for double_quant in [false, true] {
+            let scheme = Scheme::Nf4 { block_size, double_quant };
+            cases.push(Case { scheme, sizes: [12, 40, k], rank: 0, bias: false, add: false });
         }
-        cases
-    });
+    }
+    cases
+}
+
+#[test]
+fn every_scheme_by_tiles() {
+    check(without_subgroups(), every_scheme());
+}
+
+#[test]
+fn rows_of_any_length_by_tiles() {
+    check(without_subgroups(), rows_of_any_length());
+}
+
+#[test]
+fn awkward_sizes_by_tiles() {
+    check(without_subgroups(), awkward_sizes());
+}
+
+#[test]
+fn ranks_by_tiles() {
+    check(without_subgroups(), ranks());
+}
+
+#[test]
+fn blocks_by_tiles() {
+    check(without_subgroups(), blocks());
 }
 
 #[test]

@@ -1,0 +1,6 @@
+use super::matmul::{check, few_rows, with_subgroups};
+
+#[test]
+fn few_rows_by_subgroups() {
+    check(with_subgroups(), few_rows());
+}

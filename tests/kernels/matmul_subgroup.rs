@@ -1,0 +1,26 @@
+use super::matmul::{awkward_sizes, blocks, check, every_scheme, ranks, rows_of_any_length, with_subgroups};
+
+#[test]
+fn every_scheme_by_subgroups() {
+    check(with_subgroups(), every_scheme());
+}
+
+#[test]
+fn rows_of_any_length_by_subgroups() {
+    check(with_subgroups(), rows_of_any_length());
+}
+
+#[test]
+fn awkward_sizes_by_subgroups() {
+    check(with_subgroups(), awkward_sizes());
+}
+
+#[test]
+fn ranks_by_subgroups() {
+    check(with_subgroups(), ranks());
+}
+
+#[test]
+fn blocks_by_subgroups() {
+    check(with_subgroups(), blocks());
+}
