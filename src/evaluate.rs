@@ -4,8 +4,7 @@ use crate::{
     DType, Error, Result,
     gpu::Tensor,
     graph::{Graph, Pool, Program},
-    model::{Inputs, LossValues, Model},
-    train::BUCKET,
+    model::{BUCKET, Inputs, LossValues, Model},
 };
 
 /// The result of [`perplexity`].

@@ -73,6 +73,9 @@ pub struct LossValues<'a> {
     pub accumulate: &'a Value,
 }
 
+/// Lengths are rounded up to multiples of this, so that few programs serve all rows.
+pub const BUCKET: usize = 64;
+
 /// Bytes of logits that are alive at once: the loss works through the tokens in chunks of this size.
 const LOGITS_BYTES: usize = 32 << 20;
 

@@ -10,7 +10,7 @@ mod quantized_folder;
 mod source;
 
 pub use block::{Block, Context};
-pub use causal_lm::{Inputs, KvCache, LossValues, Model};
+pub use causal_lm::{BUCKET, Inputs, KvCache, LossValues, Model};
 pub use config::{Config, FAMILIES, RopeScaling};
 pub use load::{LoadOptions, Quantization};
 pub use quantized_folder::{QuantizedFolder, QuantizedSummary};

@@ -5,7 +5,8 @@ mod metrics;
 mod schedule;
 mod trainer;
 
+pub use crate::model::BUCKET;
 pub use config::TrainConfig;
 pub use metrics::{StepMetrics, TrainerState};
 pub use schedule::Schedule;
-pub use trainer::{BUCKET, Trainer};
+pub use trainer::Trainer;

@@ -8,12 +8,9 @@ use crate::{
     gpu::{Readback, Tensor},
     graph::{Graph, KernelTime, Pool, Program},
     kernels::optimizer::{self, AdamW},
-    model::{Inputs, LossValues, Model},
+    model::{BUCKET, Inputs, LossValues, Model},
 };
 use std::{collections::HashMap, time::Instant};
-
-/// Lengths are rounded up to multiples of this, so that few programs serve all rows.
-pub const BUCKET: usize = 64;
 
 /// Trains the adapter that is attached to a model.
 ///
