@@ -1,6 +1,6 @@
 //! Rounding a tensor to the numbers of a scheme, on the device.
 
-use super::{QuantizedTensor, double_quantize, quantized::Shard};
+use super::{QuantizedTensor, Shard, double_quantize, quantized::gcd};
 use crate::{
     DType, Error, Result,
     gpu::{DeviceKind, Gpu, Kernel, Tensor},
@@ -78,10 +78,11 @@ pub fn quantize(gpu: &Gpu, name: &str, source: &Tensor, shape: [usize; 2], schem
         _ if scheme.block_size() <= 256 => 8,
         _ => 64,
     };
-    quantize_with(gpu, name, source, shape, scheme, lanes)
+    quantize_with(gpu, name, source, shape, scheme, lanes, u64::MAX)
 }
 
-/// [`quantize`], with `lanes` (1, 8 or 64) threads to a block; the result is the same.
+/// [`quantize`] with `lanes` (1, 8 or 64) threads to a block, and about `limit` bytes of the source to a dispatch; the
+/// result is the same.
 pub fn quantize_with(
     gpu: &Gpu,
     name: &str,
@@ -89,6 +90,7 @@ pub fn quantize_with(
     shape: [usize; 2],
     scheme: Scheme,
     lanes: u32,
+    limit: u64,
 ) -> Result<QuantizedTensor> {
     check(name, source, shape, scheme)?;
     if !LANES.contains(&lanes) {
@@ -106,7 +108,8 @@ pub fn quantize_with(
     };
     let mut g = Graph::new(gpu);
     for shard in target.shards() {
-        let mut job = Job { source, scheme, lanes, status: &status, shard: &shard, cols: shape[1], scales: None };
+        let mut job =
+            Job { source, scheme, lanes, limit, status: &status, shard: &shard, cols: shape[1], scales: None };
         job.scales = absmax.as_ref().or(shard.scales.as_ref());
         job.record(&mut g, name)?;
     }
@@ -153,6 +156,7 @@ struct Job<'a> {
     source: &'a Tensor,
     scheme: Scheme,
     lanes: u32,
+    limit: u64,
     status: &'a Tensor,
     shard: &'a Shard,
     cols: usize,
@@ -165,15 +169,16 @@ impl Job<'_> {
         let caps = g.gpu().caps();
         let size = self.source.dtype().size();
         let (start, len) = (self.shard.row0 * self.cols, self.shard.rows * self.cols);
-        let most = caps.max_binding as usize / size;
+        let bound = |elements: usize| (elements * size) as u64 <= caps.max_binding;
+        let most = caps.max_binding.min(self.limit) as usize / size;
         let mut step = len;
         if len > most {
             let align = 8 * caps.offset_alignment as usize / self.scheme.code_bits().min(8 * size);
             let block = self.scheme.block_size().max(1);
-            let unit = (1..=block).map(|n| n * align).find(|n| n.is_multiple_of(block));
-            step = unit.map_or(0, |unit| most / unit * unit);
+            let unit = (align / gcd(align, block)).saturating_mul(block);
+            step = (most / unit).max(1) * unit;
         }
-        if step == 0 || !(start * size).is_multiple_of(caps.offset_alignment as usize) {
+        if !bound(step.min(len)) || !(start * size).is_multiple_of(caps.offset_alignment as usize) {
             let expected = format!("blocks of which some fit {} bytes", caps.max_binding);
             return Err(Error::shape(format!("quantizing {name}"), expected, format!("{:?}", self.scheme)));
         }

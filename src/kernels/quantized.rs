@@ -270,7 +270,7 @@ fn aligned_rows(scheme: Scheme, [rows, cols]: [usize; 2], align: u64) -> usize {
     (unit / gcd(cols.max(1), unit)).min(rows)
 }
 
-fn gcd(a: usize, b: usize) -> usize {
+pub(super) fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

@@ -75,7 +75,7 @@ fn assert_same(what: &str, got: &Packed, want: &Packed) {
 fn check(gpu: &Gpu, x: &[f32], dtype: DType, shape: [usize; 2], scheme: Scheme, lanes: u32) {
     let (source, x) = upload(gpu, x, dtype);
     let want = Packed::quantize(scheme, shape, &x).unwrap();
-    let got = quantize_with(gpu, "w", &source, shape, scheme, lanes).unwrap();
+    let got = quantize_with(gpu, "w", &source, shape, scheme, lanes, u64::MAX).unwrap();
     assert_eq!((got.scheme(), got.shape()), (scheme, shape));
     assert_same(&format!("{scheme:?} {dtype} {shape:?} lanes {lanes}"), &got.download().unwrap(), &want);
 }
@@ -116,6 +116,33 @@ fn lanes_change_nothing() {
     for (scheme, lanes) in absmax(false).chain(affine()).zip([8, 64, 64, 8].into_iter().cycle()) {
         check(&gpu, &x, DType::F32, [64, 600], scheme, lanes);
     }
+}
+
+#[test]
+fn ranges_of_the_source_change_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let shape = [50, 1111];
+    let x = numbers(shape[0] * shape[1], 11);
+    for dtype in [DType::F32, DType::BF16] {
+        let (source, x) = upload(&gpu, &x, dtype);
+        for scheme in [
+            Scheme::Nf4 { block_size: 64, double_quant: true },
+            Scheme::Fp4 { block_size: 2048, double_quant: false },
+            Scheme::Int8 { block_size: 24, symmetric: false },
+            Scheme::Int4 { block_size: 40, symmetric: true },
+            Scheme::F32,
+        ] {
+            let want = Packed::quantize(scheme, shape, &x).unwrap();
+            let got = quantize_with(&gpu, "w", &source, shape, scheme, 1, 40_000).unwrap();
+            assert_same(&format!("{scheme:?} {dtype}"), &got.download().unwrap(), &want);
+        }
+    }
+    let mut x = x;
+    x[54_321] = f32::NAN;
+    let (source, _) = upload(&gpu, &x, DType::F32);
+    let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
+    let message = quantize_with(&gpu, "w", &source, shape, nf4, 8, 1).unwrap_err().to_string();
+    assert!(message.contains("element 54321 is not finite"), "{message}");
 }
 
 #[test]
