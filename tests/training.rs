@@ -130,7 +130,11 @@ fn padding_changes_nothing() {
 
 #[test]
 fn a_replayed_step_makes_nothing() {
-    let Some(gpu) = gpu() else { return };
+    if gpu().is_none() {
+        return;
+    }
+    // A device of its own: the other tests make things on the shared one meanwhile.
+    let gpu = Gpu::open(&GpuOptions::from_env().unwrap()).unwrap();
     let mut trainer = Trainer::new(model(&gpu, 0.0), config(1)).unwrap();
     for length in [100, 30] {
         trainer.step(&[batch(1, length, 4)]).unwrap();
@@ -144,9 +148,10 @@ fn a_replayed_step_makes_nothing() {
 
 #[test]
 fn a_dry_device_plans_what_a_real_one_uses() {
-    let Some(gpu) = gpu() else { return };
+    if gpu().is_none() {
+        return;
+    }
     let fresh = Gpu::open(&GpuOptions::from_env().unwrap()).unwrap();
-    drop(gpu);
     let mut trainer = Trainer::new(model(&fresh, 0.0), config(2)).unwrap();
     for length in [100, 40] {
         trainer.step(&[batch(2, length, 5)]).unwrap();
