@@ -1,7 +1,7 @@
 //! Products with a weight in any scheme, and the products of low-rank updates, which ride along.
 //!
 //! One shader serves them all: it is specialised by how the weight is stored, by whether rows begin at whole words, and by
-//! the device. [`tiled`] needs nothing beyond WebGPU's limits; [`subgroup`](super::matmul_subgroup) is for drivers that
+//! the device. `tiled` needs nothing beyond WebGPU's limits; `subgroup` is for drivers that
 //! run on the processor, where workgroup memory and barriers cost more than they save.
 
 use super::{QuantizedTensor, Shard, gemv, matmul_subgroup};
