@@ -32,19 +32,29 @@ pub struct Attention {
 /// Which kernels do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Design {
-    /// Tiles in workgroup memory: any device.
-    Tiles,
+    /// Tiles in workgroup memory, on any device; a thread holds at most so many vec4s of a head. More suit the registers of
+    /// GPUs; fewer suit drivers on the processor, which spend seconds compiling long straight code.
+    Tiles(u32),
     /// A row a lane, operands passed round by shuffles, in subgroups of exactly so many lanes: software drivers.
     Lanes(u32),
 }
 
 impl Design {
+    /// Tiles for GPUs.
+    pub const WIDE: Design = Design::Tiles(8);
+    /// Tiles for drivers on the processor.
+    pub const NARROW: Design = Design::Tiles(2);
+
     /// The design that serves a device best. Tiles take part where heads are too long for a lane's registers.
     pub fn of(caps: &Caps, head_dim: usize) -> Design {
         let (least, most) = caps.subgroup_size;
         let fits =
             least == most && attention_lanes::LANES.contains(&least) && head_dim <= attention_lanes::MAX_HEAD_DIM;
-        if caps.kind == DeviceKind::Cpu && caps.subgroups && fits { Design::Lanes(least) } else { Design::Tiles }
+        match caps.kind {
+            DeviceKind::Cpu if caps.subgroups && fits => Design::Lanes(least),
+            DeviceKind::Cpu => Design::NARROW,
+            _ => Design::WIDE,
+        }
     }
 }
 
@@ -82,9 +92,9 @@ const THREADS: usize = 128;
 
 /// A tile kernel and the rows one of its workgroups owns. `share`: vec4s of a head that a thread holds, at most;
 /// `pairs`: partial sums a score has.
-fn tile_kernel(entry: &'static str, head_dim: usize, share: usize, pairs: usize, mask: Mask) -> (Kernel, usize) {
+fn tile_kernel(entry: &'static str, head_dim: usize, share: u32, pairs: usize, mask: Mask) -> (Kernel, usize) {
     let vec4s = head_dim / 4;
-    let parts = vec4s.div_ceil(share).next_power_of_two();
+    let parts = vec4s.div_ceil(share as usize).next_power_of_two();
     let stride = vec4s.next_multiple_of(parts);
     // Two tiles, the partial sums, segments and statistics of a block's rows; WebGPU grants 16384 bytes.
     let bytes = |block: usize| block * (2 * stride * 16 + THREADS * pairs * 4 + 12);
@@ -98,14 +108,15 @@ fn tile_kernel(entry: &'static str, head_dim: usize, share: usize, pairs: usize,
 
 fn forward_kernel(design: Design, head_dim: usize, mask: Mask) -> (Kernel, usize) {
     match design {
-        Design::Tiles => tile_kernel("forward", head_dim, 2, 1, mask),
+        Design::Tiles(share) => tile_kernel("forward", head_dim, share, 1, mask),
         Design::Lanes(lanes) => attention_lanes::kernel("forward", head_dim, lanes, mask),
     }
 }
 
 fn backward_kernel(design: Design, entry: &'static str, head_dim: usize) -> (Kernel, usize) {
     match design {
-        Design::Tiles => tile_kernel(entry, head_dim, 1, 2, Mask::Segments),
+        // Twice the operands and sums a row.
+        Design::Tiles(share) => tile_kernel(entry, head_dim, share / 2, 2, Mask::Segments),
         Design::Lanes(lanes) => attention_lanes::kernel(entry, head_dim, lanes, Mask::Segments),
     }
 }
@@ -119,18 +130,17 @@ pub(super) const HEAD_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
 
 /// Every specialisation, for the usual lengths of a head.
 pub fn variants() -> Vec<Kernel> {
-    HEAD_DIMS
-        .into_iter()
-        .flat_map(|head_dim| {
-            [
-                forward_kernel(Design::Tiles, head_dim, Mask::Segments).0,
-                forward_kernel(Design::Tiles, head_dim, Mask::Position).0,
-                backward_kernel(Design::Tiles, "backward_q", head_dim).0,
-                backward_kernel(Design::Tiles, "backward_kv", head_dim).0,
-                statistics_kernel(head_dim),
-            ]
-        })
-        .collect()
+    let mut all = Vec::new();
+    for head_dim in HEAD_DIMS {
+        all.push(statistics_kernel(head_dim));
+        for design in [Design::WIDE, Design::NARROW] {
+            all.push(forward_kernel(design, head_dim, Mask::Segments).0);
+            all.push(forward_kernel(design, head_dim, Mask::Position).0);
+            all.push(backward_kernel(design, "backward_q", head_dim).0);
+            all.push(backward_kernel(design, "backward_kv", head_dim).0);
+        }
+    }
+    all
 }
 
 impl Attention {

@@ -21,12 +21,15 @@ fn lanes_equal_the_reference() {
 fn the_design_follows_the_device() {
     let Some(gpu) = gpu() else { return };
     let caps = gpu.caps();
-    assert_eq!(Design::of(caps, 256), Design::Tiles);
+    assert!(matches!(Design::of(caps, 256), Design::Tiles(_)));
     let mut caps = caps.clone();
     caps.subgroup_size = (8, 8);
     caps.subgroups = true;
     caps.kind = fourbit::gpu::DeviceKind::Cpu;
     assert_eq!(Design::of(&caps, 64), Design::Lanes(8));
     caps.kind = fourbit::gpu::DeviceKind::Integrated;
-    assert_eq!(Design::of(&caps, 64), Design::Tiles);
+    assert_eq!(Design::of(&caps, 64), Design::WIDE);
+    caps.kind = fourbit::gpu::DeviceKind::Cpu;
+    caps.subgroups = false;
+    assert_eq!(Design::of(&caps, 64), Design::NARROW);
 }
