@@ -150,11 +150,11 @@ impl Attention {
         if self.batch == 0 || self.seq == 0 {
             return fail("attention", format!("expected at least one token, got [{}, {}]", self.batch, self.seq));
         }
-        if self.kv_heads == 0 || self.heads == 0 || self.heads % self.kv_heads != 0 {
+        if self.kv_heads == 0 || self.heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             let message = format!("expected heads in a multiple of kv_heads, got {} and {}", self.heads, self.kv_heads);
             return fail("num_attention_heads", message);
         }
-        if self.head_dim == 0 || self.head_dim % 4 != 0 || self.head_dim > 256 {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(4) || self.head_dim > 256 {
             return fail("head_dim", format!("expected a multiple of 4 up to 256, got {}", self.head_dim));
         }
         if self.window == Some(0) {

@@ -108,7 +108,8 @@ pub fn decode(
     spec.expect_rows("attention_cached v_cache", v, capacity, spec.kv_heads)?;
     let (tokens, heads, head_dim) = (spec.seq, spec.heads, spec.head_dim);
     let shared = heads / spec.kv_heads;
-    let repeat = (1..=MAX_REPEAT.min(shared)).rev().find(|r| shared % r == 0).expect("1 divides every number");
+    let repeat =
+        (1..=MAX_REPEAT.min(shared)).rev().find(|r| shared.is_multiple_of(*r)).expect("1 divides every number");
     let splits = if split { capacity.div_ceil(SPLIT) } else { 1 };
     let params = Params {
         tokens: tokens as u32,

@@ -31,7 +31,7 @@ pub fn variants() -> Vec<Kernel> {
 pub fn cache_append(g: &mut Graph, rows: &Value, cache: &Value, position: &Value) -> Result<()> {
     let (tokens, width) = rows.rows_cols();
     let (capacity, _) = cache.rows_cols();
-    if width == 0 || width % 4 != 0 || tokens > capacity {
+    if width == 0 || !width.is_multiple_of(4) || tokens > capacity {
         return Err(Error::shape("cache_append", format!("up to {capacity} rows, a multiple of 4 wide"), rows.shape()));
     }
     expect("cache_append rows", rows, DType::F32, &[tokens, width])?;
