@@ -59,14 +59,16 @@ fn sum_parts(own: vec4<f32>) -> vec4<f32> {
     return v;
 }
 
-// acc[i][j] += x[i] · w[j] over four terms of the sum; row i's are in lane i * PARTS of the spread operand.
-fn multiply4(
+// acc[i][j] += x[i] · w[j] over four terms of the sum, for eight rows; row i's are in lane i * PARTS of the spread operand.
+// Longer loops are not unrolled by every driver, and sums that a loop indexes lie in memory.
+fn multiply_rows(
     acc: ptr<function, array<array<f32, TN>, TM>>,
     xs: ptr<function, array<vec4<f32>, REGS>>,
     w: ptr<function, array<vec4<f32>, TN>>,
     part: u32,
+    first: u32,
 ) {
-    for (var i = 0u; i < TM; i++) {
+    for (var i = first; i < first + 8u; i++) {
         let v = subgroupShuffle((*xs)[i * PARTS / SG], lane_index(i * PARTS % SG + part));
         for (var j = 0u; j < TN; j++) {
             var s = (*acc)[i][j];
@@ -75,6 +77,36 @@ fn multiply4(
             s = fma(v.z, (*w)[j].z, s);
             s = fma(v.w, (*w)[j].w, s);
             (*acc)[i][j] = s;
+        }
+    }
+}
+
+fn multiply4(
+    acc: ptr<function, array<array<f32, TN>, TM>>,
+    xs: ptr<function, array<vec4<f32>, REGS>>,
+    w: ptr<function, array<vec4<f32>, TN>>,
+    part: u32,
+) {
+    multiply_rows(acc, xs, w, part, 0u);
+    if (TM > 8u) {
+        multiply_rows(acc, xs, w, part, 8u);
+    }
+    if (TM > 16u) {
+        multiply_rows(acc, xs, w, part, 16u);
+        multiply_rows(acc, xs, w, part, 24u);
+    }
+}
+
+// Stores eight rows of the columns of this lane.
+fn store_rows(acc: ptr<function, array<array<f32, TN>, TM>>, row0: u32, col0: u32, part: u32, first: u32) {
+    for (var i = first; i < first + 8u; i++) {
+        for (var j = 0u; j < TN; j += 4u) {
+            let v = sum_parts(vec4<f32>((*acc)[i][j], (*acc)[i][j + 1u], (*acc)[i][j + 2u], (*acc)[i][j + 3u]));
+            if (part == 0u) {
+                let col = params.out_first + col0 + j;
+                let b = vec4<f32>(bias_at(col), bias_at(col + 1u), bias_at(col + 2u), bias_at(col + 3u));
+                store4(row0 + i, col0 + j, fma(vec4<f32>(params.scale), v, b));
+            }
         }
     }
 }
@@ -149,26 +181,25 @@ fn forward(
             multiply4(&acc, &xs, &lo, at.part);
         }
     }
-    for (var i = 0u; i < TM; i++) {
-        for (var j = 0u; j < TN; j += 4u) {
-            let v = sum_parts(vec4<f32>(acc[i][j], acc[i][j + 1u], acc[i][j + 2u], acc[i][j + 3u]));
-            if (at.part == 0u) {
-                let col = params.out_first + col0 + j;
-                let b = vec4<f32>(bias_at(col), bias_at(col + 1u), bias_at(col + 2u), bias_at(col + 3u));
-                store4(row0 + i, col0 + j, fma(vec4<f32>(params.scale), v, b));
-            }
-        }
+    store_rows(&acc, row0, col0, at.part, 0u);
+    if (TM > 8u) {
+        store_rows(&acc, row0, col0, at.part, 8u);
+    }
+    if (TM > 16u) {
+        store_rows(&acc, row0, col0, at.part, 16u);
+        store_rows(&acc, row0, col0, at.part, 24u);
     }
 }
 
-// acc[i] += x[i] * w over four terms of the sum.
-fn spread4(
+// acc[i] += x[i] * w over four terms of the sum, for eight rows.
+fn spread_rows(
     acc: ptr<function, array<Eight, TM>>,
     xs: ptr<function, array<vec4<f32>, REGS>>,
     w: ptr<function, array<Eight, 4>>,
     part: u32,
+    first: u32,
 ) {
-    for (var i = 0u; i < TM; i++) {
+    for (var i = first; i < first + 8u; i++) {
         let v = subgroupShuffle((*xs)[i * PARTS / SG], lane_index(i * PARTS % SG + part));
         var lo = (*acc)[i].lo;
         var hi = (*acc)[i].hi;
@@ -182,6 +213,22 @@ fn spread4(
         hi = fma(vec4<f32>(v.w), (*w)[3].hi, hi);
         (*acc)[i].lo = lo;
         (*acc)[i].hi = hi;
+    }
+}
+
+fn spread4(
+    acc: ptr<function, array<Eight, TM>>,
+    xs: ptr<function, array<vec4<f32>, REGS>>,
+    w: ptr<function, array<Eight, 4>>,
+    part: u32,
+) {
+    spread_rows(acc, xs, w, part, 0u);
+    if (TM > 8u) {
+        spread_rows(acc, xs, w, part, 8u);
+    }
+    if (TM > 16u) {
+        spread_rows(acc, xs, w, part, 16u);
+        spread_rows(acc, xs, w, part, 24u);
     }
 }
 
@@ -279,8 +326,21 @@ fn backward(
         var w = weight_rows4(d + 4u * at.part, word, words, at.lane);
         spread4(&acc, &xs, &w, at.part);
     }
-    for (var i = 0u; i < TM; i++) {
+    for (var i = 0u; i < 8u; i++) {
         store_row(acc[i], row0 + i, 8u * word, at.part);
+    }
+    if (TM > 8u) {
+        for (var i = 8u; i < 16u; i++) {
+            store_row(acc[i], row0 + i, 8u * word, at.part);
+        }
+    }
+    if (TM > 16u) {
+        for (var i = 16u; i < 24u; i++) {
+            store_row(acc[i], row0 + i, 8u * word, at.part);
+        }
+        for (var i = 24u; i < 32u; i++) {
+            store_row(acc[i], row0 + i, 8u * word, at.part);
+        }
     }
 }
 

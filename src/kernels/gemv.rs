@@ -12,8 +12,8 @@ use crate::{
     graph::Graph,
 };
 
-/// Rows of x at most.
-const MOST_ROWS: usize = 4;
+/// Rows of x at most, by workgroups and by subgroups.
+const MOST_ROWS: [usize; 2] = [4, 2];
 /// Rows of the weight a workgroup.
 const ROWS: usize = 4;
 /// Invocations of a workgroup.
@@ -28,10 +28,11 @@ pub(super) enum Choice {
 
 /// The variant for `product`, where this kernel serves it.
 pub(super) fn choose(caps: &Caps, product: &Product) -> Option<Choice> {
-    if product.entry != Entry::Forward || product.rows > MOST_ROWS || product.rows == 0 {
-        return None;
-    }
-    Some(if prefers_subgroups(caps) { Choice::Subgroup } else { Choice::Workgroup })
+    let (choice, most) = match prefers_subgroups(caps) {
+        true => (Choice::Subgroup, MOST_ROWS[1]),
+        false => (Choice::Workgroup, MOST_ROWS[0]),
+    };
+    (product.entry == Entry::Forward && (1..=most).contains(&product.rows)).then_some(choice)
 }
 
 /// Records the product.
