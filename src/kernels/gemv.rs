@@ -5,6 +5,7 @@
 use super::{
     gemv_subgroup,
     matmul::{Entry, Product, Spec, import, prefers_subgroups},
+    matmul_subgroup,
 };
 use crate::{
     Result,
@@ -28,7 +29,8 @@ pub(super) enum Choice {
 
 /// The variant for `product`, where this kernel serves it.
 pub(super) fn choose(caps: &Caps, product: &Product) -> Option<Choice> {
-    let (choice, most) = match prefers_subgroups(caps) {
+    let Spec { scheme, ragged, .. } = product.spec();
+    let (choice, most) = match prefers_subgroups(caps) && matmul_subgroup::serves(scheme, ragged) {
         true => (Choice::Subgroup, MOST_ROWS[1]),
         false => (Choice::Workgroup, MOST_ROWS[0]),
     };

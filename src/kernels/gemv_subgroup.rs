@@ -3,6 +3,7 @@
 use super::{
     gemv,
     matmul::{Spec, import},
+    matmul_subgroup::serves,
 };
 use crate::gpu::Kernel;
 
@@ -27,12 +28,11 @@ pub(super) fn kernel((sg, lanes): (u32, u32), spec: &Spec, width: usize, vectors
         .with("ROWS", cluster_rows(sg))
         .with("VECTORS", vectors as u32)
         .with("SHARED", u32::from(shared));
-    // Rows of any length are decoded under conditions, where lanes may not be asked.
-    let table = if spec.ragged { "decode_table" } else { "decode_table_subgroup" };
-    import(kernel, spec, table).subgroups()
+    import(kernel, spec, "decode_table_subgroup").subgroups()
 }
 
 /// Every specialisation, for devices with subgroups of one size and of several.
 pub fn variants() -> Vec<Kernel> {
-    gemv::specs().flat_map(|spec| [kernel((8, 8), &spec, 64, 1), kernel((4, 64), &spec, 40, 4)]).collect()
+    let served = gemv::specs().filter(|spec| serves(spec.scheme, spec.ragged));
+    served.flat_map(|spec| [kernel((8, 8), &spec, 64, 1), kernel((4, 64), &spec, 40, 4)]).collect()
 }

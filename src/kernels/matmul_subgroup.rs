@@ -29,11 +29,11 @@ pub(super) struct Tile {
 
 /// The tile for `product`, where the device is one for this variant.
 pub(super) fn choose(caps: &Caps, product: &Product) -> Option<Tile> {
-    if !prefers_subgroups(caps) {
+    let ragged = product.weight.width % 8 != 0;
+    if !prefers_subgroups(caps) || !serves(product.weight.scheme, ragged) {
         return None;
     }
     let (sg, lanes) = (caps.subgroup_size.0 as usize, caps.subgroup_size.1 as usize);
-    let ragged = product.weight.width % 8 != 0;
     let block = product.weight.scheme.block_size();
     // Each lane has one scale a row for its run of words, which parts of a sum would not share.
     let splits = product.low.is_none() && (product.entry != Entry::Forward || block == 0 || ragged);
@@ -53,11 +53,15 @@ pub(super) fn choose(caps: &Caps, product: &Product) -> Option<Tile> {
     Some(Tile { sg, lanes, tm, tn, parts, shared: shared && product.entry != Entry::Forward })
 }
 
+/// Whether the subgroup variants exist for a scheme. Rows that begin inside a word are decoded number by number: unrolled,
+/// that takes drivers long to compile and is not worth it, but for floats, where it is the shape of low ranks.
+pub(super) fn serves(scheme: Scheme, ragged: bool) -> bool {
+    !ragged || scheme == Scheme::F32
+}
+
 impl Tile {
     /// The specialised kernel.
     pub(super) fn kernel(&self, spec: &Spec) -> Kernel {
-        // A code is looked up by every lane of the cluster alike, but rows of any length are read under conditions.
-        let table = if spec.ragged { "decode_table" } else { "decode_table_subgroup" };
         let kernel = Kernel::new("matmul_subgroup", spec.entry.name())
             .with("SG", self.sg as u32)
             .with("LANES", self.lanes as u32)
@@ -67,7 +71,7 @@ impl Tile {
             .with("PARTS", self.parts as u32)
             .with("REGS", (self.tm * self.parts).div_ceil(self.sg) as u32)
             .with("SHARED", u32::from(self.shared));
-        import(kernel, spec, table).subgroups()
+        import(kernel, spec, "decode_table_subgroup").subgroups()
     }
 
     /// Workgroups for `product`.
@@ -80,7 +84,7 @@ impl Tile {
 /// Every specialisation, for devices with subgroups of one size and of several.
 pub fn variants() -> Vec<Kernel> {
     let mut all = Vec::new();
-    for spec in specs() {
+    for spec in specs().into_iter().filter(|spec| serves(spec.scheme, spec.ragged)) {
         let block = spec.scheme.block_size();
         let free = spec.low.is_none() && (spec.entry != Entry::Forward || block == 0 || spec.ragged);
         let shared = spec.entry != Entry::Forward && block > 0 && block % 32 == 0 && !spec.ragged;

@@ -203,6 +203,12 @@ pub fn rows_of_any_length() -> Vec<Case> {
     schemes().into_iter().filter(|&s| !is_ggml(s)).map(case).collect()
 }
 
+/// The same for plain floats, which are the factors of an adapter too.
+pub fn floats_of_any_length() -> Vec<Case> {
+    let sizes = [[1, 7, 3], [7, 33, 65], [20, 5, 36]];
+    sizes.into_iter().map(|sizes| Case { scheme: Scheme::F32, sizes, rank: 3, bias: true, add: true }).collect()
+}
+
 /// Few rows of x, with an adapter.
 pub fn few_rows() -> Vec<Case> {
     let case = |scheme| Case { scheme, sizes: [1, 65, 192], rank: 4, bias: true, add: false };

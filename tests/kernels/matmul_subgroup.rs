@@ -1,4 +1,4 @@
-use super::matmul::{awkward_sizes, blocks, check, every_scheme, ranks, rows_of_any_length, with_subgroups};
+use super::matmul::{awkward_sizes, blocks, check, every_scheme, floats_of_any_length, ranks, with_subgroups};
 
 #[test]
 fn every_scheme_by_subgroups() {
@@ -6,8 +6,8 @@ fn every_scheme_by_subgroups() {
 }
 
 #[test]
-fn rows_of_any_length_by_subgroups() {
-    check(with_subgroups(), rows_of_any_length());
+fn floats_of_any_length_by_subgroups() {
+    check(with_subgroups(), floats_of_any_length());
 }
 
 #[test]
