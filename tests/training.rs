@@ -16,7 +16,7 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/bnb-n
 
 fn model(gpu: &Gpu, dropout: f64) -> Model {
     let mut model = Model::load(gpu, TINY, &LoadOptions::default()).unwrap();
-    let lora = LoraConfig { r: 5, lora_dropout: dropout, ..LoraConfig::default() };
+    let lora = LoraConfig { r: 8, lora_dropout: dropout, ..LoraConfig::default() };
     model.add_adapter(lora, true).unwrap();
     // B is zero in a new adapter, and then A has no gradient.
     for (i, module) in model.adapter.as_ref().unwrap().modules.iter().enumerate() {
@@ -158,7 +158,7 @@ fn a_dry_device_plans_what_a_real_one_uses() {
     }
     let dry = Gpu::open(&GpuOptions { dry: true, ..GpuOptions::from_env().unwrap() }).unwrap();
     let mut planned = Model::load(&dry, TINY, &LoadOptions::default()).unwrap();
-    planned.add_adapter(LoraConfig { r: 5, ..LoraConfig::default() }, true).unwrap();
+    planned.add_adapter(LoraConfig { r: 8, ..LoraConfig::default() }, true).unwrap();
     let _planned = Trainer::new(planned, config(2)).unwrap();
     // The second length's inputs and parameters are small, and known only when such a row comes.
     let (plan, used) = (dry.peak_bytes() as f64, fresh.peak_bytes() as f64);
