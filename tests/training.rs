@@ -165,6 +165,45 @@ fn a_dry_device_plans_what_a_real_one_uses() {
     assert!((used / plan - 1.0).abs() < 0.35, "planned {plan}, used {used}");
 }
 
+/// Loss of the first step at learning rate 0 with all values moved by `by` along `direction`, and the gradients.
+fn loss_along(gpu: &Gpu, dropout: f64, direction: &[f32], by: f32) -> (f64, Vec<f32>) {
+    let model = model(gpu, dropout);
+    let mut at = 0;
+    for chunk in &model.adapter.as_ref().unwrap().chunks {
+        let mut values = chunk.params.read::<f32>().unwrap();
+        for value in &mut values {
+            *value += by * direction[at];
+            at += 1;
+        }
+        chunk.params.write(bytemuck::cast_slice(&values)).unwrap();
+    }
+    let mut trainer = Trainer::new(model, TrainConfig { learning_rate: 0.0, ..config(2) }).unwrap();
+    let loss = trainer.step(&[batch(2, 60, 8)]).unwrap().loss;
+    (loss, read(&trainer).0)
+}
+
+#[test]
+fn gradients_are_the_slope_of_the_loss_with_and_without_dropout() {
+    let Some(gpu) = gpu() else { return };
+    for dropout in [0.0, 0.25] {
+        let grads = loss_along(&gpu, dropout, &vec![0.0; 1 << 20], 0.0).1;
+        // Padding between matrices has no gradient; along it nothing changes.
+        let direction: Vec<f32> =
+            Rng(11).normals(grads.len()).iter().map(|v| v / (grads.len() as f32).sqrt()).collect();
+        let slope: f64 = grads.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+        // A random direction is nearly flat, so half of it is the gradient's own.
+        let norm = grads.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        let mixed: Vec<f32> = direction.iter().zip(&grads).map(|(d, g)| d + (f64::from(*g) / norm) as f32).collect();
+        let slope = slope + norm;
+        let step = 0.01;
+        let above = loss_along(&gpu, dropout, &mixed, step).0;
+        let below = loss_along(&gpu, dropout, &mixed, -step).0;
+        let measured = (above - below) / (2.0 * f64::from(step));
+        // The loss is known to 1e-6 of about 6, the curvature along 0.01 is far below a percent.
+        assert!((measured / slope - 1.0).abs() < 0.01, "dropout {dropout}: slope {measured}, gradients give {slope}");
+    }
+}
+
 #[test]
 fn impossible_steps_are_refused() {
     let Some(gpu) = gpu() else { return };
