@@ -21,6 +21,7 @@ pub mod matmul;
 mod matmul_subgroup;
 pub mod norm;
 pub mod optimizer;
+pub mod permute;
 pub mod quantize;
 mod quantized;
 pub mod reduce;
@@ -42,6 +43,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(loss::variants());
     all.extend(optimizer::variants());
     all.extend(embedding::variants());
+    all.extend(permute::variants());
     all.extend(reduce::variants());
     all.extend(dropout::variants());
     all.extend(sample::variants());

@@ -92,7 +92,7 @@ impl Model {
 
     /// Bytes of the frozen weights.
     pub fn weight_bytes(&self) -> u64 {
-        let linears = self.blocks.iter().flat_map(|b| b.linears()).map(|l| l.base.weight.bytes()).sum::<u64>();
+        let linears = self.blocks.iter().flat_map(|b| b.linears()).map(|l| l.base.bytes()).sum::<u64>();
         linears + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 

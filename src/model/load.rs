@@ -91,7 +91,7 @@ impl Loader<'_> {
     fn linear(&self, name: String, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear> {
         let weight = self.weight(&format!("{name}.weight"), shape)?;
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), shape[0])?) } else { None };
-        Ok(AdaptedLinear { name, base: Linear { weight, bias }, lora: None })
+        Ok(AdaptedLinear { name, base: Linear { weight, bias, input: None }, lora: None })
     }
 
     fn weight(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {

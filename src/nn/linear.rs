@@ -4,30 +4,35 @@ use crate::{
     Result,
     gpu::Tensor,
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, matmul},
+    kernels::{QuantizedTensor, elementwise, lora, matmul},
+    nn::Transform,
 };
 
 pub use crate::kernels::matmul::LowRank;
 
-/// y = x · Wᵀ + bias
+/// y = T(x) · Wᵀ + bias
 ///
-/// x: [tokens, in]; W: [out, in] in its storage scheme; y: [tokens, out]. The weight is frozen, so the backward pass gives
-/// dx alone and saves nothing.
+/// x: [tokens, in]; W: [out, in] in its storage scheme; y: [tokens, out]; T: the input's transform, mostly none. The weight
+/// is frozen, so the backward pass gives dx alone and saves nothing.
 pub struct Linear {
     /// [out, in]
     pub weight: QuantizedTensor,
     /// [out]
     pub bias: Option<Tensor>,
+    /// What the weight expects to be done to x.
+    pub input: Option<Transform>,
 }
 
 impl Linear {
-    /// x · Wᵀ + bias, plus the low-rank product `scale * xa · Bᵀ` where given. Errors: Shape.
+    /// T(x) · Wᵀ + bias, plus the low-rank product `scale * xa · Bᵀ` where given. A low-rank update is one of the layer as
+    /// a whole: its xa comes from x itself. Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>) -> Result<Value> {
         let bias = self.bias.as_ref().map(|b| g.import(b));
-        matmul::matmul(g, x, &self.weight, update, bias.as_ref())
+        let transformed = self.input.as_ref().map(|t| t.forward(g, x)).transpose()?;
+        matmul::matmul(g, transformed.as_ref().unwrap_or(x), &self.weight, update, bias.as_ref())
     }
 
-    /// dx = dy · W, plus the low-rank product `scale * dxa · A` where given, plus `add`. Errors: Shape.
+    /// dx = Tᵀ(dy · W), plus the low-rank product `scale * dxa · A` where given, plus `add`. Errors: Shape.
     pub fn backward(
         &self,
         g: &mut Graph,
@@ -35,7 +40,20 @@ impl Linear {
         update: Option<LowRank<'_>>,
         add: Option<&Value>,
     ) -> Result<Value> {
-        matmul::matmul_dx(g, dy, &self.weight, update, add)
+        let Some(transform) = &self.input else {
+            return matmul::matmul_dx(g, dy, &self.weight, update, add);
+        };
+        let dz = matmul::matmul_dx(g, dy, &self.weight, None, None)?;
+        let dx = transform.backward(g, &dz)?;
+        // Neither of these went through the transform.
+        if let Some(update) = update {
+            let through = lora::up_backward(g, update.xa, update.factor, update.scale)?;
+            elementwise::accumulate(g, &dx, &through, 1.0)?;
+        }
+        if let Some(add) = add {
+            elementwise::accumulate(g, &dx, add, 1.0)?;
+        }
+        Ok(dx)
     }
 
     /// Width of the input.
@@ -46,5 +64,10 @@ impl Linear {
     /// Width of the output.
     pub fn outputs(&self) -> usize {
         self.weight.shape()[0]
+    }
+
+    /// Bytes of the weight, and of what its transform holds, on the device.
+    pub fn bytes(&self) -> u64 {
+        self.weight.bytes() + self.input.as_ref().map_or(0, Transform::bytes)
     }
 }

@@ -5,6 +5,8 @@
 
 pub mod linear;
 pub mod norm;
+pub mod transform;
 
 pub use linear::Linear;
 pub use norm::RmsNorm;
+pub use transform::{Permutation, Transform};

@@ -24,6 +24,7 @@ mod matmul;
 mod matmul_subgroup;
 mod norm;
 mod optimizer;
+mod permute;
 mod quantize;
 mod reduce;
 mod roofline;
