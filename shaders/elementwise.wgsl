@@ -43,6 +43,20 @@ fn accumulate(
     }
 }
 
+// y = scale * b
+@compute @workgroup_size(256)
+fn assign(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] = params.scale * b[i];
+    }
+}
+
 // y[c] = a[row, c], len columns
 @compute @workgroup_size(256)
 fn take_row(

@@ -45,6 +45,13 @@ pub struct Saved {
     xa: Option<Value>,
 }
 
+impl Saved {
+    /// The layer's input. [tokens, in]
+    pub fn input(&self) -> &Value {
+        &self.x
+    }
+}
+
 /// What a training step tells its layers, in device memory because it changes every step.
 pub struct StepValues {
     /// Seed and step, the key of all dropout masks. [2] u32

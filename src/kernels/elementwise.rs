@@ -19,7 +19,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    vec![kernel("add"), kernel("accumulate"), kernel("take_row")]
+    vec![kernel("add"), kernel("accumulate"), kernel("assign"), kernel("take_row")]
 }
 
 /// y = a + scale · b
@@ -42,6 +42,16 @@ pub fn accumulate(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()>
     let len = y.shape().len();
     let params = Params { len: len as u32, scale };
     g.dispatch(kernel("accumulate"), &params, &[b, y], len.div_ceil(256), 2.0 * len as f64)
+}
+
+/// y = scale · b, into memory that is there already
+///
+/// b, y: any shape, f32. Errors: Shape where they differ.
+pub fn assign(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()> {
+    b.expect("assign", y.shape())?;
+    let len = y.shape().len();
+    let params = Params { len: len as u32, scale };
+    g.dispatch(kernel("assign"), &params, &[b, y], len.div_ceil(256), len as f64)
 }
 
 /// y[0, c] = a[row, c], where `row` is read on the device

@@ -28,6 +28,7 @@ pub mod reduce;
 pub mod roofline;
 pub mod rope;
 pub mod sample;
+pub mod statistics;
 
 pub use quantized::{QuantizedTensor, Shard};
 
@@ -47,6 +48,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(reduce::variants());
     all.extend(dropout::variants());
     all.extend(sample::variants());
+    all.extend(statistics::variants());
     all.extend(quantize::variants());
     all.extend(dequantize::variants());
     all.extend(double_quantize::variants());

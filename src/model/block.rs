@@ -75,6 +75,14 @@ pub struct Saved {
     down: SavedLinear,
 }
 
+impl Saved {
+    /// The inputs of the linear layers, in the order of [`Block::linears`]; q, k and v share one, and gate and up do.
+    pub fn linear_inputs(&self) -> [&Value; 7] {
+        let ([q, k, v], [gate, up]) = (&self.qkv, &self.gate_up);
+        [q, k, v, &self.o, gate, up, &self.down].map(SavedLinear::input)
+    }
+}
+
 impl Block {
     /// The block's linear layers, in the order of [`crate::adapter::LINEAR_MODULES`].
     pub fn linears(&self) -> [&AdaptedLinear; 7] {

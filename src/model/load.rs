@@ -40,7 +40,16 @@ impl Model {
 
     /// Loads from an opened source.
     pub fn from_source(gpu: &Gpu, source: &Source, options: &LoadOptions) -> Result<Model> {
-        let loader = Loader { gpu, source, quantization: options.quantization };
+        let mut model = Model::without_blocks(gpu, source)?;
+        let layers = 0..source.config.layers;
+        model.blocks = layers.map(|layer| Model::load_block(gpu, source, layer, options)).collect::<Result<_>>()?;
+        Ok(model)
+    }
+
+    /// Embedding, head and final norm as stored, and no block yet: what works through the blocks one by one begins with it.
+    /// Errors: as [`Model::load`].
+    pub fn without_blocks(gpu: &Gpu, source: &Source) -> Result<Model> {
+        let loader = Loader { gpu, source, quantization: Quantization::AsStored };
         let c = &source.config;
         let table = [c.vocab_size, c.hidden_size];
         let embedding = loader.stored("model.embed_tokens.weight", table)?;
@@ -48,9 +57,13 @@ impl Model {
             true => None,
             false => Some(loader.stored("lm_head.weight", table)?),
         };
-        let blocks = (0..c.layers).map(|layer| loader.block(c, layer)).collect::<Result<Vec<_>>>()?;
         let norm = loader.norm("model.norm.weight")?;
-        Ok(Model { config: c.clone(), embedding, blocks, norm, head, adapter: None, gpu: gpu.clone() })
+        Ok(Model { config: c.clone(), embedding, blocks: Vec::new(), norm, head, adapter: None, gpu: gpu.clone() })
+    }
+
+    /// Block number `layer` alone. Errors: as [`Model::load`].
+    pub fn load_block(gpu: &Gpu, source: &Source, layer: usize, options: &LoadOptions) -> Result<Block> {
+        Loader { gpu, source, quantization: options.quantization }.block(&source.config, layer)
     }
 }
 

@@ -25,6 +25,19 @@ fn add_and_accumulate() {
 }
 
 #[test]
+fn assign_overwrites_memory_that_is_there() {
+    let Some(gpu) = gpu() else { return };
+    let b = Rng(9).normals(7 * 257);
+    let target = gpu.tensor("y", [7, 257], DType::F32, &vec![5.0f32; 7 * 257]).unwrap();
+    let mut g = Graph::new(&gpu);
+    let (y, tb) = (g.import(&target), g.import(&gpu.tensor("b", [7, 257], DType::F32, &b).unwrap()));
+    elementwise::assign(&mut g, &y, &tb, 0.5).unwrap();
+    g.run().unwrap();
+    let want: Vec<f32> = b.iter().map(|v| v * 0.5).collect();
+    assert_eq!(target.read::<f32>().unwrap(), want);
+}
+
+#[test]
 fn add_refuses_other_shapes() {
     let Some(gpu) = gpu() else { return };
     let mut g = Graph::new(&gpu);

@@ -30,3 +30,4 @@ mod reduce;
 mod roofline;
 mod rope;
 mod sample;
+mod statistics;
