@@ -7,6 +7,7 @@ struct Params {
     group_end: u32,
     len: u32,
     scale: f32,
+    cols: u32, // of scale_columns and scale_rows
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -54,6 +55,34 @@ fn assign(
     let i = g * 256u + lane;
     if (g < params.group_end && i < params.len) {
         y[i] = params.scale * b[i];
+    }
+}
+
+// y[r, c] *= b[c]
+@compute @workgroup_size(256)
+fn scale_columns(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] *= b[i % params.cols];
+    }
+}
+
+// y[r, c] *= b[r]
+@compute @workgroup_size(256)
+fn scale_rows(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] *= b[i / params.cols];
     }
 }
 

@@ -26,6 +26,7 @@ pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod kernels;
+pub mod method;
 pub mod model;
 pub mod nn;
 pub mod quant;

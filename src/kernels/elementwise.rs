@@ -13,13 +13,21 @@ struct Params {
     scale: f32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct ScaleParams {
+    len: u32,
+    scale: f32,
+    cols: u32,
+}
+
 fn kernel(entry: &'static str) -> Kernel {
     Kernel::new("elementwise", entry)
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    vec![kernel("add"), kernel("accumulate"), kernel("assign"), kernel("take_row")]
+    ["add", "accumulate", "assign", "scale_columns", "scale_rows", "take_row"].map(kernel).to_vec()
 }
 
 /// y = a + scale · b
@@ -52,6 +60,27 @@ pub fn assign(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()> {
     let len = y.shape().len();
     let params = Params { len: len as u32, scale };
     g.dispatch(kernel("assign"), &params, &[b, y], len.div_ceil(256), len as f64)
+}
+
+/// y\[r, c\] *= b\[c\]
+///
+/// y: [.., cols]; b: [cols], f32. Errors: Shape.
+pub fn scale_columns(g: &mut Graph, y: &Value, b: &Value) -> Result<()> {
+    scale(g, "scale_columns", y, b, y.rows_cols().1)
+}
+
+/// y\[r, c\] *= b\[r\]
+///
+/// y: [rows, cols]; b: [rows], f32. Errors: Shape.
+pub fn scale_rows(g: &mut Graph, y: &Value, b: &Value) -> Result<()> {
+    scale(g, "scale_rows", y, b, y.rows_cols().0)
+}
+
+fn scale(g: &mut Graph, entry: &'static str, y: &Value, b: &Value, expected: usize) -> Result<()> {
+    b.expect(entry, &[expected])?;
+    let (len, cols) = (y.shape().len(), y.rows_cols().1);
+    let params = ScaleParams { len: len as u32, scale: 1.0, cols: cols as u32 };
+    g.dispatch(kernel(entry), &params, &[b, y], len.div_ceil(256), len as f64)
 }
 
 /// y[0, c] = a[row, c], where `row` is read on the device

@@ -1,0 +1,112 @@
+//! Methods: how the numbers of a quantized model are chosen. Schemes ([`crate::quant`]) say how they are stored.
+//!
+//! [`quantize_model`] walks through a model block by block, so that one block in floats and the calibration text's
+//! activations are all that is held beside the result. What a method does is behind one trait, [`LayerMethod`]. Nothing here
+//! touches files but through [`Source`](crate::model::Source), and nothing knows the command line.
+
+mod activations;
+mod pipeline;
+mod rtn;
+mod stats;
+
+pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
+pub use rtn::Rtn;
+pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
+
+use crate::{
+    Error, Result,
+    gpu::{Gpu, Tensor},
+    graph::Graph,
+    kernels::{QuantizedTensor, reduce},
+    model::Block,
+    nn::Linear,
+    quant::Scheme,
+};
+
+/// One way to choose the numbers of a model's linear layers.
+///
+/// The pipeline calls [`fold`](LayerMethod::fold) once a block and then [`quantize`](LayerMethod::quantize) for each of its
+/// linear layers, in the order of [`crate::adapter::LINEAR_MODULES`].
+pub trait LayerMethod {
+    /// The name used in flags and messages (`gptq`).
+    fn name(&self) -> &'static str;
+
+    /// What must be known of each layer's input. Where nothing is, the calibration text is never run.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Changes a block of f32 weights before its layers are quantized, such that its output stays what it was: scales that
+    /// move from activations into weights, for example. Whoever scales an input must scale its statistics too
+    /// ([`InputStats::scale`]). Errors: the method's.
+    fn fold(&self, _gpu: &Gpu, _block: &mut Block, _stats: &mut BlockStats) -> Result<()> {
+        Ok(())
+    }
+
+    /// The layer in its storage scheme. [`Layer::done`] makes one without a transform of its input. Errors: the method's.
+    fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear>;
+}
+
+/// One linear layer that is to be quantized.
+pub struct Layer<'a> {
+    /// Such as `model.layers.0.self_attn.q_proj`.
+    pub name: &'a str,
+    /// [out, in] f32, all finite. The method may overwrite it: nobody reads it afterwards.
+    pub weight: Tensor,
+    /// [out]
+    pub bias: Option<Tensor>,
+    /// What was asked for in [`LayerMethod::needs`].
+    pub stats: &'a InputStats,
+}
+
+impl Layer<'_> {
+    /// (out, in)
+    pub fn shape(&self) -> [usize; 2] {
+        [self.weight.shape()[0], self.weight.shape()[1]]
+    }
+
+    /// The quantized layer, whose input is as it was.
+    pub fn done(&self, weight: QuantizedTensor) -> Linear {
+        Linear { weight, bias: self.bias.clone(), input: None }
+    }
+
+    /// The weight's name, for messages.
+    pub fn weight_name(&self) -> String {
+        format!("{}.weight", self.name)
+    }
+}
+
+/// The numbers of an f32 weight as one tensor [rows, cols], sharing its memory. Errors: Shape where the weight is in another
+/// scheme or lies in several buffers.
+pub fn float_tensor(name: &str, weight: &QuantizedTensor) -> Result<Tensor> {
+    let refused = |got: String| Error::shape(name, "an f32 weight in one buffer", got);
+    if weight.scheme() != Scheme::F32 {
+        return Err(refused(weight.scheme().name().to_owned()));
+    }
+    weight.float_tensor().ok_or_else(|| refused(format!("{:?} in several", weight.shape())))
+}
+
+/// Errors: Config, with the weight's name, where some number is NaN or infinite.
+fn check_finite(name: &str, weight: &Tensor) -> Result<()> {
+    let gpu = weight.gpu();
+    let (rows, cols) = weight.shape().rows_cols();
+    if rows * cols == 0 || gpu.is_dry() {
+        return Ok(());
+    }
+    // Ranges of rows that can be bound.
+    let most = (gpu.caps().max_binding as usize / (4 * cols) / 64 * 64).max(64);
+    for start in (0..rows).step_by(most) {
+        let count = most.min(rows - start);
+        let mut g = Graph::new(gpu);
+        let x = g.import(&weight.slice(start * cols, [count, cols])?);
+        let (_, bad) = reduce::absmax(&mut g, &x, cols)?;
+        g.keep(&bad);
+        let bad = g.run()?.read::<u32>(&bad)?;
+        if let Some(row) = bad.iter().position(|&n| n > 0) {
+            let (count, row) = (bad[row], start + row);
+            let message = format!("{count} numbers of row {row} are not finite; only finite ones can be quantized");
+            return Err(Error::config(name, message));
+        }
+    }
+    Ok(())
+}

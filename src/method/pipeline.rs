@@ -1,0 +1,143 @@
+//! Block by block through a model: collect, fold, quantize, and go on with what the quantized block gives.
+
+use super::{BlockStats, Layer, LayerMethod, Site, activations::Activations, check_finite, float_tensor};
+use crate::{
+    DType, Result,
+    gpu::Gpu,
+    kernels::elementwise,
+    model::{Block, LoadOptions, Model, Quantization, Source},
+    quant::Scheme,
+};
+
+/// How the model is walked through.
+#[derive(Clone, Copy, Debug)]
+pub struct PipelineOptions {
+    /// Collect the inputs of o, of gate and up, and of down again once the layers before them in the block are quantized.
+    /// Three more passes a block.
+    pub true_sequential: bool,
+    /// Device memory for the hidden states of the calibration samples, in bytes; those beyond it lie on the host.
+    pub activation_bytes: u64,
+}
+
+impl Default for PipelineOptions {
+    fn default() -> Self {
+        PipelineOptions { true_sequential: false, activation_bytes: 1 << 30 }
+    }
+}
+
+/// One linear layer that has been quantized.
+#[derive(Clone, Debug)]
+pub struct LayerReport {
+    /// Such as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Layers done, this one included.
+    pub done: usize,
+    /// Layers in all.
+    pub total: usize,
+}
+
+/// Quantizes the linear layers of a model's blocks with `method`; embedding, head and norms stay as stored.
+///
+/// One block in f32 and the hidden states of the calibration samples are held at a time, beside what is done. Each block is
+/// calibrated with what the quantized blocks before it give. `calibration`: token ids, one list a sample; unused where the
+/// method needs none. `on_layer` is told each layer that is done; its error ends the work.
+/// Errors: Config for numbers that are not finite, with the tensor's name, and for a calibration text that cannot be used;
+/// those of [`Model::load`] and of the method; OutOfMemory, Device.
+pub fn quantize_model(
+    gpu: &Gpu,
+    source: &Source,
+    method: &dyn LayerMethod,
+    options: &PipelineOptions,
+    calibration: &[Vec<u32>],
+    mut on_layer: impl FnMut(&LayerReport) -> Result<()>,
+) -> Result<Model> {
+    let mut model = Model::without_blocks(gpu, source)?;
+    let mut activations = match method.needs().any() {
+        true => Some(Activations::new(&model, calibration, options.activation_bytes)?),
+        false => None,
+    };
+    let layers = source.config.layers;
+    let total = 7 * layers;
+    let floats = LoadOptions { quantization: Quantization::To(Scheme::F32) };
+    for layer in 0..layers {
+        let mut work = Work { gpu, model: &model, method, block: Model::load_block(gpu, source, layer, &floats)? };
+        work.check()?;
+        let mut stats = work.collect(activations.as_mut(), &Site::ALL)?;
+        method.fold(gpu, &mut work.block, &mut stats)?;
+        for site in Site::ALL {
+            if options.true_sequential && site != Site::Qkv && activations.is_some() {
+                stats = work.collect(activations.as_mut(), &[site])?;
+            }
+            for index in site.linears() {
+                let name = work.quantize(index, &stats, site)?;
+                let done = model.blocks.len() * 7 + index + 1;
+                on_layer(&LayerReport { name, done, total })?;
+            }
+        }
+        if let Some(activations) = activations.as_mut().filter(|_| layer + 1 < layers) {
+            work.advance(activations)?;
+        }
+        let block = work.block;
+        model.blocks.push(block);
+    }
+    Ok(model)
+}
+
+/// One block on its way.
+struct Work<'a> {
+    gpu: &'a Gpu,
+    /// Without the blocks to come.
+    model: &'a Model,
+    method: &'a dyn LayerMethod,
+    block: Block,
+}
+
+impl Work<'_> {
+    fn check(&self) -> Result<()> {
+        self.block.linears().into_iter().try_for_each(|linear| {
+            let name = format!("{}.weight", linear.name);
+            check_finite(&name, &float_tensor(&name, &linear.base.weight)?)
+        })
+    }
+
+    /// Runs the block over all samples and keeps what the method needs to know of these sites.
+    fn collect(&self, activations: Option<&mut Activations>, sites: &[Site]) -> Result<BlockStats> {
+        let Some(activations) = activations else {
+            return BlockStats::new(self.gpu, &self.model.config, Default::default(), &[]);
+        };
+        let mut stats = BlockStats::new(self.gpu, &self.model.config, self.method.needs(), sites)?;
+        let total = activations.tokens();
+        let one = self.gpu.tensor("one", [1], DType::F32, &[1.0f32])?;
+        activations.run(self.model, false, |g, cx, x| {
+            let (_, saved) = self.block.forward(g, x, cx)?;
+            let one = g.import(&one);
+            stats.record(g, saved.linear_inputs(), total, &one)
+        })?;
+        for site in sites {
+            stats.site_mut(*site).tokens = total;
+        }
+        Ok(stats)
+    }
+
+    /// Quantizes a linear layer in place; returns its name.
+    fn quantize(&mut self, index: usize, stats: &BlockStats, site: Site) -> Result<String> {
+        let linear = self.block.linears_mut().into_iter().nth(index).expect("a block has seven layers");
+        let name = format!("{}.weight", linear.name);
+        let layer = Layer {
+            name: &linear.name,
+            weight: float_tensor(&name, &linear.base.weight)?,
+            bias: linear.base.bias.clone(),
+            stats: stats.site(site),
+        };
+        linear.base = self.method.quantize(self.gpu, &layer)?;
+        Ok(linear.name.clone())
+    }
+
+    /// Makes the block's output the next one's input.
+    fn advance(&self, activations: &mut Activations) -> Result<()> {
+        activations.run(self.model, true, |g, cx, x| {
+            let (y, _) = self.block.forward(g, x, cx)?;
+            elementwise::assign(g, x, &y, 1.0)
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! What the calibration text tells of the inputs of a block's linear layers.
+
+use crate::{
+    DType, Result,
+    gpu::{Gpu, Tensor},
+    graph::{Graph, Value},
+    kernels::{elementwise, statistics},
+    model::Config,
+};
+
+/// What a method must know of each layer's input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The second moments of its channels.
+    pub hessian: bool,
+    /// The range and mean magnitude of each channel.
+    pub channels: bool,
+}
+
+impl Needs {
+    /// Whether the calibration text must be run.
+    pub fn any(self) -> bool {
+        self.hessian || self.channels
+    }
+}
+
+/// The four inputs that the seven linear layers of a block share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// The first norm's output: q, k and v.
+    Qkv,
+    /// What the attention gives: o.
+    O,
+    /// The second norm's output: gate and up.
+    GateUp,
+    /// silu(gate) * up: down.
+    Down,
+}
+
+impl Site {
+    /// In the order of the block.
+    pub const ALL: [Site; 4] = [Site::Qkv, Site::O, Site::GateUp, Site::Down];
+
+    /// The linear layers that read it, as numbers into [`crate::model::Block::linears`].
+    pub fn linears(self) -> std::ops::Range<usize> {
+        match self {
+            Site::Qkv => 0..3,
+            Site::O => 3..4,
+            Site::GateUp => 4..6,
+            Site::Down => 6..7,
+        }
+    }
+
+    /// Width of the input.
+    pub fn width(self, config: &Config) -> usize {
+        match self {
+            Site::Qkv | Site::GateUp => config.hidden_size,
+            Site::O => config.heads * config.head_dim,
+            Site::Down => config.intermediate_size,
+        }
+    }
+}
+
+/// Of each channel of an input, over all tokens.
+#[derive(Clone, Debug)]
+pub struct ChannelStats {
+    /// The largest magnitude. [in] f32
+    pub absmax: Tensor,
+    /// The sum of the magnitudes. [in] f32
+    pub total: Tensor,
+}
+
+/// What is known of the input of one or several linear layers.
+#[derive(Clone, Debug, Default)]
+pub struct InputStats {
+    /// Tokens seen.
+    pub tokens: usize,
+    /// H = 2 / tokens · Σ x xᵀ, where it was asked for. [in, in] f32
+    pub hessian: Option<Tensor>,
+    /// Where they were asked for.
+    pub channels: Option<ChannelStats>,
+}
+
+impl InputStats {
+    fn new(gpu: &Gpu, width: usize, needs: Needs) -> Result<InputStats> {
+        let hessian = needs.hessian.then(|| gpu.zeros("a Hessian", [width, width], DType::F32)).transpose()?;
+        let zeros = || gpu.zeros("channel statistics", [width], DType::F32);
+        let channels = match needs.channels {
+            true => Some(ChannelStats { absmax: zeros()?, total: zeros()? }),
+            false => None,
+        };
+        Ok(InputStats { tokens: 0, hessian, channels })
+    }
+
+    /// Records that `x`, of `total` tokens in all, is added. `one`: [1], holds 1.
+    fn record(&self, g: &mut Graph, x: &Value, total: usize, one: &Value) -> Result<()> {
+        if let Some(h) = &self.hessian {
+            statistics::second_moments(g, x, h, 2.0 / total as f32, one)?;
+        }
+        if let Some(channels) = &self.channels {
+            let (absmax, sum) = (g.import(&channels.absmax), g.import(&channels.total));
+            statistics::channels(g, x, &absmax, &sum)?;
+        }
+        Ok(())
+    }
+
+    /// What the statistics are once channel c of the input is multiplied by `factors[c]`. Errors: Device, Shape.
+    pub fn scale(&mut self, factors: &Tensor) -> Result<()> {
+        let gpu = factors.gpu().clone();
+        let mut g = Graph::new(&gpu);
+        let f = g.import(factors);
+        if let Some(channels) = &self.channels {
+            for tensor in [&channels.absmax, &channels.total] {
+                let t = g.import(tensor);
+                elementwise::scale_columns(&mut g, &t, &f)?;
+            }
+        }
+        if let Some(h) = &self.hessian {
+            let n = factors.shape().len();
+            let most = (gpu.caps().max_binding as usize / (4 * n.max(1)) / 64 * 64).max(64);
+            for start in (0..n).step_by(most) {
+                let rows = most.min(n - start);
+                let part = g.import(&h.slice(start * n, [rows, n])?);
+                elementwise::scale_columns(&mut g, &part, &f)?;
+                let own = g.import(&factors.slice(start, [rows])?);
+                elementwise::scale_rows(&mut g, &part, &own)?;
+            }
+        }
+        g.run()?;
+        Ok(())
+    }
+}
+
+/// What is known of the four inputs of a block, in the order of [`Site::ALL`].
+#[derive(Clone, Debug)]
+pub struct BlockStats {
+    /// One for each site.
+    pub sites: [InputStats; 4],
+}
+
+impl BlockStats {
+    /// Zeros. Errors: OutOfMemory.
+    pub(super) fn new(gpu: &Gpu, config: &Config, needs: Needs, wanted: &[Site]) -> Result<BlockStats> {
+        let mut sites: [InputStats; 4] = Default::default();
+        for site in wanted {
+            sites[*site as usize] = InputStats::new(gpu, site.width(config), needs)?;
+        }
+        Ok(BlockStats { sites })
+    }
+
+    /// Of the input of this site.
+    pub fn site(&self, site: Site) -> &InputStats {
+        &self.sites[site as usize]
+    }
+
+    /// The same, to be scaled.
+    pub fn site_mut(&mut self, site: Site) -> &mut InputStats {
+        &mut self.sites[site as usize]
+    }
+
+    /// Records that the inputs of a block's linear layers are added. `len` tokens of `total`.
+    pub(super) fn record(&self, g: &mut Graph, inputs: [&Value; 7], total: usize, one: &Value) -> Result<()> {
+        for site in Site::ALL {
+            self.site(site).record(g, inputs[site.linears().start], total, one)?;
+        }
+        Ok(())
+    }
+}
