@@ -186,16 +186,6 @@ impl QuantizedTensor {
         self.nested.as_ref()
     }
 
-    /// The numbers of an f32 weight, [rows, cols], in the same memory; `None` in another scheme or in several buffers.
-    pub fn float_tensor(&self) -> Option<Tensor> {
-        match (self.scheme, self.parts.as_slice()) {
-            (Scheme::F32, [part]) => {
-                Some(Tensor::view(part.buffer.clone(), part.offset, self.shape.into(), DType::F32))
-            }
-            _ => None,
-        }
-    }
-
     /// The weight in ranges of rows that fit one binding each, in order; one where the whole fits, none where it is empty.
     pub fn shards(&self) -> impl Iterator<Item = Shard> + '_ {
         self.shards_within(self.gpu().caps().max_binding)

@@ -5,6 +5,7 @@
 //! touches files but through [`Source`](crate::model::Source), and nothing knows the command line.
 
 mod activations;
+pub mod linalg;
 mod pipeline;
 mod rtn;
 mod stats;
@@ -14,7 +15,7 @@ pub use rtn::Rtn;
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
 
 use crate::{
-    Error, Result,
+    DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::{QuantizedTensor, reduce},
@@ -83,7 +84,14 @@ pub fn float_tensor(name: &str, weight: &QuantizedTensor) -> Result<Tensor> {
     if weight.scheme() != Scheme::F32 {
         return Err(refused(weight.scheme().name().to_owned()));
     }
-    weight.float_tensor().ok_or_else(|| refused(format!("{:?} in several", weight.shape())))
+    let shards: Vec<_> = weight.shards().map(|shard| shard.codes).collect();
+    let Some(first) = shards.first() else {
+        return weight.gpu().zeros(name, weight.shape(), DType::F32);
+    };
+    if shards.iter().any(|shard| !std::sync::Arc::ptr_eq(&shard.buffer, &first.buffer)) {
+        return Err(refused(format!("{:?} in several", weight.shape())));
+    }
+    Ok(Tensor::view(first.buffer.clone(), first.offset, weight.shape().into(), DType::F32))
 }
 
 /// Errors: Config, with the weight's name, where some number is NaN or infinite.
