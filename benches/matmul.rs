@@ -125,7 +125,7 @@ fn main() -> Result<(), Error> {
     suite.both("nf4 double", nested, [256, 2048, 2048], 0)?;
     suite.both("nf4 double r16", nested, [256, 1536, 576], 16)?;
     suite.both("q4_1", Scheme::Q4_1, [256, 1536, 576], 0)?;
-    suite.both("int8", Scheme::Int8 { block_size: 64, symmetric: true }, [256, 1536, 576], 0)?;
+    suite.both("int8", Scheme::int8(64), [256, 1536, 576], 0)?;
     suite.both("f16", Scheme::F16, [256, 1536, 576], 0)?;
     suite.adapter([256, 1536, 576], 16)?;
     suite.both("gemv nf4 double r16", nested, [1, 1536, 576], 16)?;

@@ -74,8 +74,8 @@ fn benches(gpu: &Gpu, filter: &str) -> Result<Vec<Bench>, Error> {
         Scheme::Nf4 { block_size: 64, double_quant: false },
         Scheme::Nf4 { block_size: 64, double_quant: true },
         Scheme::Fp4 { block_size: 64, double_quant: false },
-        Scheme::Int8 { block_size: 64, symmetric: false },
-        Scheme::Int4 { block_size: 64, symmetric: false },
+        Scheme::int(8, 64),
+        Scheme::int(4, 64),
     ] {
         let name = format!("{}{}", scheme.name(), if scheme.double_quant() { " nested" } else { "" });
         if !name.contains(filter) {

@@ -1,6 +1,7 @@
 // Numbers to codes, in blocks that run flat over the tensor: first the range of every block and the scale it gives, then
-// the codes. Specialised by `source` (how the numbers lie), `encoding` (the scheme) and LANES (threads that share a block
-// in `block_scales`, a power of two up to 256). Ranges are integers' business where it matters: NaN and infinity are found
+// the codes. Specialised by `source` (how the numbers lie), `encoding` (the scheme), `pack` (how codes lie), RAGGED (blocks
+// may end inside eight elements) and LANES (threads that share a block in `block_scales`, a power of two up to 256). Ranges
+// are integers' business where it matters: NaN and infinity are found
 // on the bits.
 
 import index
@@ -9,7 +10,7 @@ struct Params {
     group_base: u32,
     group_end: u32,
     len: u32, // elements here, a range of whole blocks (the tensor's last may be short)
-    block_words: u32, // words of eight elements in a block
+    block: u32, // elements in a block
     blocks: u32,
     first_block: u32, // where this range begins in `scales`
     first: u32, // the number of its first element in the tensor
@@ -21,8 +22,20 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> status: array<atomic<u32>>; // [4]
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>; // [len / codes in a word]
 
+// Codes of eight elements.
+struct Codes {
+    lo: vec4<u32>,
+    hi: vec4<u32>,
+}
+
+// The block of element `i` of this range; what pads its end belongs to the last one.
+fn block_of(i: u32) -> u32 {
+    return min(i / params.block, params.blocks - 1u);
+}
+
 import source
 import encoding
+import pack
 
 var<workgroup> lows: array<f32, 256>;
 var<workgroup> highs: array<f32, 256>;
@@ -44,9 +57,9 @@ fn greatest(x: array<vec4<u32>, 2>) -> f32 {
 }
 
 // Names the first number of a range that is not finite.
-fn report(first_word: u32, end_word: u32) {
+fn report(first_word: u32, end_word: u32, block: u32) {
     for (var word = first_word; word < end_word; word += LANES) {
-        let x = source8(word);
+        let x = of_block(word, block);
         for (var t = 0u; t < 8u; t++) {
             let bits = select(x[0], x[1], t >= 4u)[t % 4u] & 0x7fffffffu;
             if (bits >= 0x7f800000u) {
@@ -55,6 +68,18 @@ fn report(first_word: u32, end_word: u32) {
             }
         }
     }
+}
+
+// Eight elements, those of other blocks as zeros.
+fn of_block(word: u32, block: u32) -> array<vec4<u32>, 2> {
+    var x = source8(word);
+    if (RAGGED == 1u) {
+        for (var t = 0u; t < 4u; t++) {
+            x[0][t] = select(0u, x[0][t], (8u * word + t) / params.block == block);
+            x[1][t] = select(0u, x[1][t], (8u * word + 4u + t) / params.block == block);
+        }
+    }
+    return x;
 }
 
 // low, high = the range of a block, widened to hold 0; the scale follows from them.
@@ -70,20 +95,24 @@ fn block_scales(
     }
     let block = g * (256u / LANES) + index / LANES;
     let lane = index % LANES;
-    let words = (params.len + 7u) / 8u;
-    let first = min(block * params.block_words, words) + lane;
-    let end = min(block * params.block_words + params.block_words, words);
+    var first = 0u;
+    var end = 0u;
+    if (block < params.blocks) {
+        let start = block * params.block;
+        first = start / 8u + lane;
+        end = (start + min(params.block, params.len - start) + 7u) / 8u;
+    }
     var low = 0.0;
     var high = 0.0;
     var worst = 0u;
     for (var word = first; word < end; word += LANES) {
-        let x = source8(word);
+        let x = of_block(word, block);
         low = min(low, least(x));
         high = max(high, greatest(x));
         worst = max(worst, magnitude(x));
     }
     if (worst >= 0x7f800000u) {
-        report(first, end);
+        report(first, end, block);
     }
     if (LANES > 1u) {
         lows[index] = low;
@@ -103,7 +132,7 @@ fn block_scales(
     }
 }
 
-// Eight codes a thread.
+// EIGHTS times eight codes a thread.
 @compute @workgroup_size(256)
 fn encode(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -111,8 +140,8 @@ fn encode(
     @builtin(local_invocation_index) index: u32,
 ) {
     let g = group_index(wg, counts);
-    let word = g * 256u + index;
-    if (g < params.group_end && 8u * word < params.len) {
-        encode_words(word, word / params.block_words, source8(word));
+    let n = g * 256u + index;
+    if (g < params.group_end && 8u * EIGHTS * n < params.len) {
+        encode_at(n);
     }
 }

@@ -216,7 +216,9 @@ fn packed_int8_uses_the_observer_rule_by_block() {
     let golden = Golden::open("int8.safetensors");
     let x = golden.f32("x");
     for symmetric in [false, true] {
-        let packed = Packed::quantize(Scheme::Int8 { block_size: 32, symmetric }, [12, 32], &x).unwrap();
+        let scheme = Scheme::int(8, 32).with_f32_scales();
+        let scheme = if symmetric { scheme.symmetric() } else { scheme };
+        let packed = Packed::quantize(scheme, [12, 32], &x).unwrap();
         let y = packed.dequantize();
         for (row, block) in x.chunks(32).enumerate() {
             let affine = Affine::of_block(block, (-128, 127), symmetric);

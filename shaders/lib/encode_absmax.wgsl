@@ -17,8 +17,8 @@ fn store_scale(block: u32, low: f32, high: f32) {
     }
 }
 
-fn encode_words(word: u32, block: u32, x: array<vec4<u32>, 2>) {
-    let absmax = scales[params.first_block + block];
+fn encode8(word: u32, x: array<vec4<u32>, 2>) -> Codes {
+    let absmax = scales[params.first_block + block_of(8u * word)];
     // From 2^126 on the reciprocal is subnormal: both sides are scaled down.
     let shrink = select(1.0, 0.0625, absmax >= 8.507059173023462e37);
     var inverse = 0.0;
@@ -27,8 +27,5 @@ fn encode_words(word: u32, block: u32, x: array<vec4<u32>, 2>) {
     }
     let lo = encode4(bitcast<vec4<f32>>(x[0]) * shrink * inverse);
     let hi = encode4(bitcast<vec4<f32>>(x[1]) * shrink * inverse);
-    let even = vec4<u32>(lo.x, lo.z, hi.x, hi.z) << vec4<u32>(4u, 12u, 20u, 28u);
-    let odd = vec4<u32>(lo.y, lo.w, hi.y, hi.w) << vec4<u32>(0u, 8u, 16u, 24u);
-    let both = even | odd;
-    codes[word] = (both.x | both.y) | (both.z | both.w);
+    return Codes(lo, hi);
 }

@@ -1,14 +1,21 @@
-// Affine integers: code = clamp(round(x * (1 / scale)) + zero_point), by the rules of torch's MinMaxObserver.
+// Affine integers of BITS bits: code = clamp(round(x * (1 / scale)) + zero_point), by the rules of torch's MinMaxObserver.
+// Bytes are signed, all else is unsigned; the zero point of a symmetric scheme is the middle.
 import exact
-import store
+import pair
 
-@group(0) @binding(2) var<storage, read_write> scales: array<vec2<f32>>; // [blocks]: scale, zero point
+const MIN_CODE: f32 = select(0.0, -128.0, BITS == 8u);
+const MAX_CODE: f32 = MIN_CODE + f32((1u << BITS) - 1u);
+const ZERO_POINT: f32 = MIN_CODE + f32(1u << (BITS - 1u));
+
+fn refuse(block: u32) {
+    atomicMax(&status[2], ~(params.first / params.block + block));
+}
 
 fn store_scale(block: u32, low: f32, high: f32) {
     let span = MAX_CODE - MIN_CODE;
     // Halves cannot overflow; 2^127 is where their double does.
     if (SYMMETRIC == 0u && 0.5 * high - 0.5 * low >= 1.7014118346046923e38) {
-        atomicMax(&status[2], ~(params.first / (8u * params.block_words) + block));
+        refuse(block);
         return;
     }
     var range = high - low;
@@ -22,6 +29,11 @@ fn store_scale(block: u32, low: f32, high: f32) {
     if (range > scale * 0.5 * steps) {
         scale = max(divide(range, steps), scale);
     }
+    if (scale >= LARGEST) {
+        refuse(block);
+        return;
+    }
+    scale = rounded(scale);
     var zero_point = ZERO_POINT;
     if (SYMMETRIC == 0u) {
         var distance = 0.0;
@@ -31,7 +43,7 @@ fn store_scale(block: u32, low: f32, high: f32) {
         }
         zero_point = clamp(MIN_CODE + round(distance), MIN_CODE, MAX_CODE);
     }
-    scales[params.first_block + block] = vec2<f32>(scale, zero_point);
+    store_pair(params.first_block + block, scale, zero_point);
 }
 
 fn encode4(x: vec4<u32>, inverse: f32, zero_point: f32) -> vec4<u32> {
@@ -39,8 +51,18 @@ fn encode4(x: vec4<u32>, inverse: f32, zero_point: f32) -> vec4<u32> {
     return bitcast<vec4<u32>>(vec4<i32>(clamp(code, vec4<f32>(MIN_CODE), vec4<f32>(MAX_CODE))));
 }
 
-fn encode_words(word: u32, block: u32, x: array<vec4<u32>, 2>) {
-    let s = scales[params.first_block + block];
-    let inverse = divide(1.0, s.x);
-    store8(word, encode4(x[0], inverse, s.y), encode4(x[1], inverse, s.y));
+fn encode8(word: u32, x: array<vec4<u32>, 2>) -> Codes {
+    var c: Codes;
+    if (RAGGED == 0u) {
+        let s = load_pair(params.first_block + block_of(8u * word));
+        let inverse = divide(1.0, s.x);
+        return Codes(encode4(x[0], inverse, s.y), encode4(x[1], inverse, s.y));
+    }
+    for (var t = 0u; t < 4u; t++) {
+        let lo = load_pair(params.first_block + block_of(8u * word + t));
+        let hi = load_pair(params.first_block + block_of(8u * word + 4u + t));
+        c.lo[t] = encode4(x[0], divide(1.0, lo.x), lo.y)[t];
+        c.hi[t] = encode4(x[1], divide(1.0, hi.x), hi.y)[t];
+    }
+    return c;
 }

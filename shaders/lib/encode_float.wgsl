@@ -3,7 +3,7 @@ import narrow
 
 fn store_scale(block: u32, low: f32, high: f32) {}
 
-fn encode_words(word: u32, block: u32, x: array<vec4<u32>, 2>) {
+fn encode8(word: u32, x: array<vec4<u32>, 2>) -> Codes {
     let lo = narrow4(x[0]);
     let hi = narrow4(x[1]);
     let past = max(lo & vec4<u32>(INFINITE), hi & vec4<u32>(INFINITE));
@@ -15,5 +15,5 @@ fn encode_words(word: u32, block: u32, x: array<vec4<u32>, 2>) {
             }
         }
     }
-    store8(word, lo, hi);
+    return Codes(lo, hi);
 }

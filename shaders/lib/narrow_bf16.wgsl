@@ -1,6 +1,4 @@
 // f32 bits to bfloat16 bits.
-import store_half
-
 const INFINITE: u32 = 0x7f80u;
 
 fn narrow4(bits: vec4<u32>) -> vec4<u32> {

@@ -27,15 +27,13 @@ fn kernel(scheme: Scheme, single: bool) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    let (block_size, symmetric) = (64, false);
-    let mut schemes = vec![Scheme::F32, Scheme::F16, Scheme::BF16, Scheme::Q4_0, Scheme::Q4_1, Scheme::Q8_0];
+    let block_size = 64;
+    let mut schemes = matmul::SCHEMES.to_vec();
     for double_quant in [false, true] {
         schemes.extend([Scheme::Nf4 { block_size, double_quant }, Scheme::Fp4 { block_size, double_quant }]);
     }
     // Blocks of affine schemes need be no powers of two.
-    for block_size in [64, 24] {
-        schemes.extend([Scheme::Int8 { block_size, symmetric }, Scheme::Int4 { block_size, symmetric }]);
-    }
+    schemes.extend((2..=8).flat_map(|bits| [Scheme::int(bits, 24), Scheme::int(bits, 64)]));
     schemes.into_iter().flat_map(|scheme| [kernel(scheme, false), kernel(scheme, true)]).collect()
 }
 
@@ -68,7 +66,7 @@ pub fn dequantize_sharded(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>
         }
         let len = (to - from) * cols;
         let (first, out_first) = ((from - shard.row0) * cols, (from - rows.start) * cols);
-        let single = [len, first, out_first].iter().any(|n| n % 8 != 0);
+        let single = [len, first, out_first, block].iter().any(|n| n % 8 != 0);
         let threads = if single { len } else { len / 8 };
         let params = Params {
             len: threads as u32,

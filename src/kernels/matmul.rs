@@ -9,7 +9,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Caps, DeviceKind, Kernel},
     graph::{Graph, Value},
-    quant::Scheme,
+    quant::{ScaleType, Scheme},
 };
 
 /// A low-rank term of a product: `scale · xa · factor`.
@@ -389,16 +389,26 @@ impl Entry {
 }
 
 /// One scheme for every way of decoding.
-pub(super) const SCHEMES: [Scheme; 10] = [
+pub(super) const SCHEMES: [Scheme; 20] = [
     Scheme::F32,
     Scheme::F16,
     Scheme::BF16,
     Scheme::Nf4 { block_size: 64, double_quant: false },
     Scheme::Fp4 { block_size: 64, double_quant: true },
-    Scheme::Int8 { block_size: 24, symmetric: false },
-    Scheme::Int4 { block_size: 64, symmetric: false },
+    Scheme::Nf3 { block_size: 64 },
+    Scheme::Nf2 { block_size: 64 },
+    Scheme::Int { bits: 8, block_size: 24, symmetric: false, scale: ScaleType::F32 },
+    Scheme::Int { bits: 4, block_size: 64, symmetric: false, scale: ScaleType::F32 },
+    Scheme::int(4, 64),
+    Scheme::int(2, 64),
+    Scheme::int(3, 64),
+    Scheme::Int { bits: 6, block_size: 24, symmetric: false, scale: ScaleType::F32 },
+    Scheme::Mxfp4,
+    Scheme::Nvfp4,
     Scheme::Q4_0,
     Scheme::Q4_1,
+    Scheme::Q5_0,
+    Scheme::Q5_1,
     Scheme::Q8_0,
 ];
 
@@ -442,35 +452,56 @@ pub(super) fn import(kernel: Kernel, spec: &Spec, table: &'static str) -> Kernel
         .import("store", vec4(["store_vec4", "store_scalar"], spec.ragged_y))
 }
 
-/// The snippets that decode `scheme`: `decode` (and `codebook`), `scale`, and their constants.
+/// The snippets that decode `scheme`: `decode` (with `codebook` or `value`), `scale`, and their constants.
 pub(super) fn decode(kernel: Kernel, scheme: Scheme, ragged: bool, table: &'static str) -> Kernel {
-    let (whole, single) = match scheme {
-        Scheme::F32 => ("decode_f32", "codes_f32"),
-        Scheme::F16 => ("decode_f16", "codes_f16"),
-        Scheme::BF16 => ("decode_bf16", "codes_bf16"),
-        Scheme::Int8 { .. } | Scheme::Q8_0 => ("decode_int8", "codes_int8"),
-        Scheme::Int4 { .. } | Scheme::Q4_0 | Scheme::Q4_1 => ("decode_int4", "decode_int4"),
-        Scheme::Nf4 { .. } | Scheme::Fp4 { .. } => (table, table),
+    let codebook = match scheme {
+        Scheme::Nf4 { .. } => Some("codebook_nf4"),
+        Scheme::Fp4 { .. } => Some("codebook_fp4"),
+        Scheme::Nf3 { .. } => Some("codebook_nf3"),
+        Scheme::Nf2 { .. } => Some("codebook_nf2"),
+        Scheme::Mxfp4 | Scheme::Nvfp4 => Some("codebook_e2m1"),
+        _ => None,
+    };
+    let (whole, single) = match (scheme, scheme.code_bits()) {
+        (Scheme::F32, _) => ("decode_f32", "codes_f32"),
+        (Scheme::F16, _) => ("decode_f16", "codes_f16"),
+        (Scheme::BF16, _) => ("decode_bf16", "codes_bf16"),
+        (_, 8) => ("decode_int8", "codes_int8"),
+        (_, 4) if codebook.is_some() => (table, table),
+        (_, 4) => ("decode_int4", "decode_int4"),
+        _ => ("decode_stream", "decode_stream"),
+    };
+    // What Q-blocks subtract from a code.
+    let zero = match scheme {
+        Scheme::Q4_0 => 8,
+        Scheme::Q5_0 => 16,
+        _ => 0,
     };
     let scale = match scheme {
-        Scheme::F32 | Scheme::F16 | Scheme::BF16 => "scale_none",
         Scheme::Nf4 { .. } | Scheme::Fp4 { .. } if scheme.double_quant() => "scale_nested",
-        Scheme::Nf4 { .. } | Scheme::Fp4 { .. } => "scale_absmax",
-        Scheme::Int8 { .. } | Scheme::Int4 { .. } => "scale_affine",
-        Scheme::Q4_0 | Scheme::Q8_0 => "scale_half",
-        Scheme::Q4_1 => "scale_half_min",
+        Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => "scale_absmax",
+        Scheme::Int { scale: ScaleType::F32, .. } => "scale_affine",
+        Scheme::Int { scale: ScaleType::F16, .. } => "scale_affine_half",
+        Scheme::Mxfp4 => "scale_e8m0",
+        Scheme::Nvfp4 => "scale_e4m3",
+        Scheme::Q4_0 | Scheme::Q5_0 | Scheme::Q8_0 => "scale_half",
+        Scheme::Q4_1 | Scheme::Q5_1 => "scale_half_min",
+        _ => "scale_none",
     };
     let block = scheme.block_size();
     let mut kernel = kernel
         .with("POW2", u32::from(block == 0 || block.is_power_of_two()))
         .import("decode", if ragged { single } else { whole })
         .import("scale", scale);
-    match scheme {
-        Scheme::Nf4 { .. } => kernel = kernel.import("codebook", "codebook_nf4"),
-        Scheme::Fp4 { .. } => kernel = kernel.import("codebook", "codebook_fp4"),
-        Scheme::Q4_0 => kernel = kernel.with("ZERO", 8),
-        Scheme::Q8_0 => kernel = kernel.with("ZERO", 0),
-        _ => {}
+    if whole == "decode_stream" {
+        kernel = kernel.with("BITS", scheme.code_bits() as u32);
+        kernel = kernel.import("value", if codebook.is_some() { "value_table" } else { "value_code" });
+    }
+    if let Some(codebook) = codebook {
+        kernel = kernel.import("codebook", codebook);
+    }
+    if scale == "scale_half" {
+        kernel = kernel.with("ZERO", zero);
     }
     kernel
 }

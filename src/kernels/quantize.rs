@@ -5,14 +5,14 @@ use crate::{
     DType, Error, Result,
     gpu::{DeviceKind, Gpu, Kernel, Tensor},
     graph::Graph,
-    quant::{Scheme, dynamic8_map, nested_array},
+    quant::{ScaleType, Scheme, dynamic8_map, nested_array},
 };
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Params {
     len: u32,
-    block_words: u32,
+    block: u32,
     blocks: u32,
     first_block: u32,
     first: u32,
@@ -22,42 +22,60 @@ struct Params {
 const LANES: [u32; 3] = [1, 8, 64];
 
 fn kernel(entry: &'static str, source: DType, scheme: Scheme, lanes: u32) -> Kernel {
-    let kernel = Kernel::new("quantize", entry).with("LANES", lanes);
+    let kernel = Kernel::new("quantize", entry).with("LANES", lanes).with("RAGGED", u32::from(is_ragged(scheme)));
     let kernel = match source {
         DType::F16 => kernel.import("source", "source_half").import("widen", "widen_f16"),
         DType::BF16 => kernel.import("source", "source_half").import("widen", "widen_bf16"),
         _ => kernel.import("source", "source_f32"),
     };
-    let affine = |kernel: Kernel, store, symmetric| {
-        let kernel = kernel.import("encoding", "encode_affine").import("store", store);
-        kernel.with("SYMMETRIC", u32::from(symmetric))
-    };
-    let float = |kernel: Kernel, narrow| kernel.import("encoding", "encode_float").import("narrow", narrow);
-    match scheme {
+    let kernel = match scheme {
+        Scheme::F16 => kernel.import("encoding", "encode_float").import("narrow", "half_bits"),
+        Scheme::BF16 => kernel.import("encoding", "encode_float").import("narrow", "narrow_bf16"),
         Scheme::Nf4 { .. } => kernel.import("encoding", "encode_absmax").import("encode", "encode_nf4"),
         Scheme::Fp4 { .. } => kernel.import("encoding", "encode_absmax").import("encode", "encode_fp4"),
-        Scheme::Int8 { symmetric, .. } => affine(kernel, "store_int8", symmetric),
-        Scheme::Int4 { symmetric, .. } => affine(kernel, "store_int4", symmetric),
-        Scheme::F16 => float(kernel, "narrow_f16"),
-        Scheme::BF16 => float(kernel, "narrow_bf16"),
-        _ => float(kernel, "narrow_f32"),
+        Scheme::Nf3 { .. } => kernel.import("encoding", "encode_absmax").import("encode", "encode_nf3"),
+        Scheme::Nf2 { .. } => kernel.import("encoding", "encode_absmax").import("encode", "encode_nf2"),
+        Scheme::Int { bits, symmetric, scale, .. } => {
+            let pair = if scale == ScaleType::F16 { "pair_f16" } else { "pair_f32" };
+            let kernel = kernel.import("encoding", "encode_affine").import("pair", pair);
+            kernel.with("BITS", bits.into()).with("SYMMETRIC", u32::from(symmetric))
+        }
+        Scheme::Mxfp4 => kernel.import("encoding", "encode_mxfp4"),
+        _ => kernel.import("encoding", "encode_float").import("narrow", "narrow_f32"),
+    };
+    match (scheme, scheme.code_bits()) {
+        (_, 32) => kernel.import("pack", "pack_eight").import("store8", "store_words"),
+        (_, 16) => kernel.import("pack", "pack_eight").import("store8", "store_half"),
+        (_, 4) => kernel.import("pack", "pack_eight").import("store8", "store_nibbles"),
+        (_, 8) => kernel.import("pack", "pack_eight").import("store8", "store_bytes"),
+        (Scheme::Int { .. }, _) => kernel.import("pack", "pack_stream"),
+        (_, bits) => kernel.import("pack", "pack_stream").with("BITS", bits as u32),
     }
+}
+
+/// Whether eight elements may belong to several blocks.
+fn is_ragged(scheme: Scheme) -> bool {
+    scheme.block_size() % 8 != 0
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
     let (block_size, double_quant) = (64, false);
-    let scaled = [
+    let mut scaled = vec![
         Scheme::Nf4 { block_size, double_quant },
         Scheme::Fp4 { block_size, double_quant },
-        Scheme::Int8 { block_size, symmetric: false },
-        Scheme::Int8 { block_size, symmetric: true },
-        Scheme::Int4 { block_size, symmetric: false },
-        Scheme::Int4 { block_size, symmetric: true },
+        Scheme::Nf3 { block_size },
+        Scheme::Nf2 { block_size },
+        Scheme::Mxfp4,
     ];
+    for bits in 2..=8 {
+        for (symmetric, scale) in [(false, ScaleType::F32), (true, ScaleType::F16)] {
+            scaled.extend([64, 63].map(|block_size| Scheme::Int { bits, block_size, symmetric, scale }));
+        }
+    }
     let mut all = Vec::new();
     for source in [DType::F32, DType::F16, DType::BF16] {
-        for scheme in scaled {
+        for &scheme in &scaled {
             all.extend(LANES.map(|lanes| kernel("block_scales", source, scheme, lanes)));
             all.push(kernel("encode", source, scheme, 1));
         }
@@ -71,8 +89,9 @@ pub fn variants() -> Vec<Kernel> {
 ///
 /// source: \[rows * cols\] f32, f16 or bf16 in any shape, which may exceed a binding; shape: (rows, cols); name: for
 /// messages. A one-off: it runs at once and waits. Errors: Config for NaN, infinity or numbers that the scheme cannot hold;
-/// Shape; Unsupported for GGUF's schemes; OutOfMemory; Device.
+/// Shape; Unsupported for schemes whose codes are searched for (GGUF's, NVFP4, E8P, AQLM); OutOfMemory; Device.
 pub fn quantize(gpu: &Gpu, name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
+    let scheme = scheme.resolve(shape);
     let lanes = match gpu.caps().kind {
         DeviceKind::Cpu if scheme.block_size() <= 4096 => 1,
         _ if scheme.block_size() <= 256 => 8,
@@ -92,6 +111,7 @@ pub fn quantize_with(
     lanes: u32,
     limit: u64,
 ) -> Result<QuantizedTensor> {
+    let scheme = scheme.resolve(shape);
     check(name, source, shape, scheme)?;
     if !LANES.contains(&lanes) {
         return Err(Error::config("lanes", format!("expected one of {LANES:?}, got {lanes}")));
@@ -125,9 +145,9 @@ pub fn quantize_with(
 }
 
 fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
-    scheme.validate()?;
-    if matches!(scheme, Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0) {
-        let ours = "f32, f16, bf16, nf4, fp4, int8, int4";
+    scheme.validate_for(shape)?;
+    if scheme.is_ggml() || scheme.is_vector() || scheme == Scheme::Nvfp4 {
+        let ours = "f32, f16, bf16, nf4, fp4, nf3, nf2, int2 to int8, mxfp4";
         return Err(Error::unsupported("scheme to quantize to on the device", scheme.name(), ours));
     }
     if !matches!(source.dtype(), DType::F32 | DType::F16 | DType::BF16) {
@@ -146,7 +166,8 @@ fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
         return Err(Error::config(name, format!("{message}; only finite numbers can be stored")));
     }
     if status[2] > 0 {
-        return Err(Error::config(name, format!("the range of block {} is beyond f32", !status[2])));
+        let scale = if matches!(scheme, Scheme::Int { scale: ScaleType::F16, .. }) { "f16" } else { "f32" };
+        return Err(Error::config(name, format!("the range of block {} is beyond {scale}", !status[2])));
     }
     Ok(())
 }
@@ -173,7 +194,10 @@ impl Job<'_> {
         let most = caps.max_binding.min(self.limit) as usize / size;
         let mut step = len;
         if len > most {
-            let align = 8 * caps.offset_alignment as usize / self.scheme.code_bits().min(8 * size);
+            let align = 8 * caps.offset_alignment as usize;
+            let codes = align / gcd(align, self.scheme.code_bits());
+            // Both are powers of two: the larger one serves codes and source.
+            let align = codes.max(align / (8 * size));
             let block = self.scheme.block_size().max(1);
             let unit = (align / gcd(align, block)).saturating_mul(block);
             step = (most / unit).max(1) * unit;
@@ -195,8 +219,9 @@ impl Job<'_> {
         let words = scheme.words(len)[0].next_multiple_of(4);
         let codes = g.import(&view(&self.shard.codes, at * scheme.code_bits() / 8, words));
         let status = g.import(self.status);
-        let groups = len.div_ceil(8 * 256);
-        let params = Params { len: len as u32, block_words: 1, blocks: 0, first_block: 0, first: (start + at) as u32 };
+        let eights = if matches!(scheme.code_bits(), 4 | 8 | 16 | 32) { 1 } else { 4 };
+        let groups = len.div_ceil(8 * eights * 256);
+        let params = Params { len: len as u32, block: 8, blocks: 1, first_block: 0, first: (start + at) as u32 };
         let Some(scales) = self.scales else {
             let kernel = kernel("encode", dtype, scheme, 1);
             return g.dispatch(kernel, &params, &[&source, &status, &codes], groups, 8.0 * len as f64);
@@ -205,7 +230,7 @@ impl Job<'_> {
         let block = scheme.block_size();
         let blocks = len.div_ceil(block);
         let params = Params {
-            block_words: (block / 8).min(len.div_ceil(8)) as u32,
+            block: block.min(len) as u32,
             blocks: blocks as u32,
             first_block: self.shard.first_block + (at / block) as u32,
             ..params

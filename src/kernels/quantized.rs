@@ -57,7 +57,8 @@ impl Shard {
 impl QuantizedTensor {
     /// A weight of zero bits. `name` is for messages. Errors: OutOfMemory, Shape, Config for a bad block size.
     pub fn zeros(gpu: &Gpu, name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<QuantizedTensor> {
-        scheme.validate()?;
+        let scheme = scheme.resolve(shape);
+        scheme.validate_for(shape)?;
         let caps = gpu.caps();
         let len = shape[0].checked_mul(shape[1]).filter(|&len| len <= u32::MAX as usize);
         let len = len.ok_or_else(|| Error::shape(name, "fewer than 2^32 elements", format!("{shape:?}")))?;
@@ -100,6 +101,7 @@ impl QuantizedTensor {
         nested: &[f32],
     ) -> Result<QuantizedTensor> {
         let tensor = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
+        let scheme = tensor.scheme;
         let words = scheme.words(shape[0] * shape[1]);
         let fits = |what: &str, bytes: &[u8], exact: usize, words: usize| {
             if bytes.len() == exact || bytes.len() == 4 * words {
@@ -109,7 +111,7 @@ impl QuantizedTensor {
             Err(Error::shape(format!("{name}: {what} of {} {shape:?}", scheme.name()), format!("{exact} bytes"), got))
         };
         fits("codes", codes, (shape[0] * shape[1] * scheme.code_bits()).div_ceil(8), words[0])?;
-        fits("scales", scales, blocks(scheme, shape[0] * shape[1]) * scale_bytes(scheme), words[1])?;
+        fits("scales", scales, scale_bytes(scheme, shape[0] * shape[1]), words[1])?;
         fits("nested", bytemuck::cast_slice(nested), 4 * words[2], words[2])?;
         let part_bytes = 4 * code_words(scheme, tensor.part_rows * shape[1]).max(1);
         for (part, bytes) in tensor.parts.iter().zip(codes.chunks(part_bytes)) {
@@ -227,13 +229,15 @@ impl QuantizedTensor {
     /// binding, and the number of element `from`'s block in that range.
     fn scale_range(&self, scales: &Tensor, from: usize, to: usize) -> (usize, usize, usize) {
         let caps = self.gpu().caps();
-        let (block, size, align) = (self.scheme.block_size(), scale_bytes(self.scheme), caps.offset_alignment as usize);
+        let (block, align) = (self.scheme.block_size(), caps.offset_alignment as usize);
         if scales.bytes() <= caps.max_binding {
             return (0, scales.shape().len(), from / block);
         }
-        let start = from / block * size / align * align;
-        let end = to.div_ceil(block) * size;
-        (start / 4, (end - start).div_ceil(4), from / block - start / size)
+        // The size of an entry divides the alignment: `shard_rows` sees to it.
+        let (elements, size) = self.scheme.scale_entry();
+        let start = from / elements * size / align * align;
+        let end = to.div_ceil(elements) * size;
+        (start / 4, (end - start).div_ceil(4), from / block - start / size * (elements / block))
     }
 }
 
@@ -247,25 +251,17 @@ fn code_words(scheme: Scheme, len: usize) -> usize {
     scheme.words(len)[0].next_multiple_of(4)
 }
 
-fn blocks(scheme: Scheme, len: usize) -> usize {
-    if scheme.block_size() == 0 { 0 } else { len.div_ceil(scheme.block_size()) }
+/// Bytes of the scales of `len` elements.
+fn scale_bytes(scheme: Scheme, len: usize) -> usize {
+    let (elements, bytes) = scheme.scale_entry();
+    if elements == 0 { 0 } else { len.div_ceil(elements) * bytes }
 }
 
-/// Bytes of one block's scale; it divides every alignment.
-fn scale_bytes(scheme: Scheme) -> usize {
-    match scheme {
-        Scheme::F32 | Scheme::F16 | Scheme::BF16 => 0,
-        _ if scheme.double_quant() => 1,
-        Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Q4_1 => 4,
-        Scheme::Int8 { .. } | Scheme::Int4 { .. } => 8,
-        Scheme::Q4_0 | Scheme::Q8_0 => 2,
-    }
-}
-
-/// The fewest rows whose codes end at a multiple of `align` bytes, and with a block; at most all rows.
+/// The fewest rows whose codes end at a multiple of `align` bytes, and with an entry of the scales; at most all rows.
 fn aligned_rows(scheme: Scheme, [rows, cols]: [usize; 2], align: u64) -> usize {
-    let unit = align as usize * 8 / scheme.code_bits();
-    let block = scheme.block_size().max(1);
+    let bits = align as usize * 8;
+    let unit = bits / gcd(bits, scheme.code_bits());
+    let block = scheme.scale_entry().0.max(1);
     let unit = (unit / gcd(unit, block)).saturating_mul(block);
     (unit / gcd(cols.max(1), unit)).min(rows)
 }
@@ -295,9 +291,13 @@ fn rows_within(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit:
 /// [`rows_within`], and such that the scales of a shard fit a binding too.
 fn shard_rows(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: u64) -> Result<usize> {
     let codes = rows_within(name, scheme, shape, align, limit)?;
-    let scale = |rows: usize| (blocks(scheme, rows * shape[1]) * scale_bytes(scheme)) as u64;
+    let scale = |rows: usize| scale_bytes(scheme, rows * shape[1]) as u64;
     if scale(shape[0]) <= limit {
         return Ok(codes);
+    }
+    if !scheme.scale_entry().1.is_power_of_two() {
+        let expected = format!("scales of {} of at most {limit} bytes", scheme.name());
+        return Err(Error::shape(name, expected, format!("{shape:?}")));
     }
     // The range of a shard's scales is extended to the alignment in front.
     let step = aligned_rows(scheme, shape, align);
@@ -311,7 +311,7 @@ fn shard_rows(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::GpuOptions;
+    use crate::{gpu::GpuOptions, quant::ScaleType};
 
     /// A device with WebGPU's default limits that allocates nothing: bindings of 128 MiB, buffers of 256 MiB.
     fn counting() -> Gpu {
@@ -332,14 +332,16 @@ mod tests {
                 shard.codes.bytes() <= caps.max_binding && shard.codes.offset.is_multiple_of(caps.offset_alignment)
             );
             if let Some(scales) = &shard.scales {
-                let (block, size) = (scheme.block_size(), scale_bytes(scheme));
+                // Blocks of an entry number on within it.
+                let (block, size) = scheme.scale_entry();
+                let first_block = shard.first_block as usize / (block / scheme.block_size());
                 assert!(scales.bytes() <= caps.max_binding && scales.offset.is_multiple_of(caps.offset_alignment));
                 assert_eq!((row * shape[1]) % block, 0, "{scheme:?} {shape:?}: begins with a block");
                 let first = row * shape[1] / block;
-                assert_eq!(scales.offset as usize + shard.first_block as usize * size, first * size);
+                assert_eq!(scales.offset as usize + first_block * size, first * size);
                 let count = (shard.rows * shape[1]).div_ceil(block);
-                assert!((shard.first_block as usize + count) * size <= scales.bytes() as usize);
-                assert!(!scheme.double_quant() || shard.first_block as usize == first);
+                assert!((first_block + count) * size <= scales.bytes() as usize);
+                assert!(!scheme.double_quant() || first_block == first);
             }
             row += shard.rows;
             count += 1;
@@ -359,9 +361,17 @@ mod tests {
         assert_eq!(check(Scheme::Nf4 { block_size: 64, double_quant: true }, [128_256, 4096]), 2);
         assert_eq!(check(Scheme::Nf4 { block_size: 4096, double_quant: false }, [151_936, 4095]), 3);
         // Scales that exceed a binding where the codes do not.
-        assert!(check(Scheme::Int4 { block_size: 8, symmetric: false }, [50_000, 4096]) > 1);
-        assert!(check(Scheme::Int8 { block_size: 24, symmetric: false }, [151_936, 4099]) > 4);
+        assert!(
+            check(Scheme::Int { bits: 4, block_size: 8, symmetric: false, scale: ScaleType::F32 }, [50_000, 4096]) > 1
+        );
+        assert!(
+            check(Scheme::Int { bits: 8, block_size: 24, symmetric: false, scale: ScaleType::F32 }, [151_936, 4099])
+                > 4
+        );
         assert!(check(Scheme::Q4_0, [151_936, 4096]) > 2);
+        // Codes of 3 bits: a shard ends with a whole group of words.
+        assert!(check(Scheme::int(3, 64), [151_936, 4096]) > 1);
+        assert_eq!(check(Scheme::Q2K, [151_936, 4096]), 2);
     }
 
     #[test]
@@ -371,7 +381,7 @@ mod tests {
         assert!(wide.starts_with("head: expected rows"), "{wide}");
         assert!(QuantizedTensor::zeros(&gpu, "w", Scheme::Q4_0, [1 << 17, 1 << 15]).is_err());
         assert!(QuantizedTensor::zeros(&gpu, "w", Scheme::F16, [usize::MAX, 2]).is_err());
-        let one_block = Scheme::Int8 { block_size: usize::MAX - 7, symmetric: true };
+        let one_block = Scheme::int8(usize::MAX - 7);
         assert!(QuantizedTensor::zeros(&gpu, "w", one_block, [1 << 15, 1 << 15]).is_err());
         assert!(QuantizedTensor::zeros(&gpu, "w", one_block, [1 << 10, 1 << 10]).is_ok());
         let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };

@@ -5,9 +5,27 @@
 //! by the block it is computed over.
 
 /// Codes -128..=127.
-pub const INT8: (i32, i32) = (-128, 127);
+pub const INT8: (i32, i32) = signed_codes(8);
+/// Codes 0..=255.
+pub const UINT8: (i32, i32) = unsigned_codes(8);
 /// Codes 0..=15.
-pub const INT4: (i32, i32) = (0, 15);
+pub const INT4: (i32, i32) = unsigned_codes(4);
+
+/// -2^(bits - 1) ..= 2^(bits - 1) - 1
+pub const fn signed_codes(bits: u8) -> (i32, i32) {
+    (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+}
+
+/// 0 ..= 2^bits - 1
+pub const fn unsigned_codes(bits: u8) -> (i32, i32) {
+    (0, (1 << bits) - 1)
+}
+
+/// The codes in which [`Scheme::Int`](super::Scheme::Int) stores `bits`: bytes are signed, all else is unsigned. What a
+/// code stands for does not depend on it, since the zero point moves along.
+pub const fn stored_codes(bits: u8) -> (i32, i32) {
+    if bits == 8 { signed_codes(8) } else { unsigned_codes(bits) }
+}
 
 /// A scale, a zero point and the range of codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +57,16 @@ impl Affine {
         let scale = ((high - low) / span).max(f32::EPSILON);
         let zero_point = (min_code - (low / scale).round_ties_even() as i32).clamp(min_code, max_code);
         Affine { scale, zero_point, min_code, max_code }
+    }
+
+    /// The same with another scale, such as the scale rounded to f16: the zero point follows it.
+    pub fn with_scale(self, scale: f32, block: &[f32], symmetric: bool) -> Affine {
+        let low = block.iter().copied().fold(0.0, f32::min);
+        let zero_point = match symmetric {
+            true => self.zero_point,
+            false => (self.min_code - (low / scale).round_ties_even() as i32).clamp(self.min_code, self.max_code),
+        };
+        Affine { scale, zero_point, ..self }
     }
 
     /// Parameters for the numbers of one block.

@@ -1,4 +1,4 @@
-//! The two 4-bit code books, NF4 and FP4, with one absmax a block.
+//! The code books with one absmax a block: NF4, FP4, and NormalFloats of 3 and 2 bits.
 //!
 //! `code = encode(x * (1 / absmax))`, `y = table[code] * absmax`, absmax the largest |x| of the block.
 
@@ -68,12 +68,36 @@ pub const FP4_THRESHOLDS: [f32; 7] = [0.00260417, 0.0859375, 0.20833333, 0.29166
 /// The FP4 code of the magnitude of a rank; bit 3 is the sign.
 pub const FP4_BY_RANK: [u8; 8] = [0, 1, 6, 7, 4, 5, 2, 3];
 
+/// A NormalFloat of 3 bits: NF4's construction for 8 values, 4 above zero and 3 below, at even quantiles of the normal
+/// distribution between 1 - offset and offset, offset = 1 - (1 / 2^(k + 1) + 1 / (2 * (2^k - 1))) / 2, over the largest.
+pub const NF3: [f32; 8] = [-1.0, -0.5350227, -0.24693143, 0.0, 0.18333748, 0.38199395, 0.6229857, 1.0];
+
+/// The midpoints of [`NF3`].
+pub const NF3_THRESHOLDS: [f32; 7] =
+    [-0.76751135, -0.39097707, -0.12346572, 0.09166874, 0.28266572, 0.50248985, 0.81149287];
+
+/// A NormalFloat of 2 bits, made like [`NF3`].
+pub const NF2: [f32; 4] = [-1.0, 0.0, 0.43581816, 1.0];
+
+/// The midpoints of [`NF2`].
+pub const NF2_THRESHOLDS: [f32; 3] = [-0.5, 0.21790908, 0.7179091];
+
 /// The NF4 code of 0.0.
 pub const NF4_ZERO: u8 = 7;
 
 /// The NF4 code of `s` in -1..=1.
 pub fn encode_nf4(s: f32) -> u8 {
     NF4_THRESHOLDS.iter().map(|&t| (s > t) as u8).sum()
+}
+
+/// The NF3 code of `s` in -1..=1.
+pub fn encode_nf3(s: f32) -> u8 {
+    NF3_THRESHOLDS.iter().map(|&t| (s > t) as u8).sum()
+}
+
+/// The NF2 code of `s` in -1..=1.
+pub fn encode_nf2(s: f32) -> u8 {
+    NF2_THRESHOLDS.iter().map(|&t| (s > t) as u8).sum()
 }
 
 /// The FP4 code of `s` in -1..=1; bit 3 is set for every s < 0, those that round to zero included.
@@ -116,6 +140,8 @@ mod tests {
                 assert_eq!(encode_fp4(FP4[code as usize]), code);
             }
         }
+        assert!((0..8).all(|code| encode_nf3(NF3[code as usize]) == code));
+        assert!((0..4).all(|code| encode_nf2(NF2[code as usize]) == code));
         assert_eq!(encode_fp4(-0.0), 0);
         assert_eq!(encode_fp4(-1e-9), 8);
         assert_eq!(encode_nf4(0.0), NF4_ZERO);

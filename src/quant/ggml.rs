@@ -108,7 +108,72 @@ pub(super) fn quantize(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<P
     Ok(writer.finish(shape))
 }
 
+/// IQ4_NL and IQ4_XS: the values of the codes.
+pub const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The numbers of a weight of super-blocks, or of one whose codes stand for table values.
+pub(super) fn dequantize(packed: &Packed) -> Vec<f32> {
+    let value = |i: usize| {
+        let code = packed.code(i);
+        let (scale, min) = block_scale(packed, i / packed.scheme.block_size());
+        match packed.scheme {
+            Scheme::Iq4Nl | Scheme::Iq4Xs => scale * f32::from(IQ4[code as usize]),
+            Scheme::Q3K => scale * (code as f32 - 4.0),
+            Scheme::Q6K => scale * (code as f32 - 32.0),
+            _ => scale * code as f32 - min,
+        }
+    };
+    (0..packed.len()).map(value).collect()
+}
+
+/// (scale, min) of block `b`, the super-block's d and dmin multiplied in.
+fn block_scale(packed: &Packed, b: usize) -> (f32, f32) {
+    let words = |count: usize, per: usize| &packed.scales[b / per * count..(b / per + 1) * count];
+    let half = |bits: u32| f16::from_bits(bits as u16).to_f32();
+    let byte = |words: &[u32], i: usize| words[i / 4] >> (8 * (i % 4)) & 255;
+    match packed.scheme {
+        Scheme::Q2K => {
+            let (w, s) = (words(5, 16), byte(words(5, 16), b % 16));
+            (half(w[4]) * (s & 15) as f32, half(w[4] >> 16) * (s >> 4) as f32)
+        }
+        Scheme::Q3K => {
+            // Four bits in nibbles of the first 8 bytes, the upper two in pairs of the last four.
+            let (w, j) = (words(4, 16), b % 16);
+            let s = byte(w, j % 8) >> (4 * (j / 8)) & 15 | (byte(w, 8 + j % 4) >> (2 * (j / 4)) & 3) << 4;
+            (half(w[3]) * (s as i32 - 32) as f32, 0.0)
+        }
+        Scheme::Q4K | Scheme::Q5K => {
+            let (w, j) = (words(4, 8), b % 8);
+            let (s, m) = match j < 4 {
+                true => (byte(&w[1..], j) & 63, byte(&w[1..], j + 4) & 63),
+                // The upper two bits are those that the first eight bytes do not use.
+                false => (
+                    byte(&w[1..], j + 4) & 15 | byte(&w[1..], j - 4) >> 6 << 4,
+                    byte(&w[1..], j + 4) >> 4 | byte(&w[1..], j) >> 6 << 4,
+                ),
+            };
+            (half(w[0]) * s as f32, half(w[0] >> 16) * m as f32)
+        }
+        Scheme::Q6K => {
+            let w = words(5, 16);
+            (half(w[4]) * byte(w, b % 16) as i8 as f32, 0.0)
+        }
+        Scheme::Iq4Xs => {
+            let (w, j) = (words(2, 8), b % 8);
+            let s = byte(&w[1..], j / 2) >> (4 * (j % 2)) & 15 | (w[0] >> (16 + 2 * j) & 3) << 4;
+            (half(w[0]) * (s as i32 - 32) as f32, 0.0)
+        }
+        _ => {
+            let (d, m) = packed.ggml_scale(b);
+            (d.to_f32(), m.to_f32())
+        }
+    }
+}
+
 fn check_shape(scheme: Scheme, shape: [usize; 2]) -> Result<usize> {
+    if block_bytes(scheme).is_none() {
+        return Err(Error::unsupported("GGUF block type", scheme.name(), "q4_0, q4_1, q8_0"));
+    }
     if !shape[1].is_multiple_of(BLOCK) {
         let expected = "a multiple of 32 columns, which the blocks of GGUF need";
         return Err(Error::shape(scheme.name(), expected, format!("{shape:?}")));

@@ -14,150 +14,39 @@
 //! | F16, BF16 | two to a word, the even element low | – | – |
 //! | NF4, FP4 | eight to a word (see below) | f32 absmax a block | – |
 //! | NF4, FP4 double-quantized | the same | u8 code of the absmax, four to a word | f32: offset, 256 map values, one absmax per 256 blocks |
-//! | Int4 | eight to a word (unsigned 0..15) | f32 scale, f32 zero point a block | – |
-//! | Int8 | four to a word (two's complement), element `i` in byte `i % 4` | f32 scale, f32 zero point a block | – |
-//! | Q4_0 | eight to a word | f16 d, two to a word | – |
-//! | Q4_1 | eight to a word | f16 d (low half), f16 m (high half) | – |
-//! | Q8_0 | four to a word | f16 d, two to a word | – |
+//! | NF3, NF2 | by width | f32 absmax a block | – |
+//! | Int | by width; unsigned, but for 8 bits | scale and zero point a block: two f32, or two f16 (scale low) | – |
+//! | MXFP4 | eight to a word | u8 exponent (E8M0) a block, four to a word | – |
+//! | NVFP4 | eight to a word | u8 scale (E4M3) a block, four to a word | f32 scale of the tensor |
+//! | Q4_0, Q5_0, Q8_0, IQ4_NL | by width | f16 d, two to a word | – |
+//! | Q4_1, Q5_1 | by width | f16 d (low half), f16 m (high half) | – |
+//! | Q2_K, Q6_K | by width | 5 words a super-block: the file's 16 bytes of scales, then d (low half) and dmin | – |
+//! | Q3_K | by width | 4 words a super-block: the file's 12 bytes of scales, then d | – |
+//! | Q4_K, Q5_K | by width | 4 words a super-block: d and dmin, then the file's 12 bytes of scales | – |
+//! | IQ4_XS | by width | 2 words a super-block: d (low half) and the scales' high bits, then their low bits | – |
+//! | E8P | 16 bits a vector of 8, the even vector low | one f32 | f32: 256 vectors |
+//! | AQLM | two bytes a vector of 8, one a code book | f32 a row | f32: 2 x 256 vectors |
 //!
-//! Nibbles lie as bitsandbytes packs them: byte `b` holds element `2b` in its high and `2b + 1` in its low nibble, and
-//! words are little-endian, so element `i` of a word starts at bit `8 * (i / 2) + 4 * (1 - i % 2)`.
+//! Codes by width: of 8 bits, element `i` is byte `i` (two's complement); nibbles lie as bitsandbytes packs them: byte `b`
+//! holds element `2b` in its high and `2b + 1` in its low nibble; codes of 2, 3, 5, 6 and 7 bits are a stream, element `i`
+//! in bits `width * i ..` counted from the lowest bit of the first word. Words are little-endian, and codes lie in the order
+//! of the elements, whatever order a file has.
 
 use crate::{Error, Result};
 
 pub mod affine;
 pub mod blockwise4;
 pub mod dynamic8;
+pub mod float4;
 pub mod ggml;
+pub mod lattice;
 mod packed;
+mod scheme;
 
 pub use blockwise4::{FP4, FP4_THRESHOLDS, NF4, NF4_THRESHOLDS};
 pub use dynamic8::dynamic8_map;
 pub use packed::{bytes_to_words, nested_array};
-
-/// How a weight's numbers are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// 32-bit floats.
-    F32,
-    /// IEEE halves.
-    F16,
-    /// bfloat16.
-    BF16,
-    /// NormalFloat-4 (QLoRA, Dettmers et al. 2023): `table[code] * absmax`.
-    Nf4 {
-        /// Elements that share one absmax: a power of two from 32 to 4096.
-        block_size: usize,
-        /// Whether the absmax values are themselves held in 8 bits.
-        double_quant: bool,
-    },
-    /// 4-bit floats as bitsandbytes defines them: `table[code] * absmax`.
-    Fp4 {
-        /// Elements that share one absmax: a power of two from 32 to 4096.
-        block_size: usize,
-        /// Whether the absmax values are themselves held in 8 bits.
-        double_quant: bool,
-    },
-    /// Affine 8-bit, codes -128..=127: `(code - zero_point) * scale`.
-    Int8 {
-        /// Elements that share one scale and zero point; a multiple of 8.
-        block_size: usize,
-        /// Whether the zero point is 0.
-        symmetric: bool,
-    },
-    /// Affine 4-bit, codes 0..=15: `(code - zero_point) * scale`.
-    Int4 {
-        /// Elements that share one scale and zero point; a multiple of 8.
-        block_size: usize,
-        /// Whether the zero point is 8 (the middle).
-        symmetric: bool,
-    },
-    /// GGUF blocks of 32: `d * (code - 8)`.
-    Q4_0,
-    /// GGUF blocks of 32: `d * code + m`.
-    Q4_1,
-    /// GGUF blocks of 32: `d * code`, codes -128..=127.
-    Q8_0,
-}
-
-impl Scheme {
-    /// Elements that share a scale; 0 for plain floats.
-    pub const fn block_size(self) -> usize {
-        match self {
-            Scheme::F32 | Scheme::F16 | Scheme::BF16 => 0,
-            Scheme::Nf4 { block_size, .. }
-            | Scheme::Fp4 { block_size, .. }
-            | Scheme::Int8 { block_size, .. }
-            | Scheme::Int4 { block_size, .. } => block_size,
-            Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0 => 32,
-        }
-    }
-
-    /// Bits of one code.
-    pub const fn code_bits(self) -> usize {
-        match self {
-            Scheme::F32 => 32,
-            Scheme::F16 | Scheme::BF16 => 16,
-            Scheme::Int8 { .. } | Scheme::Q8_0 => 8,
-            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Int4 { .. } | Scheme::Q4_0 | Scheme::Q4_1 => 4,
-        }
-    }
-
-    /// Codes in one 32-bit word.
-    pub const fn codes_per_word(self) -> usize {
-        32 / self.code_bits()
-    }
-
-    /// Whether the scales are themselves quantized.
-    pub const fn double_quant(self) -> bool {
-        matches!(self, Scheme::Nf4 { double_quant: true, .. } | Scheme::Fp4 { double_quant: true, .. })
-    }
-
-    /// The name used in files, flags and shader snippets (`nf4`, `q4_1`, ...).
-    pub const fn name(self) -> &'static str {
-        match self {
-            Scheme::F32 => "f32",
-            Scheme::F16 => "f16",
-            Scheme::BF16 => "bf16",
-            Scheme::Nf4 { .. } => "nf4",
-            Scheme::Fp4 { .. } => "fp4",
-            Scheme::Int8 { .. } => "int8",
-            Scheme::Int4 { .. } => "int4",
-            Scheme::Q4_0 => "q4_0",
-            Scheme::Q4_1 => "q4_1",
-            Scheme::Q8_0 => "q8_0",
-        }
-    }
-
-    /// Words of `codes`, `scales` and `nested` for `len` elements.
-    pub const fn words(self, len: usize) -> [usize; 3] {
-        let codes = len.div_ceil(self.codes_per_word());
-        let blocks = if self.block_size() == 0 { 0 } else { len.div_ceil(self.block_size()) };
-        match self {
-            Scheme::F32 | Scheme::F16 | Scheme::BF16 => [codes, 0, 0],
-            Scheme::Nf4 { double_quant: true, .. } | Scheme::Fp4 { double_quant: true, .. } => {
-                [codes, blocks.div_ceil(4), 257 + blocks.div_ceil(256)]
-            }
-            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Q4_1 => [codes, blocks, 0],
-            Scheme::Int8 { .. } | Scheme::Int4 { .. } => [codes, 2 * blocks, 0],
-            Scheme::Q4_0 | Scheme::Q8_0 => [codes, blocks.div_ceil(2), 0],
-        }
-    }
-
-    /// Checks the block size. Errors: Config.
-    pub fn validate(self) -> Result<()> {
-        let block = self.block_size();
-        match self {
-            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } if !block.is_power_of_two() || !(32..=4096).contains(&block) => {
-                Err(Error::config("block_size", format!("{block} is no power of two from 32 to 4096")))
-            }
-            Scheme::Int8 { .. } | Scheme::Int4 { .. } if block == 0 || !block.is_multiple_of(8) => {
-                Err(Error::config("block_size", format!("{block} is no positive multiple of 8")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
+pub use scheme::{PER_CHANNEL, PER_TENSOR, SUPER_BLOCK, ScaleType, Scheme, VECTOR};
 
 /// A weight in its device layout (see the module's table), on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -177,6 +66,31 @@ pub struct Packed {
 /// Eight codes, each below 16, to a word.
 pub(crate) fn pack_nibbles(codes: &[u8]) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|b| codes[2 * b] << 4 | codes[2 * b + 1]))
+}
+
+/// Codes of `bits` (2 to 8) each, in their element order, to words; the last word is filled with `zero`.
+pub fn pack_codes(bits: usize, codes: &[u8], zero: u8) -> Vec<u32> {
+    let at = |i: usize| codes.get(i).copied().unwrap_or(zero);
+    match bits {
+        4 => (0..codes.len().div_ceil(8))
+            .map(|w| pack_nibbles(&std::array::from_fn::<u8, 8, _>(|t| at(8 * w + t))))
+            .collect(),
+        8 => (0..codes.len().div_ceil(4)).map(|w| u32::from_le_bytes(std::array::from_fn(|t| at(4 * w + t)))).collect(),
+        _ => {
+            let words = (codes.len() * bits).div_ceil(32);
+            let mut all = Vec::with_capacity(words);
+            let (mut held, mut filled, mut next) = (0u64, 0, 0);
+            for _ in 0..words {
+                while filled < 32 {
+                    held |= u64::from(at(next)) << filled;
+                    (filled, next) = (filled + bits, next + 1);
+                }
+                all.push(held as u32);
+                (held, filled) = (held >> 32, filled - 32);
+            }
+            all
+        }
+    }
 }
 
 /// rows * cols. Errors: Shape where it overflows or the bytes of f32 would.

@@ -1,9 +1,9 @@
 //! Making and reading a [`Packed`] weight on the host: the reference for what the kernels do.
 //!
-//! Codes that pad the last word are those of 0.0: the array is encoded as if zeros followed it.
+//! Codes that pad the last word are those of 0.0 in the last block.
 
 use super::affine::{self, Affine};
-use super::{Packed, Scheme, blockwise4, checked_len, dynamic8, ggml, pack_nibbles};
+use super::{Packed, ScaleType, Scheme, VECTOR, blockwise4, checked_len, dynamic8, float4, ggml, lattice, pack_codes};
 use crate::{Error, Result};
 use half::{bf16, f16};
 
@@ -13,7 +13,8 @@ impl Packed {
     /// x: `[rows * cols]`, shape: (rows, cols). Errors: Config for a bad block size or a number that the scheme cannot
     /// hold (NaN, infinity, beyond f16), Shape.
     pub fn quantize(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
-        scheme.validate()?;
+        let scheme = scheme.resolve(shape);
+        scheme.validate_for(shape)?;
         if checked_len(shape)? != x.len() {
             return Err(Error::shape("quantize", format!("{shape:?}"), format!("{} numbers", x.len())));
         }
@@ -23,11 +24,17 @@ impl Packed {
         match scheme {
             Scheme::F32 => Packed::new(scheme, shape, x.iter().map(|v| v.to_bits()).collect(), vec![], vec![]),
             Scheme::F16 | Scheme::BF16 => quantize_half(scheme, shape, x),
-            Scheme::Nf4 { .. } => quantize_blockwise4(scheme, shape, x, blockwise4::encode_nf4),
-            Scheme::Fp4 { .. } => quantize_blockwise4(scheme, shape, x, blockwise4::encode_fp4),
-            Scheme::Int8 { symmetric, .. } => quantize_affine(scheme, shape, x, affine::INT8, symmetric),
-            Scheme::Int4 { symmetric, .. } => quantize_affine(scheme, shape, x, affine::INT4, symmetric),
-            Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0 => ggml::quantize(scheme, shape, x),
+            Scheme::Nf4 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_nf4),
+            Scheme::Fp4 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_fp4),
+            Scheme::Nf3 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_nf3),
+            Scheme::Nf2 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_nf2),
+            Scheme::Int { bits, symmetric, scale, .. } => quantize_affine(scheme, shape, x, bits, symmetric, scale),
+            Scheme::Mxfp4 => float4::quantize_mxfp4(shape, x),
+            Scheme::Nvfp4 => float4::quantize_nvfp4(shape, x),
+            Scheme::E8p | Scheme::Aqlm { .. } => {
+                Err(Error::unsupported("scheme to round to", scheme.name(), "one whose method chooses the codes"))
+            }
+            _ => ggml::quantize(scheme, shape, x),
         }
     }
 
@@ -39,7 +46,8 @@ impl Packed {
         scales: Vec<u32>,
         nested: Vec<f32>,
     ) -> Result<Packed> {
-        scheme.validate()?;
+        let scheme = scheme.resolve(shape);
+        scheme.validate_for(shape)?;
         let expected = scheme.words(checked_len(shape)?);
         let got = [codes.len(), scales.len(), nested.len()];
         if expected != got {
@@ -70,7 +78,12 @@ impl Packed {
             32 => self.codes[i],
             16 => self.codes[i / 2] >> (16 * (i % 2)) & 0xffff,
             8 => self.codes[i / 4] >> (8 * (i % 4)) & 0xff,
-            _ => self.codes[i / 8] >> (8 * (i % 8 / 2) + 4 * (1 - i % 2)) & 15,
+            4 => self.codes[i / 8] >> (8 * (i % 8 / 2) + 4 * (1 - i % 2)) & 15,
+            bits => {
+                let (word, shift) = (i / 32 * bits + i % 32 * bits / 32, i % 32 * bits % 32);
+                let next = if shift + bits > 32 { self.codes[word + 1] } else { 0 };
+                ((u64::from(next) << 32 | u64::from(self.codes[word])) >> shift) as u32 & ((1 << bits) - 1)
+            }
         }
     }
 
@@ -83,9 +96,9 @@ impl Packed {
         self.nested[1 + code as usize] * self.nested[257 + b / dynamic8::NESTED_BLOCK] + self.nested[0]
     }
 
-    /// (d, m) of block `b` of a GGUF weight; m is 0 but for Q4_1.
+    /// (d, m) of block `b` of a GGUF weight of blocks of 32; m is 0 but for Q4_1 and Q5_1.
     pub(super) fn ggml_scale(&self, b: usize) -> (f16, f16) {
-        if self.scheme == Scheme::Q4_1 {
+        if matches!(self.scheme, Scheme::Q4_1 | Scheme::Q5_1) {
             let word = self.scales[b];
             return (f16::from_bits(word as u16), f16::from_bits((word >> 16) as u16));
         }
@@ -100,18 +113,64 @@ impl Packed {
             Scheme::F32 => (0..len).map(|i| f32::from_bits(code(i))).collect(),
             Scheme::F16 => (0..len).map(|i| f16::from_bits(code(i) as u16).to_f32()).collect(),
             Scheme::BF16 => (0..len).map(|i| bf16::from_bits(code(i) as u16).to_f32()).collect(),
-            Scheme::Nf4 { .. } => self.by_block(|b| self.absmax(b), |c, &s| blockwise4::NF4[c as usize] * s),
-            Scheme::Fp4 { .. } => self.by_block(|b| self.absmax(b), |c, &s| blockwise4::FP4[c as usize] * s),
-            Scheme::Int8 { .. } => self.by_block(|b| self.affine(b), |c, &(s, z)| (c as i8 as f32 - z) * s),
-            Scheme::Int4 { .. } => self.by_block(|b| self.affine(b), |c, &(s, z)| (c as f32 - z) * s),
+            Scheme::Nf4 { .. } => self.by_table(&blockwise4::NF4),
+            Scheme::Fp4 { .. } => self.by_table(&blockwise4::FP4),
+            Scheme::Nf3 { .. } => self.by_table(&blockwise4::NF3),
+            Scheme::Nf2 { .. } => self.by_table(&blockwise4::NF2),
+            Scheme::Int { bits: 8, .. } => self.by_block(|b| self.affine(b), |c, &(s, z)| (c as i8 as f32 - z) * s),
+            Scheme::Int { .. } => self.by_block(|b| self.affine(b), |c, &(s, z)| (c as f32 - z) * s),
+            Scheme::Mxfp4 => self.by_block(|b| float4::e8m0(self.scale_byte(b)), |c, s| float4::E2M1[c as usize] * s),
+            Scheme::Nvfp4 => {
+                let scale = |b| float4::e4m3(self.scale_byte(b)) * self.nested[0];
+                self.by_block(scale, |c, s| float4::E2M1[c as usize] * s)
+            }
+            Scheme::E8p | Scheme::Aqlm { .. } => self.vectors(),
             Scheme::Q4_0 => self.by_block(|b| self.ggml(b), |c, &(d, _)| (c as f32 - 8.0) * d),
-            Scheme::Q4_1 => self.by_block(|b| self.ggml(b), |c, &(d, m)| c as f32 * d + m),
+            Scheme::Q5_0 => self.by_block(|b| self.ggml(b), |c, &(d, _)| (c as f32 - 16.0) * d),
+            Scheme::Q4_1 | Scheme::Q5_1 => self.by_block(|b| self.ggml(b), |c, &(d, m)| c as f32 * d + m),
             Scheme::Q8_0 => self.by_block(|b| self.ggml(b), |c, &(d, _)| c as i8 as f32 * d),
+            _ => ggml::dequantize(self),
         }
     }
 
-    fn affine(&self, b: usize) -> (f32, f32) {
-        (f32::from_bits(self.scales[2 * b]), f32::from_bits(self.scales[2 * b + 1]))
+    /// (scale, zero point) of block `b` of a weight of affine integers.
+    pub fn affine(&self, b: usize) -> (f32, f32) {
+        match self.scheme {
+            Scheme::Int { scale: ScaleType::F16, .. } => {
+                let word = self.scales[b];
+                (f16::from_bits(word as u16).to_f32(), f16::from_bits((word >> 16) as u16).to_f32())
+            }
+            _ => (f32::from_bits(self.scales[2 * b]), f32::from_bits(self.scales[2 * b + 1])),
+        }
+    }
+
+    fn scale_byte(&self, b: usize) -> u8 {
+        (self.scales[b / 4] >> (8 * (b % 4))) as u8
+    }
+
+    fn by_table(&self, table: &[f32]) -> Vec<f32> {
+        self.by_block(|b| self.absmax(b), |c, &s| table[c as usize] * s)
+    }
+
+    /// Values of codes that stand for vectors: of E8P one of 256 patterns with signs and a shift (see the
+    /// [module of the lattice](super)), of AQLM the sum of two.
+    fn vectors(&self) -> Vec<f32> {
+        let block = self.scheme.block_size();
+        let mut y = Vec::with_capacity(self.len());
+        for v in 0..self.len() / VECTOR {
+            let code = (self.codes[v / 2] >> (16 * (v % 2))) as u16;
+            let scale = f32::from_bits(self.scales[v * VECTOR / block]);
+            let vector = |n: usize| -> [f32; VECTOR] { std::array::from_fn(|t| self.nested[VECTOR * n + t]) };
+            let value = match self.scheme {
+                Scheme::E8p => lattice::decode(code, &vector(usize::from(code >> 8))),
+                _ => {
+                    let (a, b) = (vector(usize::from(code & 255)), vector(256 + usize::from(code >> 8)));
+                    std::array::from_fn(|t| a[t] + b[t])
+                }
+            };
+            y.extend(value.map(|x| x * scale));
+        }
+        y
     }
 
     fn ggml(&self, b: usize) -> (f32, f32) {
@@ -145,57 +204,70 @@ fn quantize_half(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed>
     Packed::new(scheme, shape, x.chunks(2).map(word).collect(), vec![], vec![])
 }
 
-/// Calls `encode(block, codes)` for each block, the last one extended with zeros to whole words, and packs the codes.
-fn encode_blocks(scheme: Scheme, x: &[f32], mut encode: impl FnMut(&[f32], &mut [u8])) -> Vec<u32> {
-    let block_size = scheme.block_size();
-    let per_word = scheme.codes_per_word();
-    let mut words = Vec::with_capacity(x.len().div_ceil(per_word));
-    let mut codes = vec![0u8; block_size];
-    let mut last = Vec::new();
-    for block in x.chunks(block_size) {
-        let mut block = block;
-        if !block.len().is_multiple_of(per_word) {
-            last.extend_from_slice(block);
-            last.resize(block.len().next_multiple_of(per_word), 0.0);
-            block = &last;
-        }
-        let codes = &mut codes[..block.len()];
-        encode(block, codes);
-        match per_word {
-            8 => words.extend(codes.chunks_exact(8).map(pack_nibbles)),
-            _ => words.extend(codes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]))),
-        }
+/// Calls `encode(block, codes)` for each block and packs the codes; what pads the last word is the code of 0.0 there.
+fn encode_blocks(scheme: Scheme, x: &[f32], mut encode: impl FnMut(&[f32], &mut [u8]) -> u8) -> Vec<u32> {
+    let mut codes = vec![0u8; x.len()];
+    let mut zero = 0;
+    let block = scheme.block_size().max(1);
+    for (block, codes) in x.chunks(block).zip(codes.chunks_mut(block)) {
+        zero = encode(block, codes);
     }
-    words
+    pack_codes(scheme.code_bits(), &codes, zero)
 }
 
-fn quantize_blockwise4(scheme: Scheme, shape: [usize; 2], x: &[f32], encode: fn(f32) -> u8) -> Result<Packed> {
+fn quantize_table(scheme: Scheme, shape: [usize; 2], x: &[f32], encode: fn(f32) -> u8) -> Result<Packed> {
     let mut absmax = Vec::with_capacity(x.len().div_ceil(scheme.block_size()));
-    let codes = encode_blocks(scheme, x, |block, codes| absmax.push(blockwise4::encode_block(block, encode, codes)));
+    let codes = encode_blocks(scheme, x, |block, codes| {
+        absmax.push(blockwise4::encode_block(block, encode, codes));
+        encode(0.0)
+    });
     if !scheme.double_quant() {
         return Packed::new(scheme, shape, codes, absmax.iter().map(|a| a.to_bits()).collect(), vec![]);
     }
     let q = dynamic8::quantize_absmax(&absmax);
-    Packed::new(
-        scheme,
-        shape,
-        codes,
-        bytes_to_words(&q.codes),
-        nested_array(q.offset, &dynamic8::dynamic8_map(), &q.nested),
-    )
+    let nested = nested_array(q.offset, &dynamic8::dynamic8_map(), &q.nested);
+    Packed::new(scheme, shape, codes, bytes_to_words(&q.codes), nested)
 }
 
-fn quantize_affine(scheme: Scheme, shape: [usize; 2], x: &[f32], range: (i32, i32), symmetric: bool) -> Result<Packed> {
-    let mut scales = Vec::with_capacity(2 * x.len().div_ceil(scheme.block_size()));
+fn quantize_affine(
+    scheme: Scheme,
+    shape: [usize; 2],
+    x: &[f32],
+    bits: u8,
+    symmetric: bool,
+    scale: ScaleType,
+) -> Result<Packed> {
+    let mut scales = Vec::with_capacity(2 * x.len().div_ceil(scheme.block_size().max(1)));
+    let mut beyond = None;
     let codes = encode_blocks(scheme, x, |block, codes| {
-        let affine = Affine::of_block(block, range, symmetric);
-        scales.extend([affine.scale.to_bits(), (affine.zero_point as f32).to_bits()]);
+        let mut affine = Affine::of_block(block, affine::stored_codes(bits), symmetric);
+        if scale == ScaleType::F16 {
+            affine = affine.with_scale(f16::from_f32(affine.scale).to_f32(), block, symmetric);
+        }
+        if !affine.scale.is_finite() {
+            beyond.get_or_insert(scales.len());
+        }
+        scales.push((affine.scale, affine.zero_point as f32));
         codes.iter_mut().zip(block).for_each(|(code, &v)| *code = affine.quantize(v) as u8);
+        affine.quantize(0.0) as u8
     });
-    if let Some(b) = scales.chunks_exact(2).position(|s| !f32::from_bits(s[0]).is_finite()) {
-        return Err(Error::config("tensor", format!("the range of block {b} is beyond f32")));
+    if let Some(b) = beyond {
+        let what = if scale == ScaleType::F16 { "f16" } else { "f32" };
+        return Err(Error::config("tensor", format!("the range of block {b} is beyond {what}")));
     }
-    Packed::new(scheme, shape, codes, scales, vec![])
+    Packed::new(scheme, shape, codes, affine_words(scale, scales), vec![])
+}
+
+/// Scales and zero points as the device holds them.
+pub fn affine_words(scale: ScaleType, pairs: impl IntoIterator<Item = (f32, f32)>) -> Vec<u32> {
+    let pairs = pairs.into_iter();
+    match scale {
+        ScaleType::F32 => pairs.flat_map(|(s, z)| [s.to_bits(), z.to_bits()]).collect(),
+        ScaleType::F16 => {
+            let bits = |v: f32| u32::from(f16::from_f32(v).to_bits());
+            pairs.map(|(s, z)| bits(s) | bits(z) << 16).collect()
+        }
+    }
 }
 
 /// Offset, map and nested absmax values as the device holds them: `[257 + blocks.div_ceil(256)]`.
@@ -217,8 +289,9 @@ pub fn bytes_to_words(bytes: &[u8]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::{PER_CHANNEL, PER_TENSOR};
 
-    const SCHEMES: [Scheme; 12] = [
+    const SCHEMES: [Scheme; 20] = [
         Scheme::F32,
         Scheme::F16,
         Scheme::BF16,
@@ -226,11 +299,19 @@ mod tests {
         Scheme::Nf4 { block_size: 32, double_quant: true },
         Scheme::Fp4 { block_size: 128, double_quant: false },
         Scheme::Fp4 { block_size: 64, double_quant: true },
-        Scheme::Int8 { block_size: 24, symmetric: false },
-        Scheme::Int8 { block_size: 64, symmetric: true },
-        Scheme::Int4 { block_size: 32, symmetric: false },
-        Scheme::Int4 { block_size: 40, symmetric: true },
-        Scheme::Q4_0,
+        Scheme::int(8, 24).with_f32_scales(),
+        Scheme::int8(64),
+        Scheme::int(4, 32),
+        Scheme::int(4, 40).symmetric(),
+        Scheme::Int { bits: 5, block_size: PER_CHANNEL, symmetric: true, scale: ScaleType::F32 },
+        Scheme::int(6, PER_TENSOR),
+        Scheme::int(7, 64),
+        Scheme::int(3, 32),
+        Scheme::int(2, 32),
+        Scheme::Nf3 { block_size: 64 },
+        Scheme::Nf2 { block_size: 32 },
+        Scheme::Mxfp4,
+        Scheme::Nvfp4,
     ];
 
     fn numbers(len: usize) -> Vec<f32> {
@@ -239,22 +320,25 @@ mod tests {
 
     #[test]
     fn every_scheme_returns_near_numbers_on_awkward_shapes() {
-        for scheme in SCHEMES.into_iter().chain([Scheme::Q4_1, Scheme::Q8_0]) {
+        for scheme in SCHEMES.into_iter().chain([Scheme::Q4_0, Scheme::Q4_1, Scheme::Q8_0]) {
             for shape in [[1, 1], [3, 63], [7, 257], [5, 64], [0, 32]] {
-                if matches!(scheme, Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0) && shape[1] % 32 != 0 {
+                if scheme.is_ggml() && shape[1] % 32 != 0 {
                     continue;
                 }
                 let x = numbers(shape[0] * shape[1]);
                 let packed = Packed::quantize(scheme, shape, &x).unwrap();
                 let y = packed.dequantize();
                 assert_eq!(y.len(), x.len());
-                assert_eq!(packed.bytes(), 4 * scheme.words(x.len()).iter().sum::<usize>());
-                // Half of the widest gap between two codes, NF4's and FP4's being 0.3 and 0.33 of absmax 0.3, plus
-                // the error of an 8-bit absmax.
-                let tolerance = match scheme.code_bits() {
-                    4 => 0.055,
-                    8 => 0.3 / 127.0,
-                    _ => 0.3 / 256.0,
+                assert_eq!(packed.bytes(), 4 * packed.scheme.words(x.len()).iter().sum::<usize>());
+                // Half of the widest gap between two codes of numbers up to 0.3, plus the error of a rounded scale: NF4's and
+                // FP4's widest are 0.3 and 0.33 of it, those of NF3 and NF2 0.46 and 1; MXFP4 clips at 6/8 of the range.
+                let tolerance = match (scheme, scheme.code_bits()) {
+                    (Scheme::Mxfp4, _) => 0.08,
+                    (Scheme::Nf3 { .. }, _) => 0.075,
+                    (_, 4) => 0.055,
+                    (Scheme::Nf2 { .. }, _) => 0.151,
+                    (_, 16 | 32) => 0.3 / 256.0,
+                    (_, bits) => 1.15 * 0.3 / (f64::from(1 << bits) - 1.0) as f32,
                 };
                 for (a, b) in x.iter().zip(&y) {
                     assert!((a - b).abs() <= tolerance, "{scheme:?} {shape:?}: {a} {b}");
@@ -283,8 +367,12 @@ mod tests {
         }
         assert!(Packed::quantize(Scheme::F16, [1, 1], &[65520.0]).is_err());
         assert!(Packed::quantize(Scheme::BF16, [1, 1], &[f32::MAX]).is_err());
-        let wide = Scheme::Int8 { block_size: 8, symmetric: false };
+        let wide = Scheme::int(8, 8).with_f32_scales();
         assert!(Packed::quantize(wide, [1, 2], &[f32::MAX, f32::MIN]).is_err());
+        assert!(Packed::quantize(Scheme::int(4, 8), [1, 2], &[1e9, 0.0]).is_err());
+        assert!(Packed::quantize(Scheme::int(4, 12), [1, 24], &[0.0; 24]).is_err());
+        assert!(Packed::quantize(Scheme::int(9, 32), [1, 32], &[0.0; 32]).is_err());
+        assert!(Packed::quantize(Scheme::E8p, [1, 32], &[0.0; 32]).is_err());
         assert!(Packed::quantize(Scheme::Nf4 { block_size: 48, double_quant: false }, [1, 1], &[1.0]).is_err());
         assert!(Packed::new(Scheme::F32, [1, 2], vec![0], vec![], vec![]).is_err());
         assert!(Packed::quantize(Scheme::F32, [usize::MAX, 2], &[]).is_err());

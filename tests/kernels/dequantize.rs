@@ -1,12 +1,12 @@
 //! Values of codes on the device against the CPU specification.
 
-use crate::support::{Rng, gpu};
+use crate::support::{Rng, gpu, int};
 use fourbit::{
     QuantizedTensor,
     gpu::Gpu,
     graph::Graph,
     kernels::dequantize::{dequantize, dequantize_rows, dequantize_sharded},
-    quant::{Packed, Scheme},
+    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme},
 };
 
 fn schemes() -> Vec<Scheme> {
@@ -18,9 +18,12 @@ fn schemes() -> Vec<Scheme> {
     }
     for block_size in [24, 64, 4096] {
         for symmetric in [false, true] {
-            all.extend([Scheme::Int8 { block_size, symmetric }, Scheme::Int4 { block_size, symmetric }]);
+            all.extend((2..=8).map(|bits| int(bits, block_size, symmetric)));
         }
     }
+    all.extend((2..=8).map(|bits| Scheme::int(bits, 64)));
+    all.extend([PER_CHANNEL, PER_TENSOR].into_iter().flat_map(|size| [Scheme::int8(size), Scheme::int(3, size)]));
+    all.extend([Scheme::Nf3 { block_size: 64 }, Scheme::Nf2 { block_size: 32 }, Scheme::Mxfp4, Scheme::Nvfp4]);
     all
 }
 
@@ -36,7 +39,7 @@ fn packed(scheme: Scheme, shape: [usize; 2]) -> Packed {
 fn assert_values(scheme: Scheme, got: &[f32], want: &[f32]) {
     let most = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let tolerance = match scheme {
-        Scheme::Q4_1 => 2.0 * most * f32::EPSILON,
+        Scheme::Q4_1 | Scheme::Q5_1 => 2.0 * most * f32::EPSILON,
         _ if scheme.double_quant() => most * f32::EPSILON,
         _ => 0.0,
     };
@@ -75,7 +78,7 @@ fn shards_and_ranges_of_rows_change_nothing() {
         let shape = [1300, cols];
         let packed = packed(scheme, shape);
         let w = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
-        if scheme.block_size() <= 64 {
+        if scheme.resolve(shape).block_size() <= 64 {
             assert!(w.shards_within(1).count() > 1, "{scheme:?}");
         }
         let rows = 3..1299;

@@ -1,6 +1,6 @@
 use crate::{
     reference::wide,
-    support::{Rng, assert_close, gpu},
+    support::{Rng, assert_close, gpu, int},
 };
 use fourbit::{
     DType,
@@ -9,16 +9,18 @@ use fourbit::{
     quant::{Packed, Scheme},
 };
 
-const SCHEMES: [Scheme; 12] = [
+const SCHEMES: [Scheme; 14] = [
     Scheme::F32,
     Scheme::F16,
     Scheme::BF16,
     Scheme::Nf4 { block_size: 64, double_quant: false },
     Scheme::Nf4 { block_size: 128, double_quant: true },
     Scheme::Fp4 { block_size: 32, double_quant: false },
-    Scheme::Int8 { block_size: 24, symmetric: false },
-    Scheme::Int8 { block_size: 64, symmetric: true },
-    Scheme::Int4 { block_size: 64, symmetric: false },
+    int(8, 24, false),
+    int(8, 64, true),
+    int(4, 64, false),
+    Scheme::int(3, 32),
+    Scheme::Mxfp4,
     Scheme::Q4_0,
     Scheme::Q4_1,
     Scheme::Q8_0,

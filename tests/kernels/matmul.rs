@@ -1,10 +1,10 @@
-use crate::support::{Rng, gpu};
+use crate::support::{Rng, gpu, int};
 use fourbit::{
     DType, QuantizedTensor,
     gpu::{Gpu, GpuOptions, Tensor},
     graph::Graph,
     kernels::matmul::{LowRank, matmul, matmul_dx},
-    quant::{Packed, Scheme},
+    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme},
 };
 
 /// The device under test without subgroup operations, which has the variant through workgroup memory run.
@@ -168,17 +168,21 @@ fn schemes() -> Vec<Scheme> {
         Scheme::Nf4 { block_size: 64, double_quant: true },
         Scheme::Fp4 { block_size: 128, double_quant: false },
         Scheme::Fp4 { block_size: 64, double_quant: true },
-        Scheme::Int8 { block_size: 64, symmetric: false },
-        Scheme::Int4 { block_size: 24, symmetric: false },
+        int(8, 64, false),
+        int(4, 24, false),
+        Scheme::int(2, 32),
+        Scheme::int(3, 64),
+        int(5, 24, true),
+        int(6, PER_CHANNEL, false),
+        Scheme::int(7, PER_TENSOR),
+        Scheme::Nf3 { block_size: 64 },
+        Scheme::Nf2 { block_size: 64 },
+        Scheme::Mxfp4,
+        Scheme::Nvfp4,
         Scheme::Q4_0,
         Scheme::Q4_1,
         Scheme::Q8_0,
     ]
-}
-
-/// GGUF's blocks do not cross rows.
-fn is_ggml(scheme: Scheme) -> bool {
-    matches!(scheme, Scheme::Q4_0 | Scheme::Q4_1 | Scheme::Q8_0)
 }
 
 pub fn check(gpu: Option<Gpu>, cases: Vec<Case>) {
@@ -190,8 +194,8 @@ pub fn check(gpu: Option<Gpu>, cases: Vec<Case>) {
 
 /// Rows of 176 cut blocks of 64 in two; a low-rank term and a bias ride along.
 pub fn every_scheme() -> Vec<Case> {
-    let case = |scheme| {
-        let k = if is_ggml(scheme) { 160 } else { 176 };
+    let case = |scheme: Scheme| {
+        let k = if scheme.is_ggml() { 160 } else { 176 };
         Case { scheme, sizes: [33, 65, k], rank: 8, bias: true, add: true }
     };
     schemes().into_iter().map(case).collect()
@@ -200,7 +204,7 @@ pub fn every_scheme() -> Vec<Case> {
 /// Rows that begin inside a word, and a sum of odd length.
 pub fn rows_of_any_length() -> Vec<Case> {
     let case = |scheme| Case { scheme, sizes: [7, 33, 65], rank: 0, bias: false, add: false };
-    schemes().into_iter().filter(|&s| !is_ggml(s)).map(case).collect()
+    schemes().into_iter().filter(|&s| !s.is_ggml()).map(case).collect()
 }
 
 /// The same for plain floats, which are the factors of an adapter too.

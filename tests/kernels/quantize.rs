@@ -1,11 +1,11 @@
 //! Codes made on the device against the CPU specification, bit for bit, and against bitsandbytes.
 
-use crate::support::{Rng, gpu};
+use crate::support::{Rng, gpu, int};
 use fourbit::{
     DType, QuantizedTensor,
     gpu::{Gpu, Tensor},
     kernels::quantize::{quantize, quantize_with},
-    quant::{Packed, Scheme},
+    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme},
 };
 use half::{bf16, f16};
 
@@ -19,8 +19,24 @@ fn affine() -> impl Iterator<Item = Scheme> {
     [8, 24, 32, 64, 576, 4096].into_iter().flat_map(|block_size| {
         [true, false]
             .into_iter()
-            .flat_map(move |symmetric| [Scheme::Int8 { block_size, symmetric }, Scheme::Int4 { block_size, symmetric }])
+            .flat_map(move |symmetric| [int(8, block_size, symmetric), int(4, block_size, symmetric)])
     })
+}
+
+/// Codes of every other width, scales as halves, blocks that end anywhere, and the schemes with narrow scales.
+fn others() -> impl Iterator<Item = Scheme> {
+    let stream = [2, 3, 5, 6, 7].into_iter().flat_map(|bits| {
+        [
+            int(bits, 64, bits % 2 == 0),
+            Scheme::int(bits, 32),
+            int(bits, PER_CHANNEL, false),
+            Scheme::int(bits, PER_TENSOR),
+        ]
+    });
+    let halves = [4, 8].into_iter().flat_map(|bits| [Scheme::int(bits, 64), Scheme::int(bits, 64).symmetric()]);
+    let channels = [Scheme::int8(PER_CHANNEL), Scheme::int8(PER_TENSOR), int(4, PER_CHANNEL, false)];
+    let tables = [Scheme::Nf3 { block_size: 64 }, Scheme::Nf2 { block_size: 32 }, Scheme::Nf3 { block_size: 4096 }];
+    stream.chain(halves).chain(channels).chain(tables).chain([Scheme::Mxfp4])
 }
 
 /// Numbers with zero blocks, constant rows and outliers among them.
@@ -76,7 +92,7 @@ fn check(gpu: &Gpu, x: &[f32], dtype: DType, shape: [usize; 2], scheme: Scheme, 
     let (source, x) = upload(gpu, x, dtype);
     let want = Packed::quantize(scheme, shape, &x).unwrap();
     let got = quantize_with(gpu, "w", &source, shape, scheme, lanes, u64::MAX).unwrap();
-    assert_eq!((got.scheme(), got.shape()), (scheme, shape));
+    assert_eq!((got.scheme(), got.shape()), (scheme.resolve(shape), shape));
     assert_same(&format!("{scheme:?} {dtype} {shape:?} lanes {lanes}"), &got.download().unwrap(), &want);
 }
 
@@ -87,7 +103,7 @@ fn codes_equal_the_specification() {
     let Some(gpu) = gpu() else { return };
     let [rows, cols] = [33, 257];
     let x = numbers(rows * cols, 7);
-    for scheme in absmax(false).chain(absmax(true)).chain(affine()) {
+    for scheme in absmax(false).chain(absmax(true)).chain(affine()).chain(others()) {
         check(&gpu, &x, DType::F32, [rows, cols], scheme, 1);
     }
 }
@@ -100,8 +116,13 @@ fn awkward_lengths_keep_their_last_block() {
         for scheme in [
             Scheme::Nf4 { block_size: 64, double_quant: true },
             Scheme::Fp4 { block_size: 4096, double_quant: false },
-            Scheme::Int8 { block_size: 24, symmetric: false },
-            Scheme::Int4 { block_size: 1 << 20, symmetric: true },
+            int(8, 24, false),
+            int(4, 1 << 20, true),
+            int(5, PER_CHANNEL, false),
+            int(3, PER_TENSOR, true),
+            Scheme::int(6, 24),
+            Scheme::Nf3 { block_size: 32 },
+            Scheme::Mxfp4,
             Scheme::F16,
         ] {
             check(&gpu, &x, DType::F32, shape, scheme, 1);
@@ -113,7 +134,7 @@ fn awkward_lengths_keep_their_last_block() {
 fn lanes_change_nothing() {
     let Some(gpu) = gpu() else { return };
     let x = numbers(64 * 600, 3);
-    for (scheme, lanes) in absmax(false).chain(affine()).zip([8, 64, 64, 8].into_iter().cycle()) {
+    for (scheme, lanes) in absmax(false).chain(affine()).chain(others()).zip([8, 64, 64, 8].into_iter().cycle()) {
         check(&gpu, &x, DType::F32, [64, 600], scheme, lanes);
     }
 }
@@ -128,8 +149,11 @@ fn ranges_of_the_source_change_nothing() {
         for scheme in [
             Scheme::Nf4 { block_size: 64, double_quant: true },
             Scheme::Fp4 { block_size: 2048, double_quant: false },
-            Scheme::Int8 { block_size: 24, symmetric: false },
-            Scheme::Int4 { block_size: 40, symmetric: true },
+            int(8, 24, false),
+            int(4, 40, true),
+            int(3, 64, true),
+            int(6, PER_CHANNEL, true),
+            Scheme::Mxfp4,
             Scheme::F32,
         ] {
             let want = Packed::quantize(scheme, shape, &x).unwrap();
@@ -151,12 +175,7 @@ fn halves_are_widened_exactly() {
     // Every half there is but infinities and NaN, subnormals included.
     let halves: Vec<f32> = (0..=u16::MAX).map(|h| f16::from_bits(h).to_f32()).filter(|v| v.is_finite()).collect();
     let shape = [halves.len() / 2048, 2048];
-    for scheme in [
-        Scheme::F32,
-        Scheme::F16,
-        Scheme::Nf4 { block_size: 64, double_quant: true },
-        Scheme::Int8 { block_size: 64, symmetric: false },
-    ] {
+    for scheme in [Scheme::F32, Scheme::F16, Scheme::Nf4 { block_size: 64, double_quant: true }, int(8, 64, false)] {
         check(&gpu, &halves, DType::F16, shape, scheme, 1);
     }
     let x = numbers(3 * 111, 5);
@@ -164,8 +183,8 @@ fn halves_are_widened_exactly() {
         for scheme in [
             Scheme::Nf4 { block_size: 64, double_quant: true },
             Scheme::Fp4 { block_size: 32, double_quant: false },
-            Scheme::Int8 { block_size: 32, symmetric: true },
-            Scheme::Int4 { block_size: 64, symmetric: false },
+            int(8, 32, true),
+            int(4, 64, false),
         ] {
             check(&gpu, &x, dtype, [3, 111], scheme, 1);
         }
@@ -207,9 +226,9 @@ fn thresholds_hold_at_any_scale() {
     for scheme in [
         Scheme::Nf4 { block_size: 32, double_quant: true },
         Scheme::Fp4 { block_size: 32, double_quant: true },
-        Scheme::Int8 { block_size: 32, symmetric: false },
-        Scheme::Int4 { block_size: 32, symmetric: false },
-        Scheme::Int4 { block_size: 32, symmetric: true },
+        int(8, 32, false),
+        int(4, 32, false),
+        int(4, 32, true),
     ] {
         check(&gpu, &x, DType::F32, [2000, 32], scheme, 1);
     }
@@ -239,12 +258,7 @@ fn what_cannot_be_stored_is_refused_by_name() {
         let (source, _) = upload(&gpu, x, dtype);
         quantize(&gpu, "model.q_proj", &source, [2, x.len() / 2], scheme).unwrap_err().to_string()
     };
-    let schemes = [
-        Scheme::Nf4 { block_size: 64, double_quant: true },
-        Scheme::Int8 { block_size: 64, symmetric: true },
-        Scheme::F32,
-        Scheme::BF16,
-    ];
+    let schemes = [Scheme::Nf4 { block_size: 64, double_quant: true }, int(8, 64, true), Scheme::F32, Scheme::BF16];
     for scheme in schemes {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0xffff_ffff)] {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
@@ -258,7 +272,9 @@ fn what_cannot_be_stored_is_refused_by_name() {
     }
     let message = refused(&[1.0, 65520.0], DType::F32, Scheme::F16);
     assert!(message.contains("element 1 is not finite or too large for f16"), "{message}");
-    let wide = Scheme::Int8 { block_size: 8, symmetric: false };
+    let message = refused(&[1e9; 64], DType::F32, Scheme::int(4, 32));
+    assert_eq!(message, "model.q_proj: the range of block 0 is beyond f16");
+    let wide = int(8, 8, false);
     let mut x = vec![0.0; 32];
     (x[17], x[18]) = (f32::MAX, f32::MIN);
     assert_eq!(refused(&x, DType::F32, wide), "model.q_proj: the range of block 2 is beyond f32");

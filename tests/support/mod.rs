@@ -3,7 +3,7 @@
 
 pub mod folder;
 
-use fourbit::gpu::Gpu;
+use fourbit::{gpu::Gpu, quant::Scheme};
 
 /// The device under test, opened once a process, as the environment asks for. Without an adapter the test is skipped with a
 /// line that says so, unless `REQUIRE_GPU=1`: then it fails.
@@ -18,6 +18,12 @@ pub fn gpu() -> Option<Gpu> {
         }
     })
     .clone()
+}
+
+/// Affine integers with f32 scales.
+pub const fn int(bits: u8, block_size: usize, symmetric: bool) -> Scheme {
+    let scheme = Scheme::int(bits, block_size).with_f32_scales();
+    if symmetric { scheme.symmetric() } else { scheme }
 }
 
 /// SplitMix64 (Steele et al. 2014): small, and the same on every machine.

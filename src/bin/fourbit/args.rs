@@ -10,7 +10,7 @@ use fourbit::{
     format::peft::AdapterConfig,
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization, Source},
-    quant::Scheme,
+    quant::{ScaleType, Scheme},
     tokenizer::Tokenizer,
     train::{Schedule, TrainConfig},
 };
@@ -148,8 +148,8 @@ impl QuantArgs {
         let scheme = match name {
             QuantizationName::Nf4 => Scheme::Nf4 { block_size, double_quant },
             QuantizationName::Fp4 => Scheme::Fp4 { block_size, double_quant },
-            QuantizationName::Int8 => Scheme::Int8 { block_size, symmetric: false },
-            QuantizationName::Int4 => Scheme::Int4 { block_size, symmetric: false },
+            QuantizationName::Int8 => Scheme::Int { bits: 8, block_size, symmetric: false, scale: ScaleType::F32 },
+            QuantizationName::Int4 => Scheme::int(4, block_size),
             QuantizationName::None => return Ok(None),
         };
         scheme.validate()?;

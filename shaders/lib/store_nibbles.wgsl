@@ -1,8 +1,4 @@
-// Codes 0..=15, eight to a word, the high nibble of a byte first; the zero point of a symmetric scheme is 8.
-const MIN_CODE: f32 = 0.0;
-const MAX_CODE: f32 = 15.0;
-const ZERO_POINT: f32 = 8.0;
-
+// Codes of 4 bits, eight to a word, the high nibble of a byte first.
 fn store8(word: u32, lo: vec4<u32>, hi: vec4<u32>) {
     let even = vec4<u32>(lo.x, lo.z, hi.x, hi.z) << vec4<u32>(4u, 12u, 20u, 28u);
     let odd = vec4<u32>(lo.y, lo.w, hi.y, hi.w) << vec4<u32>(0u, 8u, 16u, 24u);

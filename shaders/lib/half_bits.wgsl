@@ -1,6 +1,4 @@
 // f32 bits to IEEE half bits; in integers, since WGSL leaves the rounding of conversions open.
-import store_half
-
 const INFINITE: u32 = 0x7c00u;
 
 fn narrow4(bits: vec4<u32>) -> vec4<u32> {

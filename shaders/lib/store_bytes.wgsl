@@ -1,8 +1,4 @@
-// Codes -128..=127, four to a word; the zero point of a symmetric scheme is 0.
-const MIN_CODE: f32 = -128.0;
-const MAX_CODE: f32 = 127.0;
-const ZERO_POINT: f32 = 0.0;
-
+// Codes of 8 bits, four to a word.
 fn bytes(c: vec4<u32>) -> u32 {
     let b = (c & vec4<u32>(255u)) << vec4<u32>(0u, 8u, 16u, 24u);
     return (b.x | b.y) | (b.z | b.w);

@@ -1,0 +1,18 @@
+// (code - zero point) * scale; f16 scale (low) and f16 zero point (high) a word.
+const SCALED: u32 = 1u;
+const SHIFTED: u32 = 1u; // whether b of `affine` can differ from 0
+
+@group(0) @binding(2) var<storage, read> scales: array<u32>; // [blocks]
+
+fn load_scale(block: u32) -> vec2<f32> {
+    return unpack2x16float(scales[block]);
+}
+
+fn scaled(code: vec4<f32>, s: vec2<f32>) -> vec4<f32> {
+    return (code - s.y) * s.x;
+}
+
+// (a, b) of a * code + b.
+fn affine(s: vec2<f32>) -> vec2<f32> {
+    return vec2<f32>(s.x, -s.x * s.y);
+}

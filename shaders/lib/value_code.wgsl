@@ -1,0 +1,4 @@
+// A code stands for itself.
+fn value4(code: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(code);
+}

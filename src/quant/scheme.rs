@@ -1,0 +1,333 @@
+//! The schemes: names, sizes, and what a block may be.
+
+use crate::{Error, Result};
+
+/// How scale and zero point of [`Scheme::Int`] are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScaleType {
+    /// Two f32 a block.
+    F32,
+    /// Two f16 a block, the scale in the low half of a word.
+    F16,
+}
+
+/// A block size that stands for the length of a row until [`Scheme::resolve`] is told it.
+pub const PER_CHANNEL: usize = 0;
+/// A block size that stands for the whole tensor until [`Scheme::resolve`] is told its length.
+pub const PER_TENSOR: usize = usize::MAX;
+
+/// Elements that one code of a vector scheme stands for.
+pub const VECTOR: usize = 8;
+/// Elements of a super-block of GGUF's K-quants.
+pub const SUPER_BLOCK: usize = 256;
+
+/// How a weight's numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// 32-bit floats.
+    F32,
+    /// IEEE halves.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// NormalFloat-4 (QLoRA, Dettmers et al. 2023): `table[code] * absmax`.
+    Nf4 {
+        /// Elements that share one absmax: a power of two from 32 to 4096.
+        block_size: usize,
+        /// Whether the absmax values are themselves held in 8 bits.
+        double_quant: bool,
+    },
+    /// 4-bit floats as bitsandbytes defines them: `table[code] * absmax`.
+    Fp4 {
+        /// Elements that share one absmax: a power of two from 32 to 4096.
+        block_size: usize,
+        /// Whether the absmax values are themselves held in 8 bits.
+        double_quant: bool,
+    },
+    /// The 8 values of a NormalFloat of 3 bits: `table[code] * absmax`.
+    Nf3 {
+        /// Elements that share one absmax: a power of two from 32 to 4096.
+        block_size: usize,
+    },
+    /// The 4 values of a NormalFloat of 2 bits: `table[code] * absmax`.
+    Nf2 {
+        /// Elements that share one absmax: a power of two from 32 to 4096.
+        block_size: usize,
+    },
+    /// Affine integers: `(code - zero_point) * scale`. Codes are 0..2^bits, but -128..=127 for 8 bits.
+    Int {
+        /// Bits of a code, 2 to 8.
+        bits: u8,
+        /// Elements that share one scale and zero point: a multiple of 8 where the row length is one, [`PER_CHANNEL`] or
+        /// [`PER_TENSOR`].
+        block_size: usize,
+        /// Whether the zero point is the middle code.
+        symmetric: bool,
+        /// How scales and zero points are held.
+        scale: ScaleType,
+    },
+    /// Microscaling FP4 of the Open Compute Project: blocks of 32 of E2M1 numbers, a power of two (E8M0) a block.
+    Mxfp4,
+    /// NVIDIA's FP4: blocks of 16 of E2M1 numbers, an E4M3 scale a block, an f32 scale for the tensor.
+    Nvfp4,
+    /// GGUF blocks of 32: `d * (code - 8)`.
+    Q4_0,
+    /// GGUF blocks of 32: `d * code + m`.
+    Q4_1,
+    /// GGUF blocks of 32: `d * (code - 16)`, 5 bits.
+    Q5_0,
+    /// GGUF blocks of 32: `d * code + m`, 5 bits.
+    Q5_1,
+    /// GGUF blocks of 32: `d * code`, codes -128..=127.
+    Q8_0,
+    /// GGUF super-blocks of 16 blocks of 16: `d * s * code - dmin * m`, 2 bits; s and m of 4 bits.
+    Q2K,
+    /// GGUF super-blocks of 16 blocks of 16: `d * (s - 32) * (code - 4)`, 3 bits; s of 6 bits.
+    Q3K,
+    /// GGUF super-blocks of 8 blocks of 32: `d * s * code - dmin * m`, 4 bits; s and m of 6 bits.
+    Q4K,
+    /// GGUF super-blocks of 8 blocks of 32: `d * s * code - dmin * m`, 5 bits; s and m of 6 bits.
+    Q5K,
+    /// GGUF super-blocks of 16 blocks of 16: `d * s * (code - 32)`, 6 bits; s of 8 bits, signed.
+    Q6K,
+    /// GGUF blocks of 32: `d * table[code]`, 4 bits.
+    Iq4Nl,
+    /// GGUF super-blocks of 8 blocks of 32: `d * (s - 32) * table[code]`, 4 bits; s of 6 bits.
+    Iq4Xs,
+    /// QuIP#'s lattice E8P (Tseng et al. 2024): 16 bits for 8 numbers, one scale for the tensor.
+    E8p,
+    /// AQLM (Egiazarian et al. 2024): 8 numbers are the sum of two vectors of two code books of 256, times the row's scale.
+    Aqlm {
+        /// Elements that share a scale: a row, so [`PER_CHANNEL`].
+        block_size: usize,
+    },
+}
+
+/// What each scheme is made of. One row a scheme: this table is the layout.
+struct Layout {
+    name: &'static str,
+    /// Bits an element.
+    bits: usize,
+    /// Elements that share a scale; 0 for none.
+    block: usize,
+    /// Elements and bytes of one entry of `scales`.
+    entry: (usize, usize),
+}
+
+impl Scheme {
+    /// Affine integers with halves for scale and zero point, as HQQ, GPTQ and AWQ store them.
+    pub const fn int(bits: u8, block_size: usize) -> Scheme {
+        Scheme::Int { bits, block_size, symmetric: false, scale: ScaleType::F16 }
+    }
+
+    /// 8-bit integers with an f32 scale and no zero point: [`PER_CHANNEL`] gives the rows of LLM.int8() and W8A8.
+    pub const fn int8(block_size: usize) -> Scheme {
+        Scheme::Int { bits: 8, block_size, symmetric: true, scale: ScaleType::F32 }
+    }
+
+    /// The same integers with scale and zero point in f32; any other scheme as it is.
+    pub const fn with_f32_scales(self) -> Scheme {
+        match self {
+            Scheme::Int { bits, block_size, symmetric, .. } => {
+                Scheme::Int { bits, block_size, symmetric, scale: ScaleType::F32 }
+            }
+            other => other,
+        }
+    }
+
+    /// The same integers with the zero point in the middle; any other scheme as it is.
+    pub const fn symmetric(self) -> Scheme {
+        match self {
+            Scheme::Int { bits, block_size, scale, .. } => Scheme::Int { bits, block_size, symmetric: true, scale },
+            other => other,
+        }
+    }
+
+    const fn layout(self) -> Layout {
+        let (name, bits, block, entry) = match self {
+            Scheme::F32 => ("f32", 32, 0, (0, 0)),
+            Scheme::F16 => ("f16", 16, 0, (0, 0)),
+            Scheme::BF16 => ("bf16", 16, 0, (0, 0)),
+            Scheme::Nf4 { block_size, double_quant } => {
+                ("nf4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+            }
+            Scheme::Fp4 { block_size, double_quant } => {
+                ("fp4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+            }
+            Scheme::Nf3 { block_size } => ("nf3", 3, block_size, (block_size, 4)),
+            Scheme::Nf2 { block_size } => ("nf2", 2, block_size, (block_size, 4)),
+            Scheme::Int { bits, block_size, scale, .. } => {
+                (int_name(bits), bits as usize, block_size, (block_size, scale.pair_bytes()))
+            }
+            Scheme::Mxfp4 => ("mxfp4", 4, 32, (32, 1)),
+            Scheme::Nvfp4 => ("nvfp4", 4, 16, (16, 1)),
+            Scheme::Q4_0 => ("q4_0", 4, 32, (32, 2)),
+            Scheme::Q4_1 => ("q4_1", 4, 32, (32, 4)),
+            Scheme::Q5_0 => ("q5_0", 5, 32, (32, 2)),
+            Scheme::Q5_1 => ("q5_1", 5, 32, (32, 4)),
+            Scheme::Q8_0 => ("q8_0", 8, 32, (32, 2)),
+            Scheme::Q2K => ("q2_k", 2, 16, (SUPER_BLOCK, 20)),
+            Scheme::Q3K => ("q3_k", 3, 16, (SUPER_BLOCK, 16)),
+            Scheme::Q4K => ("q4_k", 4, 32, (SUPER_BLOCK, 16)),
+            Scheme::Q5K => ("q5_k", 5, 32, (SUPER_BLOCK, 16)),
+            Scheme::Q6K => ("q6_k", 6, 16, (SUPER_BLOCK, 20)),
+            Scheme::Iq4Nl => ("iq4_nl", 4, 32, (32, 2)),
+            Scheme::Iq4Xs => ("iq4_xs", 4, 32, (SUPER_BLOCK, 8)),
+            // One scale for all: the largest block that shaders can number.
+            Scheme::E8p => ("e8p", 2, 1 << 31, (1 << 31, 4)),
+            Scheme::Aqlm { block_size } => ("aqlm", 2, block_size, (block_size, 4)),
+        };
+        Layout { name, bits, block, entry }
+    }
+
+    /// Elements that share a scale; 0 for plain floats.
+    pub const fn block_size(self) -> usize {
+        self.layout().block
+    }
+
+    /// Bits an element.
+    pub const fn code_bits(self) -> usize {
+        self.layout().bits
+    }
+
+    /// Elements and bytes of one entry of `scales`: a block, but a super-block for K-quants. (0, 0) for plain floats.
+    pub const fn scale_entry(self) -> (usize, usize) {
+        self.layout().entry
+    }
+
+    /// The name used in files and flags (`nf4`, `q4_1`, ...).
+    pub const fn name(self) -> &'static str {
+        self.layout().name
+    }
+
+    /// Whether the scales are themselves quantized, as double quantization of bitsandbytes does.
+    pub const fn double_quant(self) -> bool {
+        matches!(self, Scheme::Nf4 { double_quant: true, .. } | Scheme::Fp4 { double_quant: true, .. })
+    }
+
+    /// Whether this is one of GGUF's block types.
+    pub const fn is_ggml(self) -> bool {
+        use Scheme::*;
+        matches!(self, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Nl | Iq4Xs)
+    }
+
+    /// Whether these are plain floats.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Scheme::F32 | Scheme::F16 | Scheme::BF16)
+    }
+
+    /// Whether a code stands for [`VECTOR`] numbers at once.
+    pub const fn is_vector(self) -> bool {
+        matches!(self, Scheme::E8p | Scheme::Aqlm { .. })
+    }
+
+    /// Words of `codes`, `scales` and `nested` for `len` elements.
+    pub const fn words(self, len: usize) -> [usize; 3] {
+        let (elements, bytes) = self.scale_entry();
+        let entries = if elements == 0 { 0 } else { len.div_ceil(elements) };
+        let nested = match self {
+            Scheme::Nvfp4 => 1,
+            Scheme::E8p => 256 * VECTOR,
+            Scheme::Aqlm { .. } => 2 * 256 * VECTOR,
+            _ if self.double_quant() => 257 + entries.div_ceil(256),
+            _ => 0,
+        };
+        [self.code_words(len), (entries * bytes).div_ceil(4), nested]
+    }
+
+    /// Words of the codes of `len` elements.
+    pub(crate) const fn code_words(self, len: usize) -> usize {
+        let bits = self.code_bits();
+        // In whole words first: the bits of all elements may not fit a usize of 32 bits.
+        len / 32 * bits + (len % 32 * bits).div_ceil(32)
+    }
+
+    /// Bits an element with its share of the scales, for a tensor of `len`; what all weights share is left out.
+    pub fn bits_per_weight(self, len: usize) -> f64 {
+        let (elements, bytes) = self.scale_entry();
+        let entries = if elements == 0 { 0 } else { len.div_ceil(elements) };
+        let nested = if self.double_quant() { 32.0 * entries.div_ceil(256) as f64 } else { 0.0 };
+        self.code_bits() as f64 + (8.0 * (entries * bytes) as f64 + nested) / len.max(1) as f64
+    }
+
+    /// The scheme for a weight of `shape` (rows, cols): [`PER_CHANNEL`] and [`PER_TENSOR`] become numbers.
+    pub const fn resolve(self, shape: [usize; 2]) -> Scheme {
+        match self {
+            Scheme::Int { bits, block_size, symmetric, scale } => {
+                let block_size = match block_size {
+                    PER_CHANNEL => shape[1],
+                    PER_TENSOR => shape[0].saturating_mul(shape[1]),
+                    size => size,
+                };
+                Scheme::Int { bits, block_size, symmetric, scale }
+            }
+            Scheme::Aqlm { .. } => Scheme::Aqlm { block_size: shape[1] },
+            other => other,
+        }
+    }
+
+    /// Checks bits and block size. Errors: Config.
+    pub fn validate(self) -> Result<()> {
+        let block = self.block_size();
+        match self {
+            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. }
+                if !block.is_power_of_two() || !(32..=4096).contains(&block) =>
+            {
+                Err(Error::config("block_size", format!("{block} is no power of two from 32 to 4096")))
+            }
+            Scheme::Int { bits, .. } if !(2..=8).contains(&bits) => {
+                Err(Error::config("bits", format!("{bits} is not one of 2 to 8")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that a weight of `shape` can be stored so: rows of whole vectors or super-blocks, blocks that do not end
+    /// inside a word of eight. Errors: Config, Shape.
+    pub fn validate_for(self, shape: [usize; 2]) -> Result<()> {
+        self.validate()?;
+        let (block, cols) = (self.block_size(), shape[1]);
+        let unit = match self {
+            _ if self.is_ggml() => self.scale_entry().0,
+            _ if self.is_vector() => VECTOR,
+            _ => 1,
+        };
+        if cols % unit != 0 {
+            let expected = format!("a multiple of {unit} columns");
+            return Err(Error::shape(self.name(), expected, format!("{shape:?}")));
+        }
+        if let Scheme::Int { .. } | Scheme::Aqlm { .. } = self
+            && (block == 0 || (block % 8 != 0 && cols % 8 == 0))
+            && shape[0] * cols > 0
+        {
+            let message = format!("{block} is no positive multiple of 8, which rows of {cols} columns need");
+            return Err(Error::config("block_size", message));
+        }
+        Ok(())
+    }
+}
+
+impl ScaleType {
+    const fn pair_bytes(self) -> usize {
+        match self {
+            ScaleType::F32 => 8,
+            ScaleType::F16 => 4,
+        }
+    }
+}
+
+const fn absmax_bytes(double_quant: bool) -> usize {
+    if double_quant { 1 } else { 4 }
+}
+
+const fn int_name(bits: u8) -> &'static str {
+    match bits {
+        2 => "int2",
+        3 => "int3",
+        4 => "int4",
+        5 => "int5",
+        6 => "int6",
+        7 => "int7",
+        _ => "int8",
+    }
+}
