@@ -14,6 +14,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gemv;
 mod gemv_subgroup;
+pub mod hadamard;
 pub mod kv_cache;
 pub mod lora;
 pub mod loss;
@@ -39,6 +40,7 @@ pub fn variants() -> Vec<Kernel> {
     let mut all = Vec::new();
     all.extend(elementwise::variants());
     all.extend(norm::variants());
+    all.extend(hadamard::variants());
     all.extend(activation::variants());
     all.extend(rope::variants());
     all.extend(loss::variants());

@@ -1,17 +1,26 @@
-//! What a layer does to its input before the product: the weight is stored for the transformed input.
+//! What a layer does to its input before the product, and to the product: the weight is stored for the transformed input.
 
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::permute,
+    kernels::{hadamard::Hadamard, permute},
 };
 
-/// A linear map T of a layer's input, `y = (x · Tᵀ) · Wᵀ`; it is orthogonal, so that its transpose undoes it.
+/// A linear map T of a layer's input, `y = (x · Tᵀ) · Wᵀ`; it is orthogonal, so that its transpose undoes it. Some have
+/// another map U of the output: `y = ((x · Tᵀ) · Wᵀ) · U`.
 #[derive(Clone)]
 pub enum Transform {
     /// The columns in another order: those that share a scale lie side by side.
     Permute(Permutation),
+    /// Incoherence processing (QuIP#, Tseng et al. 2024): the weight is stored as U · W · Tᵀ, whose numbers are all about
+    /// as large.
+    Hadamard {
+        /// T, of the input's columns.
+        input: Hadamard,
+        /// U, of the output's columns.
+        output: Hadamard,
+    },
 }
 
 /// An order of columns and its inverse, on the device.
@@ -57,6 +66,7 @@ impl Transform {
                 let order = g.import(&permutation.order);
                 permute::permute(g, x, &order)
             }
+            Transform::Hadamard { input, .. } => input.forward(g, x),
         }
     }
 
@@ -69,6 +79,15 @@ impl Transform {
                 let inverse = g.import(&permutation.inverse);
                 permute::permute(g, dz, &inverse)
             }
+            Transform::Hadamard { input, .. } => input.backward(g, dz),
+        }
+    }
+
+    /// U, where the product is transformed too.
+    pub(super) fn output(&self) -> Option<&Hadamard> {
+        match self {
+            Transform::Permute(_) => None,
+            Transform::Hadamard { output, .. } => Some(output),
         }
     }
 
@@ -76,6 +95,7 @@ impl Transform {
     pub fn bytes(&self) -> u64 {
         match self {
             Transform::Permute(permutation) => permutation.order.bytes() + permutation.inverse.bytes(),
+            Transform::Hadamard { input, output } => input.bytes() + output.bytes(),
         }
     }
 }

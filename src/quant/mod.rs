@@ -39,6 +39,7 @@ pub mod blockwise4;
 pub mod dynamic8;
 pub mod float4;
 pub mod ggml;
+pub mod hadamard;
 pub mod lattice;
 mod packed;
 mod scheme;

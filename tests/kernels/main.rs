@@ -17,6 +17,7 @@ mod elementwise;
 mod embedding;
 mod gemv;
 mod gemv_subgroup;
+mod hadamard;
 mod kv_cache;
 mod lora;
 mod loss;

@@ -1,0 +1,168 @@
+//! Random orthogonal transforms of columns, which spread outliers over all of them; and transposing.
+
+use super::{lora, matmul::expect};
+use crate::{
+    DType, Result,
+    gpu::{Gpu, Kernel, Tensor},
+    graph::{Graph, Value},
+    quant::hadamard as spec,
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    rows: u32,
+    cols: u32,
+    stride: u32,
+    scale: f32,
+}
+
+/// When columns are negated.
+#[derive(Clone, Copy, PartialEq)]
+enum Signs {
+    Never,
+    Before,
+    After,
+}
+
+const RADICES: [u32; 5] = [1, 2, 4, 8, 16];
+
+fn kernel(entry: &'static str, radix: u32, signs: Signs) -> Kernel {
+    Kernel::new("hadamard", entry).with("RADIX", radix).with("SIGNS", signs as u32)
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    let all = RADICES
+        .into_iter()
+        .flat_map(|radix| [Signs::Never, Signs::Before, Signs::After].map(|signs| kernel("walsh", radix, signs)));
+    all.chain([kernel("transpose", 1, Signs::Never)]).collect()
+}
+
+/// An orthogonal map of n columns, x ↦ x · Tᵀ: random signs, a Walsh-Hadamard transform of 2^k columns times a dense factor
+/// for what is no power of two (see [`crate::quant::hadamard`]). Cloning shares the memory.
+#[derive(Clone)]
+pub struct Hadamard {
+    cols: usize,
+    seed: u64,
+    /// A bit a column.
+    signs: Tensor,
+    /// [order, order] f32; none for order 1.
+    factor: Option<Tensor>,
+    order: usize,
+    twos: usize,
+}
+
+/// The seed of all factors, which are no secret: signs alone differ from layer to layer.
+const FACTOR_SEED: u64 = 0;
+
+impl Hadamard {
+    /// The map of `cols` columns whose signs are those of `seed`. Errors: Unsupported for large odd parts, OutOfMemory.
+    pub fn new(gpu: &Gpu, cols: usize, seed: u64) -> Result<Hadamard> {
+        Hadamard::like(gpu, cols, seed, &[])
+    }
+
+    /// [`Hadamard::new`], sharing the factor of another map of as many columns where `others` has one.
+    pub fn like(gpu: &Gpu, cols: usize, seed: u64, others: &[Hadamard]) -> Result<Hadamard> {
+        let (order, twos) = spec::split(cols)?;
+        let signs = spec::signs(cols.max(1), seed);
+        let shared = others.iter().find(|other| other.order == order).map(|other| other.factor.clone());
+        let factor = match shared {
+            Some(factor) => factor,
+            None if order == 1 => None,
+            None => {
+                let entries = spec::factor(order, FACTOR_SEED);
+                Some(gpu.tensor("factor of a Hadamard transform", [order, order], DType::F32, &entries)?)
+            }
+        };
+        let signs = gpu.tensor("signs of a Hadamard transform", [signs.len()], DType::U32, &signs)?;
+        Ok(Hadamard { cols, seed, signs, factor, order, twos })
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// What [`Hadamard::new`] was told.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Bytes of device memory that are not shared: the signs.
+    pub fn bytes(&self) -> u64 {
+        self.signs.bytes()
+    }
+
+    /// x · Tᵀ
+    ///
+    /// x, y: [.., cols] f32. Errors: Shape. QuIP#, Tseng et al. 2024, section 3.
+    pub fn forward(&self, g: &mut Graph, x: &Value) -> Result<Value> {
+        let rows = x.rows_cols().0;
+        expect("hadamard", "x", x, [rows, self.cols])?;
+        let y = self.walsh(g, x, Signs::Before)?;
+        let Some(factor) = &self.factor else { return Ok(y) };
+        let factor = g.import(factor);
+        let folded = g.reshape(&y, [rows << self.twos, self.order])?;
+        let y = lora::down(g, &folded, &factor)?;
+        g.reshape(&y, x.shape().clone())
+    }
+
+    /// y · T: undoes [`Hadamard::forward`], and is its gradient.
+    ///
+    /// y, x: [.., cols] f32. Errors: Shape.
+    pub fn backward(&self, g: &mut Graph, y: &Value) -> Result<Value> {
+        let rows = y.rows_cols().0;
+        expect("hadamard", "y", y, [rows, self.cols])?;
+        let Some(factor) = &self.factor else { return self.walsh(g, y, Signs::After) };
+        let factor = g.import(factor);
+        let folded = g.reshape(y, [rows << self.twos, self.order])?;
+        let x = lora::up_backward(g, &folded, &factor, 1.0)?;
+        let x = g.reshape(&x, y.shape().clone())?;
+        self.walsh(g, &x, Signs::After)
+    }
+
+    /// The passes over 2^k columns, 16 at a time, whose columns lie `order` and multiples of it apart.
+    fn walsh(&self, g: &mut Graph, x: &Value, signs: Signs) -> Result<Value> {
+        let (rows, cols) = x.rows_cols();
+        let flips = g.import(&self.signs);
+        let passes = self.twos.div_ceil(4).max(1);
+        let mut x = x.clone();
+        for pass in 0..passes {
+            let radix = 1usize << (self.twos - 4 * pass).min(4);
+            let here = match signs {
+                Signs::Before if pass > 0 => Signs::Never,
+                Signs::After if pass + 1 < passes => Signs::Never,
+                signs => signs,
+            };
+            let params = Params {
+                rows: rows as u32,
+                cols: cols as u32,
+                stride: (self.order << (4 * pass)) as u32,
+                scale: (1.0 / (radix as f64).sqrt()) as f32,
+            };
+            let y = g.value(x.shape().clone(), DType::F32)?;
+            let threads = rows * (cols / radix);
+            let work = 12.0 * (rows * cols) as f64;
+            // A kernel that negates nothing binds no signs.
+            let args = [&x, &flips, &y];
+            let args = if here == Signs::Never { vec![args[0], args[2]] } else { args.to_vec() };
+            g.dispatch(kernel("walsh", radix as u32, here), &params, &args, threads.div_ceil(64), work)?;
+            x = y;
+        }
+        Ok(x)
+    }
+}
+
+/// y\[c, r\] = x\[r, c\]
+///
+/// x: [rows, cols] f32; y: [cols, rows]. Errors: Shape.
+pub fn transpose(g: &mut Graph, x: &Value) -> Result<Value> {
+    let (rows, cols) = x.rows_cols();
+    expect("transpose", "x", x, [rows, cols])?;
+    let y = g.value([cols, rows], DType::F32)?;
+    let params = Params { rows: rows as u32, cols: cols as u32, stride: 1, scale: 1.0 };
+    let len = rows * cols;
+    g.dispatch(kernel("transpose", 1, Signs::Never), &params, &[x, &y], len.div_ceil(64), 2.0 * len as f64)?;
+    Ok(y)
+}
