@@ -10,7 +10,7 @@
 //! Arrays (a vocabulary has a hundred thousand strings) stay in the mapping and are read on demand.
 
 use crate::format::{self, Stored, TensorView};
-use crate::quant::{Scheme, ggml};
+use crate::quant::{Scheme, ggml::BlockType};
 use crate::{DType, Error, Result, Shape};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -292,11 +292,12 @@ fn byte_size(stored: Stored, shape: &[usize]) -> Result<usize, String> {
         Stored::Plain(dtype) => len.checked_mul(dtype.size()).ok_or_else(overflow),
         Stored::Ggml(scheme) => {
             let cols = shape.last().copied().unwrap_or(1);
-            if !cols.is_multiple_of(ggml::BLOCK) {
-                return Err(format!("{} needs rows of whole blocks of 32, the shape is {shape:?}", scheme.name()));
+            let ty = BlockType::of(scheme).expect("stored() gives GGUF schemes");
+            let block = ty.block_size();
+            if !cols.is_multiple_of(block) {
+                return Err(format!("{} needs rows of whole blocks of {block}, the shape is {shape:?}", scheme.name()));
             }
-            let size = ggml::block_bytes(scheme).expect("stored() gives GGUF schemes");
-            (len / ggml::BLOCK).checked_mul(size).ok_or_else(overflow)
+            (len / block).checked_mul(ty.block_bytes()).ok_or_else(overflow)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One named tensor, borrowed from a mapped file.
 
-use crate::quant::{Packed, Scheme, bytes_to_words, ggml};
+use crate::quant::ggml::{self, BlockType};
+use crate::quant::{Packed, Scheme, bytes_to_words};
 use crate::{DType, Error, Result, Shape};
 use half::{bf16, f16};
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::path::Path;
 pub enum Stored {
     /// One element after the other.
     Plain(DType),
-    /// GGUF blocks: Q4_0, Q4_1 or Q8_0.
+    /// GGUF blocks (see [`BlockType`]).
     Ggml(Scheme),
 }
 
@@ -69,7 +70,7 @@ impl<'a> TensorView<'a> {
 
     /// The elements `start..start + out.len()` as f32.
     ///
-    /// Floats (F64 rounds) and GGUF blocks; for the latter start and length are multiples of 32. Reading in pieces
+    /// Floats (F64 rounds) and GGUF blocks; for the latter start and length are whole blocks. Reading in pieces
     /// keeps the host's memory small. Errors: Shape where the range or the dtype does not fit.
     pub fn read_f32(&self, start: usize, out: &mut [f32]) -> Result<()> {
         let end = start.checked_add(out.len()).filter(|&end| end <= self.len());
@@ -85,12 +86,13 @@ impl<'a> TensorView<'a> {
             }
             Stored::Plain(_) => return Err(self.mismatch("a float dtype", self.stored)),
             Stored::Ggml(scheme) => {
-                if !start.is_multiple_of(ggml::BLOCK) || !end.is_multiple_of(ggml::BLOCK) {
-                    return Err(self.mismatch("a range of whole blocks of 32", format!("{start}..{end}")));
+                let ty = BlockType::of(scheme).expect("Stored::Ggml holds GGUF schemes");
+                let (block, size) = (ty.block_size(), ty.block_bytes());
+                if !start.is_multiple_of(block) || !end.is_multiple_of(block) {
+                    let expected = format!("a range of whole blocks of {block}");
+                    return Err(self.mismatch(expected, format!("{start}..{end}")));
                 }
-                let size = ggml::block_bytes(scheme).expect("Stored::Ggml holds GGUF schemes");
-                let bytes = &self.bytes[start / ggml::BLOCK * size..end / ggml::BLOCK * size];
-                ggml::decode_blocks(scheme, bytes, out);
+                ty.decode(&self.bytes[start / block * size..end / block * size], out);
             }
         }
         Ok(())

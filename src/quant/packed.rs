@@ -96,15 +96,6 @@ impl Packed {
         self.nested[1 + code as usize] * self.nested[257 + b / dynamic8::NESTED_BLOCK] + self.nested[0]
     }
 
-    /// (d, m) of block `b` of a GGUF weight of blocks of 32; m is 0 but for Q4_1 and Q5_1.
-    pub(super) fn ggml_scale(&self, b: usize) -> (f16, f16) {
-        if matches!(self.scheme, Scheme::Q4_1 | Scheme::Q5_1) {
-            let word = self.scales[b];
-            return (f16::from_bits(word as u16), f16::from_bits((word >> 16) as u16));
-        }
-        (f16::from_bits((self.scales[b / 2] >> (16 * (b % 2))) as u16), f16::ZERO)
-    }
-
     /// The numbers that the codes stand for: `[rows * cols]`.
     pub fn dequantize(&self) -> Vec<f32> {
         let len = self.len();
@@ -125,11 +116,7 @@ impl Packed {
                 self.by_block(scale, |c, s| float4::E2M1[c as usize] * s)
             }
             Scheme::E8p | Scheme::Aqlm { .. } => self.vectors(),
-            Scheme::Q4_0 => self.by_block(|b| self.ggml(b), |c, &(d, _)| (c as f32 - 8.0) * d),
-            Scheme::Q5_0 => self.by_block(|b| self.ggml(b), |c, &(d, _)| (c as f32 - 16.0) * d),
-            Scheme::Q4_1 | Scheme::Q5_1 => self.by_block(|b| self.ggml(b), |c, &(d, m)| c as f32 * d + m),
-            Scheme::Q8_0 => self.by_block(|b| self.ggml(b), |c, &(d, _)| c as i8 as f32 * d),
-            _ => ggml::dequantize(self),
+            _ => ggml::dequantize(self).expect("all others are GGUF's"),
         }
     }
 
@@ -171,11 +158,6 @@ impl Packed {
             y.extend(value.map(|x| x * scale));
         }
         y
-    }
-
-    fn ggml(&self, b: usize) -> (f32, f32) {
-        let (d, m) = self.ggml_scale(b);
-        (d.to_f32(), m.to_f32())
     }
 
     fn by_block<S>(&self, scale: impl Fn(usize) -> S, value: impl Fn(u32, &S) -> f32) -> Vec<f32> {

@@ -1,0 +1,242 @@
+//! Blocks in the device layout: codes of all blocks one after the other, and beside them the heads.
+
+use super::{BlockType, MOST};
+use crate::quant::{Packed, Scheme, bytes_to_words, checked_len, pack_nibbles};
+use crate::{Error, Result};
+
+impl BlockType {
+    /// The scheme that stores the type's numbers.
+    pub const fn scheme(self) -> Scheme {
+        match self {
+            BlockType::Q4_0 => Scheme::Q4_0,
+            BlockType::Q4_1 => Scheme::Q4_1,
+            BlockType::Q5_0 => Scheme::Q5_0,
+            BlockType::Q5_1 => Scheme::Q5_1,
+            BlockType::Q8_0 => Scheme::Q8_0,
+            BlockType::Q2K => Scheme::Q2K,
+            BlockType::Q3K => Scheme::Q3K,
+            BlockType::Q4K => Scheme::Q4K,
+            BlockType::Q5K => Scheme::Q5K,
+            BlockType::Q6K => Scheme::Q6K,
+            BlockType::Iq4Nl => Scheme::Iq4Nl,
+            BlockType::Iq4Xs => Scheme::Iq4Xs,
+        }
+    }
+
+    /// The inverse of [`BlockType::scheme`]; `None` for schemes that GGUF does not have.
+    pub fn of(scheme: Scheme) -> Option<BlockType> {
+        BlockType::ALL.into_iter().find(|ty| ty.scheme() == scheme)
+    }
+
+    fn expect(scheme: Scheme) -> Result<BlockType> {
+        BlockType::of(scheme).ok_or_else(|| {
+            let names: Vec<_> = BlockType::ALL.iter().map(|ty| ty.name()).collect();
+            Error::unsupported("GGUF block type", scheme.name(), names.join(", "))
+        })
+    }
+
+    /// Bytes of the codes of a block on the device.
+    const fn code_bytes(self) -> usize {
+        self.layout().block * self.layout().bits / 8
+    }
+
+    fn check_shape(self, shape: [usize; 2]) -> Result<usize> {
+        let block = self.block_size();
+        if !shape[1].is_multiple_of(block) {
+            let expected = format!("a multiple of {block} columns, which the blocks of GGUF need");
+            return Err(Error::shape(self.name(), expected, format!("{shape:?}")));
+        }
+        checked_len(shape)
+    }
+
+    /// codes: `[block]`, words: `[code_bytes]`.
+    fn write_words(self, codes: &[u8], words: &mut [u8]) {
+        match self.layout().bits {
+            8 => words.copy_from_slice(codes),
+            4 => {
+                let words = words.chunks_exact_mut(4).zip(codes.chunks_exact(8));
+                words.for_each(|(word, codes)| word.copy_from_slice(&pack_nibbles(codes).to_le_bytes()));
+            }
+            bits => {
+                // Eight codes are `bits` bytes.
+                for (bytes, codes) in words.chunks_exact_mut(bits).zip(codes.chunks_exact(8)) {
+                    let joined = codes.iter().rev().fold(0u64, |joined, &code| joined << bits | u64::from(code));
+                    bytes.copy_from_slice(&joined.to_le_bytes()[..bits]);
+                }
+            }
+        }
+    }
+
+    /// The inverse of `write_words`.
+    fn read_words(self, words: &[u8], codes: &mut [u8]) {
+        match self.layout().bits {
+            8 => codes.copy_from_slice(words),
+            4 => {
+                let pairs = codes.chunks_exact_mut(2).zip(words);
+                pairs.for_each(|(codes, byte)| (codes[0], codes[1]) = (byte >> 4, byte & 15));
+            }
+            bits => {
+                for (bytes, codes) in words.chunks_exact(bits).zip(codes.chunks_exact_mut(8)) {
+                    let joined = bytes.iter().rev().fold(0u64, |joined, &byte| joined << 8 | u64::from(byte));
+                    let code = |(i, code): (usize, &mut u8)| *code = (joined >> (bits * i)) as u8 & ((1 << bits) - 1);
+                    codes.iter_mut().enumerate().for_each(code);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a block in a file; `None` for schemes that GGUF does not have.
+pub fn block_bytes(scheme: Scheme) -> Option<usize> {
+    BlockType::of(scheme).map(BlockType::block_bytes)
+}
+
+/// Blocks as they lie in a file to the device layout.
+///
+/// bytes: `[rows * cols / block_size * block_bytes]`; shape: (rows, cols), cols a multiple of the block size.
+/// Errors: Shape, Unsupported.
+pub fn unpack_blocks(scheme: Scheme, shape: [usize; 2], bytes: &[u8]) -> Result<Packed> {
+    let ty = BlockType::expect(scheme)?;
+    let layout = ty.layout();
+    let blocks = ty.check_shape(shape)? / layout.block;
+    if Some(bytes.len()) != blocks.checked_mul(layout.bytes) {
+        let expected = format!("{} bytes for {shape:?}", blocks.saturating_mul(layout.bytes));
+        return Err(Error::shape(format!("{} blocks", layout.name), expected, bytes.len()));
+    }
+    let mut codes = vec![0; blocks * ty.code_bytes()];
+    let mut heads = vec![0; blocks * layout.stride];
+    let mut block = [0; MOST];
+    let places = codes.chunks_exact_mut(ty.code_bytes()).zip(heads.chunks_exact_mut(layout.stride));
+    for (raw, (codes, head)) in bytes.chunks_exact(layout.bytes).zip(places) {
+        layout.read_codes(raw, &mut block[..layout.block]);
+        ty.write_words(&block[..layout.block], codes);
+        layout.read_head(raw, head);
+    }
+    Packed::new(scheme, shape, bytes_to_words(&codes), bytes_to_words(&heads), vec![])
+}
+
+/// out[i] = the value of element i (see [`BlockType::decode`]); nothing for schemes that GGUF does not have.
+pub fn decode_blocks(scheme: Scheme, bytes: &[u8], out: &mut [f32]) {
+    if let Some(ty) = BlockType::of(scheme) {
+        ty.decode(bytes, out);
+    }
+}
+
+/// Calls `f(block, codes, head)` for each block of a packed weight.
+fn for_each_block(packed: &Packed, mut f: impl FnMut(BlockType, usize, &[u8], &[u8])) -> Result<()> {
+    let ty = BlockType::expect(packed.scheme)?;
+    let layout = ty.layout();
+    let mut block = [0; MOST];
+    let words: &[u8] = bytemuck::cast_slice(&packed.codes);
+    let heads: &[u8] = bytemuck::cast_slice(&packed.scales);
+    let parts = words.chunks_exact(ty.code_bytes()).zip(heads.chunks_exact(layout.stride));
+    for (b, (words, head)) in parts.take(packed.len() / layout.block).enumerate() {
+        ty.read_words(words, &mut block[..layout.block]);
+        f(ty, b, &block[..layout.block], head);
+    }
+    Ok(())
+}
+
+/// The blocks of a packed weight as GGUF stores them. Errors: Unsupported.
+pub fn pack_blocks(packed: &Packed) -> Result<Vec<u8>> {
+    let ty = BlockType::expect(packed.scheme)?;
+    let layout = ty.layout();
+    let mut bytes = vec![0; packed.len() / layout.block * layout.bytes];
+    for_each_block(packed, |_, b, codes, head| {
+        let raw = &mut bytes[b * layout.bytes..(b + 1) * layout.bytes];
+        layout.write_codes(codes, raw);
+        layout.write_head(head, raw);
+    })?;
+    Ok(bytes)
+}
+
+/// The numbers of a packed weight: `[rows * cols]`. Errors: Unsupported.
+pub(in crate::quant) fn dequantize(packed: &Packed) -> Result<Vec<f32>> {
+    let mut y = vec![0.0; packed.len()];
+    for_each_block(packed, |ty, b, codes, head| {
+        let size = ty.block_size();
+        ty.values(codes, head, &mut y[b * size..(b + 1) * size]);
+    })?;
+    Ok(y)
+}
+
+/// Rounds x to blocks in the device layout, as [`BlockType::encode`] does. Errors: Shape, Config, Unsupported.
+pub(in crate::quant) fn quantize(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
+    let ty = BlockType::expect(scheme)?;
+    let blocks = ty.check_shape(shape)? / ty.block_size();
+    let (size, stride) = (ty.code_bytes(), ty.head_bytes());
+    let mut both = vec![0; blocks * (size + stride)];
+    ty.encode_with(x, &mut both, size + stride, |codes, head, out| {
+        ty.write_words(codes, &mut out[..size]);
+        out[size..].copy_from_slice(head);
+    })?;
+    let (mut codes, mut heads) = (Vec::with_capacity(blocks * size), Vec::with_capacity(blocks * stride));
+    for block in both.chunks_exact(size + stride) {
+        codes.extend_from_slice(&block[..size]);
+        heads.extend_from_slice(&block[size..]);
+    }
+    Packed::new(scheme, shape, bytes_to_words(&codes), bytes_to_words(&heads), vec![])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    #[test]
+    fn file_blocks_return_unchanged() {
+        for ty in BlockType::ALL {
+            let scheme = ty.scheme();
+            assert_eq!(BlockType::of(scheme), Some(ty));
+            for blocks in [1, 3] {
+                let bytes: Vec<u8> = (0..blocks * ty.block_bytes()).map(|i| (i * 37 + 11) as u8).collect();
+                let packed = unpack_blocks(scheme, [blocks, ty.block_size()], &bytes).unwrap();
+                assert_eq!(pack_blocks(&packed).unwrap(), bytes);
+                let codes = |b: usize| {
+                    let mut codes = vec![0; ty.block_size()];
+                    ty.layout().read_codes(&bytes[b * ty.block_bytes()..], &mut codes);
+                    codes
+                };
+                let expected: Vec<u8> = (0..blocks).flat_map(codes).collect();
+                assert_eq!((0..packed.len()).map(|i| packed.code(i) as u8).collect::<Vec<_>>(), expected);
+                let mut y = vec![0.0; blocks * ty.block_size()];
+                decode_blocks(scheme, &bytes, &mut y);
+                let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                assert_eq!(bits(y), bits(packed.dequantize()));
+            }
+        }
+    }
+
+    #[test]
+    fn words_hold_codes_of_every_width() {
+        for ty in BlockType::ALL {
+            let bits = ty.layout().bits;
+            let codes: Vec<u8> =
+                (0..ty.block_size()).map(|i| (i * 29 + 3) as u8 & ((1u32 << bits) - 1) as u8).collect();
+            let mut words = vec![0; ty.code_bytes()];
+            ty.write_words(&codes, &mut words);
+            let mut back = vec![0; codes.len()];
+            ty.read_words(&words, &mut back);
+            assert_eq!(back, codes, "{ty:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_by_hand() {
+        // d = 0.5, m = -1; element 0 is the low nibble of byte 0, element 16 its high nibble.
+        let mut raw = vec![0u8; 20];
+        raw[..2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());
+        raw[2..4].copy_from_slice(&f16::from_f32(-1.0).to_le_bytes());
+        raw[4] = 0xf3;
+        let y = unpack_blocks(Scheme::Q4_1, [1, 32], &raw).unwrap().dequantize();
+        assert_eq!((y[0], y[16], y[1]), (0.5 * 3.0 - 1.0, 0.5 * 15.0 - 1.0, -1.0));
+    }
+
+    #[test]
+    fn wrong_lengths_and_columns_are_refused() {
+        assert!(matches!(unpack_blocks(Scheme::Q4_0, [1, 32], &[0; 17]), Err(Error::Shape { .. })));
+        assert!(matches!(unpack_blocks(Scheme::Q4_0, [2, 16], &[0; 18]), Err(Error::Shape { .. })));
+        assert!(matches!(unpack_blocks(Scheme::F16, [1, 32], &[0; 64]), Err(Error::Unsupported { .. })));
+        assert!(matches!(Packed::quantize(Scheme::Q8_0, [1, 32], &[1e38; 32]), Err(Error::Config { .. })));
+    }
+}
