@@ -15,6 +15,7 @@ pub mod embedding;
 pub mod gemv;
 mod gemv_subgroup;
 pub mod hadamard;
+pub mod hqq;
 pub mod kv_cache;
 pub mod lora;
 pub mod loss;
@@ -41,6 +42,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(elementwise::variants());
     all.extend(norm::variants());
     all.extend(hadamard::variants());
+    all.extend(hqq::variants());
     all.extend(activation::variants());
     all.extend(rope::variants());
     all.extend(loss::variants());

@@ -5,11 +5,13 @@
 //! touches files but through [`Source`](crate::model::Source), and nothing knows the command line.
 
 mod activations;
+mod hqq;
 pub mod linalg;
 mod pipeline;
 mod rtn;
 mod stats;
 
+pub use hqq::Hqq;
 pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use rtn::Rtn;
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};

@@ -18,6 +18,7 @@ mod embedding;
 mod gemv;
 mod gemv_subgroup;
 mod hadamard;
+mod hqq;
 mod kv_cache;
 mod lora;
 mod loss;
