@@ -9,15 +9,19 @@
 //! | `X.nested_quant_map` | F32 `[256]` | double-quantized: the 8-bit map |
 //! | `X.quant_state.bitsandbytes__nf4` (or `fp4`) | U8 text | JSON: block size, dtype and shape before, offset |
 
+use super::checkpoint::{Checkpoint, Description, Parts, expect_no_order};
 use super::safetensors::{TensorSpec, Writer};
-use super::{TensorView, Weights};
-use crate::quant::{self, Packed, Scheme, bytes_to_words, dynamic8, nested_array};
+use super::{TensorView, Weights, llm_int8};
+use crate::quant::{self, PER_CHANNEL, Packed, Scheme, bytes_to_words, dynamic8, nested_array};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 
 /// Room for the JSON of a quant state; a real one takes about 170 bytes.
 const STATE_LIMIT: usize = 320;
+/// The scheme of LLM.int8.
+const INT8: Scheme = Scheme::int8(PER_CHANNEL);
+const SUPPORTED: &str = "nf4, fp4, int8 by rows";
 
 #[derive(serde::Deserialize)]
 struct QuantState {
@@ -39,9 +43,9 @@ pub fn is_quantized(weights: &Weights, name: &str) -> bool {
     ["nf4", "fp4"].iter().any(|kind| weights.contains(&state_name(name, kind)))
 }
 
-/// Whether a tensor belongs to another one's quantization: `X.absmax`, `X.quant_map` and the like.
+/// Whether a tensor belongs to another one's quantization: `X.absmax`, `X.quant_map` and the like; of LLM.int8 too.
 pub fn is_part(name: &str) -> bool {
-    const PARTS: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
+    const PARTS: [&str; 6] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format"];
     PARTS.iter().any(|part| name.ends_with(part)) || name.contains(".quant_state.bitsandbytes__")
 }
 
@@ -74,11 +78,6 @@ fn header(weights: &Weights, name: &str) -> Result<Header> {
     };
     scheme.validate().map_err(|e| fail(e.to_string()))?;
     Ok(Header { state, scheme, shape: [rows, cols], dtype })
-}
-
-/// Scheme and extents (out, in) of the weight `name`, from its quant state alone. Errors: as [`read`].
-pub fn stored(weights: &Weights, name: &str) -> Result<(Scheme, [usize; 2])> {
-    header(weights, name).map(|h| (h.scheme, h.shape))
 }
 
 /// Reads the weight `name` with the dtype it had before. Errors: MissingTensor, Format where the parts disagree, Shape.
@@ -278,21 +277,70 @@ pub fn quantization_config(scheme: Scheme, compute_dtype: DType) -> Result<Value
     }))
 }
 
-/// Refuses a `quantization_config` that is not bitsandbytes' 4-bit one. Errors: Unsupported.
-pub fn check_quantization_config(config: &Value) -> Result<()> {
-    let method = config.get("quant_method").and_then(Value::as_str).unwrap_or("bitsandbytes");
-    let supported = "bitsandbytes with load_in_4bit";
-    if method != "bitsandbytes" {
-        return Err(Error::unsupported("quantization method of the model", method, supported));
+/// Weights in bitsandbytes' layouts, 4-bit or LLM.int8: each weight shows by its parts which one it has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bitsandbytes {
+    /// What to write.
+    scheme: Option<Scheme>,
+}
+
+impl Bitsandbytes {
+    /// For writing weights of this scheme: NF4, FP4, or [`Scheme::int8`] by rows for LLM.int8. Errors: Unsupported.
+    pub fn new(scheme: Scheme) -> Result<Bitsandbytes> {
+        if scheme != INT8 {
+            check_scheme(scheme)?;
+        }
+        Ok(Bitsandbytes { scheme: Some(scheme) })
     }
-    if config.get("load_in_8bit").and_then(Value::as_bool) == Some(true) {
-        return Err(Error::unsupported(
-            "quantization method of the model",
-            "bitsandbytes with load_in_8bit",
-            supported,
-        ));
+
+    fn scheme(&self) -> Result<Scheme> {
+        self.scheme.ok_or_else(|| Error::unsupported("scheme for the bitsandbytes layout", "none", SUPPORTED))
     }
-    Ok(())
+}
+
+impl Checkpoint for Bitsandbytes {
+    fn is_quantized(&self, weights: &Weights, name: &str) -> bool {
+        is_quantized(weights, name) || llm_int8::is_quantized(weights, name)
+    }
+
+    fn describe(&self, weights: &Weights, name: &str) -> Result<Description> {
+        if !is_quantized(weights, name) {
+            return llm_int8::describe(weights, name);
+        }
+        header(weights, name).map(|Header { scheme, shape, dtype, .. }| Description { scheme, shape, dtype })
+    }
+
+    fn read(&self, weights: &Weights, name: &str) -> Result<Packed> {
+        if is_quantized(weights, name) { Ok(read(weights, name)?.0) } else { llm_int8::read(weights, name) }
+    }
+
+    fn weight_name(&self, _: &Weights, tensor: &str) -> Option<String> {
+        (!is_part(tensor)).then(|| tensor.to_owned())
+    }
+
+    fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {
+        match self.scheme()? {
+            INT8 => llm_int8::specs(name, shape),
+            scheme => specs(name, scheme, shape),
+        }
+    }
+
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, dtype: DType) -> Result<Parts<'a>> {
+        match self.scheme()? {
+            INT8 => llm_int8::tensors(name, packed, order),
+            _ => {
+                expect_no_order("bitsandbytes", order)?;
+                tensors(name, packed, dtype)
+            }
+        }
+    }
+
+    fn config(&self) -> Result<Value> {
+        match self.scheme()? {
+            INT8 => Ok(llm_int8::quantization_config()),
+            scheme => quantization_config(scheme, DType::BF16),
+        }
+    }
 }
 
 #[cfg(test)]

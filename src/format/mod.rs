@@ -1,4 +1,5 @@
-//! Bytes on disk to named tensors and back: safetensors, GGUF, bitsandbytes' 4-bit layout, PEFT adapters.
+//! Bytes on disk to named tensors and back: safetensors, GGUF, the layouts in which other tools keep quantized weights
+//! ([`checkpoint`]), PEFT adapters.
 //!
 //! Files are mapped, never read whole: a [`TensorView`] borrows its bytes from the mapping. Every length and count in a
 //! file is checked against the file's size before anything is allocated for it. Files are written under a temporary
@@ -7,12 +8,20 @@
 //! A mapped file must not be changed by another process while it is open.
 
 pub mod atomic;
+mod awq;
 pub mod bitsandbytes;
+pub mod checkpoint;
+mod compressed_tensors;
 pub mod gguf;
+mod gptq;
+mod groups;
+mod hqq;
+pub mod llm_int8;
 pub mod peft;
 pub mod safetensors;
 mod view;
 
+pub use checkpoint::Checkpoint;
 pub use gguf::Gguf;
 pub use safetensors::Safetensors;
 pub use view::{Stored, TensorView};

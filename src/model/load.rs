@@ -6,7 +6,7 @@ use crate::{
     adapter::AdaptedLinear,
     gpu::{Gpu, Tensor},
     kernels::{QuantizedTensor, quantize},
-    nn::{Linear, RmsNorm},
+    nn::{Linear, Permutation, RmsNorm, Transform},
     quant::Scheme,
 };
 use std::path::Path;
@@ -32,7 +32,7 @@ pub struct LoadOptions {
 const PIECE: usize = 4 << 20;
 
 impl Model {
-    /// Loads a Hugging Face folder (also bitsandbytes 4-bit) or a GGUF file. Streams: the host holds one tensor at a time.
+    /// Loads a Hugging Face folder, also a quantized one, or a GGUF file. Streams: the host holds one tensor at a time.
     /// Errors: Io, Format, MissingTensor, Shape, Unsupported, OutOfMemory.
     pub fn load(gpu: &Gpu, path: impl AsRef<Path>, options: &LoadOptions) -> Result<Model> {
         Model::from_source(gpu, &Source::open(path)?, options)
@@ -52,10 +52,10 @@ impl Model {
         let loader = Loader { gpu, source, quantization: Quantization::AsStored };
         let c = &source.config;
         let table = [c.vocab_size, c.hidden_size];
-        let embedding = loader.stored("model.embed_tokens.weight", table)?;
+        let embedding = loader.table("model.embed_tokens.weight", table)?;
         let head = match c.tie_embeddings {
             true => None,
-            false => Some(loader.stored("lm_head.weight", table)?),
+            false => Some(loader.table("lm_head.weight", table)?),
         };
         let norm = loader.norm("model.norm.weight")?;
         Ok(Model { config: c.clone(), embedding, blocks: Vec::new(), norm, head, adapter: None, gpu: gpu.clone() })
@@ -102,15 +102,31 @@ impl Loader<'_> {
     }
 
     fn linear(&self, name: String, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear> {
-        let weight = self.weight(&format!("{name}.weight"), shape)?;
+        let (weight, input) = self.weight(&format!("{name}.weight"), shape)?;
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), shape[0])?) } else { None };
-        Ok(AdaptedLinear { name, base: Linear { weight, bias, input: None }, lora: None })
+        Ok(AdaptedLinear { name, base: Linear { weight, bias, input }, lora: None })
     }
 
-    fn weight(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
+    /// A weight, and what has to be done to its input.
+    fn weight(&self, name: &str, shape: [usize; 2]) -> Result<(QuantizedTensor, Option<Transform>)> {
         match self.quantization {
-            Quantization::To(scheme) if self.source.scheme(name)? != scheme => self.converted(name, shape, scheme),
-            _ => self.stored(name, shape),
+            Quantization::To(scheme) if self.source.scheme(name)? != scheme => {
+                Ok((self.converted(name, shape, scheme)?, None))
+            }
+            _ => {
+                let weight = self.stored(name, shape)?;
+                let order = self.source.column_order(name)?;
+                let permutation = order.map(|order| Permutation::upload(self.gpu, name, &order)).transpose()?;
+                Ok((weight, permutation.map(Transform::Permute)))
+            }
+        }
+    }
+
+    /// Embedding or head. Errors: Unsupported where its columns are shuffled, which only a linear layer can undo.
+    fn table(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
+        match self.source.column_order(name)? {
+            None => self.stored(name, shape),
+            Some(_) => Err(Error::unsupported(format!("columns of {name}"), "in another order", "in their own")),
         }
     }
 

@@ -174,7 +174,7 @@ impl QuantizedFolder {
                 return quantize::quantize(gpu, name, &floats, shape, self.scheme)?.download();
             }
         };
-        if source.scheme(name)? == self.scheme {
+        if source.scheme(name)? == self.scheme && source.column_order(name)?.is_none() {
             return source.packed(name, shape);
         }
         let plain = source.plain(name)?;
@@ -272,13 +272,10 @@ fn model_item(source: &Source, name: &str) -> Result<Item> {
     Ok(Item { name: name.to_owned(), action })
 }
 
-/// The dtype of a weight in a folder; of a 4-bit one that it had before.
+/// The dtype of a weight in a folder; of a quantized one that it had before.
 fn stored_dtype(source: &Source, name: &str) -> Result<DType> {
-    match source.plain(name)? {
-        Some((dtype, _)) => Ok(dtype),
-        None => match source.weights().packed(name)?.1 {
-            DType::F64 => Ok(DType::F32),
-            dtype => Ok(dtype),
-        },
-    }
+    Ok(match source.dtype(name)? {
+        DType::F64 => DType::F32,
+        dtype => dtype,
+    })
 }

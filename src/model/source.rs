@@ -3,7 +3,10 @@
 use super::{Config, gguf};
 use crate::{
     DType, Error, Result, Shape,
-    format::{self, Kind, Stored, TensorView, Weights, bitsandbytes},
+    format::{
+        self, Checkpoint, Kind, Stored, TensorView, Weights,
+        checkpoint::{self, Bitsandbytes},
+    },
     quant::{Packed, Scheme, ggml},
 };
 use std::{
@@ -16,20 +19,24 @@ pub struct Source {
     /// The model's shape.
     pub config: Config,
     weights: Weights,
+    /// How weights that are quantized in a folder are stored.
+    checkpoint: Box<dyn Checkpoint>,
 }
 
 impl Source {
-    /// Opens a Hugging Face folder, a bitsandbytes 4-bit folder or a GGUF file. Errors: Io, Format, Unsupported.
+    /// Opens a Hugging Face folder, also one that another tool quantized (see [`checkpoint`]), or a GGUF file.
+    /// Errors: Io, Format, Config, Unsupported.
     pub fn open(path: impl AsRef<Path>) -> Result<Source> {
         let path = path.as_ref();
         let weights = Weights::open(path)?;
+        let mut checkpoint: Box<dyn Checkpoint> = Box::new(Bitsandbytes::default());
         let config = match weights.kind() {
             Kind::Gguf => gguf::config(weights.gguf().expect("the kind says so"))?,
             Kind::Folder => {
                 let file = path.join("config.json");
                 let json: serde_json::Value = format::read_json(&file)?;
                 if !json["quantization_config"].is_null() {
-                    bitsandbytes::check_quantization_config(&json["quantization_config"])?;
+                    checkpoint = checkpoint::open(&json["quantization_config"])?;
                 }
                 Config::from_json(json, &file)?
             }
@@ -39,7 +46,7 @@ impl Source {
                 return Err(Error::format(path, message));
             }
         };
-        Ok(Source { config, weights })
+        Ok(Source { config, weights, checkpoint })
     }
 
     /// The files.
@@ -64,16 +71,22 @@ impl Source {
         }
     }
 
-    /// Whether the tensor is there.
-    pub fn contains(&self, name: &str) -> bool {
-        self.weights.contains(&self.stored_name(name))
+    /// The layout of a weight of this stored name, where another tool quantized it.
+    fn quantized(&self, stored: &str) -> Option<&dyn Checkpoint> {
+        Some(&*self.checkpoint).filter(|checkpoint| !self.is_gguf() && checkpoint.is_quantized(&self.weights, stored))
     }
 
-    /// Transformers' names of all tensors, sorted; the parts of bitsandbytes weights are left out.
+    /// Whether the tensor is there.
+    pub fn contains(&self, name: &str) -> bool {
+        let stored = self.stored_name(name);
+        self.weights.contains(&stored) || self.quantized(&stored).is_some()
+    }
+
+    /// Transformers' names of all tensors, sorted; the parts of quantized weights are left out.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match self.is_gguf() {
             true => self.weights.names().filter_map(gguf::transformers_name).collect(),
-            false => self.weights.names().filter(|n| !bitsandbytes::is_part(n)).map(str::to_owned).collect(),
+            false => self.weights.names().filter_map(|n| self.checkpoint.weight_name(&self.weights, n)).collect(),
         };
         names.sort();
         names
@@ -82,8 +95,8 @@ impl Source {
     /// The scheme in which a tensor is stored. Errors: MissingTensor, Format, Unsupported.
     pub fn scheme(&self, name: &str) -> Result<Scheme> {
         let stored = self.stored_name(name);
-        if bitsandbytes::is_quantized(&self.weights, &stored) {
-            return Ok(bitsandbytes::stored(&self.weights, &stored)?.0);
+        if let Some(checkpoint) = self.quantized(&stored) {
+            return Ok(checkpoint.describe(&self.weights, &stored)?.scheme);
         }
         match self.weights.get(&stored)?.stored {
             Stored::Ggml(scheme) => Ok(scheme),
@@ -96,19 +109,39 @@ impl Source {
     /// The extents of a tensor as a matrix (rows, cols); a vector has one row. Errors: MissingTensor, Format.
     pub fn shape(&self, name: &str) -> Result<[usize; 2]> {
         let stored = self.stored_name(name);
-        if bitsandbytes::is_quantized(&self.weights, &stored) {
-            return Ok(bitsandbytes::stored(&self.weights, &stored)?.1);
+        if let Some(checkpoint) = self.quantized(&stored) {
+            return Ok(checkpoint.describe(&self.weights, &stored)?.shape);
         }
         let (rows, cols) = Shape::from(self.weights.get(&stored)?.shape).rows_cols();
         Ok([rows, cols])
     }
 
-    /// A weight as it is stored. Errors: MissingTensor, Format, Shape.
+    /// The dtype of a tensor; of a quantized weight that it had before, or that of its scales, and F16 for GGUF blocks.
+    /// Errors: MissingTensor, Format.
+    pub fn dtype(&self, name: &str) -> Result<DType> {
+        let stored = self.stored_name(name);
+        if let Some(checkpoint) = self.quantized(&stored) {
+            return Ok(checkpoint.describe(&self.weights, &stored)?.dtype);
+        }
+        match self.weights.get(&stored)?.stored {
+            Stored::Plain(dtype) => Ok(dtype),
+            Stored::Ggml(_) => Ok(DType::F16),
+        }
+    }
+
+    /// The order in which [`Source::packed`] gives the columns of a weight, where it is not their own: position p holds
+    /// column `order[p]`, and the layer has to put its input into that order. Errors: MissingTensor, Format.
+    pub fn column_order(&self, name: &str) -> Result<Option<Vec<u32>>> {
+        let stored = self.stored_name(name);
+        self.quantized(&stored).map_or(Ok(None), |checkpoint| checkpoint.order(&self.weights, &stored))
+    }
+
+    /// A weight as it is stored, its columns in [`Source::column_order`]. Errors: MissingTensor, Format, Shape.
     pub fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed> {
         self.expect(name, shape)?;
         let stored = self.stored_name(name);
-        if bitsandbytes::is_quantized(&self.weights, &stored) {
-            return Ok(bitsandbytes::read(&self.weights, &stored)?.0);
+        if let Some(checkpoint) = self.quantized(&stored) {
+            return checkpoint.read(&self.weights, &stored);
         }
         let view = self.weights.get(&stored)?;
         match (view.stored, self.rotated_heads(name)) {
@@ -127,7 +160,7 @@ impl Source {
     /// The little-endian bytes of a plain float tensor straight from the mapping, where they can be used as they are.
     pub fn plain(&self, name: &str) -> Result<Option<(DType, &[u8])>> {
         let stored = self.stored_name(name);
-        if self.rotated_heads(name).is_some() || bitsandbytes::is_quantized(&self.weights, &stored) {
+        if self.rotated_heads(name).is_some() || self.quantized(&stored).is_some() {
             return Ok(None);
         }
         let view = self.weights.get(&stored)?;
@@ -150,7 +183,7 @@ impl Source {
         }
     }
 
-    /// Rows of a weight as f32 in pieces of at most `most` elements: `f(first element, values)`. Bounds the host's memory.
+    /// Rows of a weight as f32, columns in their own order, in pieces of at most `most` elements: `f(first element, values)`. Bounds the host's memory.
     /// Errors: MissingTensor, Format, Shape, and those of `f`.
     pub fn for_each_piece(
         &self,
@@ -161,8 +194,11 @@ impl Source {
     ) -> Result<()> {
         self.expect(name, shape)?;
         let stored = self.stored_name(name);
-        if bitsandbytes::is_quantized(&self.weights, &stored) {
-            let values = bitsandbytes::read(&self.weights, &stored)?.0.dequantize();
+        if let Some(checkpoint) = self.quantized(&stored) {
+            let mut values = checkpoint.read(&self.weights, &stored)?.dequantize();
+            if let Some(order) = checkpoint.order(&self.weights, &stored)? {
+                put_back(&mut values, &order);
+            }
             return f(0, &values);
         }
         let view = self.weights.get(&stored)?;
@@ -206,6 +242,15 @@ impl Source {
         } else {
             None
         }
+    }
+}
+
+/// Columns of each row of `values` in their own order: position p holds column `order[p]`.
+fn put_back(values: &mut [f32], order: &[u32]) {
+    let mut row = vec![0.0; order.len()];
+    for values in values.chunks_exact_mut(order.len().max(1)) {
+        values.iter().zip(order).for_each(|(&value, &column)| row[column as usize] = value);
+        values.copy_from_slice(&row);
     }
 }
 

@@ -46,7 +46,7 @@ mod scheme;
 
 pub use blockwise4::{FP4, FP4_THRESHOLDS, NF4, NF4_THRESHOLDS};
 pub use dynamic8::dynamic8_map;
-pub use packed::{bytes_to_words, nested_array};
+pub use packed::{affine_words, bytes_to_words, nested_array};
 pub use scheme::{PER_CHANNEL, PER_TENSOR, SUPER_BLOCK, ScaleType, Scheme, VECTOR};
 
 /// A weight in its device layout (see the module's table), on the host.

@@ -1,0 +1,203 @@
+//! Quantized weights as other tools keep them in safetensors files: which tensors make one up, what they say, and how to
+//! write them.
+//!
+//! | layout | tensors of a module `X` | numbers |
+//! |---|---|---|
+//! | [`Bitsandbytes`] 4-bit | `X.weight` and `X.weight.*` | NF4, FP4 |
+//! | [`Bitsandbytes`] LLM.int8 | `X.weight`, `X.SCB` | 8-bit rows |
+//! | [`Gptq`] | `X.qweight`, `X.qzeros`, `X.scales`, `X.g_idx` | 2, 3, 4, 8 bits in groups |
+//! | [`Awq`] | `X.qweight`, `X.qzeros`, `X.scales` | 4 bits in groups |
+//! | [`Hqq`] | `X.W_q`, `X.scale`, `X.zero` and settings | 2, 3, 4, 8 bits in groups |
+//! | [`CompressedTensors`] | `X.weight_packed` or `X.weight`, `X.weight_scale` and more | 2 to 8 bits |
+//!
+//! All but the first are affine integers, [`Scheme::Int`]: codes are taken over bit for bit, and scales as they are where
+//! they are halves, else as f32. Only the weights are read; where such a file tells to round activations too, products here
+//! keep them in f32.
+
+use super::{TensorView, Weights, awq, bitsandbytes, compressed_tensors, gptq, hqq, safetensors::TensorSpec};
+use crate::quant::{Packed, Scheme, bytes_to_words};
+use crate::{DType, Error, Result};
+use serde_json::Value;
+use std::{borrow::Cow, fmt::Debug};
+
+pub use {awq::Awq, bitsandbytes::Bitsandbytes, compressed_tensors::CompressedTensors, gptq::Gptq, hqq::Hqq};
+
+/// Names and bytes of the tensors that make up one weight.
+pub type Parts<'a> = Vec<(String, Cow<'a, [u8]>)>;
+
+/// What a quantized weight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// How its numbers are stored.
+    pub scheme: Scheme,
+    /// (out, in)
+    pub shape: [usize; 2],
+    /// What they were before, or what its scales are where the file does not tell.
+    pub dtype: DType,
+}
+
+/// A layout of quantized weights. `name` is that of the weight in a model that is not quantized: `X.weight`.
+pub trait Checkpoint: Debug + Send + Sync {
+    /// Whether the weight `name` is there in this layout.
+    fn is_quantized(&self, weights: &Weights, name: &str) -> bool;
+
+    /// What a weight is, from what is small in the file. Errors: as [`Checkpoint::read`].
+    fn describe(&self, weights: &Weights, name: &str) -> Result<Description>;
+
+    /// A weight, its columns in [`Checkpoint::order`]. Errors: MissingTensor, Format where the parts disagree, Shape.
+    fn read(&self, weights: &Weights, name: &str) -> Result<Packed>;
+
+    /// The order in which [`Checkpoint::read`] gives the columns, where columns that share a scale do not lie side by side
+    /// (GPTQ's act-order): position p holds column `order[p]`. Errors: as [`Checkpoint::read`].
+    fn order(&self, weights: &Weights, name: &str) -> Result<Option<Vec<u32>>> {
+        let _ = (weights, name);
+        Ok(None)
+    }
+
+    /// The weight that a tensor of the file holds the codes of, or the tensor itself where it belongs to none; `None` for
+    /// the other parts of a weight.
+    fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String>;
+
+    /// The tensors that a weight of this shape takes. Errors: Shape where the layout has no room for it.
+    fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>>;
+
+    /// Names and bytes of the tensors that [`Checkpoint::specs`] announces.
+    ///
+    /// order: that of the columns, as [`Checkpoint::order`] tells it; dtype: what the weight was before. Errors: Unsupported,
+    /// Config for numbers that the layout cannot hold.
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, dtype: DType) -> Result<Parts<'a>>;
+
+    /// The `quantization_config` of the model's `config.json`. Errors: Unsupported.
+    fn config(&self) -> Result<Value>;
+}
+
+/// The layout that a `quantization_config` tells. Errors: Unsupported, Config.
+pub fn open(config: &Value) -> Result<Box<dyn Checkpoint>> {
+    let method = config["quant_method"].as_str().unwrap_or("bitsandbytes");
+    Ok(match method {
+        "bitsandbytes" => Box::new(Bitsandbytes::default()),
+        "gptq" => Box::new(Gptq::from_config(config)?),
+        "awq" => Box::new(Awq::from_config(config)?),
+        "hqq" => Box::new(Hqq::from_config(config)?),
+        "compressed-tensors" => Box::new(CompressedTensors::from_config(config)?),
+        _ => {
+            let supported = "bitsandbytes, gptq, awq, hqq, compressed-tensors";
+            return Err(Error::unsupported("quantization method of the model", method, supported));
+        }
+    })
+}
+
+/// A number in `config`, or `default` where there is none. Errors: Config.
+pub(super) fn integer(config: &Value, field: &str, default: Option<i64>) -> Result<i64> {
+    let value = &config[field];
+    match (value.as_i64(), default) {
+        (Some(n), _) => Ok(n),
+        (None, Some(n)) if value.is_null() => Ok(n),
+        _ => Err(Error::config(format!("quantization_config.{field}"), format!("expected a number, got {value}"))),
+    }
+}
+
+/// The group size that `config` tells: `None` for -1, a group a row. Errors: Config.
+pub(super) fn group_size(config: &Value, default: Option<i64>) -> Result<Option<usize>> {
+    match integer(config, "group_size", default)? {
+        -1 => Ok(None),
+        size if size > 0 => Ok(Some(size as usize)),
+        size => Err(Error::config("quantization_config.group_size", format!("{size} is neither positive nor -1"))),
+    }
+}
+
+/// The tensors of one module: `X.qweight` and the like for the weight `X.weight`.
+pub(super) struct Module<'a> {
+    weights: &'a Weights,
+    base: &'a str,
+}
+
+impl<'a> Module<'a> {
+    /// `None` where `name` is no weight.
+    pub fn of(weights: &'a Weights, name: &'a str) -> Option<Module<'a>> {
+        name.strip_suffix(".weight").map(|base| Module { weights, base })
+    }
+
+    /// The module of a weight that is known to be quantized. Errors: MissingTensor.
+    pub fn expect(weights: &'a Weights, name: &'a str) -> Result<Module<'a>> {
+        Module::of(weights, name).ok_or_else(|| weights.missing(name))
+    }
+
+    pub fn has(&self, part: &str) -> bool {
+        self.weights.contains(&format!("{}.{part}", self.base))
+    }
+
+    pub fn get(&self, part: &str) -> Result<TensorView<'a>> {
+        self.weights.get(&format!("{}.{part}", self.base))
+    }
+
+    /// Error::Format with the file's and the weight's name.
+    pub fn fail(&self, message: impl AsRef<str>) -> Error {
+        let message = format!("tensor {}.weight: {}", self.base, message.as_ref());
+        Error::format(self.weights.path(), message)
+    }
+
+    /// A matrix of 32-bit words.
+    pub fn words(&self, part: &str) -> Result<(Vec<u32>, [usize; 2])> {
+        let view = self.get(part)?.expect_dtype(DType::I32)?;
+        Ok((bytes_to_words(view.bytes), self.matrix(&view)?))
+    }
+
+    /// The extents of a tensor that has two.
+    pub fn matrix(&self, view: &TensorView) -> Result<[usize; 2]> {
+        let message = || self.fail(format!("expected two extents of {}, got {:?}", view.name, view.shape));
+        view.shape.try_into().map_err(|_| message())
+    }
+
+    /// Finite floats, with their dtype and extents.
+    pub fn floats(&self, part: &str) -> Result<(Vec<f32>, DType, &'a [usize])> {
+        let view = self.get(part)?;
+        let values = view.to_f32()?;
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            return Err(self.fail(format!("element {i} of {} is not finite", view.name)));
+        }
+        Ok((values, self.float_dtype(part)?, view.shape))
+    }
+
+    /// The dtype of a tensor of floats.
+    pub fn float_dtype(&self, part: &str) -> Result<DType> {
+        let view = self.get(part)?;
+        match view.stored {
+            super::Stored::Plain(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(dtype),
+            stored => Err(self.fail(format!("expected {} in F32, F16 or BF16, got {stored}", view.name))),
+        }
+    }
+
+    /// The only number of a tensor of integers.
+    pub fn integer(&self, part: &str) -> Result<i64> {
+        match self.get(part)?.to_i64()?[..] {
+            [n] => Ok(n),
+            ref all => Err(self.fail(format!("expected one number in {part}, got {}", all.len()))),
+        }
+    }
+}
+
+/// [`Checkpoint::weight_name`] for layouts whose codes are in `X.{codes}`: of such a module only the bias keeps its name.
+pub(super) fn weight_name(weights: &Weights, tensor: &str, codes: &str) -> Option<String> {
+    match tensor.rsplit_once('.') {
+        Some((base, part)) if part == codes => Some(format!("{base}.weight")),
+        Some((base, part)) if part != "bias" && weights.contains(&format!("{base}.{codes}")) => None,
+        _ => Some(tensor.to_owned()),
+    }
+}
+
+/// The base of a weight's name. Errors: Config.
+pub(super) fn base_of(name: &str) -> Result<&str> {
+    name.strip_suffix(".weight")
+        .ok_or_else(|| Error::config(name, "only tensors named *.weight can be written quantized"))
+}
+
+/// Errors: Unsupported where columns come in another order, for layouts that cannot tell one.
+pub(super) fn expect_no_order(layout: &str, order: Option<&[u32]>) -> Result<()> {
+    match order {
+        None => Ok(()),
+        Some(_) => {
+            Err(Error::unsupported(format!("columns in the {layout} layout"), "in another order", "in their own"))
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The layouts `pack-quantized` and `int-quantized` of compressed-tensors, as llm-compressor, vLLM and transformers save and
+//! load them.
+//!
+//! | tensor | dtype and shape | contents |
+//! |---|---|---|
+//! | `X.weight_packed` | I32 `[out, ceil(in * bits / 32)]` | codes: of each output a stream along its row |
+//! | `X.weight_shape` | I64 `[2]` | (out, in) |
+//! | `X.weight` | I8 `[out, in]` | `int-quantized`: codes as they are, in place of the two above |
+//! | `X.weight_scale` | float `[out, groups]`, or one number | `(code - zero) * scale` |
+//! | `X.weight_zero_point` | as the scale, I8; packed: I32 `[ceil(out * bits / 32), groups]` | only where asymmetric |
+//! | `X.weight_g_idx` | I32 `[in]` | the group of each column, where act-order shuffled them |
+//!
+//! Packed codes and zero points are stored with 2^(bits - 1) added. Models that round activations too (W8A8) are computed
+//! with activations in f32.
+
+use super::checkpoint::{Checkpoint, Description, Module, Parts, base_of, expect_no_order};
+use super::groups::{
+    self, Groups, blocks_of_row, field, integer_zero, scale_dtype, set_field, stream_words, unsigned_code,
+};
+use super::{Stored, TensorView, Weights, safetensors::TensorSpec};
+use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
+use crate::{DType, Error, Result};
+use serde_json::{Value, json};
+
+const WIDTHS: [u8; 7] = [2, 3, 4, 5, 6, 7, 8];
+const SCALES: [ScaleType; 2] = [ScaleType::F16, ScaleType::F32];
+const PACKED: &str = "pack-quantized";
+const PLAIN: &str = "int-quantized";
+
+/// Weights in compressed-tensors' layouts, with what the model's configuration says of them.
+#[derive(Clone, Debug)]
+pub struct CompressedTensors {
+    /// Widths of the groups of layers.
+    widths: Vec<usize>,
+    /// What to write; PLAIN for 8 bits.
+    scheme: Scheme,
+}
+
+/// Where a weight's codes are.
+enum Codes<'a> {
+    /// A stream a row, of so many words.
+    Packed(usize),
+    Bytes(TensorView<'a>),
+}
+
+struct Header<'a> {
+    bits: usize,
+    description: Description,
+    groups: Groups,
+    /// Columns of the scales; 0 where one number serves all.
+    scale_cols: usize,
+    codes: Codes<'a>,
+}
+
+impl CompressedTensors {
+    /// From a `quantization_config`. Errors: Config, Unsupported.
+    pub fn from_config(config: &Value) -> Result<CompressedTensors> {
+        let supported = format!("{PACKED}, {PLAIN}");
+        let mut widths = Vec::new();
+        let groups = config["config_groups"].as_object();
+        for (name, group) in groups.into_iter().flatten() {
+            let format = group["format"].as_str().or(config["format"].as_str()).unwrap_or(PACKED);
+            if !matches!(format, PACKED | PLAIN | "naive-quantized" | "dense") {
+                return Err(Error::unsupported(
+                    format!("format of {name} in a compressed-tensors model"),
+                    format,
+                    supported,
+                ));
+            }
+            let weights = &group["weights"];
+            if weights.is_null() {
+                continue;
+            }
+            let (kind, bits) = (weights["type"].as_str().unwrap_or("int"), weights["num_bits"].as_u64().unwrap_or(8));
+            if kind != "int" || !(2..=8).contains(&bits) {
+                let got = format!("{kind} of {bits} bits");
+                return Err(Error::unsupported(
+                    format!("weights of {name} in a compressed-tensors model"),
+                    got,
+                    "int of 2 to 8 bits",
+                ));
+            }
+            widths.push(bits as usize);
+        }
+        for field in ["transform_config", "sparsity_config"] {
+            let value = &config[field];
+            let empty = value.is_null() || value.as_object().is_some_and(|o| o.is_empty());
+            if !empty && value["format"].as_str() != Some("dense") {
+                return Err(Error::unsupported(format!("{field} of a compressed-tensors model"), value, "none"));
+            }
+        }
+        widths.sort_unstable();
+        widths.dedup();
+        Ok(CompressedTensors { widths, scheme: Scheme::int(4, 128) })
+    }
+
+    /// For writing weights of this scheme, [`Scheme::Int`]: of 8 bits `int-quantized`, of fewer `pack-quantized`.
+    /// Errors: Unsupported.
+    pub fn new(scheme: Scheme) -> Result<CompressedTensors> {
+        let (bits, _) = groups::int_scheme("compressed-tensors", scheme, &WIDTHS, &SCALES)?;
+        Ok(CompressedTensors { widths: vec![bits.into()], scheme })
+    }
+
+    fn header<'a>(&self, module: &Module<'a>) -> Result<Header<'a>> {
+        let (codes, shape, bits) = match module.has("weight_packed") {
+            true => self.packed_header(module)?,
+            false => {
+                let view = module.get("weight")?.expect_dtype(DType::I8)?;
+                let shape = module.matrix(&view)?;
+                (Codes::Bytes(view), shape, 8)
+            }
+        };
+        let [rows, cols] = shape;
+        let scale = module.get("weight_scale")?;
+        let scale_cols = match *scale.shape {
+            [] | [1] | [1, 1] => 0,
+            [r, groups] if r == rows => groups,
+            _ => return Err(module.fail(format!("expected [{rows}, groups] scales, got {:?}", scale.shape))),
+        };
+        let count = scale_cols.max(1);
+        let groups = if module.has("weight_g_idx") {
+            let index = module.get("weight_g_idx")?.expect_shape(&[cols])?.to_i64()?;
+            Groups::from_index(module, &index, count)?
+        } else {
+            if cols % count != 0 {
+                return Err(module.fail(format!("{count} groups do not divide rows of {cols} columns")));
+            }
+            Groups::contiguous(module, cols, Some(cols / count), count)?
+        };
+        let asymmetric = module.has("weight_zero_point");
+        if asymmetric {
+            let zeros = module.get("weight_zero_point")?;
+            match codes {
+                Codes::Packed(..) if scale_cols > 0 => {
+                    zeros.expect_dtype(DType::I32)?.expect_shape(&[stream_words(rows, bits), scale_cols])?
+                }
+                _ => zeros.expect_dtype(DType::I8)?.expect_shape(scale.shape)?,
+            };
+        }
+        let dtype = module.float_dtype("weight_scale")?;
+        let scheme = groups.scheme(module, bits, !asymmetric, dtype, shape)?;
+        Ok(Header { bits, description: Description { scheme, shape, dtype }, groups, scale_cols, codes })
+    }
+
+    fn packed_header<'a>(&self, module: &Module<'a>) -> Result<(Codes<'a>, [usize; 2], usize)> {
+        let view = module.get("weight_packed")?.expect_dtype(DType::I32)?;
+        let [rows, words] = module.matrix(&view)?;
+        let shape = module.get("weight_shape")?.to_i64()?;
+        let cols = match shape[..] {
+            [r, c] if r == rows as i64 && c >= 0 => c as usize,
+            _ => return Err(module.fail(format!("{rows} rows of codes for a weight of {shape:?}"))),
+        };
+        let mut fitting = self.widths.iter().filter(|&&bits| stream_words(cols, bits) == words);
+        match (fitting.next(), fitting.next()) {
+            (Some(&bits), None) => Ok((Codes::Packed(words), [rows, cols], bits)),
+            _ => {
+                let widths = &self.widths;
+                Err(module.fail(format!("{words} words for rows of {cols} columns in one of {widths:?} bits")))
+            }
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.scheme.code_bits() == 8
+    }
+
+    fn symmetric(&self) -> bool {
+        matches!(self.scheme, Scheme::Int { symmetric: true, .. })
+    }
+}
+
+impl Checkpoint for CompressedTensors {
+    fn is_quantized(&self, weights: &Weights, name: &str) -> bool {
+        Module::of(weights, name).is_some_and(|module| {
+            let bytes = || module.get("weight").is_ok_and(|view| view.stored == Stored::Plain(DType::I8));
+            module.has("weight_packed") || (module.has("weight_scale") && bytes())
+        })
+    }
+
+    fn describe(&self, weights: &Weights, name: &str) -> Result<Description> {
+        self.header(&Module::expect(weights, name)?).map(|h| h.description)
+    }
+
+    fn order(&self, weights: &Weights, name: &str) -> Result<Option<Vec<u32>>> {
+        self.header(&Module::expect(weights, name)?).map(|h| h.groups.order)
+    }
+
+    fn read(&self, weights: &Weights, name: &str) -> Result<Packed> {
+        let module = Module::expect(weights, name)?;
+        let Header { bits, description: Description { scheme, shape, .. }, groups, scale_cols, codes } =
+            self.header(&module)?;
+        let (scales, _, _) = module.floats("weight_scale")?;
+        let middle = 1i64 << (bits - 1);
+        let at = |row: usize, group: usize| if scale_cols == 0 { 0 } else { row * scale_cols + group };
+        let zeros: Vec<f32> = match (module.has("weight_zero_point"), &codes) {
+            (false, _) => vec![middle as f32; scales.len()],
+            (true, Codes::Packed(..)) if scale_cols > 0 => {
+                let (words, _) = module.words("weight_zero_point")?;
+                let zero = |i: usize| field(&words, bits, i % scale_cols, scale_cols, i / scale_cols) as f32;
+                (0..scales.len()).map(zero).collect()
+            }
+            _ => {
+                let zeros = module.get("weight_zero_point")?.to_i64()?;
+                zeros.into_iter().map(|zero| (zero + middle) as f32).collect()
+            }
+        };
+        let pair = |row, group| (scales[at(row, group)], zeros[at(row, group)]);
+        match codes {
+            Codes::Bytes(view) => {
+                let cols = shape[1];
+                groups.pack(scheme, shape, |row, c| u32::from(view.bytes[row * cols + c] ^ 0x80), pair)
+            }
+            Codes::Packed(words) => {
+                let (stream, _) = module.words("weight_packed")?;
+                groups.pack(scheme, shape, |row, c| field(&stream, bits, row * words, 1, c), pair)
+            }
+        }
+    }
+
+    fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
+        const PARTS: [&str; 4] = ["weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"];
+        const OTHERS: [&str; 4] = ["input_scale", "input_zero_point", "output_scale", "output_zero_point"];
+        match tensor.rsplit_once('.') {
+            Some((base, "weight_packed")) => Some(format!("{base}.weight")),
+            Some((base, part)) if PARTS.contains(&part) || OTHERS.contains(&part) => {
+                (!self.is_quantized(weights, &format!("{base}.weight"))).then(|| tensor.to_owned())
+            }
+            _ => Some(tensor.to_owned()),
+        }
+    }
+
+    fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {
+        let base = base_of(name)?;
+        let Scheme::Int { bits, scale, .. } = self.scheme else { unreachable!("`new` takes integers") };
+        let ([out, cols], bits) = (shape, bits as usize);
+        let count = blocks_of_row(name, self.scheme, shape)?;
+        let part = |suffix: &str, dtype, shape: &[usize]| TensorSpec::new(format!("{base}.{suffix}"), dtype, shape);
+        let mut specs = vec![part("weight_scale", scale_dtype(scale), &[out, count])];
+        if self.is_plain() {
+            specs.push(part("weight", DType::I8, &shape));
+        } else {
+            specs.push(part("weight_packed", DType::I32, &[out, stream_words(cols, bits)]));
+            specs.push(part("weight_shape", DType::I64, &[2]));
+        }
+        match (self.symmetric(), self.is_plain()) {
+            (true, _) => {}
+            (false, true) => specs.push(part("weight_zero_point", DType::I8, &[out, count])),
+            (false, false) => specs.push(part("weight_zero_point", DType::I32, &[stream_words(out, bits), count])),
+        }
+        Ok(specs)
+    }
+
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
+        let base = base_of(name)?;
+        expect_no_order("compressed-tensors", order)?;
+        let bits = self.scheme.code_bits();
+        groups::int_scheme("compressed-tensors", packed.scheme, &[bits as u8], &SCALES)?;
+        let ([out, cols], count) = (packed.shape, blocks_of_row(name, packed.scheme, packed.shape)?);
+        let mut zeros = Vec::with_capacity(out * count);
+        for b in 0..out * count {
+            zeros.push(integer_zero(name, packed, b)?);
+            if self.symmetric() && zeros[b] != 1 << (bits - 1) {
+                let message =
+                    format!("block {b} has the zero point {}, which a symmetric scheme does not have", zeros[b]);
+                return Err(Error::config(name, message));
+            }
+        }
+        let mut parts: Parts =
+            vec![(format!("{base}.weight_scale"), groups::scale_bytes(packed, 0..out * count).into())];
+        if self.is_plain() {
+            parts.push((format!("{base}.weight"), bytemuck::cast_slice::<u32, u8>(&packed.codes)[..out * cols].into()));
+        } else {
+            let words = stream_words(cols, bits);
+            let mut stream = vec![0; out * words];
+            for i in 0..packed.len() {
+                set_field(&mut stream, bits, i / cols * words, 1, i % cols, unsigned_code(packed, i));
+            }
+            parts.push((format!("{base}.weight_packed"), groups::word_bytes(&stream).into()));
+            let shape: Vec<u8> = packed.shape.iter().flat_map(|&n| (n as i64).to_le_bytes()).collect();
+            parts.push((format!("{base}.weight_shape"), shape.into()));
+        }
+        if !self.symmetric() {
+            let bytes: Vec<u8> = if self.is_plain() {
+                zeros.iter().map(|&zero| zero as u8 ^ 0x80).collect()
+            } else {
+                let mut stream = vec![0; stream_words(out, bits) * count];
+                zeros.iter().enumerate().for_each(|(b, &zero)| {
+                    set_field(&mut stream, bits, b % count, count, b / count, zero);
+                });
+                groups::word_bytes(&stream)
+            };
+            parts.push((format!("{base}.weight_zero_point"), bytes.into()));
+        }
+        Ok(parts)
+    }
+
+    fn config(&self) -> Result<Value> {
+        let format = if self.is_plain() { PLAIN } else { PACKED };
+        let (group, strategy) = match self.scheme.block_size() {
+            PER_CHANNEL => (json!(null), "channel"),
+            size => (json!(size), "group"),
+        };
+        let weights = json!({
+            "actorder": null, "block_structure": null, "dynamic": false, "group_size": group,
+            "num_bits": self.scheme.code_bits(), "strategy": strategy, "symmetric": self.symmetric(), "type": "int",
+        });
+        let group = json!({
+            "format": format, "input_activations": null, "output_activations": null, "targets": ["Linear"],
+            "weights": weights,
+        });
+        Ok(json!({
+            "config_groups": {"group_0": group},
+            "format": format,
+            "global_compression_ratio": null,
+            "ignore": ["lm_head"],
+            "kv_cache_scheme": null,
+            "quant_method": "compressed-tensors",
+            "quantization_status": "compressed",
+        }))
+    }
+}
