@@ -34,6 +34,8 @@ pub fn variants() -> Vec<Kernel> {
     }
     // Blocks of affine schemes need be no powers of two.
     schemes.extend((2..=8).flat_map(|bits| [Scheme::int(bits, 24), Scheme::int(bits, 64)]));
+    let mut seen = std::collections::HashSet::new();
+    schemes.retain(|&scheme| seen.insert(scheme));
     schemes.into_iter().flat_map(|scheme| [kernel(scheme, false), kernel(scheme, true)]).collect()
 }
 
