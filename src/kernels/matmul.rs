@@ -389,7 +389,7 @@ impl Entry {
 }
 
 /// One scheme for every way of decoding.
-pub(super) const SCHEMES: [Scheme; 20] = [
+pub(super) const SCHEMES: [Scheme; 27] = [
     Scheme::F32,
     Scheme::F16,
     Scheme::BF16,
@@ -410,6 +410,13 @@ pub(super) const SCHEMES: [Scheme; 20] = [
     Scheme::Q5_0,
     Scheme::Q5_1,
     Scheme::Q8_0,
+    Scheme::Q2K,
+    Scheme::Q3K,
+    Scheme::Q4K,
+    Scheme::Q5K,
+    Scheme::Q6K,
+    Scheme::Iq4Nl,
+    Scheme::Iq4Xs,
 ];
 
 /// What the products are specialised for, sizes and blocks aside.
@@ -460,6 +467,7 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, ragged: bool, table: &'stat
         Scheme::Nf3 { .. } => Some("codebook_nf3"),
         Scheme::Nf2 { .. } => Some("codebook_nf2"),
         Scheme::Mxfp4 | Scheme::Nvfp4 => Some("codebook_e2m1"),
+        Scheme::Iq4Nl | Scheme::Iq4Xs => Some("codebook_iq4"),
         _ => None,
     };
     let (whole, single) = match (scheme, scheme.code_bits()) {
@@ -471,11 +479,14 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, ragged: bool, table: &'stat
         (_, 4) => ("decode_int4", "decode_int4"),
         _ => ("decode_stream", "decode_stream"),
     };
-    // What Q-blocks subtract from a code.
+    // What GGUF's blocks subtract from a code.
     let zero = match scheme {
-        Scheme::Q4_0 => 8,
-        Scheme::Q5_0 => 16,
-        _ => 0,
+        Scheme::Q4_0 => Some(8),
+        Scheme::Q5_0 => Some(16),
+        Scheme::Q8_0 | Scheme::Iq4Nl => Some(0),
+        Scheme::Q3K => Some(4),
+        Scheme::Q6K => Some(32),
+        _ => None,
     };
     let scale = match scheme {
         Scheme::Nf4 { .. } | Scheme::Fp4 { .. } if scheme.double_quant() => "scale_nested",
@@ -484,8 +495,13 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, ragged: bool, table: &'stat
         Scheme::Int { scale: ScaleType::F16, .. } => "scale_affine_half",
         Scheme::Mxfp4 => "scale_e8m0",
         Scheme::Nvfp4 => "scale_e4m3",
-        Scheme::Q4_0 | Scheme::Q5_0 | Scheme::Q8_0 => "scale_half",
+        Scheme::Q4_0 | Scheme::Q5_0 | Scheme::Q8_0 | Scheme::Iq4Nl => "scale_half",
         Scheme::Q4_1 | Scheme::Q5_1 => "scale_half_min",
+        Scheme::Q2K => "scale_q2_k",
+        Scheme::Q3K => "scale_q3_k",
+        Scheme::Q4K | Scheme::Q5K => "scale_q4_k",
+        Scheme::Q6K => "scale_q6_k",
+        Scheme::Iq4Xs => "scale_iq4_xs",
         _ => "scale_none",
     };
     let block = scheme.block_size();
@@ -500,7 +516,7 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, ragged: bool, table: &'stat
     if let Some(codebook) = codebook {
         kernel = kernel.import("codebook", codebook);
     }
-    if scale == "scale_half" {
+    if let Some(zero) = zero {
         kernel = kernel.with("ZERO", zero);
     }
     kernel

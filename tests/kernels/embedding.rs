@@ -9,7 +9,7 @@ use fourbit::{
     quant::{Packed, Scheme},
 };
 
-const SCHEMES: [Scheme; 14] = [
+const SCHEMES: [Scheme; 17] = [
     Scheme::F32,
     Scheme::F16,
     Scheme::BF16,
@@ -24,17 +24,20 @@ const SCHEMES: [Scheme; 14] = [
     Scheme::Q4_0,
     Scheme::Q4_1,
     Scheme::Q8_0,
+    Scheme::Q4K,
+    Scheme::Q6K,
+    Scheme::Iq4Xs,
 ];
 
 #[test]
 fn rows_of_whole_and_sharded_tables() {
     let Some(gpu) = gpu() else { return };
     for scheme in SCHEMES {
-        // Rows of odd length begin inside a word and inside a block; GGUF stores whole blocks of 32.
-        for (vocabulary, cols) in [(1, 32), (3, 63), (900, 257), (40, 4096), (50, 576)] {
+        // Rows of odd length begin inside a word and inside a block; GGUF stores whole blocks of 32 or 256.
+        for (vocabulary, cols) in [(1, 256), (3, 63), (900, 257), (40, 4096), (50, 576)] {
             let mut rng = Rng(cols as u64);
             let Ok(packed) = Packed::quantize(scheme, [vocabulary, cols], &rng.normals(vocabulary * cols)) else {
-                assert!(!cols.is_multiple_of(32), "{scheme:?} {vocabulary} {cols}");
+                assert!(!cols.is_multiple_of(scheme.scale_entry().0), "{scheme:?} {vocabulary} {cols}");
                 continue;
             };
             let table = QuantizedTensor::upload(&gpu, "table", &packed).unwrap();

@@ -4,7 +4,7 @@ use fourbit::{
     gpu::{Gpu, GpuOptions, Tensor},
     graph::Graph,
     kernels::matmul::{LowRank, matmul, matmul_dx},
-    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme},
+    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, ggml::BlockType},
 };
 
 /// The device under test without subgroup operations, which has the variant through workgroup memory run.
@@ -160,7 +160,7 @@ impl Case {
 const NF4: Scheme = Scheme::Nf4 { block_size: 64, double_quant: false };
 
 fn schemes() -> Vec<Scheme> {
-    vec![
+    let mut all = vec![
         Scheme::F32,
         Scheme::F16,
         Scheme::BF16,
@@ -179,10 +179,14 @@ fn schemes() -> Vec<Scheme> {
         Scheme::Nf2 { block_size: 64 },
         Scheme::Mxfp4,
         Scheme::Nvfp4,
-        Scheme::Q4_0,
-        Scheme::Q4_1,
-        Scheme::Q8_0,
-    ]
+    ];
+    all.extend(BlockType::ALL.map(BlockType::scheme));
+    all
+}
+
+/// `k`, or as much as rows of whole blocks need.
+fn row_of(scheme: Scheme, k: usize) -> usize {
+    if scheme.is_ggml() { k.next_multiple_of(scheme.scale_entry().0) } else { k }
 }
 
 pub fn check(gpu: Option<Gpu>, cases: Vec<Case>) {
@@ -195,7 +199,7 @@ pub fn check(gpu: Option<Gpu>, cases: Vec<Case>) {
 /// Rows of 176 cut blocks of 64 in two; a low-rank term and a bias ride along.
 pub fn every_scheme() -> Vec<Case> {
     let case = |scheme: Scheme| {
-        let k = if scheme.is_ggml() { 160 } else { 176 };
+        let k = row_of(scheme, if scheme.is_ggml() { 160 } else { 176 });
         Case { scheme, sizes: [33, 65, k], rank: 8, bias: true, add: true }
     };
     schemes().into_iter().map(case).collect()
@@ -215,7 +219,8 @@ pub fn floats_of_any_length() -> Vec<Case> {
 
 /// Few rows of x, with an adapter.
 pub fn few_rows() -> Vec<Case> {
-    let case = |scheme| Case { scheme, sizes: [1, 65, 192], rank: 4, bias: true, add: false };
+    let sizes = |scheme| [1, 65, row_of(scheme, if scheme.is_ggml() { 320 } else { 192 })];
+    let case = |scheme| Case { scheme, sizes: sizes(scheme), rank: 4, bias: true, add: false };
     let mut cases: Vec<Case> = schemes().into_iter().map(case).collect();
     for (rows, k, rank) in [(2, 33, 0), (3, 40, 3), (4, 576, 16)] {
         cases.push(Case { scheme: NF4, sizes: [rows, 17, k], rank, bias: false, add: false });
