@@ -6,12 +6,14 @@
 
 mod activations;
 mod hqq;
+mod gptq;
 pub mod linalg;
 mod pipeline;
 mod rtn;
 mod stats;
 
 pub use hqq::Hqq;
+pub use gptq::{Gptq, GptqOptions};
 pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use rtn::Rtn;
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};

@@ -19,6 +19,7 @@ mod gemv;
 mod gemv_subgroup;
 mod hadamard;
 mod hqq;
+mod gptq;
 mod kv_cache;
 mod lora;
 mod loss;

@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod attention;
 pub mod dropout;
+pub mod gptq;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;

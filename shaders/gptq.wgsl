@@ -1,0 +1,106 @@
+// GPTQ (Frantar et al. 2023): a block of columns rounded one after the other, each one's error passed on to those after it.
+// Rows are independent: one invocation a row. Codes are not kept here: the weight takes the values that they stand for.
+
+import index
+import affine_grid
+
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    rows: u32,
+    cols: u32,
+    group: u32, // columns that share a scale
+    groups: u32, // of a row
+    first_block: u32, // of the rows' first scale
+    first: u32, // scales: the first group; columns: where the block begins in `order`
+    count: u32, // scales: groups; columns: columns of the block, at most BLOCK
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> w: array<f32>; // [rows, cols]
+// binding 2: scales, in the snippet `pair`
+@group(0) @binding(3) var<storage, read_write> status: array<atomic<u32>>; // [1]: 1 + the last row beyond the range
+@group(0) @binding(4) var<storage, read> factor: array<f32>; // [BLOCK, BLOCK], upper triangular
+@group(0) @binding(5) var<storage, read> order: array<u32>; // [cols]: the columns in the order they are rounded
+@group(0) @binding(6) var<storage, read_write> errors: array<f32>; // [rows, BLOCK]
+
+// Ranges that a search for the scale tries: down to a fifth of the largest.
+const TRIED: u32 = 80u;
+
+// Scale and zero point of groups first .. first + count of each row, from the weight as it is now.
+@compute @workgroup_size(64)
+fn scales_of_groups(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 64u + lane;
+    if (g >= params.group_end || i >= params.rows * params.count) {
+        return;
+    }
+    let row = i / params.count;
+    let at = params.first + i % params.count;
+    let start = row * params.cols + at * params.group;
+    var low = 0.0;
+    var high = 0.0;
+    for (var c = start; c < start + params.group; c++) {
+        low = min(low, w[c]);
+        high = max(high, w[c]);
+    }
+    var best = fit(low, high);
+    if (best.x == 0.0) {
+        atomicMax(&status[0], row + 1u);
+        best = vec2<f32>(1.0, ZERO_POINT);
+    } else if (SEARCH == 1u) {
+        var least = LARGEST_F32;
+        for (var t = 0u; t < TRIED; t++) {
+            let shrink = 1.0 - 0.01 * f32(t);
+            let s = fit(shrink * low, shrink * high);
+            let inverse = divide(1.0, s.x);
+            var sum = 0.0;
+            for (var c = start; c < start + params.group; c++) {
+                let d = w[c] - nearest(w[c], inverse, s);
+                sum += d * d;
+            }
+            if (sum < least) {
+                least = sum;
+                best = s;
+            }
+        }
+    }
+    store_pair(params.first_block + row * params.groups + at, best.x, best.y);
+}
+
+const LARGEST_F32: f32 = 0x1.fffffep+127f;
+
+// Columns order[first .. first + count]: v becomes the nearest number q that can be stored, and e = (v - q) / U[i, i] times
+// U[i, j] is taken off each column j of the block that follows. The errors e go to columns beyond the block by a product.
+@compute @workgroup_size(64)
+fn columns(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let row = g * 64u + lane;
+    if (g >= params.group_end || row >= params.rows) {
+        return;
+    }
+    let start = row * params.cols;
+    var v: array<f32, BLOCK>;
+    for (var i = 0u; i < params.count; i++) {
+        v[i] = w[start + order[params.first + i]];
+    }
+    for (var i = 0u; i < params.count; i++) {
+        let column = order[params.first + i];
+        let s = load_pair(params.first_block + row * params.groups + column / params.group);
+        let q = nearest(v[i], divide(1.0, s.x), s);
+        let e = (v[i] - q) / factor[i * BLOCK + i];
+        w[start + column] = q;
+        errors[row * BLOCK + i] = e;
+        for (var j = i + 1u; j < params.count; j++) {
+            v[j] = fma(-e, factor[i * BLOCK + j], v[j]);
+        }
+    }
+}

@@ -1,0 +1,41 @@
+// The grid of affine codes of BITS bits: which scale and zero point suit a range, and which of its numbers is nearest. The
+// rules are those of rounding to nearest (encode_affine), so that a method which changes nothing gives the same codes.
+import exact
+import pair
+
+const MIN_CODE: f32 = select(0.0, -128.0, BITS == 8u);
+const MAX_CODE: f32 = MIN_CODE + f32((1u << BITS) - 1u);
+const ZERO_POINT: f32 = MIN_CODE + f32(1u << (BITS - 1u));
+// Scale and zero point for numbers from low to high, by the rule of rounding to nearest; a scale of 0 where there is none.
+fn fit(low: f32, high: f32) -> vec2<f32> {
+    var range = high - low;
+    var steps = MAX_CODE - MIN_CODE;
+    if (SYMMETRIC == 1u) {
+        range = max(-low, high);
+        steps = 0.5 * steps;
+    }
+    if (0.5 * high - 0.5 * low >= 1.7014118346046923e38) {
+        return vec2<f32>(0.0, 0.0);
+    }
+    var scale = 1.1920928955078125e-7;
+    if (range > scale * 0.5 * steps) {
+        scale = max(divide(range, steps), scale);
+    }
+    if (scale >= LARGEST) {
+        return vec2<f32>(0.0, 0.0);
+    }
+    scale = rounded(scale);
+    if (SYMMETRIC == 1u) {
+        return vec2<f32>(scale, ZERO_POINT);
+    }
+    var distance = 0.0;
+    if (-low > 0.25 * scale) {
+        distance = divide(-low, scale);
+    }
+    return vec2<f32>(scale, clamp(MIN_CODE + round(distance), MIN_CODE, MAX_CODE));
+}
+
+// The nearest number to v that the codes stand for; s: scale and zero point, inverse: 1 / scale.
+fn nearest(v: f32, inverse: f32, s: vec2<f32>) -> f32 {
+    return (clamp(round(v * inverse) + s.y, MIN_CODE, MAX_CODE) - s.y) * s.x;
+}
