@@ -6,6 +6,8 @@ import affine_grid
 struct Params {
     group_base: u32,
     group_end: u32,
+    bits: u32,
+    symmetric: u32,
     rows: u32,
     cols: u32, // of the weight
     group: u32, // columns that share a scale

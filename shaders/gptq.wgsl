@@ -7,6 +7,9 @@ import affine_grid
 struct Params {
     group_base: u32,
     group_end: u32,
+    bits: u32,
+    symmetric: u32,
+    search: u32, // whether smaller ranges are tried too
     rows: u32,
     cols: u32,
     group: u32, // columns that share a scale
@@ -51,8 +54,8 @@ fn scales_of_groups(
     var best = fit(low, high);
     if (best.x == 0.0) {
         atomicMax(&status[0], row + 1u);
-        best = vec2<f32>(1.0, ZERO_POINT);
-    } else if (SEARCH == 1u) {
+        best = vec2<f32>(1.0, middle_code());
+    } else if (params.search == 1u) {
         var least = LARGEST_F32;
         for (var t = 0u; t < TRIED; t++) {
             let shrink = 1.0 - 0.01 * f32(t);

@@ -1,16 +1,25 @@
-// The grid of affine codes of BITS bits: which scale and zero point suit a range, and which of its numbers is nearest. The
+// The grid of affine codes of params.bits bits: which scale and zero point suit a range, and which of its numbers is nearest. The
 // rules are those of rounding to nearest (encode_affine), so that a method which changes nothing gives the same codes.
 import exact
 import pair
 
-const MIN_CODE: f32 = select(0.0, -128.0, BITS == 8u);
-const MAX_CODE: f32 = MIN_CODE + f32((1u << BITS) - 1u);
-const ZERO_POINT: f32 = MIN_CODE + f32(1u << (BITS - 1u));
+fn min_code() -> f32 {
+    return select(0.0, -128.0, params.bits == 8u);
+}
+
+fn max_code() -> f32 {
+    return min_code() + f32((1u << params.bits) - 1u);
+}
+
+fn middle_code() -> f32 {
+    return min_code() + f32(1u << (params.bits - 1u));
+}
+
 // Scale and zero point for numbers from low to high, by the rule of rounding to nearest; a scale of 0 where there is none.
 fn fit(low: f32, high: f32) -> vec2<f32> {
     var range = high - low;
-    var steps = MAX_CODE - MIN_CODE;
-    if (SYMMETRIC == 1u) {
+    var steps = max_code() - min_code();
+    if (params.symmetric == 1u) {
         range = max(-low, high);
         steps = 0.5 * steps;
     }
@@ -25,17 +34,17 @@ fn fit(low: f32, high: f32) -> vec2<f32> {
         return vec2<f32>(0.0, 0.0);
     }
     scale = rounded(scale);
-    if (SYMMETRIC == 1u) {
-        return vec2<f32>(scale, ZERO_POINT);
+    if (params.symmetric == 1u) {
+        return vec2<f32>(scale, middle_code());
     }
     var distance = 0.0;
     if (-low > 0.25 * scale) {
         distance = divide(-low, scale);
     }
-    return vec2<f32>(scale, clamp(MIN_CODE + round(distance), MIN_CODE, MAX_CODE));
+    return vec2<f32>(scale, clamp(min_code() + round(distance), min_code(), max_code()));
 }
 
 // The nearest number to v that the codes stand for; s: scale and zero point, inverse: 1 / scale.
 fn nearest(v: f32, inverse: f32, s: vec2<f32>) -> f32 {
-    return (clamp(round(v * inverse) + s.y, MIN_CODE, MAX_CODE) - s.y) * s.x;
+    return (clamp(round(v * inverse) + s.y, min_code(), max_code()) - s.y) * s.x;
 }

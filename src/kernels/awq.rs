@@ -1,9 +1,6 @@
 //! The searches of AWQ (Lin et al. 2024). The method around them is [`crate::method::Awq`].
 
-use super::{
-    lora,
-    matmul::expect,
-};
+use super::{lora, matmul::expect};
 use crate::{
     DType, Error, Result,
     gpu::{Kernel, Tensor},
@@ -17,6 +14,8 @@ pub const LONGEST: usize = 256;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Params {
+    bits: u32,
+    symmetric: u32,
     rows: u32,
     cols: u32,
     group: u32,
@@ -60,6 +59,8 @@ pub fn scaled_error(
         return Err(Error::shape("awq", expected, format!("{} {}", sums.shape(), sums.dtype())));
     }
     let mut params = Params {
+        bits: grid.bits.into(),
+        symmetric: grid.symmetric.into(),
         rows: rows as u32,
         cols: cols as u32,
         group: grid.group as u32,
@@ -101,6 +102,8 @@ pub fn clip(g: &mut Graph, grid: &Grid, w: &Value, h: &Tensor) -> Result<()> {
         let part = g.import(&h.slice(first * cols, [columns, cols])?);
         let count = columns / grid.group;
         let params = Params {
+            bits: grid.bits.into(),
+            symmetric: grid.symmetric.into(),
             rows: rows as u32,
             cols: cols as u32,
             group: grid.group as u32,

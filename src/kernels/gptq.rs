@@ -32,6 +32,9 @@ pub struct Grid {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Params {
+    bits: u32,
+    symmetric: u32,
+    search: u32,
     rows: u32,
     cols: u32,
     group: u32,
@@ -44,29 +47,30 @@ struct Params {
 impl Grid {
     /// `kernel` with what the snippet `affine_grid` needs.
     pub(super) fn specialise(&self, kernel: Kernel) -> Kernel {
-        let pair = if self.scale == ScaleType::F16 { "pair_f16" } else { "pair_f32" };
-        kernel.import("pair", pair).with("BITS", self.bits.into()).with("SYMMETRIC", self.symmetric.into())
+        kernel.import("pair", if self.scale == ScaleType::F16 { "pair_f16" } else { "pair_f32" })
     }
 
     /// One for every way of specialising.
-    pub(super) fn variants() -> Vec<Grid> {
-        let mut all = Vec::new();
-        for bits in [2, 3, 4, 8] {
-            for (symmetric, scale) in [(false, ScaleType::F32), (true, ScaleType::F32), (false, ScaleType::F16)] {
-                all.push(Grid { bits, symmetric, scale, group: 64, first_block: 0, search: bits < 4 });
-            }
-        }
-        all
+    pub(super) fn variants() -> [Grid; 2] {
+        [ScaleType::F32, ScaleType::F16].map(|scale| Grid {
+            bits: 4,
+            symmetric: false,
+            scale,
+            group: 64,
+            first_block: 0,
+            search: false,
+        })
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
-        self.specialise(Kernel::new("gptq", entry))
-            .with("SEARCH", u32::from(self.search && entry != "columns"))
-            .with("BLOCK", BLOCK as u32)
+        self.specialise(Kernel::new("gptq", entry)).with("BLOCK", BLOCK as u32)
     }
 
     fn params(&self, (rows, cols): (usize, usize), first: usize, count: usize) -> Params {
         Params {
+            bits: self.bits.into(),
+            symmetric: self.symmetric.into(),
+            search: self.search.into(),
             rows: rows as u32,
             cols: cols as u32,
             group: self.group as u32,
@@ -128,7 +132,11 @@ pub fn columns(
     expect("gptq", "factor", factor, [BLOCK, BLOCK])?;
     expect("gptq", "errors", errors, [rows, BLOCK])?;
     if order.shape().dims() != [cols] || order.dtype() != DType::U32 {
-        return Err(Error::shape("gptq", format!("order [{cols}] u32"), format!("{} {}", order.shape(), order.dtype())));
+        return Err(Error::shape(
+            "gptq",
+            format!("order [{cols}] u32"),
+            format!("{} {}", order.shape(), order.dtype()),
+        ));
     }
     if columns.len() > BLOCK || columns.end > cols {
         return Err(Error::shape("gptq", format!("at most {BLOCK} of {cols} columns"), format!("{columns:?}")));

@@ -120,7 +120,7 @@ pub fn quantize_with(
     if gpu.is_dry() || target.is_empty() {
         return Ok(target);
     }
-    let status = gpu.zeros("quantization status", [4], DType::U32)?;
+    let status = new_status(gpu)?;
     // Where the scales are bytes, the absmax values lie aside until all of them are there.
     let absmax = match scheme.double_quant() {
         true => Some(gpu.zeros("absmax values", [target.len().div_ceil(scheme.block_size())], DType::F32)?),
@@ -142,6 +142,33 @@ pub fn quantize_with(
     g.run()?;
     report(name, scheme, &status.read::<u32>()?)?;
     Ok(target)
+}
+
+/// Rounds `source` to the numbers of `target` with the scales that it has already: for methods that choose scales and
+/// values themselves.
+///
+/// source: \[rows * cols\], finite; target: integers. It runs at once and waits. Errors: Shape; Unsupported for other schemes;
+/// Device.
+pub fn encode(gpu: &Gpu, name: &str, source: &Tensor, target: &QuantizedTensor) -> Result<()> {
+    let (scheme, shape) = (target.scheme(), target.shape());
+    check(name, source, shape, scheme)?;
+    if !matches!(scheme, Scheme::Int { .. }) {
+        return Err(Error::unsupported("scheme to encode with given scales", scheme.name(), "int2 to int8"));
+    }
+    let status = new_status(gpu)?;
+    let mut g = Graph::new(gpu);
+    for shard in target.shards() {
+        let scales = shard.scales.as_ref();
+        let job =
+            Job { source, scheme, lanes: 0, limit: u64::MAX, status: &status, shard: &shard, cols: shape[1], scales };
+        job.record(&mut g, name)?;
+    }
+    g.run()?;
+    gpu.wait()
+}
+
+fn new_status(gpu: &Gpu) -> Result<Tensor> {
+    gpu.zeros("quantization status", [4], DType::U32)
 }
 
 fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
@@ -176,6 +203,7 @@ fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
 struct Job<'a> {
     source: &'a Tensor,
     scheme: Scheme,
+    /// Threads to a block; 0 where the scales are given.
     lanes: u32,
     limit: u64,
     status: &'a Tensor,
@@ -235,9 +263,11 @@ impl Job<'_> {
             first_block: self.shard.first_block + (at / block) as u32,
             ..params
         };
-        let ranges = kernel("block_scales", dtype, scheme, self.lanes);
-        let ranges_groups = blocks.div_ceil(256 / self.lanes as usize);
-        g.dispatch(ranges, &params, &[&source, &scales, &status], ranges_groups, 8.0 * len as f64)?;
+        if self.lanes > 0 {
+            let ranges = kernel("block_scales", dtype, scheme, self.lanes);
+            let ranges_groups = blocks.div_ceil(256 / self.lanes as usize);
+            g.dispatch(ranges, &params, &[&source, &scales, &status], ranges_groups, 8.0 * len as f64)?;
+        }
         let kernel = kernel("encode", dtype, scheme, 1);
         g.dispatch(kernel, &params, &[&source, &scales, &codes], groups, 40.0 * len as f64)
     }

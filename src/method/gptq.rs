@@ -96,7 +96,10 @@ impl Gptq {
         let mut values: Vec<f64> = h.read::<f32>()?.into_iter().map(f64::from).collect();
         let mut diagonal: Vec<f64> = (0..n).map(|i| values[i * n + i]).collect();
         if values.iter().any(|v| !v.is_finite()) {
-            return Err(Error::config(name, "the inputs of the calibration text are not finite, so nothing can be fitted"));
+            return Err(Error::config(
+                name,
+                "the inputs of the calibration text are not finite, so nothing can be fitted",
+            ));
         }
         let alive: Vec<f32> = diagonal.iter().map(|&d| if d == 0.0 { 0.0 } else { 1.0 }).collect();
         for (i, d) in diagonal.iter_mut().enumerate().filter(|(_, d)| **d == 0.0) {
@@ -144,7 +147,9 @@ impl LayerMethod for Gptq {
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, [rows, cols]) = (layer.weight_name(), layer.shape());
         let scheme = self.options.scheme.resolve([rows, cols]);
-        let Scheme::Int { bits, block_size: group, symmetric, scale } = scheme else { unreachable!("checked in new") };
+        let Scheme::Int { bits, block_size: group, symmetric, scale } = scheme else {
+            return Err(Error::unsupported("scheme for gptq", scheme.name(), "int2 to int8"));
+        };
         if group == 0 || cols % group != 0 {
             let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
             return Err(Error::config(name, message));

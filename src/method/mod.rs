@@ -6,16 +6,21 @@
 
 mod activations;
 mod hqq;
+mod awq;
+pub mod fold;
 mod gptq;
 pub mod linalg;
 mod pipeline;
 mod rtn;
+mod smoothquant;
 mod stats;
 
 pub use hqq::Hqq;
+pub use awq::{Awq, AwqOptions};
 pub use gptq::{Gptq, GptqOptions};
 pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use rtn::Rtn;
+pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
 
 use crate::{

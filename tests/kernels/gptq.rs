@@ -15,8 +15,25 @@ use fourbit::{
     quant::{ScaleType, Scheme},
 };
 
+/// The quadratic form of a Hessian.
+pub struct Rows<'a> {
+    pub n: usize,
+    /// [n, n]
+    pub h: &'a [f32],
+}
+
+impl Rows<'_> {
+    /// δ H δᵀ of each row, δ = a - b
+    pub fn losses(&self, a: &[f32], b: &[f32]) -> Vec<f64> {
+        let Rows { n, h } = *self;
+        let delta: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
+        let row = |d: &[f64]| (0..n * n).map(|k| d[k / n] * f64::from(h[k]) * d[k % n]).sum();
+        delta.chunks_exact(n).map(row).collect()
+    }
+}
+
 /// Second moments of `tokens` inputs whose channels depend on each other and differ in size.
-fn hessian(n: usize, tokens: usize, seed: u64) -> Vec<f32> {
+pub fn hessian(n: usize, tokens: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng(seed);
     let mut h = vec![0.0f64; n * n];
     for _ in 0..tokens {
@@ -56,14 +73,13 @@ fn scheme(bits: u8, block_size: usize, symmetric: bool, scale: ScaleType) -> Sch
 
 /// tr(Δ H Δᵀ)
 fn loss(a: &[f32], b: &[f32], h: &[f32], n: usize) -> f64 {
-    let delta: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
-    let row = |d: &[f64]| (0..n * n).map(|k| d[k / n] * f64::from(h[k]) * d[k % n]).sum::<f64>();
-    delta.chunks_exact(n).map(row).sum()
+    Rows { n, h }.losses(a, b).iter().sum()
 }
 
 #[test]
 fn codes_are_those_of_the_definition_but_for_ties() {
-    for gpu in [with_subgroups(), without_subgroups()].into_iter().flatten() {
+    for (gpu, most) in [(with_subgroups(), 8), (without_subgroups(), 1)] {
+        let Some(gpu) = gpu else { continue };
         // rows, columns, group, bits, symmetric, halves, act-order, static groups
         let cases = [
             (5, 96, 32, 4, false, true, false, true),
@@ -75,7 +91,9 @@ fn codes_are_those_of_the_definition_but_for_ties() {
             (5, 96, 24, 3, false, false, true, false),
             (1, 40, 8, 4, false, false, true, true),
         ];
-        for (index, &(rows, n, group, bits, symmetric, half, act_order, static_groups)) in cases.iter().enumerate() {
+        for (index, &(rows, n, group, bits, symmetric, half, act_order, static_groups)) in
+            cases.iter().enumerate().take(most)
+        {
             let mut w = Rng(index as u64 + 5).normals(rows * n);
             // A constant row, an outlier, and a channel that no token uses.
             w[..n].fill(0.75);
@@ -86,11 +104,8 @@ fn codes_are_those_of_the_definition_but_for_ties() {
                 h[k * n + 5] = 0.0;
             }
             let scale = if half { ScaleType::F16 } else { ScaleType::F32 };
-            let options = GptqOptions {
-                act_order,
-                static_groups,
-                ..GptqOptions::new(scheme(bits, group, symmetric, scale))
-            };
+            let options =
+                GptqOptions { act_order, static_groups, ..GptqOptions::new(scheme(bits, group, symmetric, scale)) };
             let linear = run(&gpu, options, &w, &h, n).unwrap();
             let task = Task {
                 w: &wide(&w),
@@ -124,9 +139,11 @@ fn check(case: usize, got: &[f32], want: &Rounded, n: usize) {
     let rows = got.len() / n;
     let mut whole = 0;
     for r in 0..rows {
+        // Errors that are passed on have the rounding of the row's largest number.
+        let slack = 1e-7 * want.values[r * n..(r + 1) * n].iter().fold(0.1f64, |m, v| m.max(v.abs()));
         let wrong = columns.iter().position(|&c| {
             let (g, w) = (f64::from(got[r * n + c]), want.values[r * n + c]);
-            (g - w).abs() > 1e-5 * w.abs().max(1e-3)
+            (g - w).abs() > 1e-5 * w.abs() + slack
         });
         let Some(at) = wrong else {
             whole += 1;
@@ -134,7 +151,13 @@ fn check(case: usize, got: &[f32], want: &Rounded, n: usize) {
         };
         let k = r * n + columns[at];
         // f32 sums of some hundred terms: a few thousandths of a step.
-        assert!(want.ties[k] < 5e-3, "case {case}, row {r}, place {at}: {} {} {}", got[k], want.values[k], want.ties[k]);
+        assert!(
+            want.ties[k] < 5e-3,
+            "case {case}, row {r}, place {at}: {} {} {}",
+            got[k],
+            want.values[k],
+            want.ties[k]
+        );
     }
     assert!(10 * whole >= 8 * rows, "case {case}: {whole} of {rows} rows agree");
 }

@@ -10,6 +10,7 @@ mod activation;
 mod attention;
 mod attention_cached;
 mod attention_lanes;
+mod awq;
 mod dequantize;
 mod double_quantize;
 mod dropout;

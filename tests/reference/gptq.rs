@@ -98,7 +98,8 @@ pub fn gptq(task: &Task) -> Rounded {
     let mut out = Rounded { values: vec![0.0; w.len()], ties: vec![0.5; w.len()], place: vec![0; n] };
     for r in 0..rows {
         let row = &mut w[r * n..(r + 1) * n];
-        let fixed: Vec<Pair> = (0..n / task.group).map(|b| pair(task, row[b * task.group..][..task.group].iter().copied())).collect();
+        let fixed: Vec<Pair> =
+            (0..n / task.group).map(|b| pair(task, row[b * task.group..][..task.group].iter().copied())).collect();
         let mut moving: Option<Pair> = None;
         // The inverse of what is left of H, one column smaller each time.
         let mut inv = first.clone();

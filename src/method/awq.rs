@@ -1,0 +1,183 @@
+//! AWQ: channels whose activations are large get finer steps, by scales that are folded into what comes before.
+
+use super::{BlockStats, InputStats, Layer, LayerMethod, Needs, Rtn, Site, float_tensor, fold};
+use crate::{
+    DType, Error, Result,
+    gpu::{Gpu, Tensor},
+    graph::Graph,
+    kernels::{
+        awq::{self, LONGEST},
+        gptq::Grid,
+    },
+    model::Block,
+    nn::Linear,
+    quant::Scheme,
+};
+
+/// How [`Awq`] chooses numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AwqOptions {
+    /// How they are stored: [`Scheme::Int`] in groups that divide a row.
+    pub scheme: Scheme,
+    /// Exponents that are tried, 0 to 1. The paper's 20.
+    pub ratios: usize,
+    /// Also search for the range that each group of each row is cut to; q and k are left as they are, as are groups of more
+    /// than 256 columns.
+    pub clip: bool,
+}
+
+impl AwqOptions {
+    /// The paper's: 20 exponents, with clipping.
+    pub fn new(scheme: Scheme) -> AwqOptions {
+        AwqOptions { scheme, ratios: 20, clip: true }
+    }
+}
+
+/// AWQ, Lin et al. 2024: channel c of each input is divided, and column c of the weights that read it multiplied, by
+/// s_c = m_c^ratio, m_c being the mean magnitude of the channel. The ratio is the one for which rounding the layers that share
+/// the input costs their outputs least.
+///
+/// The cost is tr(Δ · H · Δᵀ), the squared error of the layers' outputs over all calibration tokens, where the paper's code
+/// looks at the attention's or feed-forward part's output over a sample of them. All searches run on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Awq {
+    options: AwqOptions,
+}
+
+impl Awq {
+    /// Errors: Config, Unsupported for options that cannot work.
+    pub fn new(options: AwqOptions) -> Result<Awq> {
+        if !matches!(options.scheme, Scheme::Int { .. }) {
+            return Err(Error::unsupported("scheme for awq", options.scheme.name(), "int2 to int8"));
+        }
+        if !(1..=1000).contains(&options.ratios) {
+            return Err(Error::config("ratios", format!("expected 1 to 1000, got {}", options.ratios)));
+        }
+        Ok(Awq { options })
+    }
+
+    /// The grid of a weight of this shape. Errors: Config where groups do not divide its rows.
+    fn grid(&self, name: &str, shape: [usize; 2]) -> Result<Grid> {
+        let scheme = self.options.scheme.resolve(shape);
+        let Scheme::Int { bits, block_size: group, symmetric, scale } = scheme else {
+            return Err(Error::unsupported("scheme for awq", scheme.name(), "int2 to int8"));
+        };
+        if group == 0 || shape[1] % group != 0 {
+            let message = format!("groups of {group} do not divide its {} columns; choose another group size", shape[1]);
+            return Err(Error::config(name, message));
+        }
+        Ok(Grid { bits, symmetric, scale, group, first_block: 0, search: false })
+    }
+
+    /// The best scales of the input of these layers. [in]
+    fn factors(&self, gpu: &Gpu, block: &Block, stats: &BlockStats, site: Site) -> Result<Vec<f32>> {
+        let linears = &block.linears()[site.linears()];
+        let (h, means) = inputs(&linears[0].name, stats.site(site))?;
+        let tried: Vec<Vec<f32>> = (0..self.options.ratios)
+            .map(|i| scales(&means, i as f32 / self.options.ratios as f32))
+            .collect();
+        let rows: usize = linears.iter().map(|l| l.base.outputs()).sum();
+        // The offsets of all ratios' sums must be numbers that shaders count with; they are far below.
+        let sums = gpu.zeros("errors of scaled weights", [tried.len(), rows], DType::F32)?;
+        let flat = Tensor::view(sums.buffer.clone(), sums.offset, [tried.len() * rows].into(), DType::F32);
+        for (index, factors) in tried.iter().enumerate() {
+            let mut g = Graph::new(gpu);
+            let out = g.import(&flat);
+            let factors = g.import(&gpu.tensor("scales of channels", [factors.len()], DType::F32, factors)?);
+            let mut at = index * rows;
+            for linear in linears {
+                let weight = float_tensor(&linear.name, &linear.base.weight)?;
+                let [rows, cols] = linear.base.weight.shape();
+                let grid = self.grid(&linear.name, [rows, cols])?;
+                for (start, count) in fold::row_ranges(gpu, rows, cols) {
+                    let part = g.import(&weight.slice(start * cols, [count, cols])?);
+                    awq::scaled_error(&mut g, &grid, &part, &factors, &h, &out, at)?;
+                    at += count;
+                }
+            }
+            g.run()?;
+        }
+        let sums = sums.read::<f32>()?;
+        let costs: Vec<f64> = sums.chunks_exact(rows).map(|s| s.iter().map(|v| f64::from(*v)).sum()).collect();
+        let best = (0..costs.len()).filter(|&i| costs[i].is_finite()).min_by(|&a, &b| costs[a].total_cmp(&costs[b]));
+        match best {
+            Some(best) => Ok(tried.into_iter().nth(best).expect("one of the tried")),
+            None => Err(Error::config(&linears[0].name, "no scale of its input gives a finite error")),
+        }
+    }
+}
+
+/// The Hessian and mean magnitudes of an input. Errors: Config where they are not finite.
+fn inputs(name: &str, stats: &InputStats) -> Result<(Tensor, Vec<f32>)> {
+    let (Some(h), Some(channels)) = (&stats.hessian, &stats.channels) else {
+        return Err(Error::config(name, "awq needs the Hessian and the channels' magnitudes"));
+    };
+    let total = fold::finite(name, channels.total.read::<f32>()?)?;
+    Ok((h.clone(), total.into_iter().map(|v| v / stats.tokens.max(1) as f32).collect()))
+}
+
+/// means^ratio, at least 1e-4, about 1 in the geometric middle of the extremes.
+fn scales(means: &[f32], ratio: f32) -> Vec<f32> {
+    let raw: Vec<f32> = means.iter().map(|m| m.powf(ratio).max(1e-4)).collect();
+    let high = raw.iter().copied().fold(0.0, f32::max);
+    let low = raw.iter().copied().fold(f32::INFINITY, f32::min);
+    let middle = (high * low).sqrt();
+    raw.into_iter().map(|v| v / middle).collect()
+}
+
+impl LayerMethod for Awq {
+    fn name(&self) -> &'static str {
+        "awq"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { hessian: true, channels: true }
+    }
+
+    fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
+        for site in Site::ALL {
+            // With fewer heads for v than for q, a row of v would need several scales at once.
+            if site == Site::O && block.v.base.outputs() != block.o.base.inputs() {
+                continue;
+            }
+            let factors = self.factors(gpu, block, stats, site)?;
+            match site {
+                Site::Qkv | Site::GateUp => fold::into_norm(gpu, block, stats, site, &factors)?,
+                Site::O | Site::Down => fold::into_linear(gpu, block, stats, site, &factors)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
+        let [rows, cols] = layer.shape();
+        let grid = self.grid(layer.name, [rows, cols])?;
+        // The product of q and k decides where attention goes; the paper leaves their ranges alone.
+        let attends = [".q_proj", ".k_proj"].iter().any(|end| layer.name.ends_with(end));
+        if self.options.clip && !attends && grid.group <= LONGEST {
+            let h = layer.stats.hessian.as_ref();
+            let h = h.ok_or_else(|| Error::config(layer.name, "awq needs the Hessian"))?;
+            let mut g = Graph::new(gpu);
+            for (start, count) in fold::row_ranges(gpu, rows, cols) {
+                let part = g.import(&layer.weight.slice(start * cols, [count, cols])?);
+                awq::clip(&mut g, &grid, &part, h)?;
+            }
+            g.run()?;
+        }
+        Rtn { scheme: self.options.scheme }.quantize(gpu, layer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_lie_around_one() {
+        assert_eq!(scales(&[0.5, 3.0, 0.0], 0.0), [1.0, 1.0, 1.0]);
+        let s = scales(&[4.0, 1.0, 0.25], 0.5);
+        assert!(s.iter().zip([2.0, 1.0, 0.5]).all(|(a, b)| (a - b).abs() < 1e-6), "{s:?}");
+        // A channel without any activation.
+        assert!(scales(&[0.0, 1.0], 0.5).iter().all(|v| v.is_finite() && *v > 0.0));
+    }
+}

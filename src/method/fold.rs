@@ -1,0 +1,96 @@
+//! Scales of input channels that move out of an activation into the weights that read it.
+
+use super::{BlockStats, Site, float_tensor};
+use crate::{
+    DType, Error, Result,
+    gpu::{Gpu, Tensor},
+    graph::Graph,
+    kernels::elementwise,
+    model::Block,
+};
+
+/// Ranges of rows (first, count) of an f32 matrix that can be bound.
+pub(super) fn row_ranges(gpu: &Gpu, rows: usize, cols: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let most = (gpu.caps().max_binding as usize / (4 * cols.max(1)) / 64 * 64).max(64);
+    (0..rows).step_by(most).map(move |start| (start, most.min(rows - start)))
+}
+
+/// Errors: Config, with the layer's name, where some number is not finite.
+pub(super) fn finite(name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
+    match values.iter().all(|v| v.is_finite()) {
+        true => Ok(values),
+        false => Err(Error::config(name, "the inputs of the calibration text are not finite, so nothing can be fitted")),
+    }
+}
+
+/// w\[:, c\] *= factors\[c\]
+fn columns(gpu: &Gpu, w: &Tensor, factors: &Tensor) -> Result<()> {
+    let (rows, cols) = w.shape().rows_cols();
+    let mut g = Graph::new(gpu);
+    let f = g.import(factors);
+    for (start, count) in row_ranges(gpu, rows, cols) {
+        let part = g.import(&w.slice(start * cols, [count, cols])?);
+        elementwise::scale_columns(&mut g, &part, &f)?;
+    }
+    g.run().map(|_| ())
+}
+
+/// w\[r, :\] *= factors\[r\]
+fn rows(gpu: &Gpu, w: &Tensor, factors: &Tensor) -> Result<()> {
+    let (rows, cols) = w.shape().rows_cols();
+    let mut g = Graph::new(gpu);
+    for (start, count) in row_ranges(gpu, rows, cols) {
+        let part = g.import(&w.slice(start * cols, [count, cols])?);
+        let f = g.import(&factors.slice(start, [count])?);
+        elementwise::scale_rows(&mut g, &part, &f)?;
+    }
+    g.run().map(|_| ())
+}
+
+/// The factors and their inverses on the device.
+fn upload(gpu: &Gpu, factors: &[f32]) -> Result<[Tensor; 2]> {
+    let inverse: Vec<f32> = factors.iter().map(|f| 1.0 / f).collect();
+    let tensor = |values: &[f32]| gpu.tensor("scales of channels", [values.len()], DType::F32, values);
+    Ok([tensor(factors)?, tensor(&inverse)?])
+}
+
+/// Multiplies the columns of the layers that read `site`, and scales what is known of their input.
+fn into_readers(block: &Block, stats: &mut BlockStats, site: Site, [factors, inverse]: &[Tensor; 2]) -> Result<()> {
+    for linear in &block.linears()[site.linears()] {
+        columns(factors.gpu(), &float_tensor(&linear.name, &linear.base.weight)?, factors)?;
+    }
+    stats.site_mut(site).scale(inverse)
+}
+
+/// Channel c of the input of q, k and v, or of gate and up, is divided by `factors[c]` in the norm that makes it, and
+/// column c of those layers multiplied by it: what the block computes stays the same. factors: [in], above 0.
+/// Errors: Shape for other sites, Device.
+pub fn into_norm(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, factors: &[f32]) -> Result<()> {
+    let norm = match site {
+        Site::Qkv => &block.input_norm,
+        Site::GateUp => &block.post_norm,
+        _ => return Err(Error::shape("folding into a norm", "an input that a norm makes", format!("{site:?}"))),
+    };
+    let uploaded = upload(gpu, factors)?;
+    columns(gpu, &norm.weight, &uploaded[1])?;
+    into_readers(block, stats, site, &uploaded)
+}
+
+/// The same where another linear layer makes the input: up for down, and v for o where every head has a v of its own. Its
+/// rows, and its bias, are divided. Errors: Shape for other sites and sizes, Device.
+pub fn into_linear(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, factors: &[f32]) -> Result<()> {
+    let maker = match site {
+        Site::O => &block.v,
+        Site::Down => &block.up,
+        _ => return Err(Error::shape("folding into a layer", "an input that a layer makes", format!("{site:?}"))),
+    };
+    if maker.base.outputs() != factors.len() {
+        return Err(Error::shape(&maker.name, format!("{} rows", factors.len()), maker.base.outputs()));
+    }
+    let uploaded = upload(gpu, factors)?;
+    rows(gpu, &float_tensor(&maker.name, &maker.base.weight)?, &uploaded[1])?;
+    if let Some(bias) = &maker.base.bias {
+        columns(gpu, bias, &uploaded[1])?;
+    }
+    into_readers(block, stats, site, &uploaded)
+}
