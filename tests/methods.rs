@@ -4,10 +4,13 @@ mod support;
 
 use fourbit::{
     Error, Gpu, Result, evaluate,
-    method::{BlockStats, Layer, LayerMethod, Needs, PipelineOptions, Rtn, Site, quantize_model},
+    method::{
+        Awq, AwqOptions, BlockStats, Gptq, GptqOptions, Layer, LayerMethod, Needs, PipelineOptions, Rtn, Site,
+        SmoothQuant, SmoothQuantOptions, quantize_model,
+    },
     model::{Block, LoadOptions, Model, Quantization, Source},
     nn::Linear,
-    quant::Scheme,
+    quant::{PER_CHANNEL, Scheme},
 };
 use std::{cell::RefCell, path::PathBuf};
 use support::gpu;
@@ -126,4 +129,138 @@ fn calibration_that_cannot_be_used_is_refused() {
     let stop = |_: &fourbit::method::LayerReport| Err(Error::config("test", "stopped"));
     let rtn = Rtn { scheme: NF4 };
     assert!(quantize_model(&gpu, &source, &rtn, &PipelineOptions::default(), &[], stop).is_err());
+}
+
+/// Mean squared difference of the logits of all samples from those of the model as it is stored.
+fn output_error(gpu: &Gpu, source: &Source, model: &Model, samples: &[Vec<u32>]) -> f64 {
+    let float = Model::from_source(gpu, source, &LoadOptions::default()).unwrap();
+    let errors = samples.iter().map(|ids| {
+        let (a, b) = (evaluate::logits(model, ids).unwrap(), evaluate::logits(&float, ids).unwrap());
+        let squares = a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2));
+        squares.sum::<f64>() / a.len() as f64
+    });
+    errors.sum::<f64>() / samples.len() as f64
+}
+
+fn quantized(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, true_sequential: bool) -> Model {
+    let options = PipelineOptions { true_sequential, ..PipelineOptions::default() };
+    quantize_model(gpu, source, method, &options, &calibration(), |_| Ok(())).unwrap()
+}
+
+#[test]
+fn calibrated_methods_lose_less_than_rounding_to_nearest() {
+    let Some(gpu) = gpu() else { return };
+    let (source, samples) = (embedded(), calibration());
+    for bits in [4, 3] {
+        let scheme = Scheme::int(bits, 64);
+        let error = |method: &dyn LayerMethod, sequential| {
+            let model = quantized(&gpu, &source, method, sequential);
+            assert!(model.blocks.iter().flat_map(Block::linears).all(|l| l.base.weight.scheme() == scheme));
+            output_error(&gpu, &source, &model, &samples)
+        };
+        let nearest = error(&Rtn { scheme }, false);
+        let plain = GptqOptions::new(scheme);
+        let gptq = |options| Gptq::new(options).unwrap();
+        let figures = [
+            ("gptq", error(&gptq(plain), false)),
+            ("gptq, true sequential", error(&gptq(plain), true)),
+            ("gptq, act-order", error(&gptq(GptqOptions { act_order: true, ..plain }), false)),
+            (
+                "gptq, groups of the order",
+                error(&gptq(GptqOptions { act_order: true, static_groups: false, ..plain }), false),
+            ),
+            ("awq", error(&Awq::new(AwqOptions::new(scheme)).unwrap(), false)),
+        ];
+        eprintln!("{bits} bits: rtn {nearest:.5}, {figures:.5?}");
+        for (name, figure) in figures {
+            assert!(figure < 0.9 * nearest, "{bits} bits, {name}: {figure} against {nearest}");
+        }
+    }
+}
+
+/// Folds and then leaves the weights as floats.
+struct FoldOnly<M>(M);
+
+impl<M: LayerMethod> LayerMethod for FoldOnly<M> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn needs(&self) -> Needs {
+        self.0.needs()
+    }
+
+    fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
+        self.0.fold(gpu, block, stats)
+    }
+
+    fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
+        Rtn { scheme: Scheme::F32 }.quantize(gpu, layer)
+    }
+}
+
+#[test]
+fn folding_changes_weights_and_norms_but_not_the_model() {
+    let Some(gpu) = gpu() else { return };
+    let (source, samples) = (embedded(), calibration());
+    let float = Model::from_source(&gpu, &source, &LoadOptions::default()).unwrap();
+    let smooth = SmoothQuant::new(SmoothQuantOptions::default()).unwrap();
+    let awq = Awq::new(AwqOptions::new(Scheme::int(3, 64))).unwrap();
+    let models = [quantized(&gpu, &source, &FoldOnly(smooth), false), quantized(&gpu, &source, &FoldOnly(awq), false)];
+    for model in models {
+        let scale =
+            evaluate::logits(&float, &samples[0]).unwrap().iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
+        // f32 roundings of scaled weights and activations.
+        assert!(output_error(&gpu, &source, &model, &samples).sqrt() < 1e-5 * scale);
+        for (a, b) in model.blocks.iter().zip(&float.blocks) {
+            let read = |t: &fourbit::Tensor| t.read::<f32>().unwrap();
+            assert_ne!(read(&a.input_norm.weight), read(&b.input_norm.weight));
+        }
+    }
+}
+
+#[test]
+fn smooth_quant_evens_out_the_channels() {
+    let Some(gpu) = gpu() else { return };
+    let source = embedded();
+    // Collects what it smoothed.
+    let smooth = SmoothQuant::new(SmoothQuantOptions::default()).unwrap();
+    struct Watch(SmoothQuant, RefCell<Vec<[f64; 2]>>);
+    impl LayerMethod for Watch {
+        fn name(&self) -> &'static str {
+            "watch"
+        }
+        fn needs(&self) -> Needs {
+            self.0.needs()
+        }
+        fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
+            let spread = |stats: &BlockStats| -> Result<f64> {
+                let absmax = stats.site(Site::GateUp).channels.as_ref().unwrap().absmax.read::<f32>()?;
+                let mean = absmax.iter().map(|v| f64::from(*v)).sum::<f64>() / absmax.len() as f64;
+                Ok(absmax.iter().fold(0.0f64, |m, v| m.max(f64::from(*v))) / mean)
+            };
+            let before = spread(stats)?;
+            self.0.fold(gpu, block, stats)?;
+            self.1.borrow_mut().push([before, spread(stats)?]);
+            Ok(())
+        }
+        fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
+            self.0.quantize(gpu, layer)
+        }
+    }
+    let watch = Watch(smooth, RefCell::default());
+    let model = quantized(&gpu, &source, &watch, false);
+    for [before, after] in watch.1.into_inner() {
+        assert!(after < before, "{before} {after}");
+    }
+    // 8 bits a channel: a part in 256 of each row's range.
+    let error = output_error(&gpu, &source, &model, &calibration());
+    let nearest = output_error(
+        &gpu,
+        &source,
+        &quantized(&gpu, &source, &Rtn { scheme: Scheme::int8(PER_CHANNEL) }, false),
+        &calibration(),
+    );
+    assert!(error < 3.0 * nearest, "{error} {nearest}");
+    assert!(SmoothQuant::new(SmoothQuantOptions { alpha: 1.5, ..SmoothQuantOptions::default() }).is_err());
 }

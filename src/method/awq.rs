@@ -63,7 +63,8 @@ impl Awq {
             return Err(Error::unsupported("scheme for awq", scheme.name(), "int2 to int8"));
         };
         if group == 0 || shape[1] % group != 0 {
-            let message = format!("groups of {group} do not divide its {} columns; choose another group size", shape[1]);
+            let message =
+                format!("groups of {group} do not divide its {} columns; choose another group size", shape[1]);
             return Err(Error::config(name, message));
         }
         Ok(Grid { bits, symmetric, scale, group, first_block: 0, search: false })
@@ -73,9 +74,8 @@ impl Awq {
     fn factors(&self, gpu: &Gpu, block: &Block, stats: &BlockStats, site: Site) -> Result<Vec<f32>> {
         let linears = &block.linears()[site.linears()];
         let (h, means) = inputs(&linears[0].name, stats.site(site))?;
-        let tried: Vec<Vec<f32>> = (0..self.options.ratios)
-            .map(|i| scales(&means, i as f32 / self.options.ratios as f32))
-            .collect();
+        let tried: Vec<Vec<f32>> =
+            (0..self.options.ratios).map(|i| scales(&means, i as f32 / self.options.ratios as f32)).collect();
         let rows: usize = linears.iter().map(|l| l.base.outputs()).sum();
         // The offsets of all ratios' sums must be numbers that shaders count with; they are far below.
         let sums = gpu.zeros("errors of scaled weights", [tried.len(), rows], DType::F32)?;

@@ -19,7 +19,9 @@ pub(super) fn row_ranges(gpu: &Gpu, rows: usize, cols: usize) -> impl Iterator<I
 pub(super) fn finite(name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
     match values.iter().all(|v| v.is_finite()) {
         true => Ok(values),
-        false => Err(Error::config(name, "the inputs of the calibration text are not finite, so nothing can be fitted")),
+        false => {
+            Err(Error::config(name, "the inputs of the calibration text are not finite, so nothing can be fitted"))
+        }
     }
 }
 

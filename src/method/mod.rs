@@ -5,19 +5,19 @@
 //! touches files but through [`Source`](crate::model::Source), and nothing knows the command line.
 
 mod activations;
-mod hqq;
 mod awq;
 pub mod fold;
 mod gptq;
+mod hqq;
 pub mod linalg;
 mod pipeline;
 mod rtn;
 mod smoothquant;
 mod stats;
 
-pub use hqq::Hqq;
 pub use awq::{Awq, AwqOptions};
 pub use gptq::{Gptq, GptqOptions};
+pub use hqq::Hqq;
 pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use rtn::Rtn;
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};

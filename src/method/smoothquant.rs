@@ -1,6 +1,6 @@
 //! SmoothQuant: outliers move from activations into weights, where they are easier to round.
 
-use super::{BlockStats, Layer, LayerMethod, Needs, Rtn, Site, fold, float_tensor};
+use super::{BlockStats, Layer, LayerMethod, Needs, Rtn, Site, float_tensor, fold};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
