@@ -2,7 +2,7 @@
 """Writes tests/golden/checkpoints: a tiny Llama as other tools store it, with the logits that their numbers give.
 
     pip install -r scripts/requirements.txt
-    pip install --no-deps gptqmodel==7.7.0 autoawq==0.2.9 optimum==2.3.0
+    pip install --no-deps gptqmodel==7.7.0 autoawq==0.2.9 optimum==2.3.0 aqlm==1.1.7
     pip install compressed-tensors==0.20.0 hqq==0.2.8.post1 logbar tokenicer device-smi pypcre threadpoolctl datasets defuser
     python scripts/make_checkpoint_golden.py [tests/golden/checkpoints]
 
@@ -14,6 +14,7 @@ f32, on the CPU; transformers then computes the logits in f32. None of this need
     hqq       hqq: HQQLinear, one width a layer (8, 4, 3 and 2 bits)
     llm-int8  bitsandbytes: int8_vectorwise_quant, saved by transformers; the logits are of the stored weights alone, where
               bitsandbytes' own products round the activations too
+    aqlm      aqlm: pack_int_data and _dequantize_weight, code books of 2x8
     ct-*      compressed-tensors: PackedQuantizationCompressor and IntQuantizationCompressor
 
 `report` says how far transformers is from those logits when it loads the folder itself, or why it does not load it.
@@ -200,6 +201,31 @@ def llm_int8(folder):
     finish(folder, parts, quantization, decoded)
 
 
+# ---------------------------------------------------------------- AQLM
+def aqlm(folder):
+    from aqlm.utils import _dequantize_weight, pack_int_data, unpack_int_data
+
+    tensors, decoded = {}, {}
+    for i, (name, linear) in enumerate(linears(base())):
+        w = linear.weight.data
+        scales = w.norm(dim=1).div(w.shape[1] ** 0.5).half()
+        vectors = (w / scales.float()[:, None]).reshape(-1, 8)
+        # One step of residual vector quantization: vectors of the weight as books, the nearest one chosen.
+        codes, books, rest = [], [], vectors
+        for book in range(2):
+            pick = torch.randint(len(vectors), (256,), generator=generator(300 + 2 * i + book))
+            books.append((vectors if book == 0 else rest)[pick].half())
+            codes.append(torch.cdist(rest, books[-1].float()).argmin(1))
+            rest = rest - books[-1].float()[codes[-1]]
+        codes = pack_int_data(torch.stack(codes, 1).reshape(w.shape[0], -1, 2), 8)
+        parts = {"codes": codes, "codebooks": torch.stack(books)[:, :, None], "scales": scales.reshape(-1, 1, 1, 1)}
+        decoded[name] = _dequantize_weight(unpack_int_data(codes, 8), parts["codebooks"].float(), parts["scales"].float())
+        tensors |= {f"{name}.{part}": value for part, value in parts.items()}
+    quantization = {"in_group_size": 8, "linear_weights_not_to_quantize": ["lm_head.weight"], "nbits_per_codebook": 8,
+                    "num_codebooks": 2, "out_group_size": 1, "quant_method": "aqlm"}
+    finish(folder, tensors, quantization, decoded)
+
+
 # ---------------------------------------------------------------- compressed-tensors
 def compressed_tensors(folder, bits, strategy, symmetric, layout, actorder=None):
     from compressed_tensors.compressors.base import BaseCompressor
@@ -245,7 +271,7 @@ def compressed_tensors(folder, bits, strategy, symmetric, layout, actorder=None)
 if __name__ == "__main__":
     import importlib.metadata as metadata
 
-    packages = ["torch", "transformers", "gptqmodel", "autoawq", "hqq", "bitsandbytes", "compressed-tensors", "numpy"]
+    packages = ["torch", "transformers", "gptqmodel", "autoawq", "hqq", "aqlm", "bitsandbytes", "compressed-tensors", "numpy"]
     INDEX["versions"] = {p: metadata.version(p) for p in packages}
     gptq("gptq-4-sym", 4, 32, True, False, "gptq")
     gptq("gptq-4-act", 4, 64, False, True, "gptq")
@@ -255,6 +281,7 @@ if __name__ == "__main__":
     awq("awq")
     hqq("hqq")
     llm_int8("llm-int8")
+    aqlm("aqlm")
     compressed_tensors("ct-int4", 4, "group", True, "pack-quantized")
     compressed_tensors("ct-int4-act", 4, "group", False, "pack-quantized", actorder="group")
     compressed_tensors("ct-int8", 8, "channel", True, "int-quantized")

@@ -10,10 +10,10 @@ use fourbit::{
     evaluate,
     format::{
         Checkpoint, Safetensors, Weights,
-        checkpoint::{self, Awq, Bitsandbytes, CompressedTensors, Gptq, Hqq},
+        checkpoint::{self, Aqlm, Awq, Bitsandbytes, CompressedTensors, Gptq, Hqq},
         safetensors::Writer,
     },
-    gpu::Gpu,
+    gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization, Source},
     quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
     train::{TrainConfig, Trainer},
@@ -82,10 +82,10 @@ fn logits_are_those_of_the_packages_that_made_the_files() {
 }
 
 #[test]
-fn weights_in_another_order_are_put_back_where_they_are_converted() {
+fn weights_are_converted_with_their_columns_put_back() {
     let Some(gpu) = gpu() else { return };
     let options = LoadOptions { quantization: Quantization::To(Scheme::F32) };
-    for name in ["gptq-4-act", "gptq-3-act", "ct-int4-act", "hqq"] {
+    for name in ["gptq-4-act", "gptq-3-act", "ct-int4-act", "hqq", "aqlm"] {
         logits_agree(&gpu, &golden(name), &golden_logits(name), &options, 1e-4);
     }
 }
@@ -113,7 +113,7 @@ fn schemes_and_names_are_as_stored() {
     }
     let plain = Source::open(golden("awq")).unwrap().names();
     assert_eq!(plain.len(), 7 + 4);
-    for folder in FOLDERS {
+    for folder in FOLDERS.into_iter().chain(["aqlm"]) {
         let source = Source::open(golden(folder)).unwrap();
         assert_eq!(source.names(), plain, "{folder}");
         assert!(plain.iter().all(|name| source.contains(name)), "{folder}");
@@ -121,6 +121,22 @@ fn schemes_and_names_are_as_stored() {
         assert_eq!(shuffled, folder.ends_with("-act") && folder != "gptq-4-act", "{folder}");
     }
     assert!(Source::open(golden("gptq-4-act")).unwrap().column_order(DOWN).unwrap().is_some());
+}
+
+#[test]
+fn a_device_that_only_counts_knows_their_sizes() {
+    let dry = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() }).unwrap();
+    for folder in FOLDERS {
+        let source = Source::open(golden(folder)).unwrap();
+        let model = Model::from_source(&dry, &source, &LoadOptions::default()).unwrap();
+        let down = &model.blocks[0].down.base;
+        let packed = source.packed(DOWN, [64, 96]).unwrap();
+        let order = source.column_order(DOWN).unwrap().map_or(0, |order| 8 * order.len());
+        assert_eq!(down.weight.scheme(), packed.scheme);
+        // Codes fill whole vec4.
+        let (got, want) = (down.bytes() as usize, packed.bytes() + order);
+        assert!((want..want + 16).contains(&got), "{folder}: {got} bytes, expected {want}");
+    }
 }
 
 /// A step of training on a base whose columns are shuffled, and on the same numbers as plain f32 in their own order. (A
@@ -237,6 +253,21 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
+fn vectors_are_read_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source::open(golden("aqlm")).unwrap();
+    let packed = source.packed(DOWN, [64, 96]).unwrap();
+    assert_eq!(packed.scheme, Scheme::Aqlm { block_size: 96 });
+    let weights = written(folder.path(), &Aqlm, &[(DOWN, &packed, None)]);
+    let reader = checkpoint::open(&Aqlm.config().unwrap()).unwrap();
+    assert_eq!(reader.read(&weights, DOWN).unwrap(), packed);
+    let codes = DOWN.replace("weight", "codes");
+    assert!(weights.get(&codes).unwrap().bytes == source.weights().get(&codes).unwrap().bytes);
+    let other = Packed::quantize(Scheme::int(4, 32), [64, 96], &[0.0; 64 * 96]).unwrap();
+    assert!(Aqlm.tensors(DOWN, &other, None, DType::F16).is_err());
+}
+
+#[test]
 fn an_order_of_columns_is_written_as_g_idx() {
     let folder = tempfile::tempdir().unwrap();
     let source = Source::open(golden("gptq-3-act")).unwrap();
@@ -341,6 +372,10 @@ fn broken_weights_are_refused_with_their_names() {
         ("hqq", "scale", nan, "not finite"),
         ("hqq", "packing", text, "expected the packing 8bit_u8"),
         ("hqq", "shape", wide, "fits memory"),
+        ("aqlm", "codes", narrow, "expected [32, 1, 1, 1]"),
+        ("aqlm", "scales", narrow, "expected [64, 1, 1, 1]"),
+        ("aqlm", "codebooks", narrow, "expected [2, 256, 1, 8]"),
+        ("aqlm", "codebooks", nan, "not finite"),
         ("llm-int8", "SCB", narrow, "expected [64]"),
         ("llm-int8", "SCB", nan32, "not finite"),
         ("llm-int8", "weight_format", text, "weight_format 0 (rows), got 57"),
@@ -363,7 +398,7 @@ fn broken_weights_are_refused_with_their_names() {
 #[test]
 fn configurations_that_would_be_read_wrongly_are_refused() {
     for (config, message) in [
-        (json!({"quant_method": "quip"}), "quant_method"),
+        (json!({"quant_method": "quip"}), "quantization method of the model: quip"),
         (json!({"quant_method": "gptq", "bits": 5}), "bits of a GPTQ model: 5"),
         (json!({"quant_method": "gptq"}), "quantization_config.bits"),
         (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "marlin"),
@@ -378,10 +413,14 @@ fn configurations_that_would_be_read_wrongly_are_refused() {
             json!({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"type": "float", "num_bits": 4}}}}),
             "float of 4 bits",
         ),
+        (
+            json!({"quant_method": "aqlm", "num_codebooks": 1, "nbits_per_codebook": 16}),
+            "num_codebooks of an AQLM model: 1",
+        ),
         (json!({"quant_method": "compressed-tensors", "transform_config": {"u": {}}}), "transform_config"),
     ] {
         let error = checkpoint::open(&config).err().map(|e| e.to_string()).unwrap_or_else(|| panic!("{config}"));
-        assert!(error.contains(message) || error.contains("quantization method"), "{error}");
+        assert!(error.contains(message), "{error}");
     }
 }
 

@@ -8,19 +8,22 @@
 //! | [`Gptq`] | `X.qweight`, `X.qzeros`, `X.scales`, `X.g_idx` | 2, 3, 4, 8 bits in groups |
 //! | [`Awq`] | `X.qweight`, `X.qzeros`, `X.scales` | 4 bits in groups |
 //! | [`Hqq`] | `X.W_q`, `X.scale`, `X.zero` and settings | 2, 3, 4, 8 bits in groups |
+//! | [`Aqlm`] | `X.codes`, `X.codebooks`, `X.scales` | two code books of 256 vectors |
 //! | [`CompressedTensors`] | `X.weight_packed` or `X.weight`, `X.weight_scale` and more | 2 to 8 bits |
 //!
-//! All but the first are affine integers, [`Scheme::Int`]: codes are taken over bit for bit, and scales as they are where
+//! Most are affine integers, [`Scheme::Int`]: codes are taken over bit for bit, and scales as they are where
 //! they are halves, else as f32. Only the weights are read; where such a file tells to round activations too, products here
 //! keep them in f32.
 
-use super::{TensorView, Weights, awq, bitsandbytes, compressed_tensors, gptq, hqq, safetensors::TensorSpec};
+use super::{TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, safetensors::TensorSpec};
 use crate::quant::{Packed, Scheme, bytes_to_words};
 use crate::{DType, Error, Result};
 use serde_json::Value;
 use std::{borrow::Cow, fmt::Debug};
 
-pub use {awq::Awq, bitsandbytes::Bitsandbytes, compressed_tensors::CompressedTensors, gptq::Gptq, hqq::Hqq};
+pub use {
+    aqlm::Aqlm, awq::Awq, bitsandbytes::Bitsandbytes, compressed_tensors::CompressedTensors, gptq::Gptq, hqq::Hqq,
+};
 
 /// Names and bytes of the tensors that make up one weight.
 pub type Parts<'a> = Vec<(String, Cow<'a, [u8]>)>;
@@ -78,10 +81,11 @@ pub fn open(config: &Value) -> Result<Box<dyn Checkpoint>> {
         "bitsandbytes" => Box::new(Bitsandbytes::default()),
         "gptq" => Box::new(Gptq::from_config(config)?),
         "awq" => Box::new(Awq::from_config(config)?),
+        "aqlm" => Box::new(Aqlm::from_config(config)?),
         "hqq" => Box::new(Hqq::from_config(config)?),
         "compressed-tensors" => Box::new(CompressedTensors::from_config(config)?),
         _ => {
-            let supported = "bitsandbytes, gptq, awq, hqq, compressed-tensors";
+            let supported = "bitsandbytes, gptq, awq, hqq, aqlm, compressed-tensors";
             return Err(Error::unsupported("quantization method of the model", method, supported));
         }
     })

@@ -7,6 +7,7 @@
 //!
 //! A mapped file must not be changed by another process while it is open.
 
+mod aqlm;
 pub mod atomic;
 mod awq;
 pub mod bitsandbytes;
