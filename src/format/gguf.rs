@@ -10,11 +10,15 @@
 //! Arrays (a vocabulary has a hundred thousand strings) stay in the mapping and are read on demand.
 
 use crate::format::{self, Stored, TensorView};
-use crate::quant::{Scheme, ggml::BlockType};
+use crate::quant::ggml::BlockType;
 use crate::{DType, Error, Result, Shape};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+mod write;
+
+pub use write::{ALIGNMENT, MetaValue, TensorSpec, Writer};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 /// What llama.cpp allows.
@@ -36,8 +40,16 @@ pub struct Gguf {
     path: PathBuf,
     map: memmap2::Mmap,
     version: u32,
-    metadata: BTreeMap<String, Value>,
+    metadata: BTreeMap<String, Entry>,
     tensors: BTreeMap<String, Info>,
+}
+
+/// A metadata value and the bytes it comes from: the type's number, then the value.
+#[derive(Debug)]
+struct Entry {
+    value: Value,
+    begin: usize,
+    end: usize,
 }
 
 /// A metadata value; strings and arrays are places in the mapping.
@@ -91,8 +103,10 @@ impl Gguf {
         let mut metadata = BTreeMap::new();
         for _ in 0..entries {
             let key = reader.string("a metadata key")?.to_string();
+            let begin = reader.at;
             let value = reader.entry(&key)?;
-            if metadata.insert(key.clone(), value).is_some() {
+            let entry = Entry { value, begin, end: reader.at };
+            if metadata.insert(key.clone(), entry).is_some() {
                 return Err(Error::format(&path, format!("the metadata key {key} comes twice")));
             }
         }
@@ -128,7 +142,7 @@ impl Gguf {
         };
         let stored = info.stored.ok_or_else(|| {
             let what = format!("type of tensor {name} in {}", self.path.display());
-            Error::unsupported(what, type_name(info.kind), "F32, F16, BF16, Q4_0, Q4_1, Q8_0")
+            Error::unsupported(what, type_name(info.kind), supported_types())
         })?;
         Ok(TensorView { path: &self.path, name, stored, shape: &info.shape, bytes: &self.map[info.begin..info.end] })
     }
@@ -140,7 +154,7 @@ impl Gguf {
 
     /// An integer of the metadata; `None` where the key is absent. Errors: Format for another type or a negative one.
     pub fn uint(&self, key: &str) -> Result<Option<u64>> {
-        match self.metadata.get(key) {
+        match self.value(key) {
             None => Ok(None),
             Some(&Value::Unsigned(v)) => Ok(Some(v)),
             Some(&Value::Signed(v)) if v >= 0 => Ok(Some(v as u64)),
@@ -151,7 +165,7 @@ impl Gguf {
 
     /// A number of the metadata; `None` where the key is absent. Errors: Format for another type.
     pub fn float(&self, key: &str) -> Result<Option<f64>> {
-        match self.metadata.get(key) {
+        match self.value(key) {
             None => Ok(None),
             Some(&Value::Float(v)) => Ok(Some(v)),
             Some(&Value::Unsigned(v)) => Ok(Some(v as f64)),
@@ -162,7 +176,7 @@ impl Gguf {
 
     /// A truth value of the metadata; `None` where the key is absent. Errors: Format for another type.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.metadata.get(key) {
+        match self.value(key) {
             None => Ok(None),
             Some(&Value::Bool(v)) => Ok(Some(v)),
             Some(other) => Err(self.wrong_type(key, "true or false", other)),
@@ -171,7 +185,7 @@ impl Gguf {
 
     /// A text of the metadata; `None` where the key is absent. Errors: Format for another type or no UTF-8.
     pub fn text(&self, key: &str) -> Result<Option<&str>> {
-        match self.metadata.get(key) {
+        match self.value(key) {
             None => Ok(None),
             Some(&Value::Text(start, len)) => self.utf8(key, &self.map[start..start + len]).map(Some),
             Some(other) => Err(self.wrong_type(key, "a text", other)),
@@ -180,7 +194,7 @@ impl Gguf {
 
     /// An array of texts; `None` where the key is absent. Errors: Format for another type or no UTF-8.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
-        let Some(value) = self.metadata.get(key) else { return Ok(None) };
+        let Some(value) = self.value(key) else { return Ok(None) };
         let &Value::Array { kind: 8, count, start } = value else {
             return Err(self.wrong_type(key, "an array of texts", value));
         };
@@ -191,7 +205,7 @@ impl Gguf {
 
     /// An array of numbers (or truth values) as f64; `None` where the key is absent. Errors: Format for another type.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        let Some(value) = self.metadata.get(key) else { return Ok(None) };
+        let Some(value) = self.value(key) else { return Ok(None) };
         let &Value::Array { kind: kind @ (0..=7 | 10..=12), count, start } = value else {
             return Err(self.wrong_type(key, "an array of numbers", value));
         };
@@ -206,6 +220,17 @@ impl Gguf {
             })
         };
         (0..count).map(number).collect::<Result<_>>().map(Some)
+    }
+
+    /// A metadata entry as the file has it, to be written to another; `None` where the key is absent.
+    pub fn raw(&self, key: &str) -> Option<MetaValue> {
+        let entry = self.metadata.get(key)?;
+        let (kind, value) = self.map[entry.begin..entry.end].split_first_chunk()?;
+        Some(MetaValue::Raw(u32::from_le_bytes(*kind), value.to_vec()))
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key).map(|entry| &entry.value)
     }
 
     fn reader(&self, at: usize) -> Reader<'_> {
@@ -229,8 +254,8 @@ impl Gguf {
     }
 }
 
-fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize> {
-    match metadata.get("general.alignment") {
+fn alignment(path: &Path, metadata: &BTreeMap<String, Entry>) -> Result<usize> {
+    match metadata.get("general.alignment").map(|entry| &entry.value) {
         None => Ok(32),
         Some(&Value::Unsigned(v)) if v.is_power_of_two() && v <= 1 << 20 => Ok(v as usize),
         Some(other) => Err(Error::format(path, format!("general.alignment: expected a power of two, got {other:?}"))),
@@ -302,42 +327,46 @@ fn byte_size(stored: Stored, shape: &[usize]) -> Result<usize, String> {
     }
 }
 
+/// GGUF's numbers of the plain types.
+const PLAIN: [(u32, DType); 8] = [
+    (0, DType::F32),
+    (1, DType::F16),
+    (24, DType::I8),
+    (25, DType::I16),
+    (26, DType::I32),
+    (27, DType::I64),
+    (28, DType::F64),
+    (30, DType::BF16),
+];
+
 fn stored(kind: u32) -> Option<Stored> {
-    Some(match kind {
-        0 => Stored::Plain(DType::F32),
-        1 => Stored::Plain(DType::F16),
-        2 => Stored::Ggml(Scheme::Q4_0),
-        3 => Stored::Ggml(Scheme::Q4_1),
-        8 => Stored::Ggml(Scheme::Q8_0),
-        24 => Stored::Plain(DType::I8),
-        25 => Stored::Plain(DType::I16),
-        26 => Stored::Plain(DType::I32),
-        27 => Stored::Plain(DType::I64),
-        28 => Stored::Plain(DType::F64),
-        30 => Stored::Plain(DType::BF16),
-        _ => return None,
-    })
+    let plain = PLAIN.into_iter().find(|(number, _)| *number == kind).map(|(_, dtype)| Stored::Plain(dtype));
+    plain.or_else(|| BlockType::from_kind(kind).map(|ty| Stored::Ggml(ty.scheme())))
+}
+
+/// The inverse of [`stored`].
+fn kind_of(stored: Stored) -> Option<u32> {
+    match stored {
+        Stored::Plain(dtype) => PLAIN.into_iter().find(|(_, plain)| *plain == dtype).map(|(number, _)| number),
+        Stored::Ggml(scheme) => BlockType::of(scheme).map(BlockType::kind),
+    }
+}
+
+fn supported_types() -> String {
+    let blocks: Vec<_> = BlockType::ALL.iter().map(|ty| ty.name()).collect();
+    format!("F32, F16, BF16, {}", blocks.join(", "))
 }
 
 fn type_name(kind: u32) -> String {
     let name = match kind {
-        6 => "Q5_0",
-        7 => "Q5_1",
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
         18 => "IQ3_XXS",
         19 => "IQ1_S",
-        20 => "IQ4_NL",
         21 => "IQ3_S",
         22 => "IQ2_S",
-        23 => "IQ4_XS",
         29 => "IQ1_M",
         34 => "TQ1_0",
         35 => "TQ2_0",

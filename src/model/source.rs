@@ -255,7 +255,7 @@ fn put_back(values: &mut [f32], order: &[u32]) {
 }
 
 /// The stored row of transformers' row `row`: pairs of a rotation lie side by side there, half a head apart here.
-fn rotated_row(row: usize, head_dim: usize) -> usize {
+pub(super) fn rotated_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
     head * head_dim + 2 * pair + half

@@ -3,6 +3,7 @@
 mod clock;
 mod folder;
 mod gguf;
+mod gguf_metadata;
 mod stream;
 mod template;
 

@@ -1,0 +1,343 @@
+//! A model on disk to a GGUF file that llama.cpp runs, tensor by tensor.
+
+use super::{LoadOptions, Model, Source, gguf, gguf_metadata, source::rotated_row};
+use crate::{
+    DType, Error, Result,
+    adapter::LINEAR_MODULES,
+    format::{
+        Stored,
+        gguf::{MetaValue, TensorSpec, Writer},
+    },
+    gpu::{Gpu, GpuOptions},
+    quant::{
+        Packed, Scheme,
+        ggml::{self, BlockType},
+    },
+};
+use half::{bf16, f16};
+use std::path::{Path, PathBuf};
+
+/// Elements that are converted on the host at once.
+const PIECE: usize = 4 << 20;
+
+/// A model that is to be written as GGUF, its linear weights in one scheme.
+///
+/// As llama.cpp does: where rows are no multiple of a type's 256 elements, the weight takes [`BlockType::fallback`] (and F16
+/// where 32 does not divide them either); the head, and the embedding where it serves as the head, become Q6_K (Q8_0 in a
+/// Q8_0 file), any other embedding the scheme itself; norms and biases are F32. What a GGUF file holds in the type asked
+/// for, and an embedding or head in any block type, is copied unchanged. Rounding is done on the host.
+///
+/// The metadata of a GGUF file is carried over, tokenizer included; that of a folder is made from config.json, and its
+/// tokenizer comes from [`GgufFile::with_metadata`]. A sliding window has no place in llama.cpp's Llama files and is left
+/// out.
+pub struct GgufFile {
+    source: Source,
+    scheme: Scheme,
+    output: PathBuf,
+    items: Vec<Item>,
+    extra: Vec<(String, MetaValue)>,
+}
+
+struct Item {
+    /// Transformers' name; of tensors that it does not know, the file's.
+    name: String,
+    spec: TensorSpec,
+    action: Action,
+}
+
+enum Action {
+    /// The bytes as they are in the source.
+    Copy,
+    /// A norm or bias of this length, to F32.
+    Vector(usize),
+    /// (rows, cols) to the type of the spec.
+    Convert([usize; 2]),
+    /// Computed here.
+    Values(Vec<f32>),
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GgufSummary {
+    /// Weights in the scheme that was asked for.
+    pub quantized: usize,
+    /// Linear weights that took another type, since their rows are no whole blocks.
+    pub fallbacks: usize,
+    /// All other tensors.
+    pub others: usize,
+    /// Bytes of the tensors in the source.
+    pub source_bytes: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+impl GgufFile {
+    /// Opens a Hugging Face folder or a GGUF file and checks that it is whole. `scheme` is one of GGUF's block types, F32, F16
+    /// or BF16. Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
+    pub fn open(input: impl AsRef<Path>, scheme: Scheme, output: impl Into<PathBuf>) -> Result<GgufFile> {
+        let (input, output) = (input.as_ref(), output.into());
+        if !scheme.is_ggml() && !scheme.is_float() {
+            let names: Vec<_> = BlockType::ALL.iter().map(|ty| ty.scheme().name()).collect();
+            let supported = format!("f32, f16, bf16, {}", names.join(", "));
+            return Err(Error::unsupported("scheme for a GGUF file", scheme.name(), supported));
+        }
+        if let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
+            && input == output
+        {
+            return Err(Error::config("--output", "is the file that is read; choose another name"));
+        }
+        let source = Source::open(input)?;
+        gguf_metadata::architecture(&source.config)?;
+        // A device that only counts reads every header and shape, so that nothing is begun with a part missing.
+        let counting = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() })?;
+        Model::from_source(&counting, &source, &LoadOptions::default())?;
+        let items = items(&source, scheme)?;
+        Ok(GgufFile { source, scheme, output, items, extra: vec![] })
+    }
+
+    /// Adds entries to the metadata, such as a tokenizer's (`Tokenizer::gguf_vocab`); they replace those of the same keys.
+    pub fn with_metadata(mut self, entries: impl IntoIterator<Item = (String, MetaValue)>) -> GgufFile {
+        self.extra.extend(entries);
+        self
+    }
+
+    /// Tensors.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The folder or file that is read.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The scheme that a weight will have in the file; `None` for what is no weight of the model.
+    pub fn scheme(&self, name: &str) -> Option<Scheme> {
+        let item = self.items.iter().find(|item| item.name == name)?;
+        Some(match item.spec.stored {
+            Stored::Ggml(scheme) => scheme,
+            Stored::Plain(DType::F16) => Scheme::F16,
+            Stored::Plain(DType::BF16) => Scheme::BF16,
+            Stored::Plain(_) => Scheme::F32,
+        })
+    }
+
+    /// Writes the file. `on_tensor` is told each tensor that is done; its error ends the work, and nothing is left behind.
+    /// Errors: Io, Format, Config for numbers that a type cannot hold.
+    pub fn write(&self, on_tensor: impl FnMut(&str) -> Result<()>) -> Result<GgufSummary> {
+        self.write_with(|_, _| Ok(None), on_tensor)
+    }
+
+    /// [`GgufFile::write`] where `choose(name, shape)` may give weights whose numbers another method has chosen, in the scheme
+    /// that [`GgufFile::scheme`] tells. It is asked for matrices alone, in the order of the blocks. Errors: also Shape for
+    /// another scheme or shape, and those of `choose`.
+    pub fn write_with(
+        &self,
+        mut choose: impl FnMut(&str, [usize; 2]) -> Result<Option<Packed>>,
+        mut on_tensor: impl FnMut(&str) -> Result<()>,
+    ) -> Result<GgufSummary> {
+        let metadata = gguf_metadata::metadata(&self.source, self.scheme, &self.extra)?;
+        let specs: Vec<TensorSpec> = self.items.iter().map(|item| item.spec.clone()).collect();
+        let mut writer = Writer::create(&self.output, &metadata, &specs)?;
+        let mut summary = GgufSummary::default();
+        for item in &self.items {
+            match &item.action {
+                Action::Copy => {
+                    let view = self.source.weights().get(&item.spec.name)?;
+                    writer.write(&item.spec.name, view.bytes)?;
+                }
+                Action::Values(values) => writer.write(&item.spec.name, bytemuck::cast_slice(values))?,
+                Action::Vector(len) => {
+                    let values = self.source.vector(&item.name, *len)?;
+                    let bytes = self.rotated(&item.name, bytemuck::cast_slice(&values).to_vec(), *len);
+                    writer.write(&item.spec.name, &bytes)?;
+                }
+                Action::Convert(shape) => match choose(&item.name, *shape)? {
+                    Some(packed) => self.write_packed(&mut writer, item, &packed)?,
+                    None => self.convert(&mut writer, item, *shape)?,
+                },
+            }
+            match is_linear(&item.name) {
+                true if self.scheme(&item.name) == Some(self.scheme) => summary.quantized += 1,
+                true => summary.fallbacks += 1,
+                false => summary.others += 1,
+            }
+            on_tensor(&item.name)?;
+        }
+        writer.finish()?;
+        summary.bytes = std::fs::metadata(&self.output).map_err(Error::io(&self.output))?.len();
+        let weights = self.source.weights();
+        for name in weights.names() {
+            summary.source_bytes += weights.get(name)?.bytes.len() as u64;
+        }
+        Ok(summary)
+    }
+
+    fn write_packed(&self, writer: &mut Writer, item: &Item, packed: &Packed) -> Result<()> {
+        let [rows, cols] = packed.shape;
+        let expected = (item.spec.stored, &item.spec.shape[..]);
+        if expected != (Stored::Ggml(packed.scheme), &[rows, cols]) {
+            let got = format!("{} {:?}", packed.scheme.name(), packed.shape);
+            return Err(Error::shape(&item.name, format!("{} {:?}", expected.0, expected.1), got));
+        }
+        writer.write(&item.spec.name, &self.rotated(&item.name, ggml::pack_blocks(packed)?, rows))
+    }
+
+    fn convert(&self, writer: &mut Writer, item: &Item, shape: [usize; 2]) -> Result<()> {
+        let stored = item.spec.stored;
+        // The message of a number that cannot be stored should name the tensor.
+        let named = |error: Error| match error {
+            Error::Config { message, .. } => Error::config(format!("tensor {}", item.name), message),
+            other => other,
+        };
+        if self.heads(&item.name).is_none() {
+            return self.source.for_each_piece(&item.name, shape, PIECE, |_, values| {
+                writer.write(&item.spec.name, &encode(stored, values).map_err(named)?)
+            });
+        }
+        let mut bytes = Vec::new();
+        self.source.for_each_piece(&item.name, shape, PIECE, |_, values| {
+            bytes.extend(encode(stored, values).map_err(named)?);
+            Ok(())
+        })?;
+        writer.write(&item.spec.name, &self.rotated(&item.name, bytes, shape[0]))
+    }
+
+    /// Heads of a weight whose rows llama.cpp stores in the order of its own rotary layout.
+    fn heads(&self, name: &str) -> Option<usize> {
+        let config = &self.source.config;
+        if !matches!(config.model_type.as_str(), "llama" | "mistral") {
+            return None;
+        }
+        match name {
+            _ if name.contains(".q_proj.") => Some(config.heads),
+            _ if name.contains(".k_proj.") => Some(config.kv_heads),
+            _ => None,
+        }
+    }
+
+    /// The bytes of `rows` rows in llama.cpp's order.
+    fn rotated(&self, name: &str, bytes: Vec<u8>, rows: usize) -> Vec<u8> {
+        let Some(heads) = self.heads(name) else { return bytes };
+        let size = bytes.len() / rows;
+        let mut out = vec![0; bytes.len()];
+        for (row, bytes) in bytes.chunks_exact(size).enumerate() {
+            let to = rotated_row(row, rows / heads) * size;
+            out[to..to + size].copy_from_slice(bytes);
+        }
+        out
+    }
+}
+
+/// Numbers to the bytes of a GGUF tensor. Errors: Config for what the type cannot hold.
+fn encode(stored: Stored, values: &[f32]) -> Result<Vec<u8>> {
+    let beyond = |name: &str| Error::config("tensor", format!("it has numbers that {name} cannot hold"));
+    match stored {
+        Stored::Ggml(scheme) => BlockType::of(scheme).expect("items have GGUF's schemes").encode(values),
+        Stored::Plain(DType::F16) => {
+            let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+            let finite = halves.iter().all(|v| v.is_finite());
+            if finite { Ok(bytemuck::cast_slice(&halves).to_vec()) } else { Err(beyond("f16")) }
+        }
+        Stored::Plain(DType::BF16) => {
+            let halves: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
+            let finite = halves.iter().all(|v| v.is_finite());
+            if finite { Ok(bytemuck::cast_slice(&halves).to_vec()) } else { Err(beyond("bf16")) }
+        }
+        Stored::Plain(_) => match values.iter().all(|v| v.is_finite()) {
+            true => Ok(bytemuck::cast_slice(values).to_vec()),
+            false => Err(beyond("f32")),
+        },
+    }
+}
+
+fn is_linear(name: &str) -> bool {
+    let module = name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
+    name.starts_with("model.layers.") && module.is_some_and(|module| LINEAR_MODULES.contains(&module))
+}
+
+fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
+    let mut names = source.names();
+    // The embedding, the blocks in their order, the last norm, the head.
+    names.sort_by_key(|name| {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let outer = match name.as_str() {
+            "model.embed_tokens.weight" => 0,
+            "model.norm.weight" => 2,
+            "lm_head.weight" => 3,
+            _ => 1,
+        };
+        (outer, layer, name.clone())
+    });
+    let mut items = Vec::with_capacity(names.len());
+    for name in names {
+        items.extend(item(source, name, scheme)?);
+    }
+    match source.weights().gguf() {
+        // What transformers has no name for.
+        Some(gguf) => {
+            for name in gguf.names().filter(|name| gguf::transformers_name(name).is_none()) {
+                let view = gguf.get(name)?;
+                let spec = TensorSpec { name: name.to_owned(), stored: view.stored, shape: view.shape.to_vec() };
+                items.push(Item { name: name.to_owned(), spec, action: Action::Copy });
+            }
+        }
+        None => {
+            if let Some(values) = gguf_metadata::rope_divisors(&source.config) {
+                let name = "rope_freqs.weight".to_owned();
+                let spec =
+                    TensorSpec { name: name.clone(), stored: Stored::Plain(DType::F32), shape: vec![values.len()] };
+                items.push(Item { name, spec, action: Action::Values(values) });
+            }
+        }
+    }
+    Ok(items)
+}
+
+/// `None` for tensors that a GGUF file does not have: inverse frequencies in old folders, a head that is the embedding.
+fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
+    let Some(stored_name) = gguf::stored_name(&name) else {
+        if name.ends_with("rotary_emb.inv_freq") {
+            return Ok(None);
+        }
+        return Err(Error::unsupported("tensor for a GGUF file", name, "the weights of Llama-like models"));
+    };
+    let tied = source.config.tie_embeddings;
+    if name == "lm_head.weight" && tied {
+        return Ok(None);
+    }
+    let [rows, cols] = source.shape(&name)?;
+    let spec = |stored: Stored, shape: Vec<usize>| TensorSpec { name: stored_name.clone(), stored, shape };
+    if name.ends_with("norm.weight") || name.ends_with(".bias") {
+        let spec = spec(Stored::Plain(DType::F32), vec![cols]);
+        return Ok(Some(Item { name, spec, action: Action::Vector(cols) }));
+    }
+    let held = source.weights().gguf().map(|gguf| gguf.get(&stored_name)).transpose()?.map(|view| view.stored);
+    let is_head = name == "lm_head.weight" || (name == "model.embed_tokens.weight" && tied);
+    let mut stored = match (scheme, is_head) {
+        (Scheme::F32, _) => Stored::Plain(DType::F32),
+        (Scheme::F16, _) => Stored::Plain(DType::F16),
+        (Scheme::BF16, _) => Stored::Plain(DType::BF16),
+        (Scheme::Q8_0, _) | (_, false) => fitting(scheme, cols),
+        (_, true) => fitting(Scheme::Q6K, cols),
+    };
+    let outer = is_head || name == "model.embed_tokens.weight";
+    if let Some(Stored::Ggml(held)) = held.filter(|_| outer && scheme.is_ggml()) {
+        stored = Stored::Ggml(held);
+    }
+    let action = if held == Some(stored) { Action::Copy } else { Action::Convert([rows, cols]) };
+    Ok(Some(Item { name, spec: spec(stored, vec![rows, cols]), action }))
+}
+
+/// The type for rows of `cols`: the scheme's, its fallback, or F16.
+fn fitting(scheme: Scheme, cols: usize) -> Stored {
+    let ty = BlockType::of(scheme).expect("open checked the scheme");
+    let whole = |ty: &BlockType| cols.is_multiple_of(ty.block_size());
+    let ty = Some(ty).filter(whole).or_else(|| Some(ty.fallback()).filter(whole));
+    ty.map_or(Stored::Plain(DType::F16), |ty| Stored::Ggml(ty.scheme()))
+}

@@ -1,0 +1,238 @@
+//! GGUF files that fourbit writes, as it reads them again: all kinds of metadata, and models in every scheme.
+
+#[allow(dead_code)]
+mod support;
+
+use fourbit::format::gguf::{ALIGNMENT, MetaValue, TensorSpec, Writer};
+use fourbit::format::{Gguf, Stored};
+use fourbit::model::{GgufFile, Source};
+use fourbit::quant::{Packed, Scheme, ggml::BlockType};
+use fourbit::tokenizer::Tokenizer;
+use fourbit::{DType, Error};
+use std::path::{Path, PathBuf};
+use support::folder::Size;
+
+fn spec(name: &str, stored: Stored, shape: &[usize]) -> TensorSpec {
+    TensorSpec { name: name.into(), stored, shape: shape.into() }
+}
+
+const F32: Stored = Stored::Plain(DType::F32);
+
+#[test]
+fn metadata_and_tensors_return() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    let metadata = [
+        ("general.architecture", MetaValue::Text("llama".into())),
+        ("a.count", MetaValue::U32(7)),
+        ("a.share", MetaValue::F32(0.5)),
+        ("a.flag", MetaValue::Bool(true)),
+        ("a.words", MetaValue::Texts(vec!["näh".into(), String::new()])),
+        ("a.types", MetaValue::Integers(vec![-1, 3])),
+        ("a.scores", MetaValue::Floats(vec![0.25, -2.0])),
+        ("a.raw", MetaValue::Raw(10, u64::MAX.to_le_bytes().to_vec())),
+    ]
+    .map(|(key, value)| (key.to_owned(), value));
+    let blocks = BlockType::Q4K.encode(&vec![0.5; 512]).unwrap();
+    let specs = [
+        spec("odd", Stored::Plain(DType::F16), &[3]),
+        spec("blocks", Stored::Ggml(Scheme::Q4K), &[2, 256]),
+        spec("last", F32, &[1, 2]),
+        spec("none", F32, &[0]),
+    ];
+    let mut writer = Writer::create(&path, &metadata, &specs).unwrap();
+    writer.write("last", bytemuck::cast_slice(&[1f32, 2.0])).unwrap();
+    writer.write("blocks", &blocks[..100]).unwrap();
+    writer.write("odd", &[0, 0x3c, 0, 0xc0, 0, 0]).unwrap();
+    writer.write("blocks", &blocks[100..]).unwrap();
+    assert!(!path.exists());
+    writer.finish().unwrap();
+    let file = Gguf::open(&path).unwrap();
+    assert_eq!(file.version(), 3);
+    assert_eq!(file.text("general.architecture").unwrap(), Some("llama"));
+    assert_eq!(file.uint("a.count").unwrap(), Some(7));
+    assert_eq!(file.float("a.share").unwrap(), Some(0.5));
+    assert_eq!(file.flag("a.flag").unwrap(), Some(true));
+    assert_eq!(file.texts("a.words").unwrap().unwrap(), ["näh", ""]);
+    assert_eq!(file.numbers("a.types").unwrap().unwrap(), [-1.0, 3.0]);
+    assert_eq!(file.numbers("a.scores").unwrap().unwrap(), [0.25, -2.0]);
+    assert_eq!(file.uint("a.raw").unwrap(), Some(u64::MAX));
+    assert_eq!(file.raw("a.count"), Some(MetaValue::Raw(4, 7u32.to_le_bytes().to_vec())));
+    assert_eq!(file.get("odd").unwrap().to_f32().unwrap(), [1.0, -2.0, 0.0]);
+    assert_eq!(file.get("blocks").unwrap().bytes, blocks);
+    assert_eq!((file.get("last").unwrap().shape, file.get("last").unwrap().bytes[7]), (&[1, 2][..], 0x40));
+    assert!(file.get("none").unwrap().is_empty());
+    assert_eq!(std::fs::metadata(&path).unwrap().len() % ALIGNMENT as u64, 0);
+}
+
+#[test]
+fn what_cannot_be_written_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    let create = |metadata: &[(String, MetaValue)], specs: &[TensorSpec]| Writer::create(&path, metadata, specs);
+    let one = [spec("x", F32, &[2])];
+    let key = |key: &str| (key.to_owned(), MetaValue::U32(1));
+    for (metadata, specs, expected) in [
+        (vec![key("k"), key("k")], vec![], "metadata key k"),
+        (vec![], vec![one[0].clone(), one[0].clone()], "tensor x: it is given twice"),
+        (vec![], vec![spec("x", Stored::Ggml(Scheme::Q4K), &[2, 128])], "tensor x: q4_k needs rows"),
+        (vec![], vec![spec("x", Stored::Ggml(Scheme::Mxfp4), &[2, 32])], "tensor x: GGUF has no type"),
+        (vec![], vec![spec("x", Stored::Plain(DType::U8), &[2])], "tensor x: GGUF has no type"),
+        (vec![], vec![spec("x", F32, &[usize::MAX, 2])], "tensor x"),
+        (vec![], vec![spec("x", F32, &[usize::MAX / 8])], "tensor x"),
+    ] {
+        let error = create(&metadata, &specs).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    let mut writer = create(&[], &one).unwrap();
+    assert!(matches!(writer.write("y", &[]), Err(Error::Format { .. })));
+    writer.write("x", &[0; 4]).unwrap();
+    assert!(matches!(writer.write("x", &[0; 5]), Err(Error::Shape { .. })));
+    assert!(matches!(writer.finish(), Err(Error::MissingTensor { .. })));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Two blocks whose down projections have rows of 288.
+fn model(folder: &Path) {
+    Size { hidden: 256, intermediate: 288, layers: 2, heads: 4, kv_heads: 2, vocab: 48 }.write(folder);
+}
+
+fn values(source: &Source, name: &str) -> Vec<f32> {
+    let mut all = vec![];
+    let shape = source.shape(name).unwrap();
+    source.for_each_piece(name, shape, 4096, |_, values| Ok(all.extend_from_slice(values))).unwrap();
+    all
+}
+
+fn write(input: &Path, scheme: Scheme, output: &Path) -> fourbit::model::GgufSummary {
+    let file = GgufFile::open(input, scheme, output).unwrap();
+    let mut count = 0;
+    let summary = file.write(|_| Ok(count += 1)).unwrap();
+    assert_eq!(count, file.len());
+    assert_eq!(summary.quantized + summary.fallbacks + summary.others, file.len());
+    summary
+}
+
+#[test]
+fn floats_are_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path());
+    let path = folder.path().join("f32.gguf");
+    write(folder.path(), Scheme::F32, &path);
+    let (before, after) = (Source::open(folder.path()).unwrap(), Source::open(&path).unwrap());
+    assert_eq!(before.names(), after.names());
+    for name in before.names() {
+        assert_eq!(values(&before, &name), values(&after, &name), "{name}");
+    }
+    let mut config = before.config.clone();
+    config.json = after.config.json.clone();
+    assert_eq!(config, after.config);
+}
+
+#[test]
+fn every_scheme_is_written_with_its_fallbacks() {
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path());
+    let before = Source::open(folder.path()).unwrap();
+    for ty in BlockType::ALL {
+        let path = folder.path().join(format!("{}.gguf", ty.name()));
+        let summary = write(folder.path(), ty.scheme(), &path);
+        assert_eq!(summary.fallbacks, if ty.block_size() == 256 { 2 } else { 0 });
+        let after = Source::open(&path).unwrap();
+        for name in before.names() {
+            let shape = before.shape(&name).unwrap();
+            let expected = match name.as_str() {
+                _ if name.ends_with("norm.weight") => Scheme::F32,
+                "model.embed_tokens.weight" if ty == BlockType::Q8_0 => Scheme::Q8_0,
+                "model.embed_tokens.weight" => Scheme::Q6K,
+                _ if name.contains("down_proj") => ty.fallback().scheme(),
+                _ => ty.scheme(),
+            };
+            assert_eq!(after.scheme(&name).unwrap(), expected, "{name}");
+            let packed = Packed::quantize(expected, shape, &values(&before, &name)).unwrap();
+            assert_eq!(after.packed(&name, shape).unwrap(), packed, "{ty:?} {name}");
+        }
+        let gguf = Gguf::open(&path).unwrap();
+        assert_eq!(gguf.uint("general.quantization_version").unwrap(), Some(2));
+        assert_eq!(gguf.uint("llama.rope.dimension_count").unwrap(), Some(64));
+    }
+}
+
+#[test]
+fn a_gguf_file_is_carried_over() {
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path());
+    let (first, second, third) = (folder.path().join("1"), folder.path().join("2"), folder.path().join("3"));
+    let more = ("tokenizer.ggml.model".to_owned(), MetaValue::Text("none".into()));
+    let file = GgufFile::open(folder.path(), Scheme::Q4K, &first).unwrap().with_metadata([more]);
+    file.write(|_| Ok(())).unwrap();
+    // In the same type all bytes are the same.
+    write(&first, Scheme::Q4K, &second);
+    let (a, b) = (Gguf::open(&first).unwrap(), Gguf::open(&second).unwrap());
+    assert!(a.keys().eq(b.keys()) && a.keys().all(|key| a.raw(key) == b.raw(key)));
+    assert!(a.names().eq(b.names()));
+    for name in a.names() {
+        assert_eq!(a.get(name).unwrap().bytes, b.get(name).unwrap().bytes, "{name}");
+    }
+    // In another, weights are rounded again, in the right order, and the embedding stays.
+    write(&first, Scheme::Q8_0, &third);
+    let (a, c) = (Source::open(&first).unwrap(), Source::open(&third).unwrap());
+    assert_eq!(c.weights().gguf().unwrap().text("tokenizer.ggml.model").unwrap(), Some("none"));
+    assert_eq!(c.scheme("model.embed_tokens.weight").unwrap(), Scheme::Q6K);
+    for name in ["model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.up_proj.weight"] {
+        let shape = a.shape(name).unwrap();
+        let packed = Packed::quantize(Scheme::Q8_0, shape, &values(&a, name)).unwrap();
+        assert_eq!(c.packed(name, shape).unwrap(), packed, "{name}");
+    }
+}
+
+#[test]
+fn chosen_numbers_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path());
+    let path = folder.path().join("a.gguf");
+    let file = GgufFile::open(folder.path(), Scheme::Q4_0, &path).unwrap();
+    let name = "model.layers.1.self_attn.q_proj.weight";
+    let mut asked = vec![];
+    let chosen = Packed::quantize(Scheme::Q4_0, [256, 256], &vec![0.25; 65536]).unwrap();
+    let choose = |asked: &str, _| Ok((asked == name).then(|| chosen.clone()));
+    file.write_with(|n, shape| Ok(asked.push(n.to_owned())).and_then(|()| choose(n, shape)), |_| Ok(())).unwrap();
+    assert_eq!(Source::open(&path).unwrap().packed(name, [256, 256]).unwrap(), chosen);
+    assert_eq!(asked.len(), 1 + 2 * 7);
+    let other = Packed::quantize(Scheme::Q4_1, [256, 256], &vec![0.25; 65536]).unwrap();
+    let result = file.write_with(|n, _| Ok((n == name).then(|| other.clone())), |_| Ok(()));
+    assert!(matches!(result, Err(Error::Shape { .. })));
+    // An error of the caller leaves the old file as it is.
+    let stop = file.write(|_| Err(Error::config("quantize", "interrupted")));
+    assert!(stop.is_err() && Source::open(&path).is_ok());
+    assert!(GgufFile::open(folder.path(), Scheme::Mxfp4, &path).is_err());
+    assert!(GgufFile::open(&path, Scheme::Q4_0, &path).is_err());
+}
+
+fn embedded() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/embedded")
+}
+
+#[test]
+fn a_tokenizer_goes_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    let tokenizer = Tokenizer::open(embedded()).unwrap().unwrap();
+    let file = GgufFile::open(embedded(), Scheme::Q8_0, &path).unwrap();
+    let rows = file.source().config.vocab_size;
+    let file = file.with_metadata(tokenizer.gguf_vocab(rows).unwrap().metadata());
+    file.write(|_| Ok(())).unwrap();
+    let again = Tokenizer::open(&path).unwrap().unwrap();
+    for text in ["Hello world 123", " a  b\n\nc", "näh 😀 <|im_start|>user\nx<|im_end|>"] {
+        let ids = tokenizer.encode(text, true).unwrap();
+        assert_eq!(again.encode(text, true).unwrap(), ids, "{text:?}");
+        assert_eq!(again.decode(&ids, false).unwrap(), tokenizer.decode(&ids, false).unwrap());
+    }
+    assert_eq!(
+        (again.bos_id(), again.eos_id(), again.pad_id()),
+        (tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id())
+    );
+    assert_eq!(again.chat_template().source(), tokenizer.chat_template().source());
+    let gguf = Gguf::open(&path).unwrap();
+    assert_eq!(gguf.texts("tokenizer.ggml.tokens").unwrap().unwrap().len(), rows);
+}
