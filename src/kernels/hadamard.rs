@@ -53,9 +53,6 @@ pub struct Hadamard {
     twos: usize,
 }
 
-/// The seed of all factors, which are no secret: signs alone differ from layer to layer.
-const FACTOR_SEED: u64 = 0;
-
 impl Hadamard {
     /// The map of `cols` columns whose signs are those of `seed`. Errors: Unsupported for large odd parts, OutOfMemory.
     pub fn new(gpu: &Gpu, cols: usize, seed: u64) -> Result<Hadamard> {
@@ -71,7 +68,7 @@ impl Hadamard {
             Some(factor) => factor,
             None if order == 1 => None,
             None => {
-                let entries = spec::factor(order, FACTOR_SEED);
+                let entries = spec::factor(order, spec::FACTOR_SEED);
                 Some(gpu.tensor("factor of a Hadamard transform", [order, order], DType::F32, &entries)?)
             }
         };
@@ -144,10 +141,8 @@ impl Hadamard {
             let y = g.value(x.shape().clone(), DType::F32)?;
             let threads = rows * (cols / radix);
             let work = 12.0 * (rows * cols) as f64;
-            // A kernel that negates nothing binds no signs.
-            let args = [&x, &flips, &y];
-            let args = if here == Signs::Never { vec![args[0], args[2]] } else { args.to_vec() };
-            g.dispatch(kernel("walsh", radix as u32, here), &params, &args, threads.div_ceil(64), work)?;
+            let kernel = kernel("walsh", radix as u32, here);
+            g.dispatch(kernel, &params, &[&x, &flips, &y], threads.div_ceil(64), work)?;
             x = y;
         }
         Ok(x)

@@ -389,7 +389,7 @@ impl Entry {
 }
 
 /// One scheme for every way of decoding.
-pub(super) const SCHEMES: [Scheme; 27] = [
+pub(super) const SCHEMES: [Scheme; 29] = [
     Scheme::F32,
     Scheme::F16,
     Scheme::BF16,
@@ -417,6 +417,8 @@ pub(super) const SCHEMES: [Scheme; 27] = [
     Scheme::Q6K,
     Scheme::Iq4Nl,
     Scheme::Iq4Xs,
+    Scheme::E8p,
+    Scheme::Aqlm { block_size: 64 },
 ];
 
 /// What the products are specialised for, sizes and blocks aside.
@@ -474,6 +476,8 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, ragged: bool, table: &'stat
         (Scheme::F32, _) => ("decode_f32", "codes_f32"),
         (Scheme::F16, _) => ("decode_f16", "codes_f16"),
         (Scheme::BF16, _) => ("decode_bf16", "codes_bf16"),
+        (Scheme::E8p, _) => ("decode_lattice", "decode_lattice"),
+        (Scheme::Aqlm { .. }, _) => ("decode_codebooks", "decode_codebooks"),
         (_, 8) => ("decode_int8", "codes_int8"),
         (_, 4) if codebook.is_some() => (table, table),
         (_, 4) => ("decode_int4", "decode_int4"),
@@ -491,6 +495,7 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, ragged: bool, table: &'stat
     let scale = match scheme {
         Scheme::Nf4 { .. } | Scheme::Fp4 { .. } if scheme.double_quant() => "scale_nested",
         Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => "scale_absmax",
+        Scheme::E8p | Scheme::Aqlm { .. } => "scale_absmax",
         Scheme::Int { scale: ScaleType::F32, .. } => "scale_affine",
         Scheme::Int { scale: ScaleType::F16, .. } => "scale_affine_half",
         Scheme::Mxfp4 => "scale_e8m0",

@@ -19,6 +19,7 @@ pub mod gptq;
 pub mod hadamard;
 pub mod hqq;
 pub mod kv_cache;
+pub mod lattice;
 pub mod lora;
 pub mod loss;
 pub mod matmul;
@@ -45,6 +46,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(norm::variants());
     all.extend(hadamard::variants());
     all.extend(hqq::variants());
+    all.extend(lattice::variants());
     all.extend(activation::variants());
     all.extend(rope::variants());
     all.extend(loss::variants());

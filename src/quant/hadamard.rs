@@ -9,6 +9,9 @@ use crate::{Error, Result};
 /// The largest order of a factor.
 pub const MOST: usize = 1024;
 
+/// The seed of all random factors, which are no secret: signs alone differ from layer to layer.
+pub const FACTOR_SEED: u64 = 0;
+
 /// SplitMix64 (Steele et al. 2014): the same numbers on every machine.
 pub struct Random(u64);
 
@@ -71,6 +74,33 @@ pub fn factor(order: usize, seed: u64) -> Vec<f32> {
         Some(entries) => entries.into_iter().map(|e| (f64::from(e) * scale) as f32).collect(),
         None => random(order, seed).into_iter().map(|e| e as f32).collect(),
     }
+}
+
+/// x · Tᵀ for rows of `cols` columns, by the signs of `seed`: what the kernels do, in f64.
+///
+/// x: `[rows * cols]`. Errors: as [`split`].
+pub fn apply(x: &mut [f64], cols: usize, seed: u64) -> Result<()> {
+    let (order, twos) = split(cols)?;
+    let (signs, norm) = (signs(cols, seed), f64::from(1u32 << twos).sqrt());
+    let small: Vec<f64> = factor(order, FACTOR_SEED).into_iter().map(|v| f64::from(v) / norm).collect();
+    let mut folded = vec![0.0; order];
+    for row in x.chunks_exact_mut(cols.max(1)) {
+        let negative = |c: usize| signs[c / 32] >> (c % 32) & 1 == 1;
+        row.iter_mut().enumerate().filter(|(c, _)| negative(*c)).for_each(|(_, v)| *v = -*v);
+        for stride in (0..twos).map(|t| order << t) {
+            for pair in row.chunks_exact_mut(2 * stride) {
+                let (low, high) = pair.split_at_mut(stride);
+                low.iter_mut().zip(high).for_each(|(a, b)| (*a, *b) = (*a + *b, *a - *b));
+            }
+        }
+        for part in row.chunks_exact_mut(order) {
+            folded.iter_mut().zip(small.chunks_exact(order)).for_each(|(out, entries)| {
+                *out = entries.iter().zip(&*part).map(|(a, b)| a * b).sum();
+            });
+            part.copy_from_slice(&folded);
+        }
+    }
+    Ok(())
 }
 
 /// A matrix of ±1 with orthogonal rows, where doubling or Paley's constructions give one.

@@ -31,8 +31,8 @@ fn reference(x: &[f32], cols: usize, seed: u64, back: bool) -> Vec<f64> {
     y
 }
 
-/// One column, odd ones, powers of two with every radix, and what models have.
-const COLS: [usize; 11] = [1, 2, 3, 8, 16, 63, 192, 257, 512, 576, 1024];
+/// One column, odd ones, powers of two, what models have, and one that takes two passes.
+const COLS: [usize; 12] = [1, 2, 3, 8, 16, 63, 192, 257, 512, 576, 1024, 4096];
 
 #[test]
 fn transforms_equal_the_dense_matrix_both_ways() {

@@ -22,6 +22,7 @@ mod gptq;
 mod hadamard;
 mod hqq;
 mod kv_cache;
+mod lattice;
 mod lora;
 mod loss;
 mod matmul;

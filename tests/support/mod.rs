@@ -3,7 +3,10 @@
 
 pub mod folder;
 
-use fourbit::{gpu::Gpu, quant::Scheme};
+use fourbit::{
+    gpu::Gpu,
+    quant::{Packed, Scheme, lattice},
+};
 
 /// The device under test, opened once a process, as the environment asks for. Without an adapter the test is skipped with a
 /// line that says so, unless `REQUIRE_GPU=1`: then it fails.
@@ -24,6 +27,22 @@ pub fn gpu() -> Option<Gpu> {
 pub const fn int(bits: u8, block_size: usize, symmetric: bool) -> Scheme {
     let scheme = Scheme::int(bits, block_size).with_f32_scales();
     if symmetric { scheme.symmetric() } else { scheme }
+}
+
+/// `x` rounded to a scheme; where a code stands for a vector, which only methods choose, random codes instead.
+pub fn packed(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Packed {
+    let scheme = scheme.resolve(shape);
+    if !scheme.is_vector() {
+        return Packed::quantize(scheme, shape, x).unwrap();
+    }
+    let mut rng = Rng(x.len() as u64);
+    let words = scheme.words(x.len());
+    let nested = match scheme {
+        Scheme::E8p => lattice::patterns().concat(),
+        _ => rng.normals(words[2]),
+    };
+    let scales = (0..words[1]).map(|_| (0.5 + rng.uniform()).to_bits()).collect();
+    Packed::new(scheme, shape, (0..words[0]).map(|_| rng.bits() as u32).collect(), scales, nested).unwrap()
 }
 
 /// SplitMix64 (Steele et al. 2014): small, and the same on every machine.

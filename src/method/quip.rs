@@ -1,0 +1,133 @@
+//! QuIP#: weights between random Hadamard transforms, rounded to a lattice with what is lost carried over.
+
+use super::{Layer, LayerMethod, Needs, linalg};
+use crate::{
+    Error, Result,
+    gpu::{Gpu, Tensor},
+    graph::Graph,
+    kernels::{
+        QuantizedTensor,
+        hadamard::{Hadamard, transpose},
+        lattice,
+    },
+    nn::{Linear, Transform},
+    quant::{Scheme, VECTOR, hadamard, lattice as codebook},
+};
+use std::sync::Mutex;
+
+/// QuIP# (Tseng et al. 2024) at 2 bits: incoherence processing, the E8P code book, and LDLQ by the Hessian of the layer's
+/// input. The Hessian is transformed and factored on the host in f64; everything else is the device's. The paper's
+/// fine-tuning of blocks after rounding is not part of it.
+pub struct Quip {
+    /// Of all signs; a layer's also depend on its name.
+    pub seed: u64,
+    /// Added to the Hessian's diagonal, in parts of its mean.
+    pub damping: f64,
+    /// The code book's scale, in parts of the best one for normal numbers that are rounded to nearest.
+    pub scale: f32,
+    /// Maps whose dense factors are shared.
+    known: Mutex<Vec<Hadamard>>,
+}
+
+impl Default for Quip {
+    fn default() -> Quip {
+        Quip { seed: 0, damping: 0.01, scale: 1.0, known: Mutex::new(Vec::new()) }
+    }
+}
+
+/// FNV-1a: the same on every machine.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+impl Quip {
+    /// A map of `cols` columns; its dense factor is shared with those before it.
+    fn map(&self, gpu: &Gpu, cols: usize, seed: u64) -> Result<Hadamard> {
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let map = Hadamard::like(gpu, cols, seed, &known)?;
+        if !known.iter().any(|other| other.cols() == cols) {
+            known.push(map.clone());
+        }
+        Ok(map)
+    }
+
+    /// The block-lower factor of the damped Hessian between the input's transform. H: [n, n]. Errors: Config, where it is
+    /// no Hessian.
+    fn factor(&self, name: &str, hessian: &Tensor, input: &Hadamard) -> Result<Vec<f32>> {
+        let n = input.cols();
+        if hessian.shape().dims() != [n, n] {
+            return Err(Error::shape(name, format!("a Hessian of [{n}, {n}]"), hessian.shape()));
+        }
+        let mut h: Vec<f64> = hessian.read::<f32>()?.into_iter().map(f64::from).collect();
+        // H is symmetric: rows, then columns as rows.
+        hadamard::apply(&mut h, n, input.seed())?;
+        for (r, c) in (0..n).flat_map(|r| (0..r).map(move |c| (r, c))) {
+            h.swap(r * n + c, c * n + r);
+        }
+        hadamard::apply(&mut h, n, input.seed())?;
+        let mean = (0..n).map(|i| h[i * n + i]).sum::<f64>() / n as f64;
+        // An input that is always zero has no say: the identity rounds to nearest.
+        let damping = if mean > 0.0 { self.damping * mean } else { 1.0 };
+        (0..n).for_each(|i| h[i * n + i] += damping);
+        linalg::cholesky(&mut h, n).map_err(|row| {
+            let message = format!("the Hessian of its input is not positive definite at row {row}: raise the damping");
+            Error::config(name, message)
+        })?;
+        Ok(lattice::block_factor(&h, n))
+    }
+}
+
+/// W as it is stored: U · W · Tᵀ. W: [rows, cols]
+fn between(gpu: &Gpu, weight: &Tensor, input: &Hadamard, output: &Hadamard) -> Result<Tensor> {
+    let mut g = Graph::new(gpu);
+    let w = g.import(weight);
+    let w = input.forward(&mut g, &w)?;
+    let w = transpose(&mut g, &w)?;
+    let w = output.forward(&mut g, &w)?;
+    let w = transpose(&mut g, &w)?;
+    g.keep(&w);
+    g.run()?.tensor(&w)
+}
+
+impl LayerMethod for Quip {
+    fn name(&self) -> &'static str {
+        "quip"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { hessian: true, ..Needs::default() }
+    }
+
+    fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
+        let ([rows, cols], name) = (layer.shape(), layer.weight_name());
+        if cols % VECTOR != 0 {
+            return Err(Error::shape(name, format!("a multiple of {VECTOR} columns"), format!("{:?}", [rows, cols])));
+        }
+        let seed = self.seed ^ hash(layer.name);
+        let input = self.map(gpu, cols, seed)?;
+        let output = self.map(gpu, rows, !seed)?;
+        let weight = if gpu.is_dry() {
+            QuantizedTensor::zeros(gpu, &name, Scheme::E8p, [rows, cols])?
+        } else {
+            let hessian = layer.stats.hessian.as_ref();
+            let lower = hessian.map(|h| self.factor(&name, h, &input)).transpose()?;
+            let weight = between(gpu, &layer.weight, &input, &output)?;
+            lattice::ldlq(gpu, &name, &weight, lower.as_deref(), self.fit(&name, &weight)?)?
+        };
+        Ok(Linear { input: Some(Transform::Hadamard { input, output }), ..layer.done(weight) })
+    }
+}
+
+impl Quip {
+    /// The code book's scale for the root mean square of the weight, which transforms leave as it is.
+    fn fit(&self, name: &str, weight: &Tensor) -> Result<f32> {
+        let values = weight.read::<f32>()?;
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            return Err(Error::config(name, format!("element {i} between its transforms is {}", values[i])));
+        }
+        let square: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
+        let rms = (square / values.len().max(1) as f64).sqrt() as f32;
+        // A weight of zeros: any scale serves, as every point is off by the same.
+        Ok(if rms > 0.0 { self.scale * rms / codebook::GAUSSIAN_SCALE } else { f32::MIN_POSITIVE })
+    }
+}

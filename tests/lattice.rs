@@ -1,0 +1,88 @@
+//! QuIP# on the model that is compiled into the binary.
+
+mod support;
+
+use fourbit::{
+    DType, Gpu, Result,
+    graph::Graph,
+    method::{Hqq, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn, quantize_model},
+    model::Source,
+    nn::Linear,
+    quant::Scheme,
+};
+use std::{cell::RefCell, path::PathBuf};
+use support::gpu;
+
+/// tr(ΔW H ΔWᵀ) of each layer by QuIP#, HQQ and rounding, all at about 2 bits; goes on with QuIP#'s layers.
+#[derive(Default)]
+struct Contest {
+    quip: Quip,
+    losses: RefCell<Vec<(String, [f64; 3])>>,
+}
+
+impl Contest {
+    fn loss(&self, gpu: &Gpu, layer: &Layer<'_>, linear: &Linear) -> Result<f64> {
+        let [rows, cols] = layer.shape();
+        let (w, h) = (layer.weight.read::<f32>()?, layer.stats.hessian.as_ref().unwrap().read::<f32>()?);
+        // What the layer makes of the unit vectors is its weight's transpose, transforms included.
+        let unit: Vec<f32> = (0..cols * cols).map(|i| f32::from(u8::from(i / cols == i % cols))).collect();
+        let mut g = Graph::new(gpu);
+        let x = g.import(&gpu.tensor("unit", [cols, cols], DType::F32, &unit)?);
+        let y = linear.forward(&mut g, &x, None)?;
+        g.keep(&y);
+        let y = g.run()?.read::<f32>(&y)?;
+        let mut loss = 0.0;
+        for r in 0..rows {
+            let e: Vec<f64> = (0..cols).map(|c| f64::from(w[r * cols + c]) - f64::from(y[c * rows + r])).collect();
+            for i in 0..cols {
+                loss += e[i] * (0..cols).map(|j| f64::from(h[i * cols + j]) * e[j]).sum::<f64>();
+            }
+        }
+        Ok(loss)
+    }
+}
+
+impl LayerMethod for Contest {
+    fn name(&self) -> &'static str {
+        "contest"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { hessian: true, ..Needs::default() }
+    }
+
+    fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
+        let ours = self.quip.quantize(gpu, layer)?;
+        let hqq = Hqq::new(2, 64).quantize(gpu, layer)?;
+        let rtn = Rtn { scheme: Scheme::int(2, 64) }.quantize(gpu, layer)?;
+        let mut losses = [0.0; 3];
+        for (loss, linear) in losses.iter_mut().zip([&ours, &hqq, &rtn]) {
+            *loss = self.loss(gpu, layer, linear)?;
+        }
+        self.losses.borrow_mut().push((layer.name.to_owned(), losses));
+        Ok(ours)
+    }
+}
+
+#[test]
+fn the_lattice_loses_less_than_integers_of_two_bits() {
+    let Some(gpu) = gpu() else { return };
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded");
+    let tokenizer = fourbit::Tokenizer::from_dir(&folder).unwrap();
+    let text = std::fs::read_to_string(folder.join("train.jsonl")).unwrap();
+    let ids = tokenizer.encode(&text, false).unwrap();
+    let samples: Vec<Vec<u32>> = ids.chunks_exact(64).take(16).map(<[u32]>::to_vec).collect();
+    let contest = Contest::default();
+    let source = Source::open(folder).unwrap();
+    quantize_model(&gpu, &source, &contest, &PipelineOptions::default(), &samples, |_| Ok(())).unwrap();
+    let losses = contest.losses.into_inner();
+    assert!(losses.len() >= 28);
+    let mut sums = [0.0; 3];
+    for (name, all) in &losses {
+        println!("{name}: quip {:.4}, hqq {:.4}, rtn {:.4}", all[0], all[1], all[2]);
+        assert!(all[0] < all[1] && all[0] < all[2], "{name}: {all:?}");
+        sums.iter_mut().zip(all).for_each(|(sum, v)| *sum += v);
+    }
+    // Two bits by themselves lose three times as much; here integers even have half a bit more for their scales.
+    assert!(sums[0] < 0.5 * sums[1].min(sums[2]), "{sums:?}");
+}
