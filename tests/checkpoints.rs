@@ -10,7 +10,7 @@ use fourbit::{
     evaluate,
     format::{
         Checkpoint, Safetensors, Weights,
-        checkpoint::{self, Aqlm, Awq, Bitsandbytes, CompressedTensors, Gptq, Hqq},
+        checkpoint::{self, Aqlm, Awq, Bitsandbytes, CompressedTensors, Gptq, Hqq, Rounding},
         safetensors::Writer,
     },
     gpu::{Gpu, GpuOptions},
@@ -121,6 +121,35 @@ fn schemes_and_names_are_as_stored() {
         assert_eq!(shuffled, folder.ends_with("-act") && folder != "gptq-4-act", "{folder}");
     }
     assert!(Source::open(golden("gptq-4-act")).unwrap().column_order(DOWN).unwrap().is_some());
+}
+
+#[test]
+fn what_rounds_its_inputs_says_so() {
+    let rounding = |folder: &Path| Source::open(folder).unwrap().rounding(Q).unwrap();
+    for folder in FOLDERS {
+        let want = (folder == "llm-int8").then_some(Rounding::LlmInt8 { threshold: 6.0 });
+        assert_eq!(rounding(&golden(folder)), want, "{folder}");
+    }
+    let inputs = |dynamic: bool, strategy: &str, symmetric: bool| {
+        let folder = broken("ct-int8", "", |_, _| ());
+        let path = folder.path().join("config.json");
+        let mut config = read_json(path.clone());
+        config["quantization_config"]["config_groups"]["group_0"]["input_activations"] = json!({
+            "dynamic": dynamic, "num_bits": 8, "strategy": strategy, "symmetric": symmetric, "type": "int",
+        });
+        fs::write(path, config.to_string()).unwrap();
+        folder
+    };
+    assert_eq!(rounding(inputs(true, "token", true).path()), Some(Rounding::Dynamic));
+    assert_eq!(rounding(inputs(true, "token", false).path()), None);
+    let source = Source::open(inputs(false, "tensor", true).path()).unwrap();
+    let error = source.rounding(Q).unwrap_err().to_string();
+    assert!(error.contains("self_attn.q_proj.input_scale"), "{error}");
+    assert_eq!(source.rounding("model.norm.weight").unwrap(), None);
+
+    let written = CompressedTensors::new(Scheme::int8(PER_CHANNEL)).unwrap().with_dynamic_inputs();
+    let inputs = written.config().unwrap()["config_groups"]["group_0"]["input_activations"].clone();
+    assert_eq!((&inputs["strategy"], &inputs["dynamic"]), (&json!("token"), &json!(true)));
 }
 
 #[test]

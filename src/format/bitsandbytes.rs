@@ -9,7 +9,7 @@
 //! | `X.nested_quant_map` | F32 `[256]` | double-quantized: the 8-bit map |
 //! | `X.quant_state.bitsandbytes__nf4` (or `fp4`) | U8 text | JSON: block size, dtype and shape before, offset |
 
-use super::checkpoint::{Checkpoint, Description, Parts, expect_no_order};
+use super::checkpoint::{Checkpoint, Description, Parts, Rounding, expect_no_order};
 use super::safetensors::{TensorSpec, Writer};
 use super::{TensorView, Weights, llm_int8};
 use crate::quant::{self, PER_CHANNEL, Packed, Scheme, bytes_to_words, dynamic8, nested_array};
@@ -278,19 +278,33 @@ pub fn quantization_config(scheme: Scheme, compute_dtype: DType) -> Result<Value
 }
 
 /// Weights in bitsandbytes' layouts, 4-bit or LLM.int8: each weight shows by its parts which one it has.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Bitsandbytes {
     /// What to write.
     scheme: Option<Scheme>,
+    /// Of LLM.int8.
+    threshold: f32,
+}
+
+impl Default for Bitsandbytes {
+    fn default() -> Bitsandbytes {
+        Bitsandbytes { scheme: None, threshold: llm_int8::THRESHOLD }
+    }
 }
 
 impl Bitsandbytes {
+    /// From a `quantization_config`.
+    pub fn from_config(config: &Value) -> Bitsandbytes {
+        let threshold = config["llm_int8_threshold"].as_f64().map_or(llm_int8::THRESHOLD, |t| t as f32);
+        Bitsandbytes { scheme: None, threshold }
+    }
+
     /// For writing weights of this scheme: NF4, FP4, or [`Scheme::int8`] by rows for LLM.int8. Errors: Unsupported.
     pub fn new(scheme: Scheme) -> Result<Bitsandbytes> {
         if scheme != INT8 {
             check_scheme(scheme)?;
         }
-        Ok(Bitsandbytes { scheme: Some(scheme) })
+        Ok(Bitsandbytes { scheme: Some(scheme), ..Bitsandbytes::default() })
     }
 
     fn scheme(&self) -> Result<Scheme> {
@@ -312,6 +326,14 @@ impl Checkpoint for Bitsandbytes {
 
     fn read(&self, weights: &Weights, name: &str) -> Result<Packed> {
         if is_quantized(weights, name) { Ok(read(weights, name)?.0) } else { llm_int8::read(weights, name) }
+    }
+
+    fn rounding(&self, weights: &Weights, name: &str) -> Result<Option<Rounding>> {
+        let rounding = match self.threshold {
+            threshold if threshold > 0.0 => Rounding::LlmInt8 { threshold },
+            _ => Rounding::Dynamic,
+        };
+        Ok(llm_int8::is_quantized(weights, name).then_some(rounding))
     }
 
     fn weight_name(&self, _: &Weights, tensor: &str) -> Option<String> {

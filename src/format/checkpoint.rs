@@ -12,8 +12,8 @@
 //! | [`CompressedTensors`] | `X.weight_packed` or `X.weight`, `X.weight_scale` and more | 2 to 8 bits |
 //!
 //! Most are affine integers, [`Scheme::Int`]: codes are taken over bit for bit, and scales as they are where
-//! they are halves, else as f32. Only the weights are read; where such a file tells to round activations too, products here
-//! keep them in f32.
+//! they are halves, else as f32. Where a file tells to round activations too (W8A8, LLM.int8), [`Checkpoint::rounding`] says
+//! so.
 
 use super::{TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, safetensors::TensorSpec};
 use crate::quant::{Packed, Scheme, bytes_to_words};
@@ -39,6 +39,20 @@ pub struct Description {
     pub dtype: DType,
 }
 
+/// How a layer rounds its input to 8 bits before the product, where a file tells so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rounding {
+    /// A scale a token, from its largest magnitude.
+    Dynamic,
+    /// This scale for all.
+    Static(f32),
+    /// LLM.int8(): as [`Rounding::Dynamic`], but columns with a magnitude of at least `threshold` are left as they are.
+    LlmInt8 {
+        /// The paper's is 6.
+        threshold: f32,
+    },
+}
+
 /// A layout of quantized weights. `name` is that of the weight in a model that is not quantized: `X.weight`.
 pub trait Checkpoint: Debug + Send + Sync {
     /// Whether the weight `name` is there in this layout.
@@ -53,6 +67,13 @@ pub trait Checkpoint: Debug + Send + Sync {
     /// The order in which [`Checkpoint::read`] gives the columns, where columns that share a scale do not lie side by side
     /// (GPTQ's act-order): position p holds column `order[p]`. Errors: as [`Checkpoint::read`].
     fn order(&self, weights: &Weights, name: &str) -> Result<Option<Vec<u32>>> {
+        let _ = (weights, name);
+        Ok(None)
+    }
+
+    /// How the layer of this weight rounds its input. `None`: not at all, or in a way that is no [`Rounding`].
+    /// Errors: as [`Checkpoint::read`].
+    fn rounding(&self, weights: &Weights, name: &str) -> Result<Option<Rounding>> {
         let _ = (weights, name);
         Ok(None)
     }
@@ -78,7 +99,7 @@ pub trait Checkpoint: Debug + Send + Sync {
 pub fn open(config: &Value) -> Result<Box<dyn Checkpoint>> {
     let method = config["quant_method"].as_str().unwrap_or("bitsandbytes");
     Ok(match method {
-        "bitsandbytes" => Box::new(Bitsandbytes::default()),
+        "bitsandbytes" => Box::new(Bitsandbytes::from_config(config)),
         "gptq" => Box::new(Gptq::from_config(config)?),
         "awq" => Box::new(Awq::from_config(config)?),
         "aqlm" => Box::new(Aqlm::from_config(config)?),

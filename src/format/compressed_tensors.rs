@@ -10,10 +10,10 @@
 //! | `X.weight_zero_point` | as the scale, I8; packed: I32 `[ceil(out * bits / 32), groups]` | only where asymmetric |
 //! | `X.weight_g_idx` | I32 `[in]` | the group of each column, where act-order shuffled them |
 //!
-//! Packed codes and zero points are stored with 2^(bits - 1) added. Models that round activations too (W8A8) are computed
-//! with activations in f32.
+//! Packed codes and zero points are stored with 2^(bits - 1) added. Of models that round activations too (W8A8),
+//! [`Checkpoint::rounding`] tells symmetric 8 bits, a scale a token or one for all (`X.input_scale`).
 
-use super::checkpoint::{Checkpoint, Description, Module, Parts, base_of, expect_no_order};
+use super::checkpoint::{Checkpoint, Description, Module, Parts, Rounding, base_of, expect_no_order};
 use super::groups::{
     self, Groups, blocks_of_row, field, integer_zero, scale_dtype, set_field, stream_words, unsigned_code,
 };
@@ -34,6 +34,28 @@ pub struct CompressedTensors {
     widths: Vec<usize>,
     /// What to write; PLAIN for 8 bits.
     scheme: Scheme,
+    inputs: Inputs,
+}
+
+/// What the configuration tells of the layers' inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inputs {
+    AsTheyAre,
+    /// 8 bits, a scale a token.
+    Dynamic,
+    /// 8 bits, `X.input_scale`.
+    Static,
+}
+
+impl Inputs {
+    fn of(args: &Value) -> Inputs {
+        let symmetric = args["type"] == "int" && args["num_bits"] == 8 && args["symmetric"] == true;
+        match (symmetric, args["dynamic"].as_bool(), args["strategy"].as_str()) {
+            (true, Some(true), Some("token")) => Inputs::Dynamic,
+            (true, Some(false), Some("tensor")) => Inputs::Static,
+            _ => Inputs::AsTheyAre,
+        }
+    }
 }
 
 /// Where a weight's codes are.
@@ -56,7 +78,7 @@ impl CompressedTensors {
     /// From a `quantization_config`. Errors: Config, Unsupported.
     pub fn from_config(config: &Value) -> Result<CompressedTensors> {
         let supported = format!("{PACKED}, {PLAIN}");
-        let mut widths = Vec::new();
+        let (mut widths, mut inputs) = (Vec::new(), Vec::new());
         let groups = config["config_groups"].as_object();
         for (name, group) in groups.into_iter().flatten() {
             let format = group["format"].as_str().or(config["format"].as_str()).unwrap_or(PACKED);
@@ -81,6 +103,7 @@ impl CompressedTensors {
                 ));
             }
             widths.push(bits as usize);
+            inputs.push(Inputs::of(&group["input_activations"]));
         }
         for field in ["transform_config", "sparsity_config"] {
             let value = &config[field];
@@ -91,14 +114,21 @@ impl CompressedTensors {
         }
         widths.sort_unstable();
         widths.dedup();
-        Ok(CompressedTensors { widths, scheme: Scheme::int(4, 128) })
+        // Layers may differ: then none is taken to round.
+        let all = inputs.first().copied().filter(|first| inputs.iter().all(|other| other == first));
+        Ok(CompressedTensors { widths, scheme: Scheme::int(4, 128), inputs: all.unwrap_or(Inputs::AsTheyAre) })
     }
 
     /// For writing weights of this scheme, [`Scheme::Int`]: of 8 bits `int-quantized`, of fewer `pack-quantized`.
     /// Errors: Unsupported.
     pub fn new(scheme: Scheme) -> Result<CompressedTensors> {
         let (bits, _) = groups::int_scheme("compressed-tensors", scheme, &WIDTHS, &SCALES)?;
-        Ok(CompressedTensors { widths: vec![bits.into()], scheme })
+        Ok(CompressedTensors { widths: vec![bits.into()], scheme, inputs: Inputs::AsTheyAre })
+    }
+
+    /// For writing a W8A8 model, whose layers round their inputs to 8 bits with a scale a token.
+    pub fn with_dynamic_inputs(self) -> CompressedTensors {
+        CompressedTensors { inputs: Inputs::Dynamic, ..self }
     }
 
     fn header<'a>(&self, module: &Module<'a>) -> Result<Header<'a>> {
@@ -217,6 +247,21 @@ impl Checkpoint for CompressedTensors {
         }
     }
 
+    fn rounding(&self, weights: &Weights, name: &str) -> Result<Option<Rounding>> {
+        match self.inputs {
+            _ if !self.is_quantized(weights, name) => Ok(None),
+            Inputs::AsTheyAre => Ok(None),
+            Inputs::Dynamic => Ok(Some(Rounding::Dynamic)),
+            Inputs::Static => {
+                let module = Module::expect(weights, name)?;
+                match module.floats("input_scale")?.0[..] {
+                    [scale] if scale > 0.0 => Ok(Some(Rounding::Static(scale))),
+                    ref all => Err(module.fail(format!("expected one positive input_scale, got {all:?}"))),
+                }
+            }
+        }
+    }
+
     fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
         const PARTS: [&str; 4] = ["weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"];
         const OTHERS: [&str; 4] = ["input_scale", "input_zero_point", "output_scale", "output_zero_point"];
@@ -304,8 +349,15 @@ impl Checkpoint for CompressedTensors {
             "actorder": null, "block_structure": null, "dynamic": false, "group_size": group,
             "num_bits": self.scheme.code_bits(), "strategy": strategy, "symmetric": self.symmetric(), "type": "int",
         });
+        let inputs = match self.inputs {
+            Inputs::Dynamic => json!({
+                "actorder": null, "block_structure": null, "dynamic": true, "group_size": null, "num_bits": 8,
+                "observer": null, "observer_kwargs": {}, "strategy": "token", "symmetric": true, "type": "int",
+            }),
+            _ => json!(null),
+        };
         let group = json!({
-            "format": format, "input_activations": null, "output_activations": null, "targets": ["Linear"],
+            "format": format, "input_activations": inputs, "output_activations": null, "targets": ["Linear"],
             "weights": weights,
         });
         Ok(json!({

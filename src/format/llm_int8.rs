@@ -12,6 +12,9 @@ use crate::quant::{Packed, Scheme, affine_words, bytes_to_words};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 
+/// The paper's threshold for the columns that stay in halves.
+pub const THRESHOLD: f32 = 6.0;
+
 /// Whether the weight `name` is there in this layout.
 pub fn is_quantized(weights: &Weights, name: &str) -> bool {
     Module::of(weights, name).is_some_and(|module| module.has("SCB"))
@@ -84,7 +87,7 @@ pub fn quantization_config() -> Value {
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": null,
-        "llm_int8_threshold": 6.0,
+        "llm_int8_threshold": THRESHOLD,
         "load_in_4bit": false,
         "load_in_8bit": true,
         "quant_method": "bitsandbytes",

@@ -5,7 +5,7 @@ use crate::{
     DType, Error, Result, Shape,
     format::{
         self, Checkpoint, Kind, Stored, TensorView, Weights,
-        checkpoint::{self, Bitsandbytes},
+        checkpoint::{self, Bitsandbytes, Rounding},
     },
     quant::{Packed, Scheme, ggml},
 };
@@ -134,6 +134,12 @@ impl Source {
     pub fn column_order(&self, name: &str) -> Result<Option<Vec<u32>>> {
         let stored = self.stored_name(name);
         self.quantized(&stored).map_or(Ok(None), |checkpoint| checkpoint.order(&self.weights, &stored))
+    }
+
+    /// How the layer of this weight rounds its input, where the file tells so. Errors: MissingTensor, Format.
+    pub fn rounding(&self, name: &str) -> Result<Option<Rounding>> {
+        let stored = self.stored_name(name);
+        self.quantized(&stored).map_or(Ok(None), |checkpoint| checkpoint.rounding(&self.weights, &stored))
     }
 
     /// A weight as it is stored, its columns in [`Source::column_order`]. Errors: MissingTensor, Format, Shape.
