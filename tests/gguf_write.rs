@@ -1,16 +1,16 @@
 //! GGUF files that fourbit writes, as it reads them again: all kinds of metadata, and models in every scheme.
 
-#[allow(dead_code)]
 mod support;
 
 use fourbit::format::gguf::{ALIGNMENT, MetaValue, TensorSpec, Writer};
 use fourbit::format::{Gguf, Stored};
-use fourbit::model::{GgufFile, Source};
+use fourbit::method::{PipelineOptions, Rtn, quantize_model};
+use fourbit::model::{GgufFile, LoadOptions, Model, Quantization, Source};
 use fourbit::quant::{Packed, Scheme, ggml::BlockType};
 use fourbit::tokenizer::Tokenizer;
 use fourbit::{DType, Error};
 use std::path::{Path, PathBuf};
-use support::folder::Size;
+use support::{folder::Size, gpu};
 
 fn spec(name: &str, stored: Stored, shape: &[usize]) -> TensorSpec {
     TensorSpec { name: name.into(), stored, shape: shape.into() }
@@ -235,4 +235,69 @@ fn a_tokenizer_goes_along() {
     assert_eq!(again.chat_template().source(), tokenizer.chat_template().source());
     let gguf = Gguf::open(&path).unwrap();
     assert_eq!(gguf.texts("tokenizer.ggml.tokens").unwrap().unwrap().len(), rows);
+}
+
+/// BPE with byte fallback, as Llama 2 has it: pieces of "low" and "lower", and the bytes.
+#[test]
+fn sentencepiece_merges_become_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vocab: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
+    vocab.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    vocab.extend(["\u{2581}", "l", "o", "w", "e", "r", "er", "lo", "ow", "low", "\u{2581}low"].map(String::from));
+    let ids: serde_json::Map<_, _> = vocab.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
+    let added = |id: usize| {
+        serde_json::json!({
+            "id": id, "content": vocab[id], "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    };
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [added(0), added(1), added(2)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u{2581}"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+        ]},
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": ids,
+            "merges": [["e", "r"], ["l", "o"], ["o", "w"], ["lo", "w"], ["\u{2581}", "low"]]},
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let config = r#"{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": true}"#;
+    std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap().unwrap();
+    let stored = tokenizer.gguf_vocab(vocab.len() + 2).unwrap();
+    assert_eq!((stored.model.as_str(), stored.add_bos, stored.add_space_prefix), ("llama", Some(true), Some(true)));
+    assert_eq!((stored.token_types[0], stored.token_types[1], stored.token_types[3]), (2, 3, 6));
+    assert_eq!((stored.tokens.last().unwrap().as_str(), stored.token_types.last()), ("[PAD271]", Some(&5)));
+    let score = |token: &str| stored.scores[vocab.iter().position(|t| t == token).unwrap()];
+    assert!(score("er") > score("lo") && score("lo") > score("ow") && score("ow") > score("low"));
+    let again = Tokenizer::from_gguf(&stored, folder.path()).unwrap();
+    for text in ["lower low", "flow é"] {
+        assert_eq!(again.encode(text, true).unwrap(), tokenizer.encode(text, true).unwrap(), "{text}");
+    }
+}
+
+#[test]
+fn loading_in_a_scheme_gives_the_weights_of_the_file() {
+    let Some(gpu) = gpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path());
+    let path = folder.path().join("a.gguf");
+    write(folder.path(), Scheme::Q4K, &path);
+    let (plain, blocks) = (Source::open(folder.path()).unwrap(), Source::open(&path).unwrap());
+    let stored = Model::from_source(&gpu, &blocks, &LoadOptions::default()).unwrap();
+    let rounded =
+        Model::from_source(&gpu, &plain, &LoadOptions { quantization: Quantization::To(Scheme::Q4K) }).unwrap();
+    let rtn = Rtn { scheme: Scheme::Q4K };
+    let method = quantize_model(&gpu, &plain, &rtn, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
+    for ((a, b), c) in stored.blocks.iter().zip(&rounded.blocks).zip(&method.blocks) {
+        for ((a, b), c) in a.linears().into_iter().zip(b.linears()).zip(c.linears()) {
+            let expected = if a.name.ends_with("down_proj") { Scheme::Q5_0 } else { Scheme::Q4K };
+            let packed = a.base.weight.download().unwrap();
+            assert_eq!(packed.scheme, expected, "{}", a.name);
+            assert_eq!(packed, b.base.weight.download().unwrap(), "{}", a.name);
+            assert_eq!(packed, c.base.weight.download().unwrap(), "{}", a.name);
+        }
+    }
 }

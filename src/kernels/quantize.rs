@@ -84,6 +84,11 @@ pub fn variants() -> Vec<Kernel> {
     all
 }
 
+/// Whether [`quantize`] takes the scheme; the codes of the others are searched for, which the host does.
+pub const fn rounds(scheme: Scheme) -> bool {
+    !scheme.is_ggml() && !scheme.is_vector() && !matches!(scheme, Scheme::Nvfp4)
+}
+
 /// Rounds `source` to the numbers of `scheme`, bit for bit as [`crate::quant::Packed::quantize`] does; blocks whose largest magnitude is
 /// subnormal count as zero there and here.
 ///
@@ -173,7 +178,7 @@ fn new_status(gpu: &Gpu) -> Result<Tensor> {
 
 fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
     scheme.validate_for(shape)?;
-    if scheme.is_ggml() || scheme.is_vector() || scheme == Scheme::Nvfp4 {
+    if !rounds(scheme) {
         let ours = "f32, f16, bf16, nf4, fp4, nf3, nf2, int2 to int8, mxfp4";
         return Err(Error::unsupported("scheme to quantize to on the device", scheme.name(), ours));
     }

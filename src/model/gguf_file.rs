@@ -190,19 +190,15 @@ impl GgufFile {
 
     fn convert(&self, writer: &mut Writer, item: &Item, shape: [usize; 2]) -> Result<()> {
         let stored = item.spec.stored;
-        // The message of a number that cannot be stored should name the tensor.
-        let named = |error: Error| match error {
-            Error::Config { message, .. } => Error::config(format!("tensor {}", item.name), message),
-            other => other,
-        };
+        let encode = |values: &[f32]| encode(stored, values).map_err(|error| error.of_tensor(&item.name));
         if self.heads(&item.name).is_none() {
-            return self.source.for_each_piece(&item.name, shape, PIECE, |_, values| {
-                writer.write(&item.spec.name, &encode(stored, values).map_err(named)?)
-            });
+            return self
+                .source
+                .for_each_piece(&item.name, shape, PIECE, |_, values| writer.write(&item.spec.name, &encode(values)?));
         }
         let mut bytes = Vec::new();
         self.source.for_each_piece(&item.name, shape, PIECE, |_, values| {
-            bytes.extend(encode(stored, values).map_err(named)?);
+            bytes.extend(encode(values)?);
             Ok(())
         })?;
         writer.write(&item.spec.name, &self.rotated(&item.name, bytes, shape[0]))
@@ -319,12 +315,16 @@ fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
     }
     let held = source.weights().gguf().map(|gguf| gguf.get(&stored_name)).transpose()?.map(|view| view.stored);
     let is_head = name == "lm_head.weight" || (name == "model.embed_tokens.weight" && tied);
+    let fitting = |scheme: Scheme| match scheme.fitting(cols) {
+        Scheme::F16 => Stored::Plain(DType::F16),
+        scheme => Stored::Ggml(scheme),
+    };
     let mut stored = match (scheme, is_head) {
         (Scheme::F32, _) => Stored::Plain(DType::F32),
         (Scheme::F16, _) => Stored::Plain(DType::F16),
         (Scheme::BF16, _) => Stored::Plain(DType::BF16),
-        (Scheme::Q8_0, _) | (_, false) => fitting(scheme, cols),
-        (_, true) => fitting(Scheme::Q6K, cols),
+        (Scheme::Q8_0, _) | (_, false) => fitting(scheme),
+        (_, true) => fitting(Scheme::Q6K),
     };
     let outer = is_head || name == "model.embed_tokens.weight";
     if let Some(Stored::Ggml(held)) = held.filter(|_| outer && scheme.is_ggml()) {
@@ -332,12 +332,4 @@ fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
     }
     let action = if held == Some(stored) { Action::Copy } else { Action::Convert([rows, cols]) };
     Ok(Some(Item { name, spec: spec(stored, vec![rows, cols]), action }))
-}
-
-/// The type for rows of `cols`: the scheme's, its fallback, or F16.
-fn fitting(scheme: Scheme, cols: usize) -> Stored {
-    let ty = BlockType::of(scheme).expect("open checked the scheme");
-    let whole = |ty: &BlockType| cols.is_multiple_of(ty.block_size());
-    let ty = Some(ty).filter(whole).or_else(|| Some(ty.fallback()).filter(whole));
-    ty.map_or(Stored::Plain(DType::F16), |ty| Stored::Ggml(ty.scheme()))
 }

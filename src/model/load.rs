@@ -7,7 +7,7 @@ use crate::{
     gpu::{Gpu, Tensor},
     kernels::{QuantizedTensor, quantize},
     nn::{Linear, Permutation, RmsNorm, Transform},
-    quant::Scheme,
+    quant::{Packed, Scheme},
 };
 use std::path::Path;
 
@@ -17,7 +17,8 @@ pub enum Quantization {
     /// As stored.
     #[default]
     AsStored,
-    /// In this scheme. Weights that are stored in it already are taken as they are.
+    /// In this scheme ([`Scheme::fitting`] where GGUF's blocks do not divide the rows). Weights that are stored in it already are
+    /// taken as they are.
     To(Scheme),
 }
 
@@ -110,8 +111,8 @@ impl Loader<'_> {
     /// A weight, and what has to be done to its input.
     fn weight(&self, name: &str, shape: [usize; 2]) -> Result<(QuantizedTensor, Option<Transform>)> {
         match self.quantization {
-            Quantization::To(scheme) if self.source.scheme(name)? != scheme => {
-                Ok((self.converted(name, shape, scheme)?, None))
+            Quantization::To(scheme) if self.source.scheme(name)? != scheme.fitting(shape[1]) => {
+                Ok((self.converted(name, shape, scheme.fitting(shape[1]))?, None))
             }
             _ => {
                 let weight = self.stored(name, shape)?;
@@ -155,10 +156,22 @@ impl Loader<'_> {
         }
     }
 
-    /// A weight quantized on the device from what is stored.
+    /// A weight quantized from what is stored: on the device, but on the host where scales are searched for.
     fn converted(&self, name: &str, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
         scheme.validate()?;
         self.check(name, shape)?;
+        if !quantize::rounds(scheme) {
+            if self.gpu.is_dry() {
+                return QuantizedTensor::zeros(self.gpu, name, scheme, shape);
+            }
+            let mut values = Vec::with_capacity(shape[0] * shape[1]);
+            self.source.for_each_piece(name, shape, PIECE, |_, piece| {
+                values.extend_from_slice(piece);
+                Ok(())
+            })?;
+            let packed = Packed::quantize(scheme, shape, &values).map_err(|error| error.of_tensor(name))?;
+            return QuantizedTensor::upload(self.gpu, name, &packed);
+        }
         let plain = self.source.plain(name)?;
         let dtype = plain.map_or(DType::F32, |(dtype, _)| dtype);
         let floats = self.gpu.zeros("a weight to be quantized", shape, dtype)?;

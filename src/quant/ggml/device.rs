@@ -86,6 +86,16 @@ impl BlockType {
     }
 }
 
+impl Scheme {
+    /// This scheme for rows of `cols`: where GGUF's blocks do not divide them, [`BlockType::fallback`]'s, and F16 where 32 does
+    /// not divide them either, as llama.cpp does. Other schemes stay.
+    pub fn fitting(self, cols: usize) -> Scheme {
+        let Some(ty) = BlockType::of(self) else { return self };
+        let whole = |ty: &BlockType| cols.is_multiple_of(ty.block_size());
+        [ty, ty.fallback()].into_iter().find(whole).map_or(Scheme::F16, BlockType::scheme)
+    }
+}
+
 /// Bytes of a block in a file; `None` for schemes that GGUF does not have.
 pub fn block_bytes(scheme: Scheme) -> Option<usize> {
     BlockType::of(scheme).map(BlockType::block_bytes)
@@ -205,6 +215,15 @@ mod tests {
                 assert_eq!(bits(y), bits(packed.dequantize()));
             }
         }
+    }
+
+    #[test]
+    fn rows_that_are_no_whole_blocks_fall_back() {
+        assert_eq!(Scheme::Q4K.fitting(512), Scheme::Q4K);
+        assert_eq!(Scheme::Q4K.fitting(576), Scheme::Q5_0);
+        assert_eq!(Scheme::Iq4Xs.fitting(96), Scheme::Iq4Nl);
+        assert_eq!(Scheme::Q6K.fitting(65), Scheme::F16);
+        assert_eq!(Scheme::Mxfp4.fitting(65), Scheme::Mxfp4);
     }
 
     #[test]
