@@ -25,7 +25,8 @@ use std::{
 };
 use support::{Rng, gpu};
 
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 12] = [
+    "aqlm",
     "awq",
     "ct-int4",
     "ct-int4-act",
@@ -113,7 +114,7 @@ fn schemes_and_names_are_as_stored() {
     }
     let plain = Source::open(golden("awq")).unwrap().names();
     assert_eq!(plain.len(), 7 + 4);
-    for folder in FOLDERS.into_iter().chain(["aqlm"]) {
+    for folder in FOLDERS {
         let source = Source::open(golden(folder)).unwrap();
         assert_eq!(source.names(), plain, "{folder}");
         assert!(plain.iter().all(|name| source.contains(name)), "{folder}");
