@@ -169,13 +169,14 @@ fn a_device_that_only_counts_knows_their_sizes() {
     }
 }
 
-/// A step of training on a base whose columns are shuffled, and on the same numbers as plain f32 in their own order. (A
-/// single such layer against f64: `tests/kernels/permute.rs`.)
+/// A step of training on a base as it is stored, with shuffled columns, integers of 8, 4, 3 and 2 bits and code books, and
+/// on the same numbers as plain f32 in their own order. (A single layer with shuffled columns against f64:
+/// `tests/kernels/permute.rs`.)
 #[test]
-fn adapters_learn_the_same_on_shuffled_columns_as_on_plain_floats() {
+fn adapters_learn_the_same_on_stored_weights_as_on_plain_floats() {
     let Some(gpu) = gpu() else { return };
-    let gradients = |quantization, checkpointing| {
-        let mut model = Model::load(&gpu, golden("gptq-4-act"), &LoadOptions { quantization }).unwrap();
+    let gradients = |folder, quantization, checkpointing| {
+        let mut model = Model::load(&gpu, golden(folder), &LoadOptions { quantization }).unwrap();
         model.add_adapter(LoraConfig { r: 4, lora_alpha: 8.0, ..LoraConfig::default() }, true).unwrap();
         let mut rng = Rng(11);
         for module in &model.adapter.as_ref().unwrap().modules {
@@ -210,13 +211,14 @@ fn adapters_learn_the_same_on_shuffled_columns_as_on_plain_floats() {
         });
         sides.collect::<Vec<_>>()
     };
-    let plain = gradients(Quantization::To(Scheme::F32), false);
-    assert_eq!(plain.len(), 14);
-    for checkpointing in [false, true] {
-        for ((name, got), (_, want)) in gradients(Quantization::AsStored, checkpointing).iter().zip(&plain) {
+    for (folder, checkpointing) in [("gptq-4-act", false), ("gptq-4-act", true), ("hqq", false), ("aqlm", false)] {
+        let stored = gradients(folder, Quantization::AsStored, checkpointing);
+        let plain = gradients(folder, Quantization::To(Scheme::F32), false);
+        assert_eq!((stored.len(), plain.len()), (14, 14));
+        for ((name, got), (_, want)) in stored.iter().zip(&plain) {
             let error = relative(got, want);
             // f32 sums in another order, carried through the block.
-            assert!(error <= 1e-4, "{name}: gradients differ by {error:e} of the largest");
+            assert!(error <= 1e-4, "{folder} {name}: gradients differ by {error:e} of the largest");
         }
     }
 }
