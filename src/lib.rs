@@ -17,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod adapter;
+pub mod compare;
 pub mod data;
 pub mod dtype;
 pub mod error;

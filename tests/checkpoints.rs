@@ -271,7 +271,7 @@ fn what_is_written_is_read_back() {
         let packed = Packed::quantize(scheme, [64, 96], &x).unwrap();
         let weights = written(folder.path(), &*layout, &[(Q, &packed, None)]);
         // A model's configuration tells the rest, as it would on disk.
-        let reader = checkpoint::open(&layout.config().unwrap()).unwrap();
+        let reader = checkpoint::open(&layout.config(fourbit::DType::F16).unwrap()).unwrap();
         assert!(reader.is_quantized(&weights, Q), "{layout:?}");
         let back = reader.read(&weights, Q).unwrap();
         assert_eq!(reader.describe(&weights, Q).unwrap().scheme, back.scheme, "{layout:?}");
@@ -291,7 +291,7 @@ fn vectors_are_read_and_written() {
     let packed = source.packed(DOWN, [64, 96]).unwrap();
     assert_eq!(packed.scheme, Scheme::Aqlm { block_size: 96 });
     let weights = written(folder.path(), &Aqlm, &[(DOWN, &packed, None)]);
-    let reader = checkpoint::open(&Aqlm.config().unwrap()).unwrap();
+    let reader = checkpoint::open(&Aqlm.config(fourbit::DType::F16).unwrap()).unwrap();
     assert_eq!(reader.read(&weights, DOWN).unwrap(), packed);
     let codes = DOWN.replace("weight", "codes");
     assert!(weights.get(&codes).unwrap().bytes == source.weights().get(&codes).unwrap().bytes);
@@ -312,7 +312,7 @@ fn an_order_of_columns_is_written_as_g_idx() {
         let name = DOWN.replace("weight", part);
         assert!(weights.get(&name).unwrap().bytes == theirs.get(&name).unwrap().bytes, "{part}");
     }
-    assert_eq!(layout.config().unwrap()["desc_act"], true);
+    assert_eq!(layout.config(fourbit::DType::F16).unwrap()["desc_act"], true);
     let awq = Awq::new(Scheme::int(4, 32)).unwrap();
     let four = Packed::quantize(Scheme::int(4, 32), [8, 32], &[0.5; 256]).unwrap();
     assert!(awq.tensors(Q, &four, Some(&[0; 32]), DType::F16).is_err());

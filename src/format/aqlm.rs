@@ -97,7 +97,7 @@ impl Checkpoint for Aqlm {
         ])
     }
 
-    fn config(&self) -> Result<Value> {
+    fn config(&self, _: DType) -> Result<Value> {
         Ok(json!({
             "in_group_size": VECTOR,
             "linear_weights_not_to_quantize": ["lm_head.weight"],

@@ -140,7 +140,7 @@ impl Checkpoint for Awq {
         ])
     }
 
-    fn config(&self) -> Result<Value> {
+    fn config(&self, _: DType) -> Result<Value> {
         Ok(json!({
             "bits": 4,
             "group_size": self.group_size.map_or(json!(-1), |size| json!(size)),

@@ -357,10 +357,10 @@ impl Checkpoint for Bitsandbytes {
         }
     }
 
-    fn config(&self) -> Result<Value> {
+    fn config(&self, dtype: DType) -> Result<Value> {
         match self.scheme()? {
             INT8 => Ok(llm_int8::quantization_config()),
-            scheme => quantization_config(scheme, DType::BF16),
+            scheme => quantization_config(scheme, dtype),
         }
     }
 }

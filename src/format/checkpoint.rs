@@ -91,8 +91,8 @@ pub trait Checkpoint: Debug + Send + Sync {
     /// Config for numbers that the layout cannot hold.
     fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, dtype: DType) -> Result<Parts<'a>>;
 
-    /// The `quantization_config` of the model's `config.json`. Errors: Unsupported.
-    fn config(&self) -> Result<Value>;
+    /// The `quantization_config` of the model's `config.json`; dtype: what the weights were before. Errors: Unsupported.
+    fn config(&self, dtype: DType) -> Result<Value>;
 }
 
 /// The layout that a `quantization_config` tells. Errors: Unsupported, Config.

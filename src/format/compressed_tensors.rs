@@ -339,7 +339,7 @@ impl Checkpoint for CompressedTensors {
         Ok(parts)
     }
 
-    fn config(&self) -> Result<Value> {
+    fn config(&self, _: DType) -> Result<Value> {
         let format = if self.is_plain() { PLAIN } else { PACKED };
         let (group, strategy) = match self.scheme.block_size() {
             PER_CHANNEL => (json!(null), "channel"),

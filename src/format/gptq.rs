@@ -193,7 +193,7 @@ impl Checkpoint for Gptq {
         ])
     }
 
-    fn config(&self) -> Result<Value> {
+    fn config(&self, _: DType) -> Result<Value> {
         Ok(json!({
             "bits": self.bits,
             "checkpoint_format": if self.less_one { "gptq" } else { "gptq_v2" },

@@ -213,7 +213,7 @@ impl Checkpoint for Hqq {
         Ok(parts)
     }
 
-    fn config(&self) -> Result<Value> {
+    fn config(&self, _: DType) -> Result<Value> {
         let (bits, group) = (self.scheme.code_bits(), self.scheme.block_size());
         let params = json!({
             "nbits": bits, "channel_wise": true, "group_size": if group == 0 { json!(null) } else { json!(group) },

@@ -259,6 +259,11 @@ impl Gpu {
         self.inner.counters.peak.load(Ordering::Relaxed)
     }
 
+    /// Forgets earlier peaks: from here on [`Gpu::peak_bytes`] is the most that is in use from now.
+    pub fn reset_peak(&self) {
+        self.inner.counters.peak.store(self.allocated_bytes(), Ordering::Relaxed);
+    }
+
     /// Bytes that wgpu's own allocator reports as allocated, where the backend tells.
     pub fn reported_bytes(&self) -> Option<u64> {
         self.inner.device.generate_allocator_report().map(|r| r.total_allocated_bytes)

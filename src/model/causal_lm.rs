@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     DType, Error, Result,
-    adapter::{Adapter, LoraConfig, StepValues},
+    adapter::{AdaptedLinear, Adapter, LoraConfig, StepValues},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{QuantizedTensor, attention::Attention, embedding, loss, matmul, rope::RopeTable},
@@ -88,6 +88,25 @@ impl Model {
     /// The head's weight.
     pub fn head(&self) -> &QuantizedTensor {
         self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The linear layer of this name, such as `model.layers.0.self_attn.q_proj`.
+    pub fn linear(&self, name: &str) -> Option<&AdaptedLinear> {
+        self.blocks.iter().flat_map(|b| b.linears()).find(|linear| linear.name == name)
+    }
+
+    /// The weight of a norm or the bias of a linear layer of the blocks, by transformers' name. [width] f32
+    pub fn vector(&self, name: &str) -> Option<&Tensor> {
+        if let Some(linear) = name.strip_suffix(".bias") {
+            return self.linear(linear)?.base.bias.as_ref();
+        }
+        let (layer, module) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let block = self.blocks.get(layer.parse::<usize>().ok()?)?;
+        match module {
+            "input_layernorm.weight" => Some(&block.input_norm.weight),
+            "post_attention_layernorm.weight" => Some(&block.post_norm.weight),
+            _ => None,
+        }
     }
 
     /// Bytes of the frozen weights.

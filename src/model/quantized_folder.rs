@@ -1,32 +1,33 @@
-//! A model on disk to a folder in bitsandbytes' 4-bit layout, tensor by tensor.
+//! A model on disk to a folder in the layout of another tool, tensor by tensor.
 
 use super::{LoadOptions, Model, Source};
 use crate::{
     DType, Error, Result,
     adapter::LINEAR_MODULES,
     format::{
-        Kind, Stored, Weights,
+        Checkpoint, Kind, Stored, Weights,
         atomic::{self, AtomicFolder},
-        bitsandbytes,
         safetensors::{TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
     kernels::quantize,
+    nn::Transform,
     quant::{Packed, Scheme},
 };
-use half::bf16;
+use half::{bf16, f16};
 use std::path::{Path, PathBuf};
 
 /// Elements that are converted on the host at once.
 const PIECE: usize = 4 << 20;
 
-/// A model, or a file of tensors, that is to be written in 4 bits.
+/// A model, or a file of tensors, that is to be written with quantized weights.
 ///
 /// Of a model the linear layers of the blocks are quantized; all else stays as stored, or bf16 where GGUF blocks have no
 /// counterpart. Of a single safetensors file every matrix of floats is quantized under its own name.
 pub struct QuantizedFolder {
     input: Input,
     scheme: Scheme,
+    layout: Box<dyn Checkpoint>,
     output: PathBuf,
     items: Vec<Item>,
 }
@@ -50,7 +51,7 @@ enum Action {
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QuantizedSummary {
-    /// Tensors in 4 bits.
+    /// Tensors that are quantized.
     pub quantized: usize,
     /// Tensors left as floats.
     pub copied: usize,
@@ -61,9 +62,14 @@ pub struct QuantizedSummary {
 }
 
 impl QuantizedFolder {
-    /// Opens a Hugging Face folder, a GGUF file or a safetensors file, and checks that it is whole. `scheme` is NF4 or FP4.
-    /// Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
-    pub fn open(input: impl AsRef<Path>, scheme: Scheme, output: impl Into<PathBuf>) -> Result<QuantizedFolder> {
+    /// Opens a Hugging Face folder, a GGUF file or a safetensors file, and checks that it is whole. `layout` is one for
+    /// writing weights of `scheme`. Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
+    pub fn open(
+        input: impl AsRef<Path>,
+        scheme: Scheme,
+        layout: Box<dyn Checkpoint>,
+        output: impl Into<PathBuf>,
+    ) -> Result<QuantizedFolder> {
         let (input, output) = (input.as_ref(), output.into());
         check_output(input, &output)?;
         let weights = Weights::open(input)?;
@@ -78,7 +84,7 @@ impl QuantizedFolder {
             let items = source.names().iter().map(|name| model_item(&source, name)).collect::<Result<Vec<_>>>()?;
             (Input::Model(Box::new(source)), items)
         };
-        let this = QuantizedFolder { input, scheme, output, items };
+        let this = QuantizedFolder { input, scheme, layout, output, items };
         // Checks the scheme.
         this.specs()?;
         Ok(this)
@@ -104,12 +110,52 @@ impl QuantizedFolder {
         matches!(self.input, Input::Model(_))
     }
 
-    /// Quantizes on `gpu` and writes `model.safetensors`, and for a model `config.json`. The folder is there once the caller
-    /// has put in what else it needs and commits it. `on_tensor` is told each tensor that is done; its error ends the work.
-    /// Errors: Io, Format, Config for numbers that are not finite, OutOfMemory, Device.
+    /// The model that is read; `None` for a file of tensors.
+    pub fn source(&self) -> Option<&Source> {
+        match &self.input {
+            Input::Model(source) => Some(source),
+            Input::Tensors(_) => None,
+        }
+    }
+
+    /// Rounds to nearest on `gpu`, one tensor at a time, and writes `model.safetensors`, and for a model `config.json`. The
+    /// folder is there once the caller has put in what else it needs and commits it. `on_tensor` is told each tensor that is
+    /// done; its error ends the work. Errors: Io, Format, Config for numbers that are not finite, OutOfMemory, Device.
     pub fn write(
         &self,
         gpu: &Gpu,
+        on_tensor: impl FnMut(&str) -> Result<()>,
+    ) -> Result<(AtomicFolder, QuantizedSummary)> {
+        let weight = |name: &str, shape| Ok((self.quantize(gpu, name, shape)?, None));
+        self.write_with(weight, |_| Ok(None), on_tensor)
+    }
+
+    /// Writes the weights of `model`, which a method made out of this folder's source, as [`QuantizedFolder::write`] does;
+    /// norms and biases, which methods may change, are the model's too. Errors: those, and Unsupported for weights behind a
+    /// transform that the layout has no room for.
+    pub fn write_model(
+        &self,
+        model: &Model,
+        on_tensor: impl FnMut(&str) -> Result<()>,
+    ) -> Result<(AtomicFolder, QuantizedSummary)> {
+        let weight = |name: &str, _| {
+            let linear = model.linear(name.strip_suffix(".weight").unwrap_or(name)).ok_or_else(|| self.absent(name))?;
+            let order = linear.base.input.as_ref().map(Transform::order).transpose()?;
+            Ok((linear.base.weight.download()?, order))
+        };
+        self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
+    }
+
+    fn absent(&self, name: &str) -> Error {
+        Error::MissingTensor { path: self.input().to_owned(), name: name.to_owned(), hint: None }
+    }
+
+    /// weight: a quantized weight and the order of its columns; vector: a norm's weight or a bias where it is not the
+    /// source's.
+    fn write_with(
+        &self,
+        mut weight: impl FnMut(&str, [usize; 2]) -> Result<(Packed, Option<Vec<u32>>)>,
+        mut vector: impl FnMut(&str) -> Result<Option<Vec<f32>>>,
         mut on_tensor: impl FnMut(&str) -> Result<()>,
     ) -> Result<(AtomicFolder, QuantizedSummary)> {
         let folder = AtomicFolder::create(&self.output)?;
@@ -119,12 +165,17 @@ impl QuantizedFolder {
         for item in &self.items {
             match &item.action {
                 Action::Quantize(shape, dtype) => {
-                    let packed = self.quantize(gpu, &item.name, *shape)?;
-                    bitsandbytes::write(&mut writer, &item.name, &packed, *dtype)?;
+                    let (packed, order) = weight(&item.name, *shape)?;
+                    for (name, bytes) in self.layout.tensors(&item.name, &packed, order.as_deref(), *dtype)? {
+                        writer.write(&name, &bytes)?;
+                    }
                     summary.quantized += 1;
                 }
                 Action::Copy(spec) => {
-                    self.copy(&mut writer, spec)?;
+                    match vector(&item.name)? {
+                        Some(values) => writer.write(&spec.name, &narrow(&values, spec)?)?,
+                        None => self.copy(&mut writer, spec)?,
+                    }
                     summary.copied += 1;
                 }
             }
@@ -153,7 +204,7 @@ impl QuantizedFolder {
         let mut specs = Vec::with_capacity(7 * self.items.len());
         for item in &self.items {
             match &item.action {
-                Action::Quantize(shape, _) => specs.extend(bitsandbytes::specs(&item.name, self.scheme, *shape)?),
+                Action::Quantize(shape, _) => specs.extend(self.layout.specs(&item.name, *shape)?),
                 Action::Copy(spec) => specs.push(spec.clone()),
             }
         }
@@ -174,7 +225,7 @@ impl QuantizedFolder {
                 return quantize::quantize(gpu, name, &floats, shape, self.scheme)?.download();
             }
         };
-        if source.scheme(name)? == self.scheme && source.column_order(name)?.is_none() {
+        if source.scheme(name)? == self.scheme.resolve(shape) && source.column_order(name)?.is_none() {
             return source.packed(name, shape);
         }
         let plain = source.plain(name)?;
@@ -211,9 +262,20 @@ impl QuantizedFolder {
             Action::Copy(_) => None,
         });
         let mut json = source.config.json.clone();
-        json["quantization_config"] = bitsandbytes::quantization_config(self.scheme, dtype.unwrap_or(DType::BF16))?;
+        json["quantization_config"] = self.layout.config(dtype.unwrap_or(DType::BF16))?;
         atomic::write_json(folder.join("config.json"), &json)
     }
+}
+
+/// f32 numbers as the bytes of a tensor of floats. Errors: Unsupported for other dtypes.
+fn narrow(values: &[f32], spec: &TensorSpec) -> Result<Vec<u8>> {
+    Ok(match spec.dtype {
+        DType::F32 => bytemuck::cast_slice(values).to_vec(),
+        DType::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        other => return Err(Error::unsupported(format!("dtype of {}", spec.name), other, "floats")),
+    })
 }
 
 fn floats(gpu: &Gpu, shape: [usize; 2], dtype: DType) -> Result<Tensor> {

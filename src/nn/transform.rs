@@ -83,6 +83,18 @@ impl Transform {
         }
     }
 
+    /// The order of the columns, where that is all. Waits for the device. Errors: Unsupported for other transforms, Device.
+    pub fn order(&self) -> Result<Vec<u32>> {
+        match self {
+            Transform::Permute(permutation) => permutation.order.read::<u32>(),
+            Transform::Hadamard { .. } => Err(Error::unsupported(
+                "a layout of other tools for weights behind a transform",
+                "Hadamard",
+                "an order",
+            )),
+        }
+    }
+
     /// U, where the product is transformed too.
     pub(super) fn output(&self) -> Option<&Hadamard> {
         match self {

@@ -41,6 +41,7 @@ pub mod float4;
 pub mod ggml;
 pub mod hadamard;
 pub mod lattice;
+mod notation;
 mod packed;
 mod scheme;
 

@@ -143,6 +143,18 @@ impl Scheme {
         }
     }
 
+    /// The same with blocks of another size; schemes whose blocks are fixed stay as they are.
+    pub const fn with_block_size(self, block_size: usize) -> Scheme {
+        match self {
+            Scheme::Nf4 { double_quant, .. } => Scheme::Nf4 { block_size, double_quant },
+            Scheme::Fp4 { double_quant, .. } => Scheme::Fp4 { block_size, double_quant },
+            Scheme::Nf3 { .. } => Scheme::Nf3 { block_size },
+            Scheme::Nf2 { .. } => Scheme::Nf2 { block_size },
+            Scheme::Int { bits, symmetric, scale, .. } => Scheme::Int { bits, block_size, symmetric, scale },
+            other => other,
+        }
+    }
+
     const fn layout(self) -> Layout {
         let (name, bits, block, entry) = match self {
             Scheme::F32 => ("f32", 32, 0, (0, 0)),

@@ -2,6 +2,8 @@
 
 mod args;
 mod bench;
+mod calibration;
+mod compare;
 mod devices;
 mod embedded;
 mod evaluate;
@@ -10,6 +12,7 @@ mod generate;
 mod interrupt;
 mod output;
 mod plan;
+mod plot;
 mod progress;
 mod quantize;
 
@@ -47,6 +50,7 @@ enum Command {
     Finetune(Box<finetune::Finetune>),
     Generate(generate::Generate),
     Evaluate(evaluate::Evaluate),
+    Compare(compare::Compare),
     Bench(bench::Bench),
 }
 
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Command::Finetune(command) => command.run(global),
         Command::Generate(command) => command.run(global),
         Command::Evaluate(command) => command.run(global),
+        Command::Compare(command) => command.run(global),
         Command::Bench(command) => command.run(global),
     };
     match result {

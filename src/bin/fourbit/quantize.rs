@@ -1,86 +1,165 @@
 //! `fourbit quantize`
 
 use crate::args::Global;
+use crate::calibration::CalibrationArgs;
 use crate::interrupt;
 use crate::output::bytes;
 use crate::progress::Progress;
-use clap::ValueEnum;
-use fourbit::{Error, Result, model::QuantizedFolder, quant::Scheme, tokenizer::Tokenizer};
+use fourbit::{
+    Error, Result,
+    format::atomic::AtomicFolder,
+    method::{Method, Recipe, quantize_model},
+    model::{QuantizedFolder, QuantizedSummary, Source},
+    quant::{PER_CHANNEL, Scheme},
+    tokenizer::Tokenizer,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Write a model in 4 bits, in the layout of bitsandbytes that transformers loads
+/// Write a quantized model in the layout that other tools load for the method
 ///
 /// The linear layers of the blocks are quantized; embedding, head, norms and biases stay floats. The folder gets config.json and
-/// the tokenizer too. Of a single safetensors file every 2-D float tensor is quantized.
+/// the tokenizer too. Of a single safetensors file every 2-D float tensor is rounded to nearest.
 #[derive(clap::Args)]
 pub struct Quantize {
     /// Hugging Face folder, GGUF file, or one safetensors file of plain tensors
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The 4-bit numbers
-    #[arg(long, value_enum, default_value = "nf4")]
-    scheme: SchemeName,
-    /// Hold the block scales in 8 bits too
+    /// How numbers are chosen: rtn, hqq, gptq, awq or smoothquant
+    #[arg(long, value_name = "NAME", default_value = "rtn")]
+    method: String,
+    /// How numbers are stored, such as nf4, fp4, int4-g64, int8-channel-sym [default: the method's: nf4 for rtn,
+    /// int8-channel-sym for smoothquant, else int4-g64]
+    #[arg(long, value_name = "SCHEME")]
+    scheme: Option<String>,
+    /// Bits of integers, 2 to 8
+    #[arg(long, value_name = "N", conflicts_with = "scheme")]
+    bits: Option<u8>,
+    /// Elements that share a scale; -1 for a row [default: 64]
+    #[arg(long, visible_alias = "block-size", value_name = "N", allow_negative_numbers = true)]
+    group_size: Option<i64>,
+    /// Integers without zero point
+    #[arg(long)]
+    symmetric: bool,
+    /// nf4 and fp4: hold the block scales in 8 bits too
     #[arg(long)]
     double_quant: bool,
-    /// Elements that share a scale: a power of two from 32 to 4096
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    block_size: usize,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 }
 
-/// The choices of `--scheme`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SchemeName {
-    /// NormalFloat-4 of QLoRA
-    Nf4,
-    /// 4-bit floats of bitsandbytes
-    Fp4,
-}
-
 impl Quantize {
     pub fn run(&self, global: &Global) -> Result<()> {
         let out = global.output();
-        let (block_size, double_quant) = (self.block_size, self.double_quant);
-        let scheme = match self.scheme {
-            SchemeName::Nf4 => Scheme::Nf4 { block_size, double_quant },
-            SchemeName::Fp4 => Scheme::Fp4 { block_size, double_quant },
-        };
-        let job = QuantizedFolder::open(&self.input, scheme, &self.output)?;
-        let gpu = global.gpu()?;
-        let mut progress = Progress::new(job.len() as u64, "tensors");
-        let (folder, summary) = job.write(&gpu, |_| {
-            progress.advance(1);
-            match interrupt::pending() {
-                true => Err(Error::config("quantize", "interrupted; nothing was written")),
-                false => Ok(()),
+        let recipe = self.recipe()?;
+        let job = QuantizedFolder::open(&self.input, recipe.scheme, recipe.layout()?, &self.output)?;
+        let (folder, summary) = match job.source() {
+            // Rounding looks at one tensor at a time.
+            Some(source) if recipe.method != Method::Rtn => self.by_method(global, &recipe, &job, source)?,
+            None if recipe.method != Method::Rtn => {
+                let message = format!("{} looks at a model, and {} is none", self.method, self.input.display());
+                return Err(Error::config("--method", message));
             }
-        })?;
+            _ => {
+                let mut progress = Progress::new(job.len() as u64, "tensors");
+                job.write(&global.gpu()?, |_| {
+                    progress.advance(1);
+                    go_on()
+                })?
+            }
+        };
         if job.is_model() {
             write_tokenizer(job.input(), folder.folder())?;
         }
         folder.commit()?;
-        progress.finish();
         out.line(format_args!(
             "{}: {} tensors in {}, {} as they were; {} (from {})",
             self.output.display(),
             summary.quantized,
-            scheme.name(),
+            recipe,
             summary.copied,
             bytes(summary.bytes),
             bytes(summary.source_bytes),
         ));
         out.result(&json!({
             "output": self.output.display().to_string(),
+            "recipe": recipe.to_string(),
             "quantized": summary.quantized,
             "copied": summary.copied,
             "bytes": summary.bytes,
             "source_bytes": summary.source_bytes,
         }));
         Ok(())
+    }
+}
+
+impl Quantize {
+    /// Method, scheme and options. Errors: Config, Unsupported.
+    fn recipe(&self) -> Result<Recipe> {
+        let method: Method = self.method.parse()?;
+        let mut scheme = match &self.scheme {
+            Some(text) => text.parse::<Scheme>()?,
+            None => method.default_scheme(),
+        };
+        if let Some(bits) = self.bits {
+            // Integers of other widths than bytes have halves for scales in every layout.
+            scheme = if bits == 8 && method == Method::SmoothQuant {
+                scheme
+            } else {
+                Scheme::int(bits, scheme.block_size())
+            };
+        }
+        if let Some(size) = self.group_size {
+            let size = match size {
+                -1 => PER_CHANNEL,
+                size => usize::try_from(size).ok().filter(|&n| n > 0).ok_or_else(|| {
+                    Error::config("--group-size", format!("expected a positive number or -1, got {size}"))
+                })?,
+            };
+            scheme = scheme.with_block_size(size);
+        }
+        if self.symmetric {
+            scheme = scheme.symmetric();
+        }
+        if self.double_quant {
+            scheme = match scheme {
+                Scheme::Nf4 { block_size, .. } => Scheme::Nf4 { block_size, double_quant: true },
+                Scheme::Fp4 { block_size, .. } => Scheme::Fp4 { block_size, double_quant: true },
+                other => return Err(Error::config("--double-quant", format!("works with nf4 and fp4, not {other}"))),
+            };
+        }
+        scheme.validate()?;
+        Ok(Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) })
+    }
+
+    fn by_method(
+        &self,
+        global: &Global,
+        recipe: &Recipe,
+        job: &QuantizedFolder,
+        source: &Source,
+    ) -> Result<(AtomicFolder, QuantizedSummary)> {
+        let samples = self.calibration.samples(std::slice::from_ref(recipe), &self.input, source)?;
+        let gpu = global.gpu()?;
+        let mut progress = Progress::new(7 * source.config.layers as u64, "layers");
+        let method = recipe.build()?;
+        let model = quantize_model(&gpu, source, &*method, &recipe.pipeline(), &samples, |_| {
+            progress.advance(1);
+            go_on()
+        })?;
+        progress.finish();
+        job.write_model(&model, |_| go_on())
+    }
+}
+
+/// Errors: Config where the user has asked to stop.
+fn go_on() -> Result<()> {
+    match interrupt::pending() {
+        true => Err(Error::config("quantize", "interrupted; nothing was written")),
+        false => Ok(()),
     }
 }
 

@@ -1,0 +1,99 @@
+//! The texts that methods calibrate with, and the methods' own options.
+
+use clap::Args;
+use fourbit::{
+    Error, Result,
+    data::{DataOptions, Dataset},
+    format,
+    method::{MethodOptions, Recipe},
+    model::Source,
+    tokenizer::Tokenizer,
+};
+use std::path::{Path, PathBuf};
+
+/// What methods that look at activations are shown.
+#[derive(Args)]
+pub struct CalibrationArgs {
+    /// Text for methods that look at activations (gptq, awq, smoothquant): a text file, or rows as `finetune` takes them
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// Samples of that text
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    calibration_samples: usize,
+    /// Tokens of a sample at most
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    calibration_length: usize,
+    #[command(flatten)]
+    options: OptionArgs,
+}
+
+/// Options of single methods.
+#[derive(Args)]
+struct OptionArgs {
+    /// gptq: round columns with large inputs first
+    #[arg(long)]
+    act_order: bool,
+    /// gptq: what is added to the Hessian's diagonal, in parts of its mean
+    #[arg(long, value_name = "D", default_value_t = 0.01)]
+    damping: f64,
+    /// awq: do not search for ranges to cut to
+    #[arg(long)]
+    no_clip: bool,
+    /// smoothquant: how much of the difficulty moves from activations into weights, 0 to 1
+    #[arg(long, value_name = "A", default_value_t = 0.5)]
+    alpha: f32,
+    /// Calibrate each layer with what the layers before it in its block give once they are quantized; slower
+    #[arg(long)]
+    true_sequential: bool,
+}
+
+impl CalibrationArgs {
+    /// The methods' options.
+    pub fn options(&self) -> MethodOptions {
+        let OptionArgs { act_order, damping, no_clip, alpha, true_sequential } = self.options;
+        MethodOptions { act_order, damping, clip: !no_clip, alpha, true_sequential }
+    }
+
+    /// Token ids of the samples, where one of `recipes` needs them. Errors: Config where no file was given or it holds too
+    /// little; Io, Format, Data.
+    pub fn samples(&self, recipes: &[Recipe], model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
+        let mut needing = None;
+        for recipe in recipes {
+            if recipe.build()?.needs().any() {
+                needing = Some(recipe.method.name());
+            }
+        }
+        let Some(method) = needing else { return Ok(Vec::new()) };
+        let path = self.calibration.as_ref();
+        let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
+        let length = self.calibration_length.min(source.config.max_positions);
+        if length < 2 || self.calibration_samples == 0 {
+            return Err(Error::config("--calibration-length", "expected samples of at least 2 tokens"));
+        }
+        let tokenizer = Tokenizer::open(model)?;
+        let mut samples = match is_rows(path) {
+            true => {
+                let vocab_size = source.config.vocab_size;
+                let options = DataOptions { max_seq_length: length, completion_only: false, vocab_size };
+                let data = Dataset::load(path, tokenizer.as_ref(), &options)?;
+                data.examples().iter().take(self.calibration_samples).map(|row| row.input_ids.clone()).collect()
+            }
+            false => {
+                let missing = || Error::config("--calibration", format!("{} has no tokenizer", model.display()));
+                let ids = tokenizer.ok_or_else(missing)?.encode(&format::read_text(path)?, false)?;
+                ids.chunks(length).take(self.calibration_samples).map(<[u32]>::to_vec).collect::<Vec<_>>()
+            }
+        };
+        samples.retain(|ids| ids.len() >= 2);
+        if samples.is_empty() {
+            return Err(Error::config("--calibration", format!("{} has no sample of two tokens", path.display())));
+        }
+        Ok(samples)
+    }
+}
+
+/// Whether a file holds rows, by its name; all else is text.
+fn is_rows(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    ["parquet", "jsonl", "json"].contains(&extension)
+}

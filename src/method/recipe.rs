@@ -1,0 +1,177 @@
+//! A method with its scheme and options, by name: what a command line asks for.
+
+use super::{
+    Awq, AwqOptions, Gptq, GptqOptions, Hqq, LayerMethod, PipelineOptions, Rtn, SmoothQuant, SmoothQuantOptions,
+};
+use crate::{
+    Error, Result,
+    format::checkpoint::{self, Checkpoint},
+    kernels::hqq::HalfQuadratic,
+    quant::{PER_CHANNEL, Scheme},
+};
+use std::{fmt, str::FromStr};
+
+/// The methods there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Round to nearest; nothing is calibrated.
+    Rtn,
+    /// Half-quadratic quantization (Badri & Shaji 2023); nothing is calibrated.
+    Hqq,
+    /// GPTQ (Frantar et al. 2023).
+    Gptq,
+    /// AWQ (Lin et al. 2024).
+    Awq,
+    /// SmoothQuant (Xiao et al. 2023).
+    SmoothQuant,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Method; 5] = [Method::Rtn, Method::Hqq, Method::Gptq, Method::Awq, Method::SmoothQuant];
+
+    /// The name in flags and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Rtn => "rtn",
+            Method::Hqq => "hqq",
+            Method::Gptq => "gptq",
+            Method::Awq => "awq",
+            Method::SmoothQuant => "smoothquant",
+        }
+    }
+
+    /// How the numbers are stored unless another scheme is asked for.
+    pub const fn default_scheme(self) -> Scheme {
+        match self {
+            Method::Rtn => Scheme::Nf4 { block_size: 64, double_quant: false },
+            Method::Hqq | Method::Gptq | Method::Awq => Scheme::int(4, 64),
+            Method::SmoothQuant => Scheme::int8(PER_CHANNEL),
+        }
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Method> {
+        let found = Method::ALL.into_iter().find(|method| method.name() == text);
+        let names: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
+        found.ok_or_else(|| Error::unsupported("method", text, names.join(", ")))
+    }
+}
+
+/// Options of the methods; each takes those that are its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MethodOptions {
+    /// GPTQ: columns with large inputs first.
+    pub act_order: bool,
+    /// GPTQ: what is added to the Hessian's diagonal, in parts of its mean.
+    pub damping: f64,
+    /// AWQ: whether ranges are cut too.
+    pub clip: bool,
+    /// SmoothQuant: how much of the difficulty moves into the weights, 0 to 1.
+    pub alpha: f32,
+    /// Calibrate each layer with what the layers before it in its block give once they are quantized.
+    pub true_sequential: bool,
+}
+
+impl Default for MethodOptions {
+    fn default() -> MethodOptions {
+        MethodOptions { act_order: false, damping: 0.01, clip: true, alpha: 0.5, true_sequential: false }
+    }
+}
+
+/// A method and how it stores its numbers. As text `gptq`, or `gptq:int3-g64`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe {
+    /// How numbers are chosen.
+    pub method: Method,
+    /// How they are stored.
+    pub scheme: Scheme,
+    /// The method's options.
+    pub options: MethodOptions,
+}
+
+impl Recipe {
+    /// A method with its default options.
+    pub fn new(method: Method, scheme: Scheme) -> Recipe {
+        Recipe { method, scheme, options: MethodOptions::default() }
+    }
+
+    /// The method, ready for [`quantize_model`](super::quantize_model). Errors: Config, Unsupported for a scheme or options
+    /// that it cannot work with.
+    pub fn build(&self) -> Result<Box<dyn LayerMethod>> {
+        let MethodOptions { act_order, damping, clip, alpha, .. } = self.options;
+        let scheme = self.scheme;
+        Ok(match self.method {
+            Method::Rtn => Box::new(Rtn { scheme }),
+            Method::Hqq => Box::new(Hqq { scheme, options: HalfQuadratic::default() }),
+            Method::Gptq => Box::new(Gptq::new(GptqOptions { act_order, damping, ..GptqOptions::new(scheme) })?),
+            Method::Awq => Box::new(Awq::new(AwqOptions { clip, ..AwqOptions::new(scheme) })?),
+            Method::SmoothQuant => Box::new(SmoothQuant::new(SmoothQuantOptions { scheme, alpha })?),
+        })
+    }
+
+    /// How the model is walked through.
+    pub fn pipeline(&self) -> PipelineOptions {
+        PipelineOptions { true_sequential: self.options.true_sequential, ..PipelineOptions::default() }
+    }
+
+    /// The layout in which other tools load what this method makes. Errors: Unsupported where there is none.
+    pub fn layout(&self) -> Result<Box<dyn Checkpoint>> {
+        let scheme = self.scheme;
+        Ok(match (self.method, scheme) {
+            (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
+            (Method::Gptq, _) => Box::new(checkpoint::Gptq::new(scheme, self.options.act_order)?),
+            (Method::Awq, Scheme::Int { bits: 4, .. }) => Box::new(checkpoint::Awq::new(scheme)?),
+            (_, Scheme::Nf4 { .. } | Scheme::Fp4 { .. }) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
+            (_, Scheme::Int { .. }) => Box::new(checkpoint::CompressedTensors::new(scheme)?),
+            _ => {
+                let supported = "nf4, fp4 (bitsandbytes), integers (compressed-tensors), or a .gguf file";
+                return Err(Error::unsupported("scheme for a folder", scheme, supported));
+            }
+        })
+    }
+}
+
+impl FromStr for Recipe {
+    type Err = Error;
+
+    /// Errors: Unsupported, Config, naming what is wrong.
+    fn from_str(text: &str) -> Result<Recipe> {
+        let (method, scheme) = match text.split_once(':') {
+            None => (text.parse::<Method>()?, None),
+            Some((method, scheme)) => (method.parse::<Method>()?, Some(scheme.parse::<Scheme>()?)),
+        };
+        let recipe = Recipe::new(method, scheme.unwrap_or(method.default_scheme()));
+        recipe.build()?;
+        Ok(recipe)
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.method.name(), self.scheme)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_are_read_and_written() {
+        for method in Method::ALL {
+            let recipe: Recipe = method.name().parse().unwrap();
+            assert_eq!(recipe.to_string().parse::<Recipe>().unwrap(), recipe);
+            assert!(recipe.layout().is_ok(), "{recipe}");
+        }
+        assert_eq!("gptq:int3-g128".parse::<Recipe>().unwrap().scheme, Scheme::int(3, 128));
+        for text in ["best", "gptq:nf4", "awq:q4_k", "rtn:int99", "gptq:"] {
+            assert!(text.parse::<Recipe>().is_err(), "{text}");
+        }
+        let message = "rtn:q4_k".parse::<Recipe>().unwrap().layout().unwrap_err().to_string();
+        assert!(message.contains("q4_k") && message.contains(".gguf"), "{message}");
+    }
+}
