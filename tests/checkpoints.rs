@@ -149,7 +149,7 @@ fn what_rounds_its_inputs_says_so() {
     assert_eq!(source.rounding("model.norm.weight").unwrap(), None);
 
     let written = CompressedTensors::new(Scheme::int8(PER_CHANNEL)).unwrap().with_dynamic_inputs();
-    let inputs = written.config().unwrap()["config_groups"]["group_0"]["input_activations"].clone();
+    let inputs = written.config(fourbit::DType::F16).unwrap()["config_groups"]["group_0"]["input_activations"].clone();
     assert_eq!((&inputs["strategy"], &inputs["dynamic"]), (&json!("token"), &json!(true)));
 }
 

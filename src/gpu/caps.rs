@@ -48,10 +48,18 @@ pub struct Caps {
     pub subgroup_size: (u32, u32),
     /// Whether passes can be timed.
     pub timestamps: bool,
+    /// Whether WGSL has `dot4I8Packed`. naga writes it as one instruction where the device has one
+    /// (VK_KHR_shader_integer_dot_product, shader model 6.4), and as shifts and multiplications elsewhere.
+    pub packed_dot: bool,
 }
 
 impl Caps {
-    pub(super) fn of(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
+    pub(super) fn of(
+        info: &wgpu::AdapterInfo,
+        features: wgpu::Features,
+        limits: &wgpu::Limits,
+        packed_dot: bool,
+    ) -> Caps {
         Caps {
             name: info.name.clone(),
             backend: info.backend.to_str().to_owned(),
@@ -72,6 +80,7 @@ impl Caps {
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            packed_dot,
         }
     }
 }

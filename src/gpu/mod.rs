@@ -32,6 +32,8 @@ pub struct GpuOptions {
     pub subgroups: bool,
     /// Use f16 arithmetic where the device has it.
     pub f16: bool,
+    /// Use the packed integer dot product where WGSL has it.
+    pub packed_dot: bool,
     /// Ask for WebGPU's default limits instead of the adapter's own.
     pub baseline: bool,
     /// Compile shaders with bounds, loop and division checks.
@@ -50,6 +52,7 @@ impl Default for GpuOptions {
             device: None,
             subgroups: true,
             f16: true,
+            packed_dot: true,
             baseline: false,
             checked: false,
             memory_limit: None,
@@ -60,8 +63,8 @@ impl Default for GpuOptions {
 }
 
 impl GpuOptions {
-    /// The defaults, changed by `FOURBIT_DEVICE`, `FOURBIT_SUBGROUPS=0`, `FOURBIT_F16=0`, `FOURBIT_BASELINE=1`,
-    /// `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` (bytes). Errors: Config.
+    /// The defaults, changed by `FOURBIT_DEVICE`, `FOURBIT_SUBGROUPS=0`, `FOURBIT_F16=0`,
+    /// `FOURBIT_PACKED_DOT=0`, `FOURBIT_BASELINE=1`, `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` (bytes). Errors: Config.
     pub fn from_env() -> Result<GpuOptions> {
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let flag = |name: &str, default: bool| match var(name).as_deref() {
@@ -81,6 +84,7 @@ impl GpuOptions {
             device: var("FOURBIT_DEVICE"),
             subgroups: flag("FOURBIT_SUBGROUPS", true)?,
             f16: flag("FOURBIT_F16", true)?,
+            packed_dot: flag("FOURBIT_PACKED_DOT", true)?,
             baseline: flag("FOURBIT_BASELINE", false)?,
             checked: flag("FOURBIT_CHECKED", false)?,
             memory_limit,
@@ -129,11 +133,14 @@ pub struct Gpu {
 
 /// The adapters there are, in the order that [`GpuOptions::device`] numbers them: fastest kind first.
 pub fn devices() -> Vec<Caps> {
-    adapters(&instance(false)).iter().map(describe).collect()
+    let instance = instance(false);
+    let packed_dot = has_packed_dot(&instance);
+    let describe = |a: &wgpu::Adapter| Caps::of(&a.get_info(), a.features(), &a.limits(), packed_dot);
+    adapters(&instance).iter().map(describe).collect()
 }
 
-fn describe(adapter: &wgpu::Adapter) -> Caps {
-    Caps::of(&adapter.get_info(), adapter.features(), &adapter.limits())
+fn has_packed_dot(instance: &wgpu::Instance) -> bool {
+    instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct)
 }
 
 fn instance(noop: bool) -> wgpu::Instance {
@@ -202,7 +209,7 @@ impl Gpu {
         want(wgpu::Features::SHADER_F16, options.f16);
         want(wgpu::Features::TIMESTAMP_QUERY, true);
         let limits = if options.baseline || options.noop { wgpu::Limits::default() } else { adapter.limits() };
-        let caps = Caps::of(&adapter.get_info(), features, &limits);
+        let caps = Caps::of(&adapter.get_info(), features, &limits, options.packed_dot && has_packed_dot(&instance));
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("fourbit"),
             required_features: features,

@@ -10,22 +10,26 @@ pub mod fold;
 mod gptq;
 mod hqq;
 pub mod linalg;
+mod llm_int8;
 mod pipeline;
 mod quip;
 mod recipe;
 mod rtn;
 mod smoothquant;
 mod stats;
+mod w8a8;
 
 pub use awq::{Awq, AwqOptions};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
+pub use llm_int8::LlmInt8;
 pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use quip::Quip;
 pub use recipe::{Method, MethodOptions, Recipe};
 pub use rtn::Rtn;
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
+pub use w8a8::{ActivationScales, W8A8};
 
 use crate::{
     DType, Error, Result,
@@ -81,7 +85,7 @@ impl Layer<'_> {
 
     /// The quantized layer, whose input is as it was.
     pub fn done(&self, weight: QuantizedTensor) -> Linear {
-        Linear { weight, bias: self.bias.clone(), input: None }
+        Linear::new(weight, self.bias.clone())
     }
 
     /// The weight's name, for messages.

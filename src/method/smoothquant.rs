@@ -29,8 +29,8 @@ impl Default for SmoothQuantOptions {
 /// SmoothQuant, Xiao et al. 2023: channel j of the input of q, k and v, and of gate and up, is divided by
 /// s_j = max|x_j|^alpha / max|w_j|^(1 - alpha), in the norm before it, and column j of those weights multiplied.
 ///
-/// The weights are then rounded to nearest. The model that comes out has activations that can be rounded to 8 bits too: that
-/// is done where it runs, not here.
+/// The weights are then rounded to nearest. The model that comes out has activations that can be rounded to 8 bits too, as
+/// [`W8A8`](super::W8A8) does.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SmoothQuant {
     options: SmoothQuantOptions,

@@ -105,7 +105,7 @@ impl Loader<'_> {
     fn linear(&self, name: String, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear> {
         let (weight, input) = self.weight(&format!("{name}.weight"), shape)?;
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), shape[0])?) } else { None };
-        Ok(AdaptedLinear { name, base: Linear { weight, bias, input }, lora: None })
+        Ok(AdaptedLinear { name, base: Linear { input, ..Linear::new(weight, bias) }, lora: None })
     }
 
     /// A weight, and what has to be done to its input.

@@ -5,15 +5,17 @@ use crate::{
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{QuantizedTensor, elementwise, lora, matmul},
-    nn::Transform,
+    nn::{Activations, Transform},
 };
 
 pub use crate::kernels::matmul::LowRank;
 
-/// y = U(T(x) · Wᵀ) + bias
+/// y = U(Q(T(x)) · Wᵀ) + bias
 ///
 /// x: [tokens, in]; W: [out, in] in its storage scheme; y: [tokens, out]; T, U: the transforms of the input and of the
-/// product, mostly none. The weight is frozen, so the backward pass gives dx alone and saves nothing.
+/// product, mostly none; Q: rounding to 8 bits, mostly none. The weight is frozen, so the backward pass gives dx alone and
+/// saves nothing.
+#[derive(Clone)]
 pub struct Linear {
     /// [out, in]
     pub weight: QuantizedTensor,
@@ -21,32 +23,44 @@ pub struct Linear {
     pub bias: Option<Tensor>,
     /// What the weight expects to be done to x, and to the product.
     pub input: Option<Transform>,
+    /// How the transformed input is rounded before the product. The backward pass takes rounding for the identity.
+    pub activation: Option<Activations>,
 }
 
 impl Linear {
-    /// U(T(x) · Wᵀ) + bias, plus the low-rank product `scale * xa · Bᵀ` where given. A low-rank update is one of the layer as
-    /// a whole: its xa comes from x itself. Errors: Shape.
+    /// A layer whose input is neither transformed nor rounded.
+    pub fn new(weight: QuantizedTensor, bias: Option<Tensor>) -> Linear {
+        Linear { weight, bias, input: None, activation: None }
+    }
+
+    /// U(Q(T(x)) · Wᵀ) + bias, plus the low-rank product `scale * xa · Bᵀ` where given. A low-rank update is one of the layer as
+    /// a whole: its xa comes from x itself, which is not rounded. Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>) -> Result<Value> {
         let bias = self.bias.as_ref().map(|b| g.import(b));
         let transformed = self.input.as_ref().map(|t| t.forward(g, x)).transpose()?;
         let x = transformed.as_ref().unwrap_or(x);
         let Some(output) = self.input.as_ref().and_then(Transform::output) else {
-            return matmul::matmul(g, x, &self.weight, update, bias.as_ref());
+            let Some(activation) = &self.activation else {
+                return matmul::matmul(g, x, &self.weight, update, bias.as_ref());
+            };
+            let y = activation.product(g, x, &self.weight, bias.as_ref())?;
+            add_low_rank(g, &y, update)?;
+            return Ok(y);
         };
         // What U undoes: U's own transpose of the bias, so that it comes out as it is.
         let bias = bias.map(|b| g.reshape(&b, [1, self.outputs()])).transpose()?;
         let bias = bias.map(|b| output.forward(g, &b)).transpose()?;
-        let z = matmul::matmul(g, x, &self.weight, None, bias.as_ref())?;
+        let z = match &self.activation {
+            None => matmul::matmul(g, x, &self.weight, None, bias.as_ref())?,
+            Some(activation) => activation.product(g, x, &self.weight, bias.as_ref())?,
+        };
         let y = output.backward(g, &z)?;
-        // This did not go through either transform.
-        if let Some(update) = update {
-            let through = lora::down(g, update.xa, update.factor)?;
-            elementwise::accumulate(g, &y, &through, update.scale)?;
-        }
+        add_low_rank(g, &y, update)?;
         Ok(y)
     }
 
-    /// dx = Tᵀ(Uᵀ(dy) · W), plus the low-rank product `scale * dxa · A` where given, plus `add`. Errors: Shape.
+    /// dx = Tᵀ(Uᵀ(dy) · W), the gradient as if nothing were rounded (straight through, Bengio et al. 2013), plus
+    /// the low-rank product `scale * dxa · A` where given, plus `add`. Errors: Shape.
     pub fn backward(
         &self,
         g: &mut Graph,
@@ -84,8 +98,16 @@ impl Linear {
         self.weight.shape()[0]
     }
 
-    /// Bytes of the weight, and of what its transform holds, on the device.
+    /// Bytes of the weight, and of what its transform and its rounding hold, on the device.
     pub fn bytes(&self) -> u64 {
-        self.weight.bytes() + self.input.as_ref().map_or(0, Transform::bytes)
+        let activation = self.activation.as_ref().map_or(0, Activations::bytes);
+        self.weight.bytes() + self.input.as_ref().map_or(0, Transform::bytes) + activation
     }
+}
+
+/// y += scale · xa · Bᵀ, of an update that went neither through the transforms nor through the rounding.
+fn add_low_rank(g: &mut Graph, y: &Value, update: Option<LowRank<'_>>) -> Result<()> {
+    let Some(update) = update else { return Ok(()) };
+    let through = lora::down(g, update.xa, update.factor)?;
+    elementwise::accumulate(g, y, &through, update.scale)
 }

@@ -3,10 +3,12 @@
 //! `Saved` is what the backward pass needs; each field tells its shape, and together they are the memory budget of
 //! training. A layer records dispatches and never runs anything.
 
+pub mod activations;
 pub mod linear;
 pub mod norm;
 pub mod transform;
 
+pub use activations::Activations;
 pub use linear::Linear;
 pub use norm::RmsNorm;
 pub use transform::{Permutation, Transform};

@@ -186,7 +186,7 @@ fn the_error_of_the_output_is_below_that_of_rounding_to_nearest() {
         let scheme = scheme(bits, 64, false, ScaleType::F16);
         let weight = gpu.tensor("w", [rows, n], DType::F32, &w).unwrap();
         let rtn = quantize::quantize(&gpu, "w", &weight, [rows, n], scheme).unwrap();
-        let nearest = loss(&values(&gpu, &Linear { weight: rtn, bias: None, input: None }), &w, &h, n);
+        let nearest = loss(&values(&gpu, &Linear::new(rtn, None)), &w, &h, n);
         let plain = GptqOptions::new(scheme);
         for options in [plain, GptqOptions { act_order: true, ..plain }, GptqOptions { search: true, ..plain }] {
             let ours = loss(&values(&gpu, &run(&gpu, options, &w, &h, n).unwrap()), &w, &h, n);

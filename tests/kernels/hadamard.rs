@@ -119,6 +119,7 @@ fn check_layer(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, rank: usize, 
             input: Hadamard::new(gpu, cols, 5).unwrap(),
             output: Hadamard::new(gpu, rows, 6).unwrap(),
         }),
+        activation: None,
     };
     let mut g = Graph::new(gpu);
     let mut import = |rows, cols, v: &[f32]| g.import(&gpu.tensor("t", [rows, cols], DType::F32, v).unwrap());

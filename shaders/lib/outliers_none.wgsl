@@ -1,0 +1,4 @@
+// No column is an outlier.
+fn is_outlier(c: u32) -> bool {
+    return false;
+}

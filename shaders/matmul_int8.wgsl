@@ -1,0 +1,85 @@
+// y = (Σ codes_x · codes_w) * scale_x * scale_w + bias, both operands in bytes, summed as integers: exact. Bytes come four to
+// a word. Through workgroup memory, for GPUs: a workgroup of 256 computes a tile of 64 x 64, each invocation 4 x 4.
+//
+// Specialised by `dot4` (the dot product of four bytes), `weight_bytes` (whether rows of the weight begin at whole words),
+// `kept` (columns that stay in floats) and `bias`.
+
+import index
+import product_int8
+
+const TILE: u32 = 64u;
+const STEP: u32 = 8u;
+
+var<workgroup> tile_x: array<u32, STEP * TILE>; // [word, row]
+var<workgroup> tile_w: array<u32, STEP * TILE>; // [word, column]
+
+// Words are turned against each other, which spreads stores over the memory banks.
+fn spot(word: u32, at: u32) -> u32 {
+    return word * TILE + (at + 4u * word) % TILE;
+}
+
+@compute @workgroup_size(256)
+fn tiled(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    if (g >= params.group_end) {
+        return;
+    }
+    let tiles = (params.rows + TILE - 1u) / TILE;
+    let row0 = g % tiles * TILE;
+    let col0 = g / tiles * TILE;
+    let row = lane / 16u * 4u;
+    let col = lane % 16u * 4u;
+    var acc: array<vec4<i32>, 4>;
+    for (var d = 0u; d < params.words; d += STEP) {
+        // The first half of the invocations loads x, four words at once, the other the weight.
+        let at = lane / 2u % TILE;
+        let word = lane % 2u * 4u;
+        var v = vec4<u32>();
+        if (lane < 128u) {
+            if (d + word < params.words) {
+                v = x4(min(row0 + at, params.rows - 1u), d + word);
+            }
+            for (var t = 0u; t < 4u; t++) {
+                tile_x[spot(word + t, at)] = v[t];
+            }
+        } else {
+            if (d + word < params.words) {
+                v = weight4(min(col0 + at, params.cols - 1u), d + word);
+            }
+            for (var t = 0u; t < 4u; t++) {
+                tile_w[spot(word + t, at)] = v[t];
+            }
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < STEP; k++) {
+            let ax = spot(k, row);
+            let aw = spot(k, col);
+            let w = vec4<u32>(tile_w[aw], tile_w[aw + 1u], tile_w[aw + 2u], tile_w[aw + 3u]);
+            for (var i = 0u; i < 4u; i++) {
+                let v = tile_x[ax + i];
+                acc[i] += vec4<i32>(dot4(v, w.x), dot4(v, w.y), dot4(v, w.z), dot4(v, w.w));
+            }
+        }
+        workgroupBarrier();
+    }
+    var sums: array<vec4<f32>, 4>;
+    for (var n = 0u; n < kept_count(); n++) {
+        let c = kept_column(n);
+        var w: vec4<f32>;
+        for (var j = 0u; j < 4u; j++) {
+            w[j] = weight_at(min(col0 + col + j, params.cols - 1u), c);
+        }
+        for (var i = 0u; i < 4u; i++) {
+            sums[i] = fma(vec4<f32>(kept_at(min(row0 + row + i, params.rows - 1u), c)), w, sums[i]);
+        }
+    }
+    for (var i = 0u; i < 4u; i++) {
+        for (var j = 0u; j < 4u; j++) {
+            store(row0 + row + i, col0 + col + j, acc[i][j], sums[i][j]);
+        }
+    }
+}
