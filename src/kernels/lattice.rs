@@ -1,4 +1,4 @@
-//! Rounding to QuIP#'s lattice code book on the device.
+//! Rounding to books of vectors on the device: QuIP#'s lattice, and AQLM's sums of two code books.
 
 use super::{
     QuantizedTensor,
@@ -22,13 +22,15 @@ struct Params {
     inverse: f32,
 }
 
-fn kernel(entry: &'static str) -> Kernel {
-    Kernel::new("lattice", entry)
+fn kernel(entry: &'static str, scheme: Scheme) -> Kernel {
+    let lattice = scheme == Scheme::E8p;
+    Kernel::new("lattice", entry).import("points", if lattice { "points_lattice" } else { "points_codebooks" })
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    ["round_nearest", "round_panel", "pack"].map(kernel).to_vec()
+    let schemes = [Scheme::E8p, Scheme::Aqlm { block_size: VECTOR }];
+    schemes.into_iter().flat_map(|s| ["round_nearest", "round_panel", "pack"].map(|entry| kernel(entry, s))).collect()
 }
 
 /// Columns that are rounded by one dispatch; what they lost reaches the others by one product.
@@ -41,21 +43,58 @@ const PANEL: usize = 64;
 /// `[cols * cols]` ([`block_factor`]), or none for rounding to nearest; scale: above 0. A one-off: it runs at once and
 /// waits. Errors: Shape, Config, OutOfMemory, Device. LDLQ: QuIP#, Tseng et al. 2024, section 4.
 pub fn ldlq(gpu: &Gpu, name: &str, weight: &Tensor, lower: Option<&[f32]>, scale: f32) -> Result<QuantizedTensor> {
-    let (rows, cols) = weight.shape().rows_cols();
     if !(scale > 0.0 && scale.is_finite()) {
         return Err(Error::config(name, format!("a scale of {scale} for the lattice: expected one above 0")));
     }
+    let table = lattice::patterns().concat();
+    round(gpu, name, weight, lower, &Book { scheme: Scheme::E8p, table: &table, scale, scales: &[scale] })
+}
+
+/// [`ldlq`] to sums of a vector of one code book and one of another, found by a beam search of width 4
+///
+/// weight: [rows, cols] f32, each row divided by its scale; books: `[2 * 256 * 8]`; scales: `[rows]`, for the result alone.
+/// Errors: as [`ldlq`]. AQLM, Egiazarian et al. 2024.
+pub fn additive(
+    gpu: &Gpu,
+    name: &str,
+    weight: &Tensor,
+    lower: Option<&[f32]>,
+    books: &[f32],
+    scales: &[f32],
+) -> Result<QuantizedTensor> {
+    let (rows, cols) = weight.shape().rows_cols();
+    if [books.len(), scales.len()] != [2 * 256 * VECTOR, rows] {
+        let expected = format!("{} numbers of code books, {rows} scales", 2 * 256 * VECTOR);
+        return Err(Error::shape(name, expected, format!("{}, {}", books.len(), scales.len())));
+    }
+    let scheme = Scheme::Aqlm { block_size: cols };
+    round(gpu, name, weight, lower, &Book { scheme, table: books, scale: 1.0, scales })
+}
+
+/// What vectors may become.
+struct Book<'a> {
+    scheme: Scheme,
+    table: &'a [f32],
+    /// Of the points, while rounding.
+    scale: f32,
+    /// As stored.
+    scales: &'a [f32],
+}
+
+fn round(gpu: &Gpu, name: &str, weight: &Tensor, lower: Option<&[f32]>, book: &Book<'_>) -> Result<QuantizedTensor> {
+    let (rows, cols) = weight.shape().rows_cols();
+    let scale = book.scale;
+    let kernel = |entry| kernel(entry, book.scheme);
     if lower.is_some_and(|l| l.len() != cols * cols) {
         return Err(Error::shape(name, format!("a factor of [{cols}, {cols}]"), lower.map_or(0, <[f32]>::len)));
     }
-    let target = QuantizedTensor::zeros(gpu, name, Scheme::E8p, [rows, cols])?;
+    let target = QuantizedTensor::zeros(gpu, name, book.scheme, [rows, cols])?;
     if gpu.is_dry() || target.is_empty() {
         return Ok(target);
     }
-    let scales = target.scales().expect("the scheme has one scale");
-    scales.write(bytemuck::bytes_of(&scale))?;
-    let patterns = target.nested().expect("the scheme has a table");
-    patterns.write(bytemuck::cast_slice(&lattice::patterns().concat()))?;
+    target.scales().expect("vector schemes have scales").write(bytemuck::cast_slice(book.scales))?;
+    let patterns = target.nested().expect("vector schemes have a table");
+    patterns.write(bytemuck::cast_slice(book.table))?;
     let mut g = Graph::new(gpu);
     let weight = g.import(weight);
     expect("ldlq", "weight", &weight, [rows, cols])?;
@@ -76,7 +115,8 @@ pub fn ldlq(gpu: &Gpu, name: &str, weight: &Tensor, lower: Option<&[f32]>, scale
             g.dispatch(kernel("round_nearest"), &params, &[&weight, &patterns, &codes], groups, work)?;
         }
         Some(lower) => {
-            let rounding = Rounding { weight: &weight, patterns: &patterns, codes: &codes, lower, params };
+            let scheme = book.scheme;
+            let rounding = Rounding { scheme, weight: &weight, patterns: &patterns, codes: &codes, lower, params };
             rounding.record(&mut g, [rows, cols])?;
         }
     }
@@ -98,6 +138,7 @@ fn search_work(len: usize) -> f64 {
 
 /// Rounding with feedback, a panel of columns after the other.
 struct Rounding<'a> {
+    scheme: Scheme,
     weight: &'a Value,
     patterns: &'a Value,
     codes: &'a Value,
@@ -120,7 +161,7 @@ impl Rounding<'_> {
                 Params { first: (first / VECTOR) as u32, panel: ((end - first) / VECTOR) as u32, ..self.params };
             let args = [self.weight, self.patterns, &aim, &lower, self.codes, &lost];
             let work = search_work(rows * (end - first));
-            g.dispatch(kernel("round_panel"), &params, &args, rows.div_ceil(32), work)?;
+            g.dispatch(kernel("round_panel", self.scheme), &params, &args, rows.div_ceil(32), work)?;
             if first == 0 {
                 break;
             }

@@ -5,6 +5,7 @@
 //! touches files but through [`Source`](crate::model::Source), and nothing knows the command line.
 
 mod activations;
+mod aqlm;
 mod awq;
 pub mod fold;
 mod gptq;
@@ -19,6 +20,7 @@ mod smoothquant;
 mod stats;
 mod w8a8;
 
+pub use aqlm::Aqlm;
 pub use awq::{Awq, AwqOptions};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
