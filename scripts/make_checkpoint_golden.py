@@ -12,8 +12,9 @@ f32, on the CPU; transformers then computes the logits in f32. None of this need
     gptq-*    gptqmodel: TorchLinear.pack_original and dequantize_weight; *-act has a shuffled g_idx
     awq       autoawq: WQLinear_GEMM.from_linear and dequantize_gemm (its kernels need CUDA, these two do not)
     hqq       hqq: HQQLinear, one width a layer (8, 4, 3 and 2 bits)
-    llm-int8  bitsandbytes: int8_vectorwise_quant, saved by transformers; the logits are of the stored weights alone, where
-              bitsandbytes' own products round the activations too
+    llm-int8  bitsandbytes: int8_vectorwise_quant, saved by transformers. Its products round the activations too: "rounded"
+              in logits.safetensors is of that formula in f32, which each layer of bitsandbytes (in halves) is checked
+              against; "logits" is of the weights alone
     aqlm      aqlm: pack_int_data and _dequantize_weight, code books of 2x8
     ct-*      compressed-tensors: PackedQuantizationCompressor and IntQuantizationCompressor
 
@@ -63,7 +64,7 @@ def linears(model):
             yield name, module
 
 
-def finish(folder, tensors, quantization, decoded):
+def finish(folder, tensors, quantization, decoded, rounds_inputs=False):
     """Writes the folder: the packed parts, what was not quantized in f16, and the logits of the decoded weights."""
     model = base()
     parts = dict(tensors)
@@ -84,8 +85,38 @@ def finish(folder, tensors, quantization, decoded):
               metadata={"format": "pt"})
     config = CONFIG.to_diff_dict() | {"architectures": ["LlamaForCausalLM"], "quantization_config": quantization}
     (path / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str) + "\n")
-    save_file({"logits": logits.contiguous()}, path / "logits.safetensors")
+    answers = {"logits": logits.contiguous()}
     report(folder, logits)
+    if rounds_inputs:
+        for _, linear in linears(model):
+            linear.register_forward_pre_hook(lambda _, args: (rounded(args[0]),))
+        with torch.no_grad():
+            answers["rounded"] = model(IDS).logits[0].contiguous()
+        check_rounding(path, decoded)
+    save_file(answers, path / "logits.safetensors")
+
+
+def rounded(x, threshold=6.0):
+    """What LLM.int8() makes of a layer's input: 8 bits a row, but for the columns that hold an outlier."""
+    x = x.float()
+    outliers = x.abs() >= threshold
+    columns = outliers.flatten(0, -2).any(0)
+    absmax = x.masked_fill(outliers, 0).abs().amax(-1, keepdim=True)
+    return torch.where(columns, x, torch.round(x * (127 / absmax)) * absmax / 127)
+
+
+def check_rounding(path, decoded):
+    model = AutoModelForCausalLM.from_pretrained(path, device_map="cpu").eval()
+
+    def compare(module, args, y, weight):
+        want = rounded(args[0].half()) @ weight.T
+        assert (y.float() - want).abs().max() < 2e-3 * want.abs().max()
+
+    for name, module in model.named_modules():
+        if name in decoded:
+            module.register_forward_hook(lambda m, a, y, w=decoded[name].float(): compare(m, a, y, w))
+    with torch.no_grad():
+        model(IDS)
 
 
 def report(folder, logits):
@@ -198,7 +229,7 @@ def llm_int8(folder):
                for k, v in tensors.items() if k.endswith(".SCB")}
     parts = {k: v for k, v in tensors.items() if k.rsplit(".", 1)[0] in decoded}
     shutil.rmtree(dense), shutil.rmtree(saved)
-    finish(folder, parts, quantization, decoded)
+    finish(folder, parts, quantization, decoded, rounds_inputs=True)
 
 
 # ---------------------------------------------------------------- AQLM

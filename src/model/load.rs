@@ -4,9 +4,10 @@ use super::{Block, Config, Model, Source};
 use crate::{
     DType, Error, Result,
     adapter::AdaptedLinear,
+    format::checkpoint::Rounding,
     gpu::{Gpu, Tensor},
     kernels::{QuantizedTensor, quantize},
-    nn::{Linear, Permutation, RmsNorm, Transform},
+    nn::{Activations, Linear, Permutation, RmsNorm, Transform},
     quant::{Packed, Scheme},
 };
 use std::path::Path;
@@ -103,24 +104,38 @@ impl Loader<'_> {
     }
 
     fn linear(&self, name: String, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear> {
-        let (weight, input) = self.weight(&format!("{name}.weight"), shape)?;
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), shape[0])?) } else { None };
-        Ok(AdaptedLinear { name, base: Linear { input, ..Linear::new(weight, bias) }, lora: None })
+        let base = self.frozen(&format!("{name}.weight"), shape, bias)?;
+        Ok(AdaptedLinear { name, base, lora: None })
     }
 
-    /// A weight, and what has to be done to its input.
-    fn weight(&self, name: &str, shape: [usize; 2]) -> Result<(QuantizedTensor, Option<Transform>)> {
+    /// A layer with its weight in the scheme asked for: as stored, with all that the file says is done to its input.
+    fn frozen(&self, name: &str, shape: [usize; 2], bias: Option<Tensor>) -> Result<Linear> {
         match self.quantization {
             Quantization::To(scheme) if self.source.scheme(name)? != scheme.fitting(shape[1]) => {
-                Ok((self.converted(name, shape, scheme.fitting(shape[1]))?, None))
+                Ok(Linear::new(self.converted(name, shape, scheme.fitting(shape[1]))?, bias))
             }
             _ => {
                 let weight = self.stored(name, shape)?;
                 let order = self.source.column_order(name)?;
                 let permutation = order.map(|order| Permutation::upload(self.gpu, name, &order)).transpose()?;
-                Ok((weight, permutation.map(Transform::Permute)))
+                let input = permutation.map(Transform::Permute);
+                Ok(Linear { input, activation: self.activation(name)?, ..Linear::new(weight, bias) })
             }
         }
+    }
+
+    /// How a stored layer rounds its input.
+    fn activation(&self, name: &str) -> Result<Option<Activations>> {
+        Ok(match self.source.rounding(name)? {
+            None => None,
+            Some(Rounding::Dynamic) => Some(Activations::Dynamic),
+            Some(Rounding::LlmInt8 { threshold }) => Some(Activations::LlmInt8 { threshold }),
+            Some(Rounding::Static(scale)) => {
+                let scale = self.gpu.tensor(name, [1], DType::F32, &[scale])?;
+                Some(Activations::Static { scale })
+            }
+        })
     }
 
     /// Embedding or head. Errors: Unsupported where its columns are shuffled, which only a linear layer can undo.
