@@ -41,6 +41,11 @@ fn hash(text: &str) -> u64 {
 }
 
 impl Quip {
+    /// With these signs and this damping.
+    pub fn new(seed: u64, damping: f64) -> Quip {
+        Quip { seed, damping, ..Quip::default() }
+    }
+
     /// A map of `cols` columns; its dense factor is shared with those before it.
     fn map(&self, gpu: &Gpu, cols: usize, seed: u64) -> Result<Hadamard> {
         let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,7 +1,8 @@
 //! A method with its scheme and options, by name: what a command line asks for.
 
 use super::{
-    Awq, AwqOptions, Gptq, GptqOptions, Hqq, LayerMethod, PipelineOptions, Rtn, SmoothQuant, SmoothQuantOptions,
+    ActivationScales, Aqlm, Awq, AwqOptions, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, PipelineOptions, Quip, Rtn,
+    SmoothQuant, SmoothQuantOptions, W8A8,
 };
 use crate::{
     Error, Result,
@@ -24,11 +25,26 @@ pub enum Method {
     Awq,
     /// SmoothQuant (Xiao et al. 2023).
     SmoothQuant,
+    /// LLM.int8() (Dettmers et al. 2022); nothing is calibrated.
+    LlmInt8,
+    /// QuIP# (Tseng et al. 2024) at 2 bits, without its fine-tuning.
+    Quip,
+    /// AQLM (Egiazarian et al. 2024) with two code books, without its fine-tuning.
+    Aqlm,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Method; 5] = [Method::Rtn, Method::Hqq, Method::Gptq, Method::Awq, Method::SmoothQuant];
+    pub const ALL: [Method; 8] = [
+        Method::Rtn,
+        Method::Hqq,
+        Method::Gptq,
+        Method::Awq,
+        Method::SmoothQuant,
+        Method::LlmInt8,
+        Method::Quip,
+        Method::Aqlm,
+    ];
 
     /// The name in flags and tables.
     pub const fn name(self) -> &'static str {
@@ -38,6 +54,9 @@ impl Method {
             Method::Gptq => "gptq",
             Method::Awq => "awq",
             Method::SmoothQuant => "smoothquant",
+            Method::LlmInt8 => "llm-int8",
+            Method::Quip => "quip",
+            Method::Aqlm => "aqlm",
         }
     }
 
@@ -46,8 +65,23 @@ impl Method {
         match self {
             Method::Rtn => Scheme::Nf4 { block_size: 64, double_quant: false },
             Method::Hqq | Method::Gptq | Method::Awq => Scheme::int(4, 64),
-            Method::SmoothQuant => Scheme::int8(PER_CHANNEL),
+            Method::SmoothQuant | Method::LlmInt8 => Scheme::int8(PER_CHANNEL),
+            Method::Quip => Scheme::E8p,
+            Method::Aqlm => Scheme::Aqlm { block_size: PER_CHANNEL },
         }
+    }
+
+    /// How activations are rounded unless something else is asked for; LLM.int8() has its own way.
+    const fn default_activations(self) -> Option<ActivationScales> {
+        match self {
+            Method::SmoothQuant => Some(ActivationScales::Dynamic),
+            _ => None,
+        }
+    }
+
+    /// Whether the method stores its numbers in one scheme alone.
+    const fn has_one_scheme(self) -> bool {
+        matches!(self, Method::LlmInt8 | Method::Quip | Method::Aqlm)
     }
 }
 
@@ -72,23 +106,38 @@ pub struct MethodOptions {
     pub clip: bool,
     /// SmoothQuant: how much of the difficulty moves into the weights, 0 to 1.
     pub alpha: f32,
+    /// LLM.int8(): columns of an input with a magnitude of at least this are not rounded to 8 bits.
+    pub threshold: f32,
+    /// QuIP#: the seed of the random signs.
+    pub seed: u64,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized.
     pub true_sequential: bool,
 }
 
 impl Default for MethodOptions {
     fn default() -> MethodOptions {
-        MethodOptions { act_order: false, damping: 0.01, clip: true, alpha: 0.5, true_sequential: false }
+        MethodOptions {
+            act_order: false,
+            damping: 0.01,
+            clip: true,
+            alpha: 0.5,
+            threshold: 6.0,
+            seed: 0,
+            true_sequential: false,
+        }
     }
 }
 
-/// A method and how it stores its numbers. As text `gptq`, or `gptq:int3-g64`.
+/// A method and how it stores its numbers. As text `gptq`, or `gptq:int3-g64`; `+a8` and `+a8-static` behind it round
+/// activations to 8 bits, by token or by one scale a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
     /// How numbers are chosen.
     pub method: Method,
     /// How they are stored.
     pub scheme: Scheme,
+    /// How activations are rounded to 8 bits, where they are.
+    pub activations: Option<ActivationScales>,
     /// The method's options.
     pub options: MethodOptions,
 }
@@ -96,20 +145,34 @@ pub struct Recipe {
 impl Recipe {
     /// A method with its default options.
     pub fn new(method: Method, scheme: Scheme) -> Recipe {
-        Recipe { method, scheme, options: MethodOptions::default() }
+        Recipe { method, scheme, activations: method.default_activations(), options: MethodOptions::default() }
     }
 
     /// The method, ready for [`quantize_model`](super::quantize_model). Errors: Config, Unsupported for a scheme or options
     /// that it cannot work with.
     pub fn build(&self) -> Result<Box<dyn LayerMethod>> {
-        let MethodOptions { act_order, damping, clip, alpha, .. } = self.options;
+        let MethodOptions { act_order, damping, clip, alpha, threshold, seed, .. } = self.options;
         let scheme = self.scheme;
-        Ok(match self.method {
+        if self.method.has_one_scheme() && scheme != self.method.default_scheme() {
+            let name = format!("scheme for {}", self.method.name());
+            return Err(Error::unsupported(name, scheme, self.method.default_scheme()));
+        }
+        let method: Box<dyn LayerMethod> = match self.method {
             Method::Rtn => Box::new(Rtn { scheme }),
             Method::Hqq => Box::new(Hqq { scheme, options: HalfQuadratic::default() }),
             Method::Gptq => Box::new(Gptq::new(GptqOptions { act_order, damping, ..GptqOptions::new(scheme) })?),
             Method::Awq => Box::new(Awq::new(AwqOptions { clip, ..AwqOptions::new(scheme) })?),
             Method::SmoothQuant => Box::new(SmoothQuant::new(SmoothQuantOptions { scheme, alpha })?),
+            Method::LlmInt8 => Box::new(LlmInt8::new(threshold)?),
+            Method::Quip => Box::new(Quip::new(seed, damping)),
+            Method::Aqlm => Box::new(Aqlm { damping, ..Aqlm::default() }),
+        };
+        Ok(match self.activations {
+            None => method,
+            Some(_) if self.method == Method::LlmInt8 => {
+                return Err(Error::config("activations", "LLM.int8() rounds them in its own way"));
+            }
+            Some(activations) => Box::new(W8A8 { method, activations }),
         })
     }
 
@@ -125,6 +188,8 @@ impl Recipe {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
             (Method::Gptq, _) => Box::new(checkpoint::Gptq::new(scheme, self.options.act_order)?),
             (Method::Awq, Scheme::Int { bits: 4, .. }) => Box::new(checkpoint::Awq::new(scheme)?),
+            (Method::LlmInt8, _) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
+            (Method::Aqlm, _) => Box::new(checkpoint::Aqlm),
             (_, Scheme::Nf4 { .. } | Scheme::Fp4 { .. }) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
             (_, Scheme::Int { .. }) => Box::new(checkpoint::CompressedTensors::new(scheme)?),
             _ => {
@@ -140,11 +205,18 @@ impl FromStr for Recipe {
 
     /// Errors: Unsupported, Config, naming what is wrong.
     fn from_str(text: &str) -> Result<Recipe> {
-        let (method, scheme) = match text.split_once(':') {
-            None => (text.parse::<Method>()?, None),
+        let (rest, activations) = match text.split_once('+') {
+            None => (text, None),
+            Some((rest, "a8")) => (rest, Some(ActivationScales::Dynamic)),
+            Some((rest, "a8-static")) => (rest, Some(ActivationScales::Static)),
+            Some((_, other)) => return Err(Error::unsupported("activations", other, "a8, a8-static")),
+        };
+        let (method, scheme) = match rest.split_once(':') {
+            None => (rest.parse::<Method>()?, None),
             Some((method, scheme)) => (method.parse::<Method>()?, Some(scheme.parse::<Scheme>()?)),
         };
-        let recipe = Recipe::new(method, scheme.unwrap_or(method.default_scheme()));
+        let mut recipe = Recipe::new(method, scheme.unwrap_or(method.default_scheme()));
+        recipe.activations = activations.or(recipe.activations);
         recipe.build()?;
         Ok(recipe)
     }
@@ -152,7 +224,12 @@ impl FromStr for Recipe {
 
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.method.name(), self.scheme)
+        write!(f, "{}:{}", self.method.name(), self.scheme)?;
+        f.write_str(match self.activations {
+            None => "",
+            Some(ActivationScales::Dynamic) => "+a8",
+            Some(ActivationScales::Static) => "+a8-static",
+        })
     }
 }
 
@@ -165,10 +242,11 @@ mod tests {
         for method in Method::ALL {
             let recipe: Recipe = method.name().parse().unwrap();
             assert_eq!(recipe.to_string().parse::<Recipe>().unwrap(), recipe);
-            assert!(recipe.layout().is_ok(), "{recipe}");
+            assert_eq!(recipe.layout().is_ok(), method != Method::Quip, "{recipe}");
         }
         assert_eq!("gptq:int3-g128".parse::<Recipe>().unwrap().scheme, Scheme::int(3, 128));
-        for text in ["best", "gptq:nf4", "awq:q4_k", "rtn:int99", "gptq:"] {
+        assert_eq!("rtn:int8+a8-static".parse::<Recipe>().unwrap().activations, Some(ActivationScales::Static));
+        for text in ["best", "gptq:nf4", "awq:q4_k", "rtn:int99", "gptq:", "quip:nf4", "llm-int8+a8", "rtn+a4"] {
             assert!(text.parse::<Recipe>().is_err(), "{text}");
         }
         let message = "rtn:q4_k".parse::<Recipe>().unwrap().layout().unwrap_err().to_string();

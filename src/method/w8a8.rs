@@ -22,14 +22,14 @@ pub enum ActivationScales {
 /// With [`SmoothQuant`](super::SmoothQuant) this is the paper's method, with [`Rtn`](super::Rtn) the naive one it is compared
 /// with. Products are sums of integers where the method stores rows of
 /// [`Scheme::int8`](crate::quant::Scheme::int8).
-pub struct W8A8<'a> {
+pub struct W8A8 {
     /// How the weights are chosen.
-    pub method: &'a dyn LayerMethod,
+    pub method: Box<dyn LayerMethod>,
     /// Where the scales of the activations come from.
     pub activations: ActivationScales,
 }
 
-impl LayerMethod for W8A8<'_> {
+impl LayerMethod for W8A8 {
     fn name(&self) -> &'static str {
         self.method.name()
     }

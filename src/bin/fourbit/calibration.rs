@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// What methods that look at activations are shown.
 #[derive(Args)]
 pub struct CalibrationArgs {
-    /// Text for methods that look at activations (gptq, awq, smoothquant): a text file, or rows as `finetune` takes them
+    /// Text for methods that look at activations (gptq, awq, smoothquant, quip, aqlm): a text file, or rows as `finetune` takes them
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
     /// Samples of that text
@@ -33,7 +33,7 @@ struct OptionArgs {
     /// gptq: round columns with large inputs first
     #[arg(long)]
     act_order: bool,
-    /// gptq: what is added to the Hessian's diagonal, in parts of its mean
+    /// gptq, quip, aqlm: what is added to the Hessian's diagonal, in parts of its mean
     #[arg(long, value_name = "D", default_value_t = 0.01)]
     damping: f64,
     /// awq: do not search for ranges to cut to
@@ -42,6 +42,12 @@ struct OptionArgs {
     /// smoothquant: how much of the difficulty moves from activations into weights, 0 to 1
     #[arg(long, value_name = "A", default_value_t = 0.5)]
     alpha: f32,
+    /// llm-int8: columns of an input with a magnitude of at least this are not rounded to 8 bits
+    #[arg(long, value_name = "T", default_value_t = 6.0)]
+    threshold: f32,
+    /// quip: seed of the random signs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    method_seed: u64,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized; slower
     #[arg(long)]
     true_sequential: bool,
@@ -50,8 +56,8 @@ struct OptionArgs {
 impl CalibrationArgs {
     /// The methods' options.
     pub fn options(&self) -> MethodOptions {
-        let OptionArgs { act_order, damping, no_clip, alpha, true_sequential } = self.options;
-        MethodOptions { act_order, damping, clip: !no_clip, alpha, true_sequential }
+        let OptionArgs { act_order, damping, no_clip, alpha, threshold, method_seed, true_sequential } = self.options;
+        MethodOptions { act_order, damping, clip: !no_clip, alpha, threshold, seed: method_seed, true_sequential }
     }
 
     /// Token ids of the samples, where one of `recipes` needs them. Errors: Config where no file was given or it holds too

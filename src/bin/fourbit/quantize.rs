@@ -3,13 +3,13 @@
 use crate::args::Global;
 use crate::calibration::CalibrationArgs;
 use crate::interrupt;
-use crate::output::bytes;
+use crate::output::{Output, bytes};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
     format::atomic::AtomicFolder,
     method::{Method, Recipe, quantize_model},
-    model::{QuantizedFolder, QuantizedSummary, Source},
+    model::{GgufFile, QuantizedFolder, QuantizedSummary, Source},
     quant::{PER_CHANNEL, Scheme},
     tokenizer::Tokenizer,
 };
@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Write a quantized model in the layout that other tools load for the method
 ///
+/// With an output that ends in `.gguf` a GGUF file is written, in one of its own types, for llama.cpp and others.
+///
 /// The linear layers of the blocks are quantized; embedding, head, norms and biases stay floats. The folder gets config.json and
 /// the tokenizer too. Of a single safetensors file every 2-D float tensor is rounded to nearest.
 #[derive(clap::Args)]
@@ -25,11 +27,11 @@ pub struct Quantize {
     /// Hugging Face folder, GGUF file, or one safetensors file of plain tensors
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// How numbers are chosen: rtn, hqq, gptq, awq or smoothquant
+    /// How numbers are chosen: rtn, hqq, gptq, awq, smoothquant, llm-int8, quip or aqlm
     #[arg(long, value_name = "NAME", default_value = "rtn")]
     method: String,
-    /// How numbers are stored, such as nf4, fp4, int4-g64, int8-channel-sym [default: the method's: nf4 for rtn,
-    /// int8-channel-sym for smoothquant, else int4-g64]
+    /// How numbers are stored, such as nf4, fp4, int4-g64, int8-channel-sym, q4_k [default: the method's: nf4 for rtn (q4_k in
+    /// a .gguf file), int4-g64 for hqq, gptq and awq]
     #[arg(long, value_name = "SCHEME")]
     scheme: Option<String>,
     /// Bits of integers, 2 to 8
@@ -46,7 +48,7 @@ pub struct Quantize {
     double_quant: bool,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Folder to write
+    /// Folder to write, or a file whose name ends in .gguf
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 }
@@ -55,6 +57,9 @@ impl Quantize {
     pub fn run(&self, global: &Global) -> Result<()> {
         let out = global.output();
         let recipe = self.recipe()?;
+        if self.is_gguf() {
+            return self.gguf(out, &recipe);
+        }
         let job = QuantizedFolder::open(&self.input, recipe.scheme, recipe.layout()?, &self.output)?;
         let (folder, summary) = match job.source() {
             // Rounding looks at one tensor at a time.
@@ -102,6 +107,7 @@ impl Quantize {
         let method: Method = self.method.parse()?;
         let mut scheme = match &self.scheme {
             Some(text) => text.parse::<Scheme>()?,
+            None if self.is_gguf() => Scheme::Q4K,
             None => method.default_scheme(),
         };
         if let Some(bits) = self.bits {
@@ -133,6 +139,56 @@ impl Quantize {
         }
         scheme.validate()?;
         Ok(Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) })
+    }
+
+    fn is_gguf(&self) -> bool {
+        self.output.extension().is_some_and(|extension| extension == "gguf")
+    }
+
+    /// Errors: Config for another method than rounding, Unsupported for a scheme that GGUF does not have, Io, Format.
+    fn gguf(&self, out: Output, recipe: &Recipe) -> Result<()> {
+        if recipe.method != Method::Rtn {
+            let message = format!("{} does not choose numbers of GGUF's types; rtn does", self.method);
+            return Err(Error::config("--method", message));
+        }
+        let file = GgufFile::open(&self.input, recipe.scheme, &self.output)?;
+        // A GGUF file brings its tokenizer along.
+        let file = match self.input.is_dir().then(|| Tokenizer::open(&self.input)).transpose()?.flatten() {
+            Some(tokenizer) => {
+                let rows = file.source().config.vocab_size;
+                file.with_metadata(tokenizer.gguf_vocab(rows)?.metadata())
+            }
+            None => file,
+        };
+        let mut progress = Progress::new(file.len() as u64, "tensors");
+        let summary = file.write(|_| {
+            progress.advance(1);
+            go_on()
+        })?;
+        progress.finish();
+        let fallbacks = match summary.fallbacks {
+            0 => String::new(),
+            n => format!(", {n} in a type with smaller blocks, since their rows are no multiple of 256"),
+        };
+        out.line(format_args!(
+            "{}: {} tensors in {}{fallbacks}, {} others; {} (from {})",
+            self.output.display(),
+            summary.quantized,
+            recipe.scheme,
+            summary.others,
+            bytes(summary.bytes),
+            bytes(summary.source_bytes),
+        ));
+        out.result(&json!({
+            "output": self.output.display().to_string(),
+            "recipe": recipe.to_string(),
+            "quantized": summary.quantized,
+            "fallbacks": summary.fallbacks,
+            "others": summary.others,
+            "bytes": summary.bytes,
+            "source_bytes": summary.source_bytes,
+        }));
+        Ok(())
     }
 
     fn by_method(
