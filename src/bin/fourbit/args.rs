@@ -2,7 +2,7 @@
 
 use crate::embedded::{self, Embedded};
 use crate::output::{Output, note};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use fourbit::{
     Error, Result,
     adapter::LoraConfig,
@@ -10,7 +10,7 @@ use fourbit::{
     format::peft::AdapterConfig,
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization, Source},
-    quant::{ScaleType, Scheme},
+    quant::Scheme,
     tokenizer::Tokenizer,
     train::{Schedule, TrainConfig},
 };
@@ -93,28 +93,13 @@ impl ModelArgs {
     }
 }
 
-/// The choices of `--quantization`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum QuantizationName {
-    /// NormalFloat-4 of QLoRA
-    Nf4,
-    /// 4-bit floats of bitsandbytes
-    Fp4,
-    /// 8-bit integers with scale and zero point
-    Int8,
-    /// 4-bit integers with scale and zero point
-    Int4,
-    /// As the model is stored
-    None,
-}
-
 /// How the linear layers of the blocks are held.
 #[derive(Args)]
 pub struct QuantArgs {
-    /// Scheme of the blocks' linear layers; embedding, head and norms stay as stored [default: nf4; a model that is
-    /// stored in 4 or 8 bits (bitsandbytes, GGUF) stays as it is]
-    #[arg(long, value_enum, value_name = "SCHEME")]
-    pub quantization: Option<QuantizationName>,
+    /// Scheme of the blocks' linear layers, such as nf4, fp4, int4-g64, int8-channel-sym, mxfp4, q4_k, or none to keep what is
+    /// stored; embedding, head and norms stay as stored [default: nf4; a model that is stored quantized stays as it is]
+    #[arg(long, value_name = "SCHEME")]
+    pub quantization: Option<String>,
     /// Hold the block scales of nf4 and fp4 in 8 bits too
     #[arg(long)]
     pub double_quant: bool,
@@ -138,23 +123,36 @@ impl QuantArgs {
         Ok(LoadOptions { quantization })
     }
 
-    /// The scheme asked for; `None` to keep what is stored. Errors: Config.
+    /// The scheme asked for; `None` to keep what is stored. Errors: Config, Unsupported.
     fn scheme(&self) -> Result<Option<Scheme>> {
-        let name = self.quantization.unwrap_or(QuantizationName::Nf4);
-        let (block_size, double_quant) = (self.block_size.unwrap_or(64), self.double_quant);
-        if double_quant && !matches!(name, QuantizationName::Nf4 | QuantizationName::Fp4) {
-            return Err(Error::config("--double-quant", "works with --quantization nf4 and fp4 alone"));
+        let text = self.quantization.as_deref().unwrap_or("nf4");
+        if text == "none" {
+            return Ok(None);
         }
-        let scheme = match name {
-            QuantizationName::Nf4 => Scheme::Nf4 { block_size, double_quant },
-            QuantizationName::Fp4 => Scheme::Fp4 { block_size, double_quant },
-            QuantizationName::Int8 => Scheme::Int { bits: 8, block_size, symmetric: false, scale: ScaleType::F32 },
-            QuantizationName::Int4 => Scheme::int(4, block_size),
-            QuantizationName::None => return Ok(None),
-        };
-        scheme.validate()?;
+        let scheme = shaped(text.parse()?, self.block_size, self.double_quant)?;
         Ok(Some(scheme))
     }
+}
+
+/// A scheme with the options that say more of it. Errors: Config for those that do not go with it.
+pub fn shaped(scheme: Scheme, block_size: Option<usize>, double_quant: bool) -> Result<Scheme> {
+    let mut scheme = match block_size {
+        Some(size) if scheme.with_block_size(size) == scheme && scheme.block_size() != size => {
+            let message = format!("the blocks of {scheme} have a fixed size");
+            return Err(Error::config("--block-size", message));
+        }
+        Some(size) => scheme.with_block_size(size),
+        None => scheme,
+    };
+    if double_quant {
+        scheme = match scheme {
+            Scheme::Nf4 { block_size, .. } => Scheme::Nf4 { block_size, double_quant },
+            Scheme::Fp4 { block_size, .. } => Scheme::Fp4 { block_size, double_quant },
+            other => return Err(Error::config("--double-quant", format!("works with nf4 and fp4 alone, not {other}"))),
+        };
+    }
+    scheme.validate()?;
+    Ok(scheme)
 }
 
 /// Whether some linear layer of the blocks is stored in a scheme other than plain floats.

@@ -1,6 +1,6 @@
 //! `fourbit quantize`
 
-use crate::args::Global;
+use crate::args::{Global, shaped};
 use crate::calibration::CalibrationArgs;
 use crate::interrupt;
 use crate::output::{Output, bytes};
@@ -111,13 +111,14 @@ impl Quantize {
             None => method.default_scheme(),
         };
         if let Some(bits) = self.bits {
-            // Integers of other widths than bytes have halves for scales in every layout.
+            // SmoothQuant's bytes have f32 scales; all other integers have halves.
             scheme = if bits == 8 && method == Method::SmoothQuant {
                 scheme
             } else {
                 Scheme::int(bits, scheme.block_size())
             };
         }
+        let mut group_size = None;
         if let Some(size) = self.group_size {
             let size = match size {
                 -1 => PER_CHANNEL,
@@ -125,19 +126,15 @@ impl Quantize {
                     Error::config("--group-size", format!("expected a positive number or -1, got {size}"))
                 })?,
             };
-            scheme = scheme.with_block_size(size);
+            group_size = Some(size);
         }
+        scheme = shaped(scheme, group_size, self.double_quant)?;
         if self.symmetric {
+            if scheme.symmetric() == scheme && !matches!(scheme, Scheme::Int { .. }) {
+                return Err(Error::config("--symmetric", format!("{scheme} has no zero point to leave out")));
+            }
             scheme = scheme.symmetric();
         }
-        if self.double_quant {
-            scheme = match scheme {
-                Scheme::Nf4 { block_size, .. } => Scheme::Nf4 { block_size, double_quant: true },
-                Scheme::Fp4 { block_size, .. } => Scheme::Fp4 { block_size, double_quant: true },
-                other => return Err(Error::config("--double-quant", format!("works with nf4 and fp4, not {other}"))),
-            };
-        }
-        scheme.validate()?;
         Ok(Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) })
     }
 

@@ -1,0 +1,107 @@
+//! `quantize --method` and `compare` on the embedded model.
+
+use super::{Place, fourbit, support};
+use serde_json::Value;
+use std::fs;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
+const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
+const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "8", "--calibration-length", "64"];
+
+fn loss(model: &str, text: &str) -> f64 {
+    let words =
+        ["evaluate", "--model", model, "--data", text, "--max-tokens", "256", "--max-seq-length", "128", "--json"];
+    fourbit(&words).json()["loss"].as_f64().unwrap()
+}
+
+/// What was said in the rows that the model learned from.
+fn text(place: &Place) -> String {
+    let rows = fs::read_to_string(ROWS).unwrap();
+    let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
+    let turns = rows.flat_map(|row| row["messages"].as_array().unwrap().clone());
+    let text: Vec<String> = turns.map(|turn| turn["content"].as_str().unwrap().to_owned()).collect();
+    fs::write(place.path("text.txt"), text.join("\n")).unwrap();
+    place.text("text.txt")
+}
+
+#[test]
+fn what_a_method_writes_is_what_it_measures() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (text, table) = (text(&place), place.text("table.json"));
+    let words = ["compare", MODEL, "--methods", "gptq,hqq:int3-g32", "--data", &text, "--max-tokens", "256"];
+    let more = ["--max-seq-length", "128", "--generate", "2", "--output", &table, "--json"];
+    let words = [words.as_slice(), &more, &CALIBRATION].concat();
+    let measured = fourbit(&words).json();
+    let rows = measured["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["recipe"].as_str().unwrap()).collect();
+    assert_eq!(names, ["stored", "gptq:int4-g64", "hqq:int3-g32"]);
+    let number = |row: usize, field: &str| rows[row][field].as_f64().unwrap();
+    // Losses rise as bits fall; f16 pairs take half a bit in groups of 64 and one in groups of 32.
+    assert!(number(0, "loss") < number(1, "loss") && number(1, "loss") < number(2, "loss"), "{measured}");
+    assert!((number(1, "bits_per_weight") - 4.5).abs() < 0.01 && (number(2, "bits_per_weight") - 4.0).abs() < 0.01);
+    assert!(number(1, "tokens_per_second") > 0.0 && number(1, "peak_bytes") > 0.0);
+
+    // Rows that are there are taken from the file, and the plot lies beside it.
+    let mut saved: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+    assert_eq!(saved["rows"], measured["rows"]);
+    saved["rows"][1]["loss"] = 7.0.into();
+    fs::write(&table, saved.to_string()).unwrap();
+    assert_eq!(fourbit(&words).json()["rows"][1]["loss"], 7.0);
+    assert!(fs::read_to_string(place.path("table.svg")).unwrap().contains("gptq:int4-g64"));
+    let other = fourbit(&[words.as_slice(), &["--alpha", "0.7"]].concat());
+    assert!(other.error().contains("other settings"), "{}", other.error());
+
+    // The folders have the same numbers: halves for scales, all else as it was.
+    for (row, method) in [(1, &["gptq"][..]), (2, &["hqq", "--bits", "3", "--group-size", "32"])] {
+        let out = place.text(method[0]);
+        let words = [&["quantize", MODEL, "--output", &out, "--json", "--method"], method, &CALIBRATION].concat();
+        assert_eq!(fourbit(&words).json()["quantized"], 28);
+        let folder = loss(&out, &text);
+        assert!((folder - number(row, "loss")).abs() < 1e-4, "{method:?}: {folder} and {}", number(row, "loss"));
+    }
+}
+
+#[test]
+fn a_gguf_file_is_written_with_its_tokenizer() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (text, out) = (text(&place), place.text("model.gguf"));
+    let summary = fourbit(&["quantize", MODEL, "--scheme", "q8_0", "--output", &out, "--json"]).json();
+    assert_eq!((summary["quantized"].as_u64(), summary["fallbacks"].as_u64()), (Some(28), Some(0)), "{summary}");
+    let (file, model) = (loss(&out, &text), loss(MODEL, &text));
+    // Embedding and head are in 8 bits too.
+    assert!((file - model).abs() < 0.01 * model, "{file} and {model}");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_before_anything_is_written() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let before = place.names();
+    let (out, gguf) = (place.text("out"), place.text("out.gguf"));
+    for (words, expected) in [
+        (&["--method", "gptq", "--output", &out][..], "--calibration"),
+        (&["--method", "best", "--output", &out], "rtn, hqq, gptq"),
+        (&["--method", "quip", "--output", &out], "e8p"),
+        (&["--method", "gptq", "--output", &gguf], "--method"),
+        (&["--scheme", "nf4", "--output", &gguf], "q4_k"),
+        (&["--scheme", "int4-big", "--output", &out], "int4-big"),
+        (&["--bits", "9", "--output", &out], "bits"),
+        (&["--scheme", "q4_k", "--block-size", "64", "--output", &gguf], "fixed"),
+        (&["--symmetric", "--output", &out], "--symmetric"),
+        (&["--group-size", "0", "--output", &out], "--group-size"),
+    ] {
+        let done = fourbit(&[&["quantize", MODEL], words].concat());
+        assert!(done.error().contains(expected), "{words:?}: {}", done.error());
+    }
+    let compare = fourbit(&["compare", MODEL, "--methods", "awq", "--data", ROWS]);
+    assert!(compare.error().contains("--calibration"), "{}", compare.error());
+    assert_eq!(place.names(), before);
+}
