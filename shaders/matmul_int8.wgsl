@@ -35,24 +35,15 @@ fn tiled(
     let col = lane % 16u * 4u;
     var acc: array<vec4<i32>, 4>;
     for (var d = 0u; d < params.words; d += STEP) {
-        // The first half of the invocations loads x, four words at once, the other the weight.
-        let at = lane / 2u % TILE;
-        let word = lane % 2u * 4u;
-        var v = vec4<u32>();
-        if (lane < 128u) {
-            if (d + word < params.words) {
-                v = x4(min(row0 + at, params.rows - 1u), d + word);
-            }
-            for (var t = 0u; t < 4u; t++) {
-                tile_x[spot(word + t, at)] = v[t];
-            }
-        } else {
-            if (d + word < params.words) {
-                v = weight4(min(col0 + at, params.cols - 1u), d + word);
-            }
-            for (var t = 0u; t < 4u; t++) {
-                tile_w[spot(word + t, at)] = v[t];
-            }
+        // Neighbours load neighbouring words of a row; words are a multiple of four, the last step may be half of one.
+        for (var i = lane; i < STEP * TILE; i += 256u) {
+            let at = i / STEP;
+            let word = i % STEP;
+            let there = d + word < params.words;
+            let last = min(d + word, params.words - 1u);
+            let v = x[min(row0 + at, params.rows - 1u) * params.words + last];
+            tile_x[spot(word, at)] = select(0u, v, there);
+            tile_w[spot(word, at)] = weight_word(min(col0 + at, params.cols - 1u), last);
         }
         workgroupBarrier();
         for (var k = 0u; k < STEP; k++) {

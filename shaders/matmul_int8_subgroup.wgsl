@@ -10,22 +10,17 @@ import cluster
 
 const TN: u32 = 4u;
 
-// acc[i][j] += x[i] · w[j] over sixteen bytes, for eight rows. Longer loops are not unrolled by every driver, and sums that a
+// acc[i][j] += x[i] · w[j] over four bytes, for eight rows. Longer loops are not unrolled by every driver, and sums that a
 // loop indexes lie in memory.
 fn multiply_rows(
     acc: ptr<function, array<vec4<i32>, TM>>,
-    xs: ptr<function, array<vec4<u32>, REGS>>,
-    w: ptr<function, array<vec4<u32>, TN>>,
+    xs: ptr<function, array<u32, REGS>>,
+    w: ptr<function, array<u32, TN>>,
     first: u32,
 ) {
     for (var i = first; i < first + 8u; i++) {
         let v = subgroupShuffle((*xs)[i / SG], lane_index(i % SG));
-        var s = (*acc)[i];
-        for (var j = 0u; j < TN; j++) {
-            let u = (*w)[j];
-            s[j] += (dot4(v.x, u.x) + dot4(v.y, u.y)) + (dot4(v.z, u.z) + dot4(v.w, u.w));
-        }
-        (*acc)[i] = s;
+        (*acc)[i] += vec4<i32>(dot4(v, (*w)[0]), dot4(v, (*w)[1]), dot4(v, (*w)[2]), dot4(v, (*w)[3]));
     }
 }
 
@@ -82,14 +77,14 @@ fn forward(
         cols[j] = min(col0 + j, params.cols - 1u);
     }
     var acc: array<vec4<i32>, TM>;
-    for (var word = 0u; word < params.words; word += 4u) {
-        var xs: array<vec4<u32>, REGS>;
+    for (var word = 0u; word < params.words; word++) {
+        var xs: array<u32, REGS>;
         for (var q = 0u; q < REGS; q++) {
-            xs[q] = x4(rows[q], word);
+            xs[q] = x[rows[q] * params.words + word];
         }
-        var w: array<vec4<u32>, TN>;
+        var w: array<u32, TN>;
         for (var j = 0u; j < TN; j++) {
-            w[j] = weight4(cols[j], word);
+            w[j] = weight_word(cols[j], word);
         }
         multiply_rows(&acc, &xs, &w, 0u);
         if (TM > 8u) {

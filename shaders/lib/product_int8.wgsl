@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> codes: array<u32>; // [cols, depth] bytes
 @group(0) @binding(2) var<storage, read> scales: array<vec2<f32>>; // [all rows of the weight]: scale, 0
-@group(0) @binding(3) var<storage, read> x: array<vec4<u32>>; // [rows, words / 4]
+@group(0) @binding(3) var<storage, read> x: array<u32>; // [rows, words]
 @group(0) @binding(4) var<storage, read> x_scales: array<f32>; // [rows]
 @group(0) @binding(8) var<storage, read_write> y: array<f32>; // [rows, out_stride]
 
@@ -23,10 +23,6 @@ import dot4
 import weight_bytes
 import kept
 import bias
-
-fn x4(row: u32, word: u32) -> vec4<u32> {
-    return x[(row * params.words + word) / 4u];
-}
 
 fn weight_at(col: u32, c: u32) -> f32 {
     let i = col * params.depth + c;

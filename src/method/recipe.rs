@@ -191,7 +191,17 @@ impl Recipe {
             (Method::LlmInt8, _) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
             (Method::Aqlm, _) => Box::new(checkpoint::Aqlm),
             (_, Scheme::Nf4 { .. } | Scheme::Fp4 { .. }) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
-            (_, Scheme::Int { .. }) => Box::new(checkpoint::CompressedTensors::new(scheme)?),
+            (_, Scheme::Int { .. }) => {
+                let layout = checkpoint::CompressedTensors::new(scheme)?;
+                Box::new(match self.activations {
+                    None => layout,
+                    Some(ActivationScales::Dynamic) => layout.with_dynamic_inputs()?,
+                    Some(ActivationScales::Static) => {
+                        let got = "one scale a layer (a8-static)";
+                        return Err(Error::unsupported("activations in a folder", got, "those of each token (a8)"));
+                    }
+                })
+            }
             _ => {
                 let supported = "nf4, fp4 (bitsandbytes), integers (compressed-tensors), or a .gguf file";
                 return Err(Error::unsupported("scheme for a folder", scheme, supported));
