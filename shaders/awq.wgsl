@@ -14,10 +14,11 @@ struct Params {
     first: u32, // row_dots and clip: the first column of the part of H
     count: u32, // row_dots: columns of the part; clip: its groups
     out_first: u32, // row_dots: where the sums of these rows begin
+    step: u32, // residual: from one row of the weight that is looked at to the next
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read_write> w: array<f32>; // [rows, cols]
+@group(0) @binding(1) var<storage, read_write> w: array<f32>; // [rows, cols]; residual: [rows * step, cols]
 // binding 2: scales, in the snippet `pair`; not used here
 @group(0) @binding(3) var<storage, read> factors: array<f32>; // [cols]
 @group(0) @binding(4) var<storage, read_write> delta: array<f32>; // [rows, cols]
@@ -25,7 +26,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> sums: array<f32>; // [..]
 @group(0) @binding(7) var<storage, read> h: array<f32>; // [count * group, cols]: rows of H from `first` on
 
-// delta = nearest(w * factors) / factors - w, one group of a row an invocation
+// delta = nearest(w * factors) / factors - w of every step-th row, one group of a row an invocation
 @compute @workgroup_size(64)
 fn residual(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -39,7 +40,8 @@ fn residual(
         return;
     }
     let first = i % groups * params.group;
-    let start = i / groups * params.cols;
+    let row = i / groups;
+    let start = row * params.step * params.cols;
     var low = 0.0;
     var high = 0.0;
     for (var c = first; c < first + params.group; c++) {
@@ -51,7 +53,7 @@ fn residual(
     let inverse = divide(1.0, max(s.x, 1.1920928955078125e-7));
     for (var c = first; c < first + params.group; c++) {
         let v = w[start + c];
-        delta[start + c] = nearest(v * factors[c], inverse, s) / factors[c] - v;
+        delta[row * params.cols + c] = nearest(v * factors[c], inverse, s) / factors[c] - v;
     }
 }
 

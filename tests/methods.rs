@@ -49,11 +49,13 @@ fn rounding_to_nearest_runs_no_text_and_equals_loading_in_the_scheme() {
     }
 }
 
+/// Layer, tokens, Hessian, largest magnitudes, sums of magnitudes.
+type Told = (String, usize, Vec<f32>, Vec<f32>, Vec<f32>);
+
 /// Keeps what it is told and leaves the weights as floats.
 #[derive(Default)]
 struct Probe {
-    /// Layer, site, tokens, Hessian, largest magnitudes, sums of magnitudes.
-    seen: RefCell<Vec<(String, usize, Vec<f32>, Vec<f32>, Vec<f32>)>>,
+    seen: RefCell<Vec<Told>>,
 }
 
 impl LayerMethod for Probe {

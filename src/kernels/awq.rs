@@ -22,6 +22,7 @@ struct Params {
     first: u32,
     count: u32,
     out_first: u32,
+    step: u32,
 }
 
 fn kernel(grid: &Grid, entry: &'static str) -> Kernel {
@@ -40,8 +41,10 @@ pub fn variants() -> Vec<Kernel> {
 /// sums\[out_first + r\] += δ_r · H · δ_rᵀ, δ = nearest(w ∘ f) / f - w: what rounding costs once channel c of the input is
 /// divided, and column c of the weight multiplied, by f\[c\].
 ///
-/// w: [rows, cols]; factors: [cols], above 0; h: [cols, cols], symmetric, which may exceed a binding; sums: at least
-/// [out_first + rows], f32. Errors: Shape.
+/// Of every step-th row, which is row r here. w: [rows, cols]; factors: [cols], above 0; h: [cols, cols], symmetric, which may
+/// exceed a binding; sums: at least [out_first + rows / step, rounded up], f32. Returns how many rows were taken.
+/// Errors: Shape.
+#[expect(clippy::too_many_arguments, reason = "the buffers of two kernels")]
 pub fn scaled_error(
     g: &mut Graph,
     grid: &Grid,
@@ -50,8 +53,10 @@ pub fn scaled_error(
     h: &Tensor,
     sums: &Value,
     out_first: usize,
-) -> Result<()> {
+    step: usize,
+) -> Result<usize> {
     let (rows, cols) = w.rows_cols();
+    let rows = rows.div_ceil(step.max(1));
     check(grid, w, h)?;
     expect("awq", "factors", factors, [1, cols])?;
     if out_first + rows > sums.shape().len() || sums.dtype() != DType::F32 {
@@ -67,6 +72,7 @@ pub fn scaled_error(
         first: 0,
         count: 0,
         out_first: out_first as u32,
+        step: step.max(1) as u32,
     };
     let delta = g.value([rows, cols], DType::F32)?;
     let threads = rows * (cols / grid.group);
@@ -82,7 +88,7 @@ pub fn scaled_error(
         let work = 2.0 * (rows * count) as f64;
         g.dispatch(kernel(grid, "row_dots"), &params, &[&delta, &product, sums], rows.div_ceil(64), work)?;
     }
-    Ok(())
+    Ok(rows)
 }
 
 /// Cuts the numbers of each group of each row of w to the range for which δ · H · δᵀ over the group's own columns is least.
@@ -110,6 +116,7 @@ pub fn clip(g: &mut Graph, grid: &Grid, w: &Value, h: &Tensor) -> Result<()> {
             first: first as u32,
             count: count as u32,
             out_first: 0,
+            step: 1,
         };
         let work = (rows * columns * (grid.group + 20)) as f64 * 10.0;
         g.dispatch(kernel(grid, "clip"), &params, &[w, &part], (rows * count).div_ceil(64), work)?;

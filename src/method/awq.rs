@@ -21,15 +21,18 @@ pub struct AwqOptions {
     pub scheme: Scheme,
     /// Exponents that are tried, 0 to 1. The paper's 20.
     pub ratios: usize,
+    /// Rows of the largest layer at an input whose error is looked at in the search for the exponent, at most; they are
+    /// evenly spaced, and of the other layers as many in proportion.
+    pub rows: usize,
     /// Also search for the range that each group of each row is cut to; q and k are left as they are, as are groups of more
     /// than 256 columns.
     pub clip: bool,
 }
 
 impl AwqOptions {
-    /// The paper's: 20 exponents, with clipping.
+    /// 20 exponents by the errors of 256 rows, with clipping.
     pub fn new(scheme: Scheme) -> AwqOptions {
-        AwqOptions { scheme, ratios: 20, clip: true }
+        AwqOptions { scheme, ratios: 20, rows: 256, clip: true }
     }
 }
 
@@ -76,8 +79,10 @@ impl Awq {
         let (h, means) = inputs(&linears[0].name, stats.site(site))?;
         let tried: Vec<Vec<f32>> =
             (0..self.options.ratios).map(|i| scales(&means, i as f32 / self.options.ratios as f32)).collect();
+        // The same for all, so that each layer counts by its size.
+        let most = linears.iter().map(|l| l.base.outputs()).max().unwrap_or(1);
+        let step = most.div_ceil(self.options.rows.max(1));
         let rows: usize = linears.iter().map(|l| l.base.outputs()).sum();
-        // The offsets of all ratios' sums must be numbers that shaders count with; they are far below.
         let sums = gpu.zeros("errors of scaled weights", [tried.len(), rows], DType::F32)?;
         let flat = Tensor::view(sums.buffer.clone(), sums.offset, [tried.len() * rows].into(), DType::F32);
         for (index, factors) in tried.iter().enumerate() {
@@ -91,8 +96,7 @@ impl Awq {
                 let grid = self.grid(&linear.name, [rows, cols])?;
                 for (start, count) in fold::row_ranges(gpu, rows, cols) {
                     let part = g.import(&weight.slice(start * cols, [count, cols])?);
-                    awq::scaled_error(&mut g, &grid, &part, &factors, &h, &out, at)?;
-                    at += count;
+                    at += awq::scaled_error(&mut g, &grid, &part, &factors, &h, &out, at, step)?;
                 }
             }
             g.run()?;

@@ -45,20 +45,22 @@ fn the_error_of_scaled_weights_is_that_of_the_definition() {
         w[2 * n..3 * n].fill(0.0);
         let h = hessian(n, 2 * n, 4);
         let factors: Vec<f32> = Rng(9).normals(n).iter().map(|v| (0.5 * v).exp()).collect();
+        let step = if n == 72 { 3 } else { 1 };
         let sums = gpu.zeros("sums", [rows + 2], DType::F32).unwrap();
         let th = tensor(&gpu, [n, n], &h);
         let mut g = Graph::new(&gpu);
         let tw = g.import(&tensor(&gpu, [rows, n], &w));
         let f = g.import(&gpu.tensor("factors", [n], DType::F32, &factors).unwrap());
         let s = g.import(&sums);
-        awq::scaled_error(&mut g, &grid(scheme), &tw, &f, &th, &s, 2).unwrap();
+        let taken = awq::scaled_error(&mut g, &grid(scheme), &tw, &f, &th, &s, 2, step).unwrap();
+        assert_eq!(taken, if step == 3 { 3 } else { rows });
         g.run().unwrap();
         let scaled: Vec<f32> = w.iter().enumerate().map(|(i, v)| v * factors[i % n]).collect();
         let rounded: Vec<f32> =
             nearest(&gpu, &scaled, n, scheme).iter().enumerate().map(|(i, v)| v / factors[i % n]).collect();
         let got = sums.read::<f32>().unwrap();
         assert_eq!(got[..2], [0.0, 0.0]);
-        for (r, want) in (Rows { n, h: &h }).losses(&rounded, &w).into_iter().enumerate() {
+        for (r, want) in (Rows { n, h: &h }).losses(&rounded, &w).into_iter().step_by(step).enumerate() {
             // Differences of near numbers (two roundings of w, whose errors are 1e-3 of a step at 8 bits), and f32 sums of n² terms.
             assert!(
                 (f64::from(got[2 + r]) - want).abs() <= 2e-3 * want + 1e-9,
