@@ -100,14 +100,24 @@ fn model(folder: &Path) {
 fn values(source: &Source, name: &str) -> Vec<f32> {
     let mut all = vec![];
     let shape = source.shape(name).unwrap();
-    source.for_each_piece(name, shape, 4096, |_, values| Ok(all.extend_from_slice(values))).unwrap();
+    source
+        .for_each_piece(name, shape, 4096, |_, values| {
+            all.extend_from_slice(values);
+            Ok(())
+        })
+        .unwrap();
     all
 }
 
 fn write(input: &Path, scheme: Scheme, output: &Path) -> fourbit::model::GgufSummary {
     let file = GgufFile::open(input, scheme, output).unwrap();
     let mut count = 0;
-    let summary = file.write(|_| Ok(count += 1)).unwrap();
+    let summary = file
+        .write(|_| {
+            count += 1;
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(count, file.len());
     assert_eq!(summary.quantized + summary.fallbacks + summary.others, file.len());
     summary
@@ -196,7 +206,11 @@ fn chosen_numbers_are_written() {
     let mut asked = vec![];
     let chosen = Packed::quantize(Scheme::Q4_0, [256, 256], &vec![0.25; 65536]).unwrap();
     let choose = |asked: &str, _| Ok((asked == name).then(|| chosen.clone()));
-    file.write_with(|n, shape| Ok(asked.push(n.to_owned())).and_then(|()| choose(n, shape)), |_| Ok(())).unwrap();
+    let ask = |n: &str, shape| {
+        asked.push(n.to_owned());
+        choose(n, shape)
+    };
+    file.write_with(ask, |_| Ok(())).unwrap();
     assert_eq!(Source::open(&path).unwrap().packed(name, [256, 256]).unwrap(), chosen);
     assert_eq!(asked.len(), 1 + 2 * 7);
     let other = Packed::quantize(Scheme::Q4_1, [256, 256], &vec![0.25; 65536]).unwrap();

@@ -148,7 +148,8 @@ fn check(name: &str, source: &Tensor, shape: [usize; 2], options: &HalfQuadratic
         return Err(Error::shape(format!("quantizing {name}"), format!("{shape:?}"), source.shape()));
     }
     let HalfQuadratic { p, beta, kappa, .. } = *options;
-    if !(0.0..=1.0).contains(&p) || !(beta > 0.0 && beta.is_finite()) || !(kappa > 0.0 && kappa.is_finite()) {
+    let positive = |v: f32| v > 0.0 && v.is_finite();
+    if !(0.0..=1.0).contains(&p) || !positive(beta) || !positive(kappa) {
         let message = format!("expected p in 0..=1, beta and kappa above 0, got {p}, {beta}, {kappa}");
         return Err(Error::config("HQQ", message));
     }

@@ -195,7 +195,7 @@ impl Recipe {
                 let layout = checkpoint::CompressedTensors::new(scheme)?;
                 Box::new(match self.activations {
                     None => layout,
-                    Some(ActivationScales::Dynamic) => layout.with_dynamic_inputs()?,
+                    Some(ActivationScales::Dynamic) => layout.with_dynamic_inputs(),
                     Some(ActivationScales::Static) => {
                         let got = "one scale a layer (a8-static)";
                         return Err(Error::unsupported("activations in a folder", got, "those of each token (a8)"));
