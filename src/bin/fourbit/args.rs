@@ -49,7 +49,7 @@ impl Global {
 /// Which model.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Hugging Face folder (also bitsandbytes 4-bit) or GGUF file [default: the adapter's base model, else a small
+    /// Hugging Face folder, also one that another tool quantized, or GGUF file [default: the adapter's base model, else a small
     /// model that is part of fourbit]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
