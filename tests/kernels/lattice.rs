@@ -6,7 +6,7 @@ use fourbit::{
     graph::Graph,
     kernels::{
         dequantize::{dequantize, dequantize_rows},
-        lattice::{block_factor, ldlq},
+        lattice::{additive, block_factor, ldlq},
     },
     quant::{PER_CHANNEL, Packed, Scheme, VECTOR, lattice},
 };
@@ -151,6 +151,41 @@ fn rounding_with_feedback_follows_the_reference_and_loses_less() {
         // 0.30 to 0.37 by another implementation.
         assert!(n == 8 || ours < 0.5 * nearest, "{rows} x {n}: {ours} {nearest}");
     }
+}
+
+#[test]
+fn sums_of_two_vectors_are_nearer_than_one_choice_after_the_other() {
+    let Some(gpu) = gpu() else { return };
+    for (rows, cols) in [(1, 8), (33, 40), (5, 576)] {
+        let mut rng = Rng(cols as u64);
+        let w = rng.normals(rows * cols);
+        let books: Vec<f32> = rng
+            .normals(2 * 256 * VECTOR)
+            .iter()
+            .enumerate()
+            .map(|(i, v)| if i < 2048 { *v } else { 0.4 * v })
+            .collect();
+        let tensor = gpu.tensor("w", [rows, cols], DType::F32, &w).unwrap();
+        let scales = vec![1.0; rows];
+        let rounded = additive(&gpu, "w", &tensor, None, &books, &scales).unwrap().download().unwrap();
+        assert_eq!(rounded.nested, books);
+        let wide = |v: &[f32]| -> Vec<f64> { v.iter().map(|&v| v.into()).collect() };
+        let closest = |x: &[f64], book: &[f32]| -> Vec<f64> {
+            let vectors = book.chunks(VECTOR).map(wide);
+            vectors.min_by(|a, b| distance(x, a).total_cmp(&distance(x, b))).unwrap()
+        };
+        for (x, q) in w.chunks(VECTOR).zip(rounded.dequantize().chunks(VECTOR)) {
+            let x = wide(x);
+            let first = closest(&x, &books[..2048]);
+            let rest: Vec<f64> = x.iter().zip(&first).map(|(a, b)| a - b).collect();
+            let greedy = distance(&rest, &closest(&rest, &books[2048..]));
+            let ours = distance(&x, &wide(q));
+            // The greedy pair is one of the beam's; distances are compared in f32.
+            assert!(ours <= greedy + 1e-5 * (1.0 + greedy), "{rows} x {cols}: {ours} {greedy}");
+        }
+    }
+    let tensor = gpu.zeros("w", [2, 16], DType::F32).unwrap();
+    assert!(additive(&gpu, "w", &tensor, None, &[0.0; 8], &[1.0; 2]).is_err());
 }
 
 #[test]
