@@ -98,7 +98,8 @@ impl FromStr for Method {
 /// Options of the methods; each takes those that are its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MethodOptions {
-    /// GPTQ: columns with large inputs first.
+    /// GPTQ: columns with large inputs first, in groups of neighbours all the same (static groups), so that nothing is stored
+    /// of the order. Small models and short calibration texts lose much without it.
     pub act_order: bool,
     /// GPTQ: what is added to the Hessian's diagonal, in parts of its mean.
     pub damping: f64,
@@ -117,7 +118,7 @@ pub struct MethodOptions {
 impl Default for MethodOptions {
     fn default() -> MethodOptions {
         MethodOptions {
-            act_order: false,
+            act_order: true,
             damping: 0.01,
             clip: true,
             alpha: 0.5,
@@ -186,7 +187,7 @@ impl Recipe {
         let scheme = self.scheme;
         Ok(match (self.method, scheme) {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
-            (Method::Gptq, _) => Box::new(checkpoint::Gptq::new(scheme, self.options.act_order)?),
+            (Method::Gptq, _) => Box::new(checkpoint::Gptq::new(scheme, false)?),
             (Method::Awq, Scheme::Int { bits: 4, .. }) => Box::new(checkpoint::Awq::new(scheme)?),
             (Method::LlmInt8, _) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
             (Method::Aqlm, _) => Box::new(checkpoint::Aqlm),

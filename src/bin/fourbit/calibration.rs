@@ -30,9 +30,9 @@ pub struct CalibrationArgs {
 /// Options of single methods.
 #[derive(Args)]
 struct OptionArgs {
-    /// gptq: round columns with large inputs first
+    /// gptq: round columns in the order they are stored, not those with large inputs first
     #[arg(long)]
-    act_order: bool,
+    no_act_order: bool,
     /// gptq, quip, aqlm: what is added to the Hessian's diagonal, in parts of its mean
     #[arg(long, value_name = "D", default_value_t = 0.01)]
     damping: f64,
@@ -56,8 +56,17 @@ struct OptionArgs {
 impl CalibrationArgs {
     /// The methods' options.
     pub fn options(&self) -> MethodOptions {
-        let OptionArgs { act_order, damping, no_clip, alpha, threshold, method_seed, true_sequential } = self.options;
-        MethodOptions { act_order, damping, clip: !no_clip, alpha, threshold, seed: method_seed, true_sequential }
+        let OptionArgs { no_act_order, damping, no_clip, alpha, threshold, method_seed, true_sequential } =
+            self.options;
+        MethodOptions {
+            act_order: !no_act_order,
+            damping,
+            clip: !no_clip,
+            alpha,
+            threshold,
+            seed: method_seed,
+            true_sequential,
+        }
     }
 
     /// Token ids of the samples, where one of `recipes` needs them. Errors: Config where no file was given or it holds too
