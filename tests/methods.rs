@@ -1,4 +1,4 @@
-//! Methods on whole models: the one that is compiled into the binary, and (where it is there) SmolLM2.
+//! Methods on a whole model: the one that is compiled into the binary.
 
 mod support;
 
@@ -161,7 +161,7 @@ fn calibrated_methods_lose_less_than_rounding_to_nearest() {
             output_error(&gpu, &source, &model, &samples)
         };
         let nearest = error(&Rtn { scheme }, false);
-        let plain = GptqOptions::new(scheme);
+        let plain = GptqOptions { act_order: false, ..GptqOptions::new(scheme) };
         let gptq = |options| Gptq::new(options).unwrap();
         let figures = [
             ("gptq", error(&gptq(plain), false)),

@@ -4,7 +4,11 @@
 //! back ends of bitsandbytes agree, bytes equal theirs; where they differ, the transcribed CUDA rule (`cuda_*`). An
 //! all-zero block takes the code of 0.0, and the subnormal cases are left out, since WGSL may flush them.
 
-use fourbit::quant::{self, Packed, Scheme, affine::Affine, blockwise4, dynamic8};
+use fourbit::quant::{
+    self, Packed, Scheme,
+    affine::{Affine, INT8, UINT8},
+    blockwise4, dynamic8,
+};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
@@ -175,9 +179,9 @@ fn affine_integers_equal_torch() {
     let golden = Golden::open("int8.safetensors");
     let x = golden.f32("x");
     let cases = [
-        ("affine_qint8", (-128, 127), false),
-        ("affine_quint8", (0, 255), false),
-        ("symmetric_qint8", (-128, 127), true),
+        ("affine_qint8", INT8, false),
+        ("affine_quint8", UINT8, false),
+        ("symmetric_qint8", INT8, true),
         ("symmetric_qint8_narrow", (-127, 127), true),
     ];
     for (name, range, symmetric) in cases {

@@ -1,4 +1,6 @@
 // The points of QuIP#'s E8P: the nearest one to a vector, and the one of a code.
+import lattice_point
+
 fn odd(lo: vec4<f32>, hi: vec4<f32>) -> bool {
     let negative = (bitcast<vec4<u32>>(lo) >> vec4<u32>(31u)) ^ (bitcast<vec4<u32>>(hi) >> vec4<u32>(31u));
     return ((negative.x ^ negative.y) ^ (negative.z ^ negative.w)) == 1u;
@@ -76,13 +78,5 @@ fn nearest(x: Eight) -> u32 {
 // The point of a code.
 fn point(code: u32) -> Eight {
     let pattern = 2u * (code >> 8u);
-    let signs = (code & 127u) | ((countOneBits(code & 127u) & 1u) << 7u);
-    let shift = select(-0.25, 0.25, (code & 128u) != 0u);
-    let top = vec4<u32>(0x80000000u);
-    let lo = (vec4<u32>(signs) << vec4<u32>(31u, 30u, 29u, 28u)) & top;
-    let hi = (vec4<u32>(signs) << vec4<u32>(27u, 26u, 25u, 24u)) & top;
-    return Eight(
-        bitcast<vec4<f32>>(bitcast<vec4<u32>>(patterns[pattern]) ^ lo) + shift,
-        bitcast<vec4<f32>>(bitcast<vec4<u32>>(patterns[pattern + 1u]) ^ hi) + shift,
-    );
+    return lattice_point(code, patterns[pattern], patterns[pattern + 1u]);
 }

@@ -1,7 +1,8 @@
 //! What the layouts of affine integers share: streams of codes in words, and columns that share a scale.
 
 use super::checkpoint::Module;
-use crate::quant::{self, Packed, ScaleType, Scheme, affine_words, pack_codes};
+pub(super) use crate::quant::stream_words;
+use crate::quant::{self, Packed, ScaleType, Scheme, affine_words, gcd, pack_codes};
 use crate::{DType, Error, Result};
 
 /// Field `k` of a stream of `bits` each, from the lowest bit of word `first`, whose words lie `stride` apart.
@@ -19,11 +20,6 @@ pub(super) fn set_field(words: &mut [u32], bits: usize, first: usize, stride: us
     if shift + bits > 32 {
         words[first + (word + 1) * stride] |= value >> (32 - shift);
     }
-}
-
-/// Words of a stream of `len` fields.
-pub(super) fn stream_words(len: usize, bits: usize) -> usize {
-    len / 32 * bits + (len % 32 * bits).div_ceil(32)
 }
 
 /// Which columns share a scale, in blocks of equal length.
@@ -108,10 +104,6 @@ impl Groups {
 /// What 8-bit codes here are less than unsigned ones.
 pub(super) fn code_offset(scheme: Scheme) -> u8 {
     if scheme.code_bits() == 8 { 128 } else { 0 }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// What a layout with integer zero points is told to write: bits, block size and how scales are held. The block size may

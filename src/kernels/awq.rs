@@ -101,7 +101,7 @@ pub fn clip(g: &mut Graph, grid: &Grid, w: &Value, h: &Tensor) -> Result<()> {
         return Err(Error::shape("awq clip", format!("groups of at most {LONGEST}"), grid.group));
     }
     // Whole groups whose rows of H fit a binding and begin at an aligned offset.
-    let unit = grid.group * (64 / super::matmul::gcd(64, grid.group));
+    let unit = grid.group * (64 / crate::quant::gcd(64, grid.group));
     let most = (g.gpu().caps().max_binding as usize / (4 * cols) / unit * unit).max(unit);
     for first in (0..cols).step_by(most) {
         let columns = most.min(cols - first);

@@ -1,11 +1,11 @@
 //! Half-quadratic quantization on the device.
 
-use super::{QuantizedTensor, Shard, quantized::gcd};
+use super::{QuantizedTensor, Shard, quantize};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Kernel, Tensor},
     graph::{Graph, Value},
-    quant::{ScaleType, Scheme},
+    quant::{ScaleType, Scheme, gcd},
 };
 
 /// The solver's options; the default is what the hqq package does.
@@ -141,12 +141,7 @@ pub fn hqq_within(
 }
 
 fn check(name: &str, source: &Tensor, shape: [usize; 2], options: &HalfQuadratic) -> Result<()> {
-    if !matches!(source.dtype(), DType::F32 | DType::F16 | DType::BF16) {
-        return Err(Error::shape(format!("quantizing {name}"), "f32, f16 or bf16 numbers", source.dtype()));
-    }
-    if shape[0].checked_mul(shape[1]) != source.shape().checked_len() {
-        return Err(Error::shape(format!("quantizing {name}"), format!("{shape:?}"), source.shape()));
-    }
+    quantize::check_source(name, source, shape)?;
     let HalfQuadratic { p, beta, kappa, .. } = *options;
     let positive = |v: f32| v > 0.0 && v.is_finite();
     if !(0.0..=1.0).contains(&p) || !positive(beta) || !positive(kappa) {

@@ -9,7 +9,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Caps, DeviceKind, Kernel},
     graph::{Graph, Value},
-    quant::{ScaleType, Scheme},
+    quant::{ScaleType, Scheme, gcd},
 };
 
 /// A low-rank term of a product: `scale · xa · factor`.
@@ -358,10 +358,6 @@ impl Product<'_> {
         };
         g.dispatch(kernel, &self.params(), &self.args(), groups, self.work())
     }
-}
-
-pub(super) fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Whether the subgroup variants suit the device: they do where lanes are those of a processor's vector unit.

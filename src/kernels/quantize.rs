@@ -1,11 +1,11 @@
 //! Rounding a tensor to the numbers of a scheme, on the device.
 
-use super::{QuantizedTensor, Shard, double_quantize, quantized::gcd};
+use super::{QuantizedTensor, Shard, double_quantize};
 use crate::{
     DType, Error, Result,
     gpu::{DeviceKind, Gpu, Kernel, Tensor},
     graph::Graph,
-    quant::{ScaleType, Scheme, dynamic8_map, nested_array},
+    quant::{ScaleType, Scheme, dynamic8_map, gcd, nested_array},
 };
 
 #[repr(C)]
@@ -182,6 +182,11 @@ fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Resu
         let ours = "f32, f16, bf16, nf4, fp4, nf3, nf2, int2 to int8, mxfp4";
         return Err(Error::unsupported("scheme to quantize to on the device", scheme.name(), ours));
     }
+    check_source(name, source, shape)
+}
+
+/// Errors: Shape, where `source` is not `shape` numbers in a dtype that can be quantized.
+pub(super) fn check_source(name: &str, source: &Tensor, shape: [usize; 2]) -> Result<()> {
     if !matches!(source.dtype(), DType::F32 | DType::F16 | DType::BF16) {
         return Err(Error::shape(format!("quantizing {name}"), "f32, f16 or bf16 numbers", source.dtype()));
     }

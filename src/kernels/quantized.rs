@@ -7,7 +7,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    quant::{Packed, Scheme},
+    quant::{Packed, Scheme, gcd},
 };
 
 /// A weight `[rows, cols]` (out, in) on the device in any [`Scheme`], plain floats included. Cloning shares the memory.
@@ -264,10 +264,6 @@ fn aligned_rows(scheme: Scheme, [rows, cols]: [usize; 2], align: u64) -> usize {
     let block = scheme.scale_entry().0.max(1);
     let unit = (unit / gcd(unit, block)).saturating_mul(block);
     (unit / gcd(cols.max(1), unit)).min(rows)
-}
-
-pub(super) fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// The most rows whose codes take at most `limit` bytes; all rows, or a multiple of the rows that keep the alignment.

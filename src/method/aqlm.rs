@@ -1,6 +1,6 @@
 //! AQLM: eight weights are the sum of two vectors of two code books that are learned for the layer.
 
-use super::{Layer, LayerMethod, Needs, linalg};
+use super::{Layer, LayerMethod, Needs, fold, linalg, of_hessian::OfHessian};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
@@ -9,6 +9,7 @@ use crate::{
     nn::Linear,
     quant::{PER_CHANNEL, Packed, Scheme, VECTOR, hadamard::Random},
 };
+use std::sync::Arc;
 
 /// Vectors of a code book.
 const BOOK: usize = 256;
@@ -21,7 +22,7 @@ const BOOK: usize = 256;
 /// over to it, or without that where it loses less: the paper's search goes over the vectors several times instead, and its
 /// steps on the code books are Adam's, where conjugate gradients solve here. The paper's fine-tuning of blocks is not part of
 /// it. The search and the products with H are the device's; K-means and the sums over codes are the host's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Aqlm {
     /// Searches and fits at most; fewer where the error no longer falls.
     pub rounds: u32,
@@ -31,11 +32,55 @@ pub struct Aqlm {
     pub damping: f64,
     /// Vectors that K-means sees.
     pub samples: usize,
+    factor: OfHessian<Factor>,
+}
+
+/// What the input of a layer comes to.
+#[derive(Debug)]
+struct Factor {
+    /// The damped Hessian. [cols, cols]
+    hessian: Tensor,
+    /// Its block-lower factor. `[cols * cols]`
+    lower: Vec<f32>,
 }
 
 impl Default for Aqlm {
     fn default() -> Aqlm {
-        Aqlm { rounds: 2, steps: 8, damping: 0.01, samples: 8192 }
+        Aqlm { rounds: 2, steps: 8, damping: 0.01, samples: 8192, factor: OfHessian::default() }
+    }
+}
+
+impl Aqlm {
+    /// With this damping.
+    pub fn new(damping: f64) -> Aqlm {
+        Aqlm { damping, ..Aqlm::default() }
+    }
+
+    /// Errors: Config, where it is no Hessian.
+    fn solve(&self, gpu: &Gpu, name: &str, mut h: Vec<f64>, cols: usize) -> Result<Factor> {
+        let mean = (0..cols).map(|i| h[i * cols + i]).sum::<f64>() / cols as f64;
+        let add = if mean > 0.0 { self.damping * mean } else { 1.0 };
+        (0..cols).for_each(|i| h[i * cols + i] += add);
+        let single: Vec<f32> = h.iter().map(|&v| v as f32).collect();
+        let hessian = gpu.tensor("a Hessian", [cols, cols], DType::F32, &single)?;
+        linalg::cholesky(&mut h, cols).map_err(|row| {
+            let message = format!("the Hessian of its input is not positive definite at row {row}: raise the damping");
+            Error::config(name, message)
+        })?;
+        Ok(Factor { hessian, lower: lattice::block_factor(&h, cols) })
+    }
+
+    /// The factor of a layer's Hessian; without one that of the identity. Errors: Shape, Config.
+    fn factor(&self, gpu: &Gpu, name: &str, layer: &Layer<'_>) -> Result<Arc<Factor>> {
+        let [_, cols] = layer.shape();
+        match &layer.stats.hessian {
+            Some(h) if h.shape().dims() == [cols, cols] => self.factor.get(h, || {
+                let values = fold::finite(name, h.read::<f32>()?)?;
+                self.solve(gpu, name, values.into_iter().map(f64::from).collect(), cols)
+            }),
+            Some(h) => Err(Error::shape(name, format!("a Hessian of [{cols}, {cols}]"), h.shape())),
+            None => self.solve(gpu, name, vec![0.0; cols * cols], cols).map(Arc::new),
+        }
     }
 }
 
@@ -51,15 +96,16 @@ impl LayerMethod for Aqlm {
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let ([rows, cols], name) = (layer.shape(), layer.weight_name());
         let scheme = Scheme::Aqlm { block_size: PER_CHANNEL };
+        // What the scheme has no room for is refused here, too.
         if gpu.is_dry() || rows * cols == 0 || cols % VECTOR != 0 {
             return Ok(layer.done(QuantizedTensor::zeros(gpu, &name, scheme, [rows, cols])?));
         }
-        let fit = Fit::new(gpu, &name, layer, self.damping)?;
+        let fit = Fit::new(gpu, layer, self.factor(gpu, &name, layer)?)?;
         let mut books = fit.k_means(self.samples);
         let mut best: Option<(f64, Packed)> = None;
         for round in 0..self.rounds.max(1) {
             let mut improved = false;
-            for lower in [Some(&fit.lower[..]), None] {
+            for lower in [Some(&fit.factor.lower[..]), None] {
                 let weight = gpu.tensor(&name, [rows, cols], DType::F32, &fit.weight)?;
                 let mut packed = lattice::additive(gpu, &name, &weight, lower, &books, &fit.scales)?.download()?;
                 packed.nested = fit.solve(&packed, self.steps)?;
@@ -89,14 +135,11 @@ struct Fit {
     weight: Vec<f32>,
     /// `[rows]`: the root mean squares of the rows.
     scales: Vec<f32>,
-    /// The damped Hessian. [cols, cols]
-    hessian: Tensor,
-    /// Its block-lower factor. `[cols * cols]`
-    lower: Vec<f32>,
+    factor: Arc<Factor>,
 }
 
 impl Fit {
-    fn new(gpu: &Gpu, name: &str, layer: &Layer<'_>, damping: f64) -> Result<Fit> {
+    fn new(gpu: &Gpu, layer: &Layer<'_>, factor: Arc<Factor>) -> Result<Fit> {
         let shape @ [rows, cols] = layer.shape();
         let mut weight = layer.weight.read::<f32>()?;
         let mut scales = Vec::with_capacity(rows);
@@ -107,22 +150,7 @@ impl Fit {
             row.iter_mut().for_each(|v| *v /= scale);
             scales.push(scale);
         }
-        let mut h = match &layer.stats.hessian {
-            Some(h) if h.shape().dims() == [cols, cols] => h.read::<f32>()?.into_iter().map(f64::from).collect(),
-            Some(h) => return Err(Error::shape(name, format!("a Hessian of [{cols}, {cols}]"), h.shape())),
-            None => vec![0.0; cols * cols],
-        };
-        let mean = (0..cols).map(|i| h[i * cols + i]).sum::<f64>() / cols as f64;
-        let add = if mean > 0.0 { damping * mean } else { 1.0 };
-        (0..cols).for_each(|i| h[i * cols + i] += add);
-        let single: Vec<f32> = h.iter().map(|&v| v as f32).collect();
-        let hessian = gpu.tensor("a Hessian", [cols, cols], DType::F32, &single)?;
-        linalg::cholesky(&mut h, cols).map_err(|row| {
-            let message = format!("the Hessian of its input is not positive definite at row {row}: raise the damping");
-            Error::config(name, message)
-        })?;
-        let lower = lattice::block_factor(&h, cols);
-        Ok(Fit { gpu: gpu.clone(), shape, weight, scales, hessian, lower })
+        Ok(Fit { gpu: gpu.clone(), shape, weight, scales, factor })
     }
 
     /// Two code books: K-means of some of the vectors, and of what it leaves of them. `[2 * 256 * 8]`
@@ -153,7 +181,7 @@ impl Fit {
     fn product(&self, e: &[f32]) -> Result<Vec<f32>> {
         let mut g = Graph::new(&self.gpu);
         let x = g.import(&self.gpu.tensor("an error", self.shape, DType::F32, e)?);
-        let h = g.import(&self.hessian);
+        let h = g.import(&self.factor.hessian);
         // H is its own transpose.
         let y = lora::down(&mut g, &x, &h)?;
         g.keep(&y);

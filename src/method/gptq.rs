@@ -1,6 +1,6 @@
 //! GPTQ: columns are rounded one after the other, and what each one loses is made up for by those after it.
 
-use super::{Layer, LayerMethod, Needs, linalg};
+use super::{Layer, LayerMethod, Needs, fold, linalg, of_hessian::OfHessian};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
@@ -13,7 +13,7 @@ use crate::{
     nn::{Linear, Permutation, Transform},
     quant::Scheme,
 };
-use std::{cell::RefCell, sync::Arc};
+use std::sync::Arc;
 
 /// How [`Gptq`] chooses numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,9 +33,9 @@ pub struct GptqOptions {
 }
 
 impl GptqOptions {
-    /// The paper's: 1 % damping, columns in the order they are stored.
+    /// 1 % damping, columns with large inputs first, in static groups: nothing of the order is stored.
     pub fn new(scheme: Scheme) -> GptqOptions {
-        GptqOptions { scheme, damping: 0.01, act_order: false, static_groups: true, search: false }
+        GptqOptions { scheme, damping: 0.01, act_order: true, static_groups: true, search: false }
     }
 }
 
@@ -46,15 +46,12 @@ impl GptqOptions {
 #[derive(Debug)]
 pub struct Gptq {
     options: GptqOptions,
-    /// The last factor, since layers share their input.
-    factor: RefCell<Option<Arc<Factor>>>,
+    factor: OfHessian<Factor>,
 }
 
 /// What a Hessian comes to.
 #[derive(Debug)]
 struct Factor {
-    /// The Hessian, which keeps its memory from becoming another one's.
-    of: Tensor,
     /// U, its rows and columns in the order of `order`. [in, in]
     u: Vec<f32>,
     /// The columns in the order they are rounded.
@@ -73,7 +70,7 @@ impl Gptq {
             let message = format!("expected a part of the mean above 0 and at most 1, got {}", options.damping);
             return Err(Error::config("damping", message));
         }
-        Ok(Gptq { options, factor: RefCell::new(None) })
+        Ok(Gptq { options, factor: OfHessian::default() })
     }
 
     /// The factor of a layer's Hessian. Errors: Config where the activations were not finite.
@@ -83,24 +80,12 @@ impl Gptq {
         if h.shape().dims() != [cols, cols] {
             return Err(Error::shape(format!("{}: Hessian", layer.name), format!("[{cols}, {cols}]"), h.shape()));
         }
-        let held = self.factor.borrow().clone();
-        if let Some(factor) = held.filter(|f| Arc::ptr_eq(&f.of.buffer, &h.buffer)) {
-            return Ok(factor);
-        }
-        let factor = Arc::new(self.solve(layer.name, h, cols)?);
-        *self.factor.borrow_mut() = Some(factor.clone());
-        Ok(factor)
+        self.factor.get(h, || self.solve(layer.name, h, cols))
     }
 
     fn solve(&self, name: &str, h: &Tensor, n: usize) -> Result<Factor> {
-        let mut values: Vec<f64> = h.read::<f32>()?.into_iter().map(f64::from).collect();
+        let mut values: Vec<f64> = fold::finite(name, h.read::<f32>()?)?.into_iter().map(f64::from).collect();
         let mut diagonal: Vec<f64> = (0..n).map(|i| values[i * n + i]).collect();
-        if values.iter().any(|v| !v.is_finite()) {
-            return Err(Error::config(
-                name,
-                "the inputs of the calibration text are not finite, so nothing can be fitted",
-            ));
-        }
         let alive: Vec<f32> = diagonal.iter().map(|&d| if d == 0.0 { 0.0 } else { 1.0 }).collect();
         for (i, d) in diagonal.iter_mut().enumerate().filter(|(_, d)| **d == 0.0) {
             (*d, values[i * n + i]) = (1.0, 1.0);
@@ -120,7 +105,7 @@ impl Gptq {
             match linalg::inverse_factor(&ordered, n) {
                 Ok(u) => {
                     let alive = alive.contains(&0.0).then_some(alive);
-                    return Ok(Factor { of: h.clone(), u: u.into_iter().map(|v| v as f32).collect(), order, alive });
+                    return Ok(Factor { u: u.into_iter().map(|v| v as f32).collect(), order, alive });
                 }
                 // f32 sums can leave a Hessian of few tokens slightly indefinite.
                 Err(_) if damping < 1.0 => {

@@ -12,6 +12,7 @@ mod gptq;
 mod hqq;
 pub mod linalg;
 mod llm_int8;
+mod of_hessian;
 mod pipeline;
 mod quip;
 mod recipe;
@@ -120,10 +121,7 @@ fn check_finite(name: &str, weight: &Tensor) -> Result<()> {
     if rows * cols == 0 || gpu.is_dry() {
         return Ok(());
     }
-    // Ranges of rows that can be bound.
-    let most = (gpu.caps().max_binding as usize / (4 * cols) / 64 * 64).max(64);
-    for start in (0..rows).step_by(most) {
-        let count = most.min(rows - start);
+    for (start, count) in fold::row_ranges(gpu, rows, cols) {
         let mut g = Graph::new(gpu);
         let x = g.import(&weight.slice(start * cols, [count, cols])?);
         let (_, bad) = reduce::absmax(&mut g, &x, cols)?;

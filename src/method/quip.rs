@@ -1,6 +1,6 @@
 //! QuIP#: weights between random Hadamard transforms, rounded to a lattice with what is lost carried over.
 
-use super::{Layer, LayerMethod, Needs, linalg};
+use super::{Layer, LayerMethod, Needs, linalg, of_hessian::OfHessian};
 use crate::{
     Error, Result,
     gpu::{Gpu, Tensor},
@@ -13,13 +13,13 @@ use crate::{
     nn::{Linear, Transform},
     quant::{Scheme, VECTOR, hadamard, lattice as codebook},
 };
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// QuIP# (Tseng et al. 2024) at 2 bits: incoherence processing, the E8P code book, and LDLQ by the Hessian of the layer's
 /// input. The Hessian is transformed and factored on the host in f64; everything else is the device's. The paper's
 /// fine-tuning of blocks after rounding is not part of it.
 pub struct Quip {
-    /// Of all signs; a layer's also depend on its name.
+    /// Of all signs; those of an input also depend on the part of the block that reads it, those of an output on the layer.
     pub seed: u64,
     /// Added to the Hessian's diagonal, in parts of its mean.
     pub damping: f64,
@@ -27,11 +27,12 @@ pub struct Quip {
     pub scale: f32,
     /// Maps whose dense factors are shared.
     known: Mutex<Vec<Hadamard>>,
+    factor: OfHessian<Vec<f32>>,
 }
 
 impl Default for Quip {
     fn default() -> Quip {
-        Quip { seed: 0, damping: 0.01, scale: 1.0, known: Mutex::new(Vec::new()) }
+        Quip { seed: 0, damping: 0.01, scale: 1.0, known: Mutex::new(Vec::new()), factor: OfHessian::default() }
     }
 }
 
@@ -48,7 +49,7 @@ impl Quip {
 
     /// A map of `cols` columns; its dense factor is shared with those before it.
     fn map(&self, gpu: &Gpu, cols: usize, seed: u64) -> Result<Hadamard> {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let map = Hadamard::like(gpu, cols, seed, &known)?;
         if !known.iter().any(|other| other.cols() == cols) {
             known.push(map.clone());
@@ -58,7 +59,7 @@ impl Quip {
 
     /// The block-lower factor of the damped Hessian between the input's transform. H: [n, n]. Errors: Config, where it is
     /// no Hessian.
-    fn factor(&self, name: &str, hessian: &Tensor, input: &Hadamard) -> Result<Vec<f32>> {
+    fn solve(&self, name: &str, hessian: &Tensor, input: &Hadamard) -> Result<Vec<f32>> {
         let n = input.cols();
         if hessian.shape().dims() != [n, n] {
             return Err(Error::shape(name, format!("a Hessian of [{n}, {n}]"), hessian.shape()));
@@ -108,16 +109,17 @@ impl LayerMethod for Quip {
         if cols % VECTOR != 0 {
             return Err(Error::shape(name, format!("a multiple of {VECTOR} columns"), format!("{:?}", [rows, cols])));
         }
-        let seed = self.seed ^ hash(layer.name);
-        let input = self.map(gpu, cols, seed)?;
-        let output = self.map(gpu, rows, !seed)?;
+        // Layers of one input have one map of it: its Hessian is factored once.
+        let part = layer.name.rsplit_once('.').map_or(layer.name, |(part, _)| part);
+        let input = self.map(gpu, cols, self.seed ^ hash(part))?;
+        let output = self.map(gpu, rows, !(self.seed ^ hash(layer.name)))?;
         let weight = if gpu.is_dry() {
             QuantizedTensor::zeros(gpu, &name, Scheme::E8p, [rows, cols])?
         } else {
             let hessian = layer.stats.hessian.as_ref();
-            let lower = hessian.map(|h| self.factor(&name, h, &input)).transpose()?;
+            let lower = hessian.map(|h| self.factor.get(h, || self.solve(&name, h, &input))).transpose()?;
             let weight = between(gpu, &layer.weight, &input, &output)?;
-            lattice::ldlq(gpu, &name, &weight, lower.as_deref(), self.fit(&name, &weight)?)?
+            lattice::ldlq(gpu, &name, &weight, lower.as_ref().map(|l| l.as_slice()), self.fit(&name, &weight)?)?
         };
         Ok(Linear { input: Some(Transform::Hadamard { input, output }), ..layer.done(weight) })
     }

@@ -166,7 +166,7 @@ impl Recipe {
             Method::SmoothQuant => Box::new(SmoothQuant::new(SmoothQuantOptions { scheme, alpha })?),
             Method::LlmInt8 => Box::new(LlmInt8::new(threshold)?),
             Method::Quip => Box::new(Quip::new(seed, damping)),
-            Method::Aqlm => Box::new(Aqlm { damping, ..Aqlm::default() }),
+            Method::Aqlm => Box::new(Aqlm::new(damping)),
         };
         Ok(match self.activations {
             None => method,

@@ -1,5 +1,6 @@
 //! What the calibration text tells of the inputs of a block's linear layers.
 
+use super::fold;
 use crate::{
     DType, Result,
     gpu::{Gpu, Tensor},
@@ -117,9 +118,7 @@ impl InputStats {
         }
         if let Some(h) = &self.hessian {
             let n = factors.shape().len();
-            let most = (gpu.caps().max_binding as usize / (4 * n.max(1)) / 64 * 64).max(64);
-            for start in (0..n).step_by(most) {
-                let rows = most.min(n - start);
+            for (start, rows) in fold::row_ranges(&gpu, n, n) {
                 let part = g.import(&h.slice(start * n, [rows, n])?);
                 elementwise::scale_columns(&mut g, &part, &f)?;
                 let own = g.import(&factors.slice(start, [rows])?);

@@ -95,6 +95,17 @@ pub fn pack_codes(bits: usize, codes: &[u8], zero: u8) -> Vec<u32> {
     }
 }
 
+/// Words of a stream of `len` codes of `bits` each.
+pub(crate) const fn stream_words(len: usize, bits: usize) -> usize {
+    // In whole words first: the bits of all elements may not fit a usize.
+    len / 32 * bits + (len % 32 * bits).div_ceil(32)
+}
+
+/// The greatest common divisor.
+pub(crate) const fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// rows * cols. Errors: Shape where it overflows or the bytes of f32 would.
 pub(crate) fn checked_len(shape: [usize; 2]) -> Result<usize> {
     let len = shape[0].checked_mul(shape[1]).filter(|len| len.checked_mul(8).is_some());

@@ -4,12 +4,25 @@
 //! block), `sym` (no zero point), `f32` (scales in f32), `dq` (double quantization). What is not said is the default: blocks
 //! of 64, zero points, halves for scales.
 
-use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme};
+use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme, ggml::BlockType};
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
-const NAMES: &str = "f32, f16, bf16, nf4, fp4, nf3, nf2, int2 to int8, mxfp4, nvfp4, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, \
-                     q4_k, q5_k, q6_k, iq4_nl, iq4_xs, e8p, aqlm";
+/// Schemes without parts, GGUF's aside.
+const PLAIN: [Scheme; 7] = [
+    Scheme::F32,
+    Scheme::F16,
+    Scheme::BF16,
+    Scheme::Mxfp4,
+    Scheme::Nvfp4,
+    Scheme::E8p,
+    Scheme::Aqlm { block_size: PER_CHANNEL },
+];
+
+/// All schemes without parts.
+fn plain() -> impl Iterator<Item = Scheme> {
+    PLAIN.into_iter().chain(BlockType::ALL.map(BlockType::scheme))
+}
 
 /// Blocks of this size unless another is asked for.
 const BLOCK: usize = 64;
@@ -46,7 +59,10 @@ impl FromStr for Scheme {
                 }
             }
         }
-        let scheme = named(name, &parts).ok_or_else(|| Error::unsupported("scheme", text, NAMES))?;
+        let scheme = named(name, &parts).ok_or_else(|| {
+            let plain: Vec<_> = plain().map(Scheme::name).collect();
+            Error::unsupported("scheme", text, format!("nf4, fp4, nf3, nf2, int2 to int8, {}", plain.join(", ")))
+        })?;
         if !parts.fit(scheme) {
             let message = format!("{} takes no such parts; it is written {scheme}", scheme.name());
             return Err(Error::config(format!("scheme {text}"), message));
@@ -60,28 +76,7 @@ const PARTS: &str = "gN, channel, tensor, sym, f32, dq";
 
 fn named(name: &str, parts: &Parts) -> Option<Scheme> {
     let block_size = parts.block.unwrap_or(BLOCK);
-    let plain = [
-        Scheme::F32,
-        Scheme::F16,
-        Scheme::BF16,
-        Scheme::Mxfp4,
-        Scheme::Nvfp4,
-        Scheme::Q4_0,
-        Scheme::Q4_1,
-        Scheme::Q5_0,
-        Scheme::Q5_1,
-        Scheme::Q8_0,
-        Scheme::Q2K,
-        Scheme::Q3K,
-        Scheme::Q4K,
-        Scheme::Q5K,
-        Scheme::Q6K,
-        Scheme::Iq4Nl,
-        Scheme::Iq4Xs,
-        Scheme::E8p,
-        Scheme::Aqlm { block_size: PER_CHANNEL },
-    ];
-    if let Some(scheme) = plain.into_iter().find(|scheme| scheme.name() == name) {
+    if let Some(scheme) = plain().find(|scheme| scheme.name() == name) {
         return Some(scheme);
     }
     Some(match name {

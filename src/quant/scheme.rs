@@ -249,17 +249,7 @@ impl Scheme {
 
     /// Words of the codes of `len` elements.
     pub(crate) const fn code_words(self, len: usize) -> usize {
-        let bits = self.code_bits();
-        // In whole words first: the bits of all elements may not fit a usize of 32 bits.
-        len / 32 * bits + (len % 32 * bits).div_ceil(32)
-    }
-
-    /// Bits an element with its share of the scales, for a tensor of `len`; what all weights share is left out.
-    pub fn bits_per_weight(self, len: usize) -> f64 {
-        let (elements, bytes) = self.scale_entry();
-        let entries = if elements == 0 { 0 } else { len.div_ceil(elements) };
-        let nested = if self.double_quant() { 32.0 * entries.div_ceil(256) as f64 } else { 0.0 };
-        self.code_bits() as f64 + (8.0 * (entries * bytes) as f64 + nested) / len.max(1) as f64
+        super::stream_words(len, self.code_bits())
     }
 
     /// The scheme for a weight of `shape` (rows, cols): [`PER_CHANNEL`] and [`PER_TENSOR`] become numbers.

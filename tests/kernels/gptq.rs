@@ -187,7 +187,7 @@ fn the_error_of_the_output_is_below_that_of_rounding_to_nearest() {
         let weight = gpu.tensor("w", [rows, n], DType::F32, &w).unwrap();
         let rtn = quantize::quantize(&gpu, "w", &weight, [rows, n], scheme).unwrap();
         let nearest = loss(&values(&gpu, &Linear::new(rtn, None)), &w, &h, n);
-        let plain = GptqOptions::new(scheme);
+        let plain = GptqOptions { act_order: false, ..GptqOptions::new(scheme) };
         for options in [plain, GptqOptions { act_order: true, ..plain }, GptqOptions { search: true, ..plain }] {
             let ours = loss(&values(&gpu, &run(&gpu, options, &w, &h, n).unwrap()), &w, &h, n);
             assert!(ours < 0.6 * nearest, "{options:?}: {ours} against {nearest}");

@@ -69,6 +69,12 @@ impl CalibrationArgs {
         }
     }
 
+    /// What methods are shown, in words.
+    pub fn text(&self) -> String {
+        let path = self.calibration.as_ref().map_or("nothing".to_owned(), |path| path.display().to_string());
+        format!("{path}, {} samples of up to {} tokens", self.calibration_samples, self.calibration_length)
+    }
+
     /// Token ids of the samples, where one of `recipes` needs them. Errors: Config where no file was given or it holds too
     /// little; Io, Format, Data.
     pub fn samples(&self, recipes: &[Recipe], model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {

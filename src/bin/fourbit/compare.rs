@@ -64,7 +64,7 @@ impl Compare {
         let calibration = self.calibration.samples(&recipes, &self.model, &source)?;
         let what = Measure { ids: &ids, window, calibration: &calibration, generate: self.generate };
         let gpu = global.gpu()?;
-        let mut table = self.table(&ids, window, &calibration)?;
+        let mut table = self.table(&ids, window)?;
         header(out);
         for recipe in std::iter::once(None).chain(recipes.iter().map(Some)) {
             let name = recipe.map_or("stored".to_owned(), Recipe::to_string);
@@ -91,13 +91,13 @@ impl Compare {
     }
 
     /// The table of an earlier run, or an empty one. Errors: Io, Format, Config where that one was measured otherwise.
-    fn table(&self, ids: &[u32], window: usize, calibration: &[Vec<u32>]) -> Result<Table> {
+    fn table(&self, ids: &[u32], window: usize) -> Result<Table> {
         let settings = Settings {
             model: self.model.display().to_string(),
             data: self.data.display().to_string(),
             tokens: ids.len(),
             window,
-            calibration_tokens: calibration.iter().map(Vec::len).sum(),
+            calibration: self.calibration.text(),
             options: format!("{:?}", self.calibration.options()),
         };
         match &self.output {
@@ -134,7 +134,8 @@ struct Settings {
     data: String,
     tokens: usize,
     window: usize,
-    calibration_tokens: usize,
+    /// Said whether or not a method looked at it: other methods may follow.
+    calibration: String,
     options: String,
 }
 
