@@ -1,7 +1,7 @@
 // AWQ (Lin et al. 2024): what rounding costs after input channels are scaled, and the best range to clip each group to.
 
 import index
-import affine_grid
+import grid
 
 struct Params {
     group_base: u32,
@@ -19,7 +19,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> w: array<f32>; // [rows, cols]; residual: [rows * step, cols]
-// binding 2: scales, in the snippet `pair`; not used here
+// binding 2: scales, in the snippet `grid`; not used here
 @group(0) @binding(3) var<storage, read> factors: array<f32>; // [cols]
 @group(0) @binding(4) var<storage, read_write> delta: array<f32>; // [rows, cols]
 @group(0) @binding(5) var<storage, read> product: array<f32>; // [rows, count]: delta times a part of H
@@ -50,7 +50,7 @@ fn residual(
         high = max(high, v);
     }
     let s = fit(low, high);
-    let inverse = divide(1.0, max(s.x, 1.1920928955078125e-7));
+    let inverse = inverse_of(s);
     for (var c = first; c < first + params.group; c++) {
         let v = w[start + c];
         delta[row * params.cols + c] = nearest(v * factors[c], inverse, s) / factors[c] - v;
@@ -108,7 +108,7 @@ fn clip(
     for (var t = 0u; t < TRIED; t++) {
         let m = largest * (1.0 - 0.05 * f32(t));
         let s = fit(max(low, -m), min(high, m));
-        let inverse = divide(1.0, max(s.x, 1.1920928955078125e-7));
+        let inverse = inverse_of(s);
         for (var c = 0u; c < params.group; c++) {
             let v = w[start + c];
             d[c] = nearest(clamp(v, -m, m), inverse, s) - v;

@@ -1,8 +1,8 @@
 // GPTQ (Frantar et al. 2023): a block of columns rounded one after the other, each one's error passed on to those after it.
-// Rows are independent: one invocation a row. Codes are not kept here: the weight takes the values that they stand for.
+// Rows are independent: one invocation a row. Specialised by `grid` (the numbers there are). Codes are not kept here: the weight takes the values that they stand for.
 
 import index
-import affine_grid
+import grid
 
 struct Params {
     group_base: u32,
@@ -21,7 +21,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> w: array<f32>; // [rows, cols]
-// binding 2: scales, in the snippet `pair`
+// binding 2: scales, in the snippet `grid`
 @group(0) @binding(3) var<storage, read_write> status: array<atomic<u32>>; // [1]: 1 + the last row beyond the range
 @group(0) @binding(4) var<storage, read> factor: array<f32>; // [BLOCK, BLOCK], upper triangular
 @group(0) @binding(5) var<storage, read> order: array<u32>; // [cols]: the columns in the order they are rounded
@@ -52,15 +52,15 @@ fn scales_of_groups(
         high = max(high, w[c]);
     }
     var best = fit(low, high);
-    if (best.x == 0.0) {
+    if (best.x < 0.0) {
         atomicMax(&status[0], row + 1u);
-        best = vec2<f32>(1.0, middle_code());
+        best = vec2<f32>(1.0, 0.0);
     } else if (params.search == 1u) {
         var least = LARGEST_F32;
         for (var t = 0u; t < TRIED; t++) {
             let shrink = 1.0 - 0.01 * f32(t);
             let s = fit(shrink * low, shrink * high);
-            let inverse = divide(1.0, s.x);
+            let inverse = inverse_of(s);
             var sum = 0.0;
             for (var c = start; c < start + params.group; c++) {
                 let d = w[c] - nearest(w[c], inverse, s);
@@ -98,7 +98,7 @@ fn columns(
     for (var i = 0u; i < params.count; i++) {
         let column = order[params.first + i];
         let s = load_pair(params.first_block + row * params.groups + column / params.group);
-        let q = nearest(v[i], divide(1.0, s.x), s);
+        let q = nearest(v[i], inverse_of(s), s);
         let e = (v[i] - q) / factor[i * BLOCK + i];
         w[start + column] = q;
         errors[row * BLOCK + i] = e;

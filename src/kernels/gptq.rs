@@ -5,24 +5,18 @@ use crate::{
     DType, Error, Result,
     gpu::Kernel,
     graph::{Graph, Value},
-    quant::ScaleType,
+    quant::{ScaleType, Scheme},
 };
 use std::ops::Range;
 
 /// Columns that one dispatch rounds, at most.
 pub const BLOCK: usize = 32;
 
-/// How the codes of a weight lie on a grid.
+/// The numbers that a weight may take: those of a scheme, in groups of columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
-    /// Bits of a code, 2 to 8.
-    pub bits: u8,
-    /// Whether the zero point is the middle code.
-    pub symmetric: bool,
-    /// How scale and zero point are stored.
-    pub scale: ScaleType,
-    /// Columns that share a scale; it divides the columns of the weight.
-    pub group: usize,
+    /// [`Scheme::Int`], or a table with an absmax a block ([`Grid::serves`]). Its block size divides the columns.
+    pub scheme: Scheme,
     /// The number of the first row's first scale.
     pub first_block: u32,
     /// Whether smaller ranges than the whole one are tried for a smaller squared error.
@@ -45,21 +39,58 @@ struct Params {
 }
 
 impl Grid {
-    /// `kernel` with what the snippet `affine_grid` needs.
-    pub(super) fn specialise(&self, kernel: Kernel) -> Kernel {
-        kernel.import("pair", if self.scale == ScaleType::F16 { "pair_f16" } else { "pair_f32" })
+    /// Whether the numbers of `scheme` are such a grid.
+    pub const fn serves(scheme: Scheme) -> bool {
+        !scheme.double_quant()
+            && matches!(
+                scheme,
+                Scheme::Int { .. } | Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. }
+            )
     }
 
-    /// One for every way of specialising.
-    pub(super) fn variants() -> [Grid; 2] {
-        [ScaleType::F32, ScaleType::F16].map(|scale| Grid {
-            bits: 4,
-            symmetric: false,
-            scale,
-            group: 64,
-            first_block: 0,
-            search: false,
-        })
+    /// Columns that share a scale.
+    pub fn group(&self) -> usize {
+        self.scheme.block_size()
+    }
+
+    /// Bits of a code, and whether the zero point is the middle code: what `affine_grid` is told.
+    pub(super) fn affine(&self) -> (u32, u32) {
+        (self.scheme.code_bits() as u32, u32::from(matches!(self.scheme, Scheme::Int { symmetric: true, .. })))
+    }
+
+    /// `kernel` with its snippet `grid`.
+    pub(super) fn specialise(&self, kernel: Kernel) -> Kernel {
+        let table = |kernel: Kernel, encode, codebook| {
+            let kernel = kernel.import("grid", "table_grid").import("encode", encode).import("codebook", codebook);
+            kernel.with("BITS", self.scheme.code_bits() as u32)
+        };
+        match self.scheme {
+            Scheme::Nf4 { .. } => table(kernel, "encode_nf4", "codebook_nf4"),
+            Scheme::Fp4 { .. } => table(kernel, "encode_fp4", "codebook_fp4"),
+            Scheme::Nf3 { .. } => table(kernel, "encode_nf3", "codebook_nf3"),
+            Scheme::Nf2 { .. } => table(kernel, "encode_nf2", "codebook_nf2"),
+            Scheme::Int { scale: ScaleType::F16, .. } => {
+                kernel.import("grid", "affine_grid").import("pair", "pair_f16")
+            }
+            _ => kernel.import("grid", "affine_grid").import("pair", "pair_f32"),
+        }
+    }
+
+    /// One for every way in which integers specialise.
+    pub(super) fn integers() -> [Grid; 2] {
+        let int = Scheme::int(4, 64);
+        [int.with_f32_scales(), int].map(|scheme| Grid { scheme, first_block: 0, search: false })
+    }
+
+    fn tables() -> [Grid; 4] {
+        let (block_size, double_quant) = (64, false);
+        let tables = [
+            Scheme::Nf4 { block_size, double_quant },
+            Scheme::Fp4 { block_size, double_quant },
+            Scheme::Nf3 { block_size },
+            Scheme::Nf2 { block_size },
+        ];
+        tables.map(|scheme| Grid { scheme, first_block: 0, search: false })
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
@@ -67,14 +98,15 @@ impl Grid {
     }
 
     fn params(&self, (rows, cols): (usize, usize), first: usize, count: usize) -> Params {
+        let (bits, symmetric) = self.affine();
         Params {
-            bits: self.bits.into(),
-            symmetric: self.symmetric.into(),
+            bits,
+            symmetric,
             search: self.search.into(),
             rows: rows as u32,
             cols: cols as u32,
-            group: self.group as u32,
-            groups: (cols / self.group) as u32,
+            group: self.group() as u32,
+            groups: (cols / self.group()) as u32,
             first_block: self.first_block,
             first: first as u32,
             count: count as u32,
@@ -84,7 +116,8 @@ impl Grid {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    Grid::variants().iter().flat_map(|grid| [grid.kernel("scales_of_groups"), grid.kernel("columns")]).collect()
+    let grids = Grid::integers().into_iter().chain(Grid::tables());
+    grids.flat_map(|grid| [grid.kernel("scales_of_groups"), grid.kernel("columns")]).collect()
 }
 
 /// Scale and zero point of these groups of each row, from the weight as it is now.
@@ -101,12 +134,12 @@ pub fn scales(
 ) -> Result<()> {
     let (rows, cols) = w.rows_cols();
     check(grid, cols)?;
-    if groups.end > cols / grid.group {
-        return Err(Error::shape("gptq scales", format!("groups up to {}", cols / grid.group), groups.end));
+    if groups.end > cols / grid.group() {
+        return Err(Error::shape("gptq scales", format!("groups up to {}", cols / grid.group()), groups.end));
     }
     let params = grid.params((rows, cols), groups.start, groups.len());
     let threads = rows * groups.len();
-    let work = (threads * grid.group) as f64 * if grid.search { 800.0 } else { 4.0 };
+    let work = (threads * grid.group()) as f64 * if grid.search { 800.0 } else { 4.0 };
     let kernel = grid.kernel("scales_of_groups");
     g.dispatch(kernel, &params, &[w, scales, status], threads.div_ceil(64), work)
 }
@@ -148,9 +181,12 @@ pub fn columns(
 }
 
 fn check(grid: &Grid, cols: usize) -> Result<()> {
-    match grid.group > 0 && cols % grid.group == 0 {
+    if !Grid::serves(grid.scheme) {
+        return Err(Error::unsupported("scheme for gptq", grid.scheme, "int2 to int8, nf4, fp4, nf3, nf2"));
+    }
+    match grid.group() > 0 && cols % grid.group() == 0 {
         true => Ok(()),
-        false => Err(Error::shape("gptq", format!("a group size that divides {cols} columns"), grid.group)),
+        false => Err(Error::shape("gptq", format!("a group size that divides {cols} columns"), grid.group())),
     }
 }
 

@@ -152,13 +152,14 @@ pub fn quantize_with(
 /// Rounds `source` to the numbers of `target` with the scales that it has already: for methods that choose scales and
 /// values themselves.
 ///
-/// source: \[rows * cols\], finite; target: integers. It runs at once and waits. Errors: Shape; Unsupported for other schemes;
-/// Device.
+/// source: \[rows * cols\], finite; target: integers, or a table with plain scales. It runs at once and waits. Errors: Shape;
+/// Unsupported for other schemes; Device.
 pub fn encode(gpu: &Gpu, name: &str, source: &Tensor, target: &QuantizedTensor) -> Result<()> {
     let (scheme, shape) = (target.scheme(), target.shape());
     check(name, source, shape, scheme)?;
-    if !matches!(scheme, Scheme::Int { .. }) {
-        return Err(Error::unsupported("scheme to encode with given scales", scheme.name(), "int2 to int8"));
+    if scheme.is_float() || scheme.double_quant() || scheme == Scheme::Mxfp4 {
+        let ours = "int2 to int8, nf4, fp4, nf3, nf2";
+        return Err(Error::unsupported("scheme to encode with given scales", scheme, ours));
     }
     let status = new_status(gpu)?;
     let mut g = Graph::new(gpu);

@@ -62,7 +62,7 @@ impl Awq {
     /// The grid of a weight of this shape. Errors: Config where groups do not divide its rows.
     fn grid(&self, name: &str, shape: [usize; 2]) -> Result<Grid> {
         let scheme = self.options.scheme.resolve(shape);
-        let Scheme::Int { bits, block_size: group, symmetric, scale } = scheme else {
+        let Scheme::Int { block_size: group, .. } = scheme else {
             return Err(Error::unsupported("scheme for awq", scheme.name(), "int2 to int8"));
         };
         if group == 0 || shape[1] % group != 0 {
@@ -70,7 +70,7 @@ impl Awq {
                 format!("groups of {group} do not divide its {} columns; choose another group size", shape[1]);
             return Err(Error::config(name, message));
         }
-        Ok(Grid { bits, symmetric, scale, group, first_block: 0, search: false })
+        Ok(Grid { scheme, first_block: 0, search: false })
     }
 
     /// The best scales of the input of these layers. [in]
@@ -158,7 +158,7 @@ impl LayerMethod for Awq {
         let grid = self.grid(layer.name, [rows, cols])?;
         // The product of q and k decides where attention goes; the paper leaves their ranges alone.
         let attends = [".q_proj", ".k_proj"].iter().any(|end| layer.name.ends_with(end));
-        if self.options.clip && !attends && grid.group <= LONGEST {
+        if self.options.clip && !attends && grid.group() <= LONGEST {
             let h = layer.stats.hessian.as_ref();
             let h = h.ok_or_else(|| Error::config(layer.name, "awq needs the Hessian"))?;
             let mut g = Graph::new(gpu);

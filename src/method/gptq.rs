@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// How [`Gptq`] chooses numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GptqOptions {
-    /// How they are stored: [`Scheme::Int`] in groups that divide a row.
+    /// How they are stored: [`Scheme::Int`], or NF4, FP4, NF3 and NF2 with plain scales, in groups that divide a row.
     pub scheme: Scheme,
     /// What is added to the Hessian's diagonal, in parts of its mean. The paper's 0.01.
     pub damping: f64,
@@ -63,8 +63,8 @@ struct Factor {
 impl Gptq {
     /// Errors: Config for options that cannot work.
     pub fn new(options: GptqOptions) -> Result<Gptq> {
-        if !matches!(options.scheme, Scheme::Int { .. }) {
-            return Err(Error::unsupported("scheme for gptq", options.scheme.name(), "int2 to int8"));
+        if !Grid::serves(options.scheme) {
+            return Err(Error::unsupported("scheme for gptq", options.scheme, "int2 to int8, nf4, fp4, nf3, nf2"));
         }
         if !(options.damping > 0.0 && options.damping <= 1.0) {
             let message = format!("expected a part of the mean above 0 and at most 1, got {}", options.damping);
@@ -132,9 +132,7 @@ impl LayerMethod for Gptq {
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, [rows, cols]) = (layer.weight_name(), layer.shape());
         let scheme = self.options.scheme.resolve([rows, cols]);
-        let Scheme::Int { bits, block_size: group, symmetric, scale } = scheme else {
-            return Err(Error::unsupported("scheme for gptq", scheme.name(), "int2 to int8"));
-        };
+        let group = scheme.block_size();
         if group == 0 || cols % group != 0 {
             let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
             return Err(Error::config(name, message));
@@ -148,13 +146,13 @@ impl LayerMethod for Gptq {
             weight: &layer.weight,
             cols,
             order: if moved || !self.options.act_order { None } else { Some(&factor.order) },
-            grid: Grid { bits, symmetric, scale, group, first_block: 0, search: self.options.search },
+            grid: Grid { scheme, first_block: 0, search: self.options.search },
             scales_first: self.options.act_order && !moved,
             blocks: blocks(cols, group),
         };
         let parts = run.parts(&factor.u)?;
         // The weight has more bits than its codes, and both must fit a binding.
-        let limit = gpu.caps().max_binding / 32 * u64::from(bits);
+        let limit = gpu.caps().max_binding / 32 * scheme.code_bits() as u64;
         for shard in target.shards_within(limit) {
             run.prepare(&shard, factor.alive.as_deref(), moved.then_some(&factor.order))?;
             if let Some(row) = run.shard(&shard, &parts)? {
@@ -267,14 +265,14 @@ impl Run<'_> {
         let status = self.gpu.zeros("status", [1], DType::U32)?;
         let mut g = Graph::new(self.gpu);
         let [w, order, found] = [&self.rows(shard)?, &order, &status].map(|t| g.import(t));
-        let scales = g.import(shard.scales.as_ref().expect("integers have scales"));
+        let scales = g.import(shard.scales.as_ref().expect("every grid has scales"));
         let errors = g.value([shard.rows, BLOCK], DType::F32)?;
         if self.scales_first {
-            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..self.cols / grid.group)?;
+            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..self.cols / grid.group())?;
         }
         for (&(start, end), part) in self.blocks.iter().zip(parts) {
-            if !self.scales_first && start % grid.group == 0 {
-                let group = start / grid.group;
+            if !self.scales_first && start % grid.group() == 0 {
+                let group = start / grid.group();
                 gptq::scales(&mut g, &grid, &w, &scales, &found, group..group + 1)?;
             }
             let own = g.import(&part.own);

@@ -187,7 +187,7 @@ impl Recipe {
         let scheme = self.scheme;
         Ok(match (self.method, scheme) {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
-            (Method::Gptq, _) => Box::new(checkpoint::Gptq::new(scheme, false)?),
+            (Method::Gptq, Scheme::Int { .. }) => Box::new(checkpoint::Gptq::new(scheme, false)?),
             (Method::Awq, Scheme::Int { bits: 4, .. }) => Box::new(checkpoint::Awq::new(scheme)?),
             (Method::LlmInt8, _) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
             (Method::Aqlm, _) => Box::new(checkpoint::Aqlm),
@@ -257,7 +257,7 @@ mod tests {
         }
         assert_eq!("gptq:int3-g128".parse::<Recipe>().unwrap().scheme, Scheme::int(3, 128));
         assert_eq!("rtn:int8+a8-static".parse::<Recipe>().unwrap().activations, Some(ActivationScales::Static));
-        for text in ["best", "gptq:nf4", "awq:q4_k", "rtn:int99", "gptq:", "quip:nf4", "llm-int8+a8", "rtn+a4"] {
+        for text in ["best", "gptq:nf4-dq", "awq:q4_k", "rtn:int99", "gptq:", "quip:nf4", "llm-int8+a8", "rtn+a4"] {
             assert!(text.parse::<Recipe>().is_err(), "{text}");
         }
         let message = "rtn:q4_k".parse::<Recipe>().unwrap().layout().unwrap_err().to_string();

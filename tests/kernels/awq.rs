@@ -9,8 +9,7 @@ use fourbit::{
 };
 
 fn grid(scheme: Scheme) -> Grid {
-    let Scheme::Int { bits, block_size: group, symmetric, scale } = scheme else { panic!("integers") };
-    Grid { bits, symmetric, scale, group, first_block: 0, search: false }
+    Grid { scheme, first_block: 0, search: false }
 }
 
 fn tensor(gpu: &Gpu, shape: [usize; 2], values: &[f32]) -> Tensor {

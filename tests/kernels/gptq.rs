@@ -12,7 +12,10 @@ use fourbit::{
     kernels::{dequantize, quantize},
     method::{Gptq, GptqOptions, InputStats, Layer, LayerMethod},
     nn::Linear,
-    quant::{ScaleType, Scheme},
+    quant::{
+        FP4, NF4, ScaleType, Scheme,
+        blockwise4::{NF2, NF3},
+    },
 };
 
 /// The quadratic form of a Hessian.
@@ -114,6 +117,7 @@ fn codes_are_those_of_the_definition_but_for_ties() {
                 group,
                 bits: bits.into(),
                 symmetric,
+                table: None,
                 half,
                 damping: options.damping,
                 act_order,
@@ -127,6 +131,50 @@ fn codes_are_those_of_the_definition_but_for_ties() {
                 true => (0..rows * n).map(|k| got[k / n * n + want.place[k % n]]).collect(),
                 false => got,
             };
+            check(index, &got, &want, n);
+        }
+    }
+}
+
+#[test]
+fn codes_of_tables_are_those_of_the_definition_but_for_ties() {
+    for (gpu, most) in [(with_subgroups(), 8), (without_subgroups(), 1)] {
+        let Some(gpu) = gpu else { continue };
+        let double_quant = false;
+        let cases: [(Scheme, &[f32], usize, usize, bool, bool); 4] = [
+            (Scheme::Nf4 { block_size: 32, double_quant }, &NF4, 5, 96, true, true),
+            (Scheme::Fp4 { block_size: 64, double_quant }, &FP4, 4, 64, false, true),
+            (Scheme::Nf3 { block_size: 32 }, &NF3, 9, 96, true, false),
+            (Scheme::Nf2 { block_size: 32 }, &NF2, 6, 64, false, true),
+        ];
+        for (index, &(scheme, table, rows, n, act_order, static_groups)) in cases.iter().enumerate().take(most) {
+            let mut w = Rng(index as u64 + 50).normals(rows * n);
+            // A row of zeros, a constant one, and an outlier.
+            w[..n].fill(0.0);
+            w[n..2 * n].fill(-0.75);
+            w[rows * n - 2] = 1e4;
+            let h = hessian(n, 3 * n, index as u64);
+            let options = GptqOptions { act_order, static_groups, ..GptqOptions::new(scheme) };
+            let linear = run(&gpu, options, &w, &h, n).unwrap();
+            let want = gptq(&Task {
+                w: &wide(&w),
+                h: &wide(&h),
+                cols: n,
+                group: scheme.block_size(),
+                bits: 4,
+                symmetric: false,
+                table: Some(table),
+                half: false,
+                damping: options.damping,
+                act_order,
+                static_groups,
+            });
+            let got = values(&gpu, &linear);
+            let got: Vec<f32> = match act_order && !static_groups {
+                true => (0..rows * n).map(|k| got[k / n * n + want.place[k % n]]).collect(),
+                false => got,
+            };
+            assert!(got[..n].iter().all(|&v| v == 0.0), "{scheme}");
             check(index, &got, &want, n);
         }
     }
@@ -169,7 +217,8 @@ fn without_correlations_it_rounds_to_nearest() {
     let w = Rng(3).normals(rows * n);
     let mut h = vec![0.0f32; n * n];
     (0..n).for_each(|c| h[c * n + c] = 1.0 + c as f32);
-    for scheme in [scheme(4, 64, false, ScaleType::F16), scheme(3, 32, true, ScaleType::F32), Scheme::int8(0)] {
+    let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
+    for scheme in [scheme(4, 64, false, ScaleType::F16), scheme(3, 32, true, ScaleType::F32), Scheme::int8(0), nf4] {
         let ours = run(&gpu, GptqOptions::new(scheme), &w, &h, n).unwrap();
         let weight = gpu.tensor("w", [rows, n], DType::F32, &w).unwrap();
         let rtn = quantize::quantize(&gpu, "w", &weight, [rows, n], scheme).unwrap();
@@ -182,8 +231,9 @@ fn the_error_of_the_output_is_below_that_of_rounding_to_nearest() {
     let Some(gpu) = gpu() else { return };
     let (rows, n) = (40, 192);
     let (w, h) = (Rng(8).normals(rows * n), hessian(n, 300, 2));
-    for bits in [2, 3, 4, 8] {
-        let scheme = scheme(bits, 64, false, ScaleType::F16);
+    let (block_size, double_quant) = (64, false);
+    let tables = [Scheme::Nf4 { block_size, double_quant }, Scheme::Fp4 { block_size, double_quant }];
+    for scheme in [2, 3, 4, 8].map(|bits| scheme(bits, 64, false, ScaleType::F16)).into_iter().chain(tables) {
         let weight = gpu.tensor("w", [rows, n], DType::F32, &w).unwrap();
         let rtn = quantize::quantize(&gpu, "w", &weight, [rows, n], scheme).unwrap();
         let nearest = loss(&values(&gpu, &Linear::new(rtn, None)), &w, &h, n);
@@ -211,6 +261,6 @@ fn what_cannot_be_quantized_is_refused_by_name() {
     far[100] = 1e7;
     assert_eq!(refused(int4, &far, &h), "layer.weight: the range of row 1 is beyond what a scale can hold");
     assert!(refused(GptqOptions { damping: 0.0, ..int4 }, &w, &h).starts_with("damping: "));
-    let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
-    assert!(refused(GptqOptions::new(nf4), &w, &h).contains("scheme for gptq"));
+    let nested = Scheme::Nf4 { block_size: 64, double_quant: true };
+    assert!(refused(GptqOptions::new(nested), &w, &h).contains("scheme for gptq"));
 }

@@ -10,6 +10,8 @@ pub struct Task<'a> {
     pub group: usize,
     pub bits: u32,
     pub symmetric: bool,
+    /// The numbers in -1..=1 that codes stand for, in any order, where they are no integers.
+    pub table: Option<&'a [f32]>,
     /// Scales as f32 numbers, or as halves.
     pub half: bool,
     pub damping: f64,
@@ -39,6 +41,9 @@ fn tie(x: f64) -> f64 {
 /// What `quant::affine` says of a range, in f64 but for the scale's own rounding.
 fn pair(task: &Task, numbers: impl Iterator<Item = f64>) -> Pair {
     let (low, high) = numbers.fold((0.0f64, 0.0f64), |(l, h), v| (l.min(v), h.max(v)));
+    if task.table.is_some() {
+        return Pair { scale: f64::from((-low).max(high) as f32), zero: 0.0, tie: 0.5 };
+    }
     let steps = f64::from((1u32 << task.bits) - 1);
     let range = if task.symmetric { (-low).max(high) * 2.0 } else { high - low };
     let scale = (range / steps).max(f64::from(f32::EPSILON));
@@ -76,6 +81,16 @@ fn inverse(a: &[f64], n: usize) -> Vec<f64> {
     out
 }
 
+/// The nearest number of a table to x, and the distance of x from the nearest tie in parts of the gap that it lies in.
+fn of_table(table: &[f32], x: f64) -> (f64, f64) {
+    let mut sorted: Vec<f64> = table.iter().map(|&v| f64::from(v)).collect();
+    sorted.sort_by(f64::total_cmp);
+    let best = sorted.iter().copied().min_by(|a, b| (a - x).abs().total_cmp(&(b - x).abs())).unwrap();
+    let gaps = sorted.windows(2).filter(|pair| pair[1] > pair[0]);
+    let tie = gaps.map(|pair| (x - 0.5 * (pair[0] + pair[1])).abs() / (pair[1] - pair[0])).fold(0.5, f64::min);
+    (best, tie)
+}
+
 pub fn gptq(task: &Task) -> Rounded {
     let n = task.cols;
     let rows = task.w.len() / n;
@@ -111,11 +126,14 @@ pub fn gptq(task: &Task) -> Rounded {
                 moving = Some(pair(task, order[i..i + task.group].iter().map(|&c| row[c])));
             }
             let p = if dynamic { moving.as_ref().unwrap() } else { &fixed[c / task.group] };
-            let x = row[c] / p.scale;
-            let code = (x.round_ties_even() + p.zero).clamp(0.0, steps);
-            let q = (code - p.zero) * p.scale;
+            let x = if p.scale > 0.0 { row[c] / p.scale } else { 0.0 };
+            let (q, tie) = match task.table {
+                Some(table) => of_table(table, x),
+                None => ((x.round_ties_even() + p.zero).clamp(0.0, steps) - p.zero, tie(x).min(p.tie)),
+            };
+            let q = q * p.scale;
             out.values[r * n + c] = q;
-            out.ties[r * n + c] = tie(x).min(p.tie);
+            out.ties[r * n + c] = tie;
             let e = (row[c] - q) / inv[i * n + i];
             for j in i + 1..n {
                 row[order[j]] -= e * inv[i * n + j];
