@@ -13,6 +13,7 @@ pub mod double_quantize;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod fake_quantize;
 pub mod gemv;
 mod gemv_subgroup;
 pub mod gptq;
@@ -65,6 +66,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(quantize::variants());
     all.extend(quantize_rows::variants());
     all.extend(dequantize::variants());
+    all.extend(fake_quantize::variants());
     all.extend(double_quantize::variants());
     all.extend(matmul::variants());
     all.extend(matmul_subgroup::variants());

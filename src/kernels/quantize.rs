@@ -4,7 +4,7 @@ use super::{QuantizedTensor, Shard, double_quantize};
 use crate::{
     DType, Error, Result,
     gpu::{DeviceKind, Gpu, Kernel, Tensor},
-    graph::Graph,
+    graph::{Graph, Value},
     quant::{ScaleType, Scheme, dynamic8_map, gcd, nested_array},
 };
 
@@ -97,12 +97,16 @@ pub const fn rounds(scheme: Scheme) -> bool {
 /// Shape; Unsupported for schemes whose codes are searched for (GGUF's, NVFP4, E8P, AQLM); OutOfMemory; Device.
 pub fn quantize(gpu: &Gpu, name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
     let scheme = scheme.resolve(shape);
-    let lanes = match gpu.caps().kind {
+    quantize_with(gpu, name, source, shape, scheme, lanes(gpu, scheme), u64::MAX)
+}
+
+/// Threads to a block that suit the device.
+fn lanes(gpu: &Gpu, scheme: Scheme) -> u32 {
+    match gpu.caps().kind {
         DeviceKind::Cpu if scheme.block_size() <= 4096 => 1,
         _ if scheme.block_size() <= 256 => 8,
         _ => 64,
-    };
-    quantize_with(gpu, name, source, shape, scheme, lanes, u64::MAX)
+    }
 }
 
 /// [`quantize`] with `lanes` (1, 8 or 64) threads to a block, and about `limit` bytes of the source to a dispatch; the
@@ -125,7 +129,7 @@ pub fn quantize_with(
     if gpu.is_dry() || target.is_empty() {
         return Ok(target);
     }
-    let status = new_status(gpu)?;
+    let status = status(gpu)?;
     // Where the scales are bytes, the absmax values lie aside until all of them are there.
     let absmax = match scheme.double_quant() {
         true => Some(gpu.zeros("absmax values", [target.len().div_ceil(scheme.block_size())], DType::F32)?),
@@ -133,9 +137,8 @@ pub fn quantize_with(
     };
     let mut g = Graph::new(gpu);
     for shard in target.shards() {
-        let mut job =
-            Job { source, scheme, lanes, limit, status: &status, shard: &shard, cols: shape[1], scales: None };
-        job.scales = absmax.as_ref().or(shard.scales.as_ref());
+        let mut job = Job { lanes, limit, ..Job::new(Source::Tensor(source), &target, &status, &shard) };
+        job.scales = absmax.as_ref().or(job.scales);
         job.record(&mut g, name)?;
     }
     if let (Some(absmax), Some(nested), Some(scales)) = (&absmax, target.nested(), target.scales()) {
@@ -161,19 +164,57 @@ pub fn encode(gpu: &Gpu, name: &str, source: &Tensor, target: &QuantizedTensor) 
         let ours = "int2 to int8, nf4, fp4, nf3, nf2";
         return Err(Error::unsupported("scheme to encode with given scales", scheme, ours));
     }
-    let status = new_status(gpu)?;
+    let status = status(gpu)?;
     let mut g = Graph::new(gpu);
     for shard in target.shards() {
-        let scales = shard.scales.as_ref();
-        let job =
-            Job { source, scheme, lanes: 0, limit: u64::MAX, status: &status, shard: &shard, cols: shape[1], scales };
-        job.record(&mut g, name)?;
+        Job::new(Source::Tensor(source), target, &status, &shard).record(&mut g, name)?;
     }
     g.run()?;
     gpu.wait()
 }
 
-fn new_status(gpu: &Gpu) -> Result<Tensor> {
+/// Records what [`quantize`] runs, in a program that may run many times: `target` gets the numbers of `source`. Where `given`,
+/// it keeps its scales, as in [`encode`].
+///
+/// source: [rows, cols] f32; status: of [`status`], to be read with [`report`] now and then. Errors: Shape; Unsupported for
+/// schemes whose codes are searched for, for double quantization, and for given scales of other schemes than integers.
+pub fn record(
+    g: &mut Graph,
+    name: &str,
+    source: &Value,
+    target: &QuantizedTensor,
+    given: bool,
+    status: &Tensor,
+) -> Result<()> {
+    let (scheme, shape) = (target.scheme(), target.shape());
+    records(scheme)?;
+    if given && !matches!(scheme, Scheme::Int { .. }) {
+        return Err(Error::unsupported("scheme to encode with given scales", scheme.name(), "int2 to int8"));
+    }
+    if source.rows_cols() != (shape[0], shape[1]) || source.dtype() != DType::F32 {
+        let got = format!("{} {}", source.dtype(), source.shape());
+        return Err(Error::shape(format!("quantizing {name}"), format!("F32 {shape:?}"), got));
+    }
+    let lanes = if given { 0 } else { lanes(g.gpu(), scheme) };
+    for shard in target.shards() {
+        Job { lanes, ..Job::new(Source::Value(source), target, status, &shard) }.record(g, name)?;
+    }
+    Ok(())
+}
+
+/// Whether [`record`] takes the scheme. Errors: Unsupported.
+pub fn records(scheme: Scheme) -> Result<()> {
+    match rounds(scheme) && !scheme.double_quant() {
+        true => Ok(()),
+        false => {
+            let supported = "f32, f16, bf16, nf4, fp4, nf3, nf2, int2 to int8, mxfp4, without double quantization";
+            Err(Error::unsupported("scheme to quantize to again and again", scheme, supported))
+        }
+    }
+}
+
+/// Where kernels tell of numbers that cannot be stored. [4] u32
+pub fn status(gpu: &Gpu) -> Result<Tensor> {
     gpu.zeros("quantization status", [4], DType::U32)
 }
 
@@ -197,7 +238,8 @@ pub(super) fn check_source(name: &str, source: &Tensor, shape: [usize; 2]) -> Re
     Ok(())
 }
 
-fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
+/// Errors: Config, where [`status`], read back, tells of numbers that are not finite or of a range beyond the scheme's.
+pub fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
     if status[0] > 0 {
         let what = if scheme.code_bits() == 16 { "not finite or too large" } else { "not finite" };
         let message = format!("element {} is {what} for {} ({} such)", !status[1], scheme.name(), status[0]);
@@ -210,9 +252,41 @@ fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
     Ok(())
 }
 
+/// Where the numbers come from.
+enum Source<'a> {
+    /// [rows * cols], which may exceed a binding.
+    Tensor(&'a Tensor),
+    /// [rows, cols] f32 of the recording.
+    Value(&'a Value),
+}
+
+impl Source<'_> {
+    fn dtype(&self) -> DType {
+        match self {
+            Source::Tensor(tensor) => tensor.dtype(),
+            Source::Value(value) => value.dtype(),
+        }
+    }
+
+    /// Elements `from..from + len`.
+    fn range(&self, g: &mut Graph, from: usize, len: usize) -> Result<Value> {
+        match *self {
+            Source::Tensor(t) => {
+                let offset = t.offset + (from * t.dtype().size()) as u64;
+                Ok(g.import(&Tensor::view(t.buffer.clone(), offset, [len].into(), t.dtype())))
+            }
+            Source::Value(value) => {
+                let whole = value.shape().len();
+                let flat = g.reshape(value, [whole, 1])?;
+                if len == whole { Ok(flat) } else { g.rows(&flat, from, len) }
+            }
+        }
+    }
+}
+
 /// The quantization of one shard.
 struct Job<'a> {
-    source: &'a Tensor,
+    source: Source<'a>,
     scheme: Scheme,
     /// Threads to a block; 0 where the scales are given.
     lanes: u32,
@@ -223,7 +297,13 @@ struct Job<'a> {
     scales: Option<&'a Tensor>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// With the scales that are there.
+    fn new(source: Source<'a>, target: &QuantizedTensor, status: &'a Tensor, shard: &'a Shard) -> Job<'a> {
+        let (scheme, cols) = (target.scheme(), target.cols());
+        Job { source, scheme, lanes: 0, limit: u64::MAX, status, shard, cols, scales: shard.scales.as_ref() }
+    }
+
     /// Cuts the shard where the source exceeds a binding, at whole blocks and aligned offsets.
     fn record(&self, g: &mut Graph, name: &str) -> Result<()> {
         let caps = g.gpu().caps();
@@ -254,7 +334,7 @@ impl Job<'_> {
         let view = |t: &Tensor, bytes: usize, len: usize| {
             Tensor::view(t.buffer.clone(), t.offset + bytes as u64, [len].into(), t.dtype())
         };
-        let source = g.import(&view(self.source, (start + at) * dtype.size(), len));
+        let source = self.source.range(g, start + at, len)?;
         let words = scheme.words(len)[0].next_multiple_of(4);
         let codes = g.import(&view(&self.shard.codes, at * scheme.code_bits() / 8, words));
         let status = g.import(self.status);

@@ -16,6 +16,7 @@ mod double_quantize;
 mod dropout;
 mod elementwise;
 mod embedding;
+mod fake_quantize;
 mod gemv;
 mod gemv_subgroup;
 mod gptq;

@@ -1,0 +1,212 @@
+//! Gradients of rounding for training with quantized numbers: straight through, with trained steps (LSQ).
+//!
+//! The forward pass is rounding itself: weights by [`super::quantize`], inputs by [`super::quantize_rows`]. What training sees is
+//! then what is stored, bit for bit.
+
+use super::Shard;
+use crate::{
+    DType, Error, Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
+    quant::{ScaleType, Scheme, affine::stored_codes},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    len: u32,
+    block: u32,
+    blocks: u32,
+    parts: u32,
+    min_code: f32,
+    max_code: f32,
+    factor: f32,
+}
+
+/// Elements of a thread where each is by itself.
+const EIGHT: usize = 8;
+/// Elements of one partial sum.
+const PART: usize = 1024;
+
+fn kernel(entry: &'static str, pair: &'static str) -> Kernel {
+    Kernel::new("fake_quantize", entry).import("pair", pair)
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    let mut all = vec![kernel("step_gradients", "pair_step"), kernel("clamp_steps", "pair_step")];
+    for pair in ["pair_f32", "pair_f16", "pair_step"] {
+        all.extend(["mask", "mask_into", "partial_sums"].map(|entry| kernel(entry, pair)));
+    }
+    for pair in ["pair_f32", "pair_f16"] {
+        all.extend(["load_steps", "store_steps"].map(|entry| kernel(entry, pair)));
+    }
+    all
+}
+
+/// A grid of codes, one step and zero point a block: v(x) = x / step, code(x) = round(v) + zero point.
+#[derive(Clone, Debug)]
+pub struct Grid {
+    /// Steps and zero points as the scheme stores them, or steps alone.
+    scales: Value,
+    pair: &'static str,
+    len: usize,
+    block: usize,
+    codes: (f32, f32),
+    factor: f32,
+}
+
+impl Grid {
+    /// The grid of a weight of integers. LSQ's factor of the steps' gradients is 1 / √(block · Qp), Qp = 2^(bits - 1) - 1.
+    ///
+    /// weight: its only shard. Errors: Unsupported for other schemes.
+    pub fn of_weight(g: &mut Graph, scheme: Scheme, cols: usize, weight: &Shard) -> Result<Grid> {
+        let (Scheme::Int { bits, scale, .. }, Some(scales)) = (scheme, &weight.scales) else {
+            return Err(Error::unsupported("scheme with a grid", scheme.name(), "int2 to int8"));
+        };
+        let (low, high) = stored_codes(bits);
+        let len = weight.rows * cols;
+        let block = scheme.block_size().min(len);
+        let peak = ((1 << (bits - 1)) - 1) as f32;
+        Ok(Grid {
+            scales: g.import(scales),
+            pair: if scale == ScaleType::F16 { "pair_f16" } else { "pair_f32" },
+            len,
+            block,
+            codes: (low as f32, high as f32),
+            factor: 1.0 / (block as f32 * peak).sqrt(),
+        })
+    }
+
+    /// The grid of a layer's input, codes -127 to 127 and one step for all: that of [`super::quantize_rows::Scale::Given`].
+    /// LSQ's factor is 1 / √(features · 127).
+    ///
+    /// step: [1]; x: [tokens, features]. Errors: Shape.
+    pub fn of_input(step: &Value, x: &Value) -> Result<Grid> {
+        step.expect("fake_quantize", &[1])?;
+        let (len, features) = (x.shape().len(), x.rows_cols().1);
+        let factor = 1.0 / (features as f32 * 127.0).sqrt();
+        Ok(Grid { scales: step.clone(), pair: "pair_step", len, block: len, codes: (-127.0, 127.0), factor })
+    }
+
+    /// The same with other codes and another factor of the steps' gradients.
+    pub fn with(self, codes: (i32, i32), factor: f32) -> Grid {
+        Grid { codes: (codes.0 as f32, codes.1 as f32), factor, ..self }
+    }
+
+    /// Blocks, and so steps.
+    pub fn blocks(&self) -> usize {
+        self.len.div_ceil(self.block.max(1))
+    }
+
+    fn parts(&self) -> usize {
+        self.block.div_ceil(PART)
+    }
+
+    fn params(&self) -> Params {
+        Params {
+            len: self.len as u32,
+            block: self.block as u32,
+            blocks: self.blocks() as u32,
+            parts: self.parts() as u32,
+            min_code: self.codes.0,
+            max_code: self.codes.1,
+            factor: self.factor,
+        }
+    }
+
+    fn expect(&self, op: &str, values: &[&Value]) -> Result<()> {
+        match values.iter().find(|v| v.shape().len() != self.len || v.dtype() != DType::F32) {
+            None => Ok(()),
+            Some(v) => {
+                Err(Error::shape(op, format!("{} elements of F32", self.len), format!("{} {}", v.dtype(), v.shape())))
+            }
+        }
+    }
+
+    fn expect_steps(&self, op: &str, steps: &Value) -> Result<()> {
+        steps.expect(op, &[self.blocks()])
+    }
+
+    fn by_element(&self, g: &mut Graph, entry: &'static str, args: &[&Value]) -> Result<()> {
+        let groups = self.len.div_ceil(EIGHT * 256);
+        g.dispatch(kernel(entry, self.pair), &self.params(), args, groups, 8.0 * self.len as f64)
+    }
+
+    fn by_block(&self, g: &mut Graph, entry: &'static str, pair: &'static str, args: &[&Value]) -> Result<()> {
+        let (groups, work) = (self.blocks().div_ceil(64), (self.blocks() * self.parts()) as f64);
+        g.dispatch(kernel(entry, pair), &self.params(), args, groups, 4.0 * work)
+    }
+}
+
+/// dx ← dx where min_code <= code(x) <= max_code, else 0: the gradient of rounding, straight through (Bengio et al. 2013)
+/// with torch's rule for what is clamped.
+///
+/// x: the numbers before rounding; dx: of one length, f32, overwritten. Errors: Shape.
+pub fn mask(g: &mut Graph, grid: &Grid, x: &Value, dx: &Value) -> Result<()> {
+    grid.expect("fake_quantize::mask", &[x, dx])?;
+    grid.by_element(g, "mask", &[x, &grid.scales, dx])
+}
+
+/// dx ← accumulate · dx + (dy as [`mask`] leaves it)
+///
+/// x, dy, dx: of one length; accumulate: [1], f32. Where `accumulate` is 0, dx may hold anything. Errors: Shape.
+pub fn mask_into(g: &mut Graph, grid: &Grid, x: &Value, dy: &Value, dx: &Value, accumulate: &Value) -> Result<()> {
+    let op = "fake_quantize::mask_into";
+    grid.expect(op, &[x, dy, dx])?;
+    accumulate.expect(op, &[1])?;
+    // In the order of their bindings.
+    grid.by_element(g, "mask_into", &[x, &grid.scales, dy, accumulate, dx])
+}
+
+/// dsteps\[b\] ← accumulate · dsteps\[b\] + factor · Σ dy · slope over block b, slope = round(v) - v inside the grid and the
+/// end's distance from the zero point outside
+///
+/// x, dy: of one length; dsteps: [blocks]; accumulate: [1], f32. In a fixed order. Errors: Shape. LSQ, Esser et al. 2020;
+/// with a factor of 1 torch's `_fake_quantize_learnable_per_channel_affine`.
+pub fn step_gradients(
+    g: &mut Graph,
+    grid: &Grid,
+    x: &Value,
+    dy: &Value,
+    dsteps: &Value,
+    accumulate: &Value,
+) -> Result<()> {
+    let op = "fake_quantize::step_gradients";
+    grid.expect(op, &[x, dy])?;
+    grid.expect_steps(op, dsteps)?;
+    accumulate.expect(op, &[1])?;
+    let units = grid.blocks() * grid.parts();
+    let sums = g.value([units], DType::F32)?;
+    let args = [x, &grid.scales, dy, &sums];
+    let work = 8.0 * grid.len as f64;
+    g.dispatch(kernel("partial_sums", grid.pair), &grid.params(), &args, units.div_ceil(64), work)?;
+    grid.by_block(g, "step_gradients", "pair_step", &[accumulate, &sums, dsteps])
+}
+
+/// steps\[b\] = the step that the grid holds for block b.
+///
+/// steps: [blocks] f32. Errors: Shape.
+pub fn load_steps(g: &mut Graph, grid: &Grid, steps: &Value) -> Result<()> {
+    grid.expect_steps("fake_quantize::load_steps", steps)?;
+    grid.by_block(g, "load_steps", grid.pair, &[&grid.scales, steps])
+}
+
+/// Puts steps into the grid, rounded as scales are held, beside the zero points that are there.
+///
+/// steps: [blocks] f32, positive: see [`clamp_steps`]. Errors: Shape.
+pub fn store_steps(g: &mut Graph, grid: &Grid, steps: &Value) -> Result<()> {
+    grid.expect_steps("fake_quantize::store_steps", steps)?;
+    grid.by_block(g, "store_steps", grid.pair, &[&grid.scales, steps])
+}
+
+/// steps ← clamp(steps, 2^-23, 65504): an optimizer may have made them negative. The limits are the least step of rounding to
+/// nearest, and the largest half.
+///
+/// steps: f32. Errors: none.
+pub fn clamp_steps(g: &mut Graph, steps: &Value) -> Result<()> {
+    let blocks = steps.shape().len();
+    let params =
+        Params { len: 0, block: 1, blocks: blocks as u32, parts: 1, min_code: 0.0, max_code: 0.0, factor: 1.0 };
+    g.dispatch(kernel("clamp_steps", "pair_step"), &params, &[steps], blocks.div_ceil(64), 2.0 * blocks as f64)
+}
