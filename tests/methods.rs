@@ -90,7 +90,7 @@ fn statistics_are_those_of_all_tokens_wherever_the_states_lie() {
     // All states on the device; a few of them; none, and each layer's input collected anew.
     for (bytes, true_sequential) in [(1 << 30, false), (150_000, false), (0, true)] {
         let probe = Probe::default();
-        let options = PipelineOptions { true_sequential, activation_bytes: bytes };
+        let options = PipelineOptions { true_sequential, activation_bytes: bytes, ..PipelineOptions::default() };
         let model = quantize_model(&gpu, &source, &probe, &options, &samples, |_| Ok(())).unwrap();
         runs.push((probe.seen.into_inner(), evaluate::logits(&model, &samples[0]).unwrap()));
     }

@@ -15,7 +15,9 @@
 //! they are halves, else as f32. Where a file tells to round activations too (W8A8, LLM.int8), [`Checkpoint::rounding`] says
 //! so.
 
-use super::{TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, safetensors::TensorSpec};
+use super::{
+    TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, plain, safetensors::TensorSpec,
+};
 use crate::quant::{Packed, Scheme, bytes_to_words};
 use crate::{DType, Error, Result};
 use serde_json::Value;
@@ -23,6 +25,7 @@ use std::{borrow::Cow, fmt::Debug};
 
 pub use {
     aqlm::Aqlm, awq::Awq, bitsandbytes::Bitsandbytes, compressed_tensors::CompressedTensors, gptq::Gptq, hqq::Hqq,
+    plain::Plain,
 };
 
 /// Names and bytes of the tensors that make up one weight.
@@ -91,7 +94,8 @@ pub trait Checkpoint: Debug + Send + Sync {
     /// Config for numbers that the layout cannot hold.
     fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, dtype: DType) -> Result<Parts<'a>>;
 
-    /// The `quantization_config` of the model's `config.json`; dtype: what the weights were before. Errors: Unsupported.
+    /// The `quantization_config` of the model's `config.json`, `Null` for none; dtype: what the weights were before.
+    /// Errors: Unsupported.
     fn config(&self, dtype: DType) -> Result<Value>;
 }
 

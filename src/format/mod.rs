@@ -19,6 +19,7 @@ mod groups;
 mod hqq;
 pub mod llm_int8;
 pub mod peft;
+mod plain;
 pub mod safetensors;
 mod view;
 

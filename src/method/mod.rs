@@ -12,6 +12,7 @@ mod gptq;
 mod hqq;
 pub mod linalg;
 mod llm_int8;
+mod merge;
 mod of_hessian;
 mod pipeline;
 mod quip;
@@ -26,6 +27,7 @@ pub use awq::{Awq, AwqOptions};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
 pub use llm_int8::LlmInt8;
+pub use merge::Merge;
 pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use quip::Quip;
 pub use recipe::{Method, MethodOptions, Recipe};
@@ -46,7 +48,7 @@ use crate::{
 
 /// One way to choose the numbers of a model's linear layers.
 ///
-/// The pipeline calls [`fold`](LayerMethod::fold) once a block and then [`quantize`](LayerMethod::quantize) for each of its
+/// The pipeline calls [`prepare`](LayerMethod::prepare) and [`fold`](LayerMethod::fold) once a block and then [`quantize`](LayerMethod::quantize) for each of its
 /// linear layers, in the order of [`crate::adapter::LINEAR_MODULES`].
 pub trait LayerMethod {
     /// The name used in flags and messages (`gptq`).
@@ -55,6 +57,12 @@ pub trait LayerMethod {
     /// What must be known of each layer's input. Where nothing is, the calibration text is never run.
     fn needs(&self) -> Needs {
         Needs::default()
+    }
+
+    /// Changes a block of f32 weights before anything is measured of it: what is then measured and kept is the changed block.
+    /// Errors: the method's.
+    fn prepare(&self, _gpu: &Gpu, _block: &Block) -> Result<()> {
+        Ok(())
     }
 
     /// Changes a block of f32 weights before its layers are quantized, such that its output stays what it was: scales that

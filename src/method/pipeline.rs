@@ -1,10 +1,13 @@
 //! Block by block through a model: collect, fold, quantize, and go on with what the quantized block gives.
 
-use super::{BlockStats, Layer, LayerMethod, Site, activations::Activations, check_finite, float_tensor};
+use super::{
+    BlockStats, Layer, LayerMethod, Site, activations::Activations, check_finite, float_tensor, fold::row_ranges,
+};
 use crate::{
     DType, Result,
     gpu::Gpu,
-    kernels::elementwise,
+    graph::Graph,
+    kernels::{QuantizedTensor, dequantize, elementwise},
     model::{Block, LoadOptions, Model, Quantization, Source},
     quant::Scheme,
 };
@@ -15,13 +18,15 @@ pub struct PipelineOptions {
     /// Collect the inputs of o, of gate and up, and of down again once the layers before them in the block are quantized.
     /// Three more passes a block.
     pub true_sequential: bool,
+    /// How the base is rounded before anything else: the scheme in which an adapter that is merged saw it in training.
+    pub base: Quantization,
     /// Device memory for the hidden states of the calibration samples, in bytes; those beyond it lie on the host.
     pub activation_bytes: u64,
 }
 
 impl Default for PipelineOptions {
     fn default() -> Self {
-        PipelineOptions { true_sequential: false, activation_bytes: 1 << 30 }
+        PipelineOptions { true_sequential: false, base: Quantization::AsStored, activation_bytes: 1 << 30 }
     }
 }
 
@@ -58,10 +63,10 @@ pub fn quantize_model(
     };
     let layers = source.config.layers;
     let total = 7 * layers;
-    let floats = LoadOptions { quantization: Quantization::To(Scheme::F32) };
     for layer in 0..layers {
-        let mut work = Work { gpu, model: &model, method, block: Model::load_block(gpu, source, layer, &floats)? };
+        let mut work = Work { gpu, model: &model, method, block: float_block(gpu, source, layer, options.base)? };
         work.check()?;
+        method.prepare(gpu, &work.block)?;
         let mut stats = work.collect(activations.as_mut(), &Site::ALL)?;
         method.fold(gpu, &mut work.block, &mut stats)?;
         for site in Site::ALL {
@@ -81,6 +86,30 @@ pub fn quantize_model(
         model.blocks.push(block);
     }
     Ok(model)
+}
+
+/// A block in f32, of what `base` makes of the numbers that are stored.
+fn float_block(gpu: &Gpu, source: &Source, layer: usize, base: Quantization) -> Result<Block> {
+    let load = |quantization| Model::load_block(gpu, source, layer, &LoadOptions { quantization });
+    if base == Quantization::AsStored {
+        return load(Quantization::To(Scheme::F32));
+    }
+    let mut block = load(base)?;
+    for linear in block.linears_mut() {
+        let weight = &linear.base.weight;
+        let floats = QuantizedTensor::zeros(gpu, &linear.name, Scheme::F32, weight.shape())?;
+        let [rows, cols] = weight.shape();
+        let target = float_tensor(&linear.name, &floats)?;
+        for (start, count) in row_ranges(gpu, rows, cols) {
+            let mut g = Graph::new(gpu);
+            let values = dequantize::dequantize_rows(&mut g, weight, start..start + count)?;
+            let part = g.import(&target.slice(start * cols, [count, cols])?);
+            elementwise::assign(&mut g, &part, &values, 1.0)?;
+            g.run()?;
+        }
+        linear.base.weight = floats;
+    }
+    Ok(block)
 }
 
 /// One block on its way.

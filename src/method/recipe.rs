@@ -203,8 +203,9 @@ impl Recipe {
                     }
                 })
             }
+            (_, scheme) if scheme.is_float() => Box::new(checkpoint::Plain::new(scheme)?),
             _ => {
-                let supported = "nf4, fp4 (bitsandbytes), integers (compressed-tensors), or a .gguf file";
+                let supported = "floats, nf4, fp4 (bitsandbytes), integers (compressed-tensors), or a .gguf file";
                 return Err(Error::unsupported("scheme for a folder", scheme, supported));
             }
         })

@@ -39,6 +39,10 @@ impl LayerMethod for W8A8 {
         Needs { channels: needs.channels || self.activations == ActivationScales::Static, ..needs }
     }
 
+    fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
+        self.method.prepare(gpu, block)
+    }
+
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         self.method.fold(gpu, block, stats)
     }

@@ -115,16 +115,6 @@ impl Model {
         linears + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 
-    /// Names and widths (in, out) of the linear layers that `config` targets, in the model's order. Errors: Config.
-    pub fn targets(&self, config: &LoraConfig) -> Result<Vec<(String, usize, usize)>> {
-        let targets = config.targets()?;
-        let linears = self.blocks.iter().flat_map(|b| b.linears());
-        Ok(linears
-            .filter(|l| l.name.rsplit('.').next().is_some_and(|module| targets.contains(&module)))
-            .map(|l| (l.name.clone(), l.base.inputs(), l.base.outputs()))
-            .collect())
-    }
-
     /// Attaches `adapter` in place of the one there is. Errors: Shape where a module does not fit.
     pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
         self.detach();
@@ -145,7 +135,7 @@ impl Model {
     /// Attaches a new adapter, which changes nothing yet; `trainable` ones also get memory for gradients and moments.
     /// Errors: Config, OutOfMemory.
     pub fn add_adapter(&mut self, config: LoraConfig, trainable: bool) -> Result<()> {
-        let layers = self.targets(&config)?;
+        let layers = self.config.targets(&config)?;
         let adapter = Adapter::new(&self.gpu, config, &layers, trainable)?;
         self.attach(adapter)
     }

@@ -1,7 +1,7 @@
 //! Model families as data: the numbers and switches that tell one Llama-like model from another.
 
 pub use crate::kernels::rope::RopeScaling;
-use crate::{Error, Result};
+use crate::{Error, Result, adapter::LoraConfig};
 use serde_json::Value;
 use std::path::Path;
 
@@ -96,6 +96,32 @@ impl Config {
         };
         config.check(path)?;
         Ok(config)
+    }
+
+    /// PEFT's paths within a block, and (out, in), of its linear layers, in the order of [`crate::adapter::LINEAR_MODULES`].
+    pub fn linears(&self) -> [(&'static str, [usize; 2]); 7] {
+        let (width, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (hidden, feed) = (self.hidden_size, self.intermediate_size);
+        [
+            ("self_attn.q_proj", [width, hidden]),
+            ("self_attn.k_proj", [kv, hidden]),
+            ("self_attn.v_proj", [kv, hidden]),
+            ("self_attn.o_proj", [hidden, width]),
+            ("mlp.gate_proj", [feed, hidden]),
+            ("mlp.up_proj", [feed, hidden]),
+            ("mlp.down_proj", [hidden, feed]),
+        ]
+    }
+
+    /// Names and widths (in, out) of the linear layers that an adapter targets, in the model's order. Errors: Config.
+    pub fn targets(&self, adapter: &LoraConfig) -> Result<Vec<(String, usize, usize)>> {
+        let targets = adapter.targets()?;
+        let is_target = |path: &str| path.rsplit('.').next().is_some_and(|module| targets.contains(&module));
+        let linears = (0..self.layers).flat_map(|layer| self.linears().map(|linear| (layer, linear)));
+        let named = |(layer, (path, [outputs, inputs])): (usize, (&str, [usize; 2]))| {
+            (format!("model.layers.{layer}.{path}"), inputs, outputs)
+        };
+        Ok(linears.filter(|(_, (path, _))| is_target(path)).map(named).collect())
     }
 
     fn check(&self, path: &Path) -> Result<()> {

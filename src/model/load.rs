@@ -78,19 +78,18 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn block(&self, c: &Config, layer: usize) -> Result<Block> {
         let name = |module: &str| format!("model.layers.{layer}.{module}");
-        let (width, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let linear = |module: &str, shape: [usize; 2], bias: bool| self.linear(name(module), shape, bias);
-        let feed = [c.intermediate_size, c.hidden_size];
+        let [q, k, v, o, gate, up, down] = c.linears();
+        let linear = |(module, shape): (&str, [usize; 2]), bias: bool| self.linear(name(module), shape, bias);
         Ok(Block {
             input_norm: self.norm(&name("input_layernorm.weight"))?,
             post_norm: self.norm(&name("post_attention_layernorm.weight"))?,
-            q: linear("self_attn.q_proj", [width, c.hidden_size], c.qkv_bias)?,
-            k: linear("self_attn.k_proj", [kv, c.hidden_size], c.qkv_bias)?,
-            v: linear("self_attn.v_proj", [kv, c.hidden_size], c.qkv_bias)?,
-            o: linear("self_attn.o_proj", [c.hidden_size, width], c.o_bias)?,
-            gate: linear("mlp.gate_proj", feed, c.mlp_bias)?,
-            up: linear("mlp.up_proj", feed, c.mlp_bias)?,
-            down: linear("mlp.down_proj", [c.hidden_size, c.intermediate_size], c.mlp_bias)?,
+            q: linear(q, c.qkv_bias)?,
+            k: linear(k, c.qkv_bias)?,
+            v: linear(v, c.qkv_bias)?,
+            o: linear(o, c.o_bias)?,
+            gate: linear(gate, c.mlp_bias)?,
+            up: linear(up, c.mlp_bias)?,
+            down: linear(down, c.mlp_bias)?,
         })
     }
 

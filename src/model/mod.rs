@@ -11,6 +11,7 @@ mod load;
 mod quantized_folder;
 mod source;
 
+pub use adapter_files::load_adapter;
 pub use block::{Block, Context};
 pub use causal_lm::{BUCKET, Inputs, KvCache, LossValues, Model};
 pub use config::{Config, FAMILIES, RopeScaling};

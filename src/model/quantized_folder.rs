@@ -262,7 +262,10 @@ impl QuantizedFolder {
             Action::Copy(_) => None,
         });
         let mut json = source.config.json.clone();
-        json["quantization_config"] = self.layout.config(dtype.unwrap_or(DType::BF16))?;
+        match self.layout.config(dtype.unwrap_or(DType::BF16))? {
+            serde_json::Value::Null => json.as_object_mut().and_then(|json| json.remove("quantization_config")),
+            config => json.as_object_mut().and_then(|json| json.insert("quantization_config".to_owned(), config)),
+        };
         atomic::write_json(folder.join("config.json"), &json)
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod merge;
 mod methods;
 mod refusals;
 mod runs;

@@ -7,7 +7,7 @@ use fourbit::{
     Error, Result,
     adapter::LoraConfig,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
-    format::peft::AdapterConfig,
+    format::{self, peft::AdapterConfig},
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization, Source},
     quant::Scheme,
@@ -264,6 +264,20 @@ pub fn max_seq_length(asked: Option<usize>, source: &Source) -> Result<usize> {
             Err(Error::config("--max-seq-length", message))
         }
         Some(length) => Ok(length),
+    }
+}
+
+/// Token ids of a text, at most `most` of them. Errors: Config where the model has no tokenizer or there is nothing to predict, Io,
+/// Format.
+pub fn text_ids(model: &Path, text: &Path, most: Option<usize>) -> Result<Vec<u32>> {
+    let no_tokenizer =
+        || Error::config("--model", format!("{} has no tokenizer.json, which texts need", model.display()));
+    let tokenizer = Tokenizer::open(model)?.ok_or_else(no_tokenizer)?;
+    let mut ids = tokenizer.encode(&format::read_text(text)?, false)?;
+    ids.truncate(most.unwrap_or(usize::MAX));
+    match ids.len() {
+        0 | 1 => Err(Error::config("--data", "the text has fewer than two tokens; nothing can be predicted")),
+        _ => Ok(ids),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `fourbit compare`
 
-use crate::args::{Global, max_seq_length};
+use crate::args::{Global, max_seq_length, text_ids};
 use crate::calibration::CalibrationArgs;
 use crate::interrupt;
 use crate::output::{Output, bytes, note};
@@ -11,7 +11,6 @@ use fourbit::{
     format::{self, atomic},
     method::Recipe,
     model::Source,
-    tokenizer::Tokenizer,
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -60,7 +59,7 @@ impl Compare {
         let recipes = self.methods.iter().map(parse).collect::<Result<Vec<_>>>()?;
         let source = Source::open(&self.model)?;
         let window = max_seq_length(self.max_seq_length, &source)?;
-        let ids = self.ids()?;
+        let ids = text_ids(&self.model, &self.data, self.max_tokens)?;
         let calibration = self.calibration.samples(&recipes, &self.model, &source)?;
         let what = Measure { ids: &ids, window, calibration: &calibration, generate: self.generate };
         let gpu = global.gpu()?;
@@ -80,14 +79,6 @@ impl Compare {
         }
         out.result(&serde_json::to_value(&table).map_err(|e| Error::config("compare", e.to_string()))?);
         Ok(())
-    }
-
-    fn ids(&self) -> Result<Vec<u32>> {
-        let no_tokenizer = || Error::config("MODEL", format!("{} has no tokenizer", self.model.display()));
-        let tokenizer = Tokenizer::open(&self.model)?.ok_or_else(no_tokenizer)?;
-        let mut ids = tokenizer.encode(&format::read_text(&self.data)?, false)?;
-        ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
-        Ok(ids)
     }
 
     /// The table of an earlier run, or an empty one. Errors: Io, Format, Config where that one was measured otherwise.

@@ -1,6 +1,6 @@
 //! `fourbit evaluate`
 
-use crate::args::{Global, ModelArgs, QuantArgs, max_seq_length};
+use crate::args::{Global, ModelArgs, QuantArgs, max_seq_length, text_ids};
 use crate::progress::Progress;
 use fourbit::{
     DType, Error, Result, evaluate,
@@ -9,7 +9,6 @@ use fourbit::{
         safetensors::{TensorSpec, write_file},
     },
     model::{Model, Source},
-    tokenizer::Tokenizer,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -95,11 +94,7 @@ impl Evaluate {
             });
         }
         let Some(path) = &self.data else { return Ok(Vec::new()) };
-        let text = format::read_text(path)?;
-        let tokenizer = Tokenizer::open(model)?.ok_or_else(|| {
-            Error::config("--model", format!("{} has no tokenizer.json, which texts need", model.display()))
-        })?;
-        Ok(vec![tokenizer.encode(&text, false)?])
+        Ok(vec![text_ids(model, path, self.max_tokens)?])
     }
 }
 

@@ -10,6 +10,7 @@ mod evaluate;
 mod finetune;
 mod generate;
 mod interrupt;
+mod merge;
 mod output;
 mod plan;
 mod plot;
@@ -50,6 +51,7 @@ enum Command {
     Finetune(Box<finetune::Finetune>),
     Generate(generate::Generate),
     Evaluate(evaluate::Evaluate),
+    Merge(Box<merge::Merge>),
     Compare(compare::Compare),
     Bench(bench::Bench),
 }
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Finetune(command) => command.run(global),
         Command::Generate(command) => command.run(global),
         Command::Evaluate(command) => command.run(global),
+        Command::Merge(command) => command.run(global),
         Command::Compare(command) => command.run(global),
         Command::Bench(command) => command.run(global),
     };

@@ -1,0 +1,63 @@
+//! Weights as plain floats: what a model is before, and after, it is quantized.
+
+use super::Weights;
+use super::checkpoint::{Checkpoint, Description, Parts, expect_no_order};
+use super::safetensors::TensorSpec;
+use crate::quant::{Packed, Scheme};
+use crate::{DType, Error, Result};
+use serde_json::Value;
+
+/// The layout of a model that is not quantized, to write what methods made of one as floats.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain {
+    scheme: Scheme,
+    dtype: DType,
+}
+
+impl Plain {
+    /// Errors: Unsupported for schemes other than f32, f16 and bf16.
+    pub fn new(scheme: Scheme) -> Result<Plain> {
+        let dtype = match scheme {
+            Scheme::F32 => DType::F32,
+            Scheme::F16 => DType::F16,
+            Scheme::BF16 => DType::BF16,
+            other => return Err(Error::unsupported("scheme for plain floats", other, "f32, f16, bf16")),
+        };
+        Ok(Plain { scheme, dtype })
+    }
+}
+
+impl Checkpoint for Plain {
+    fn is_quantized(&self, _: &Weights, _: &str) -> bool {
+        false
+    }
+
+    fn describe(&self, weights: &Weights, name: &str) -> Result<Description> {
+        Err(weights.missing(name))
+    }
+
+    fn read(&self, weights: &Weights, name: &str) -> Result<Packed> {
+        Err(weights.missing(name))
+    }
+
+    fn weight_name(&self, _: &Weights, tensor: &str) -> Option<String> {
+        Some(tensor.to_owned())
+    }
+
+    fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {
+        Ok(vec![TensorSpec::new(name, self.dtype, shape)])
+    }
+
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
+        expect_no_order("plain", order)?;
+        if packed.scheme != self.scheme {
+            return Err(Error::unsupported("scheme for plain floats", packed.scheme, self.scheme));
+        }
+        let bytes = &bytemuck::cast_slice::<u32, u8>(&packed.codes)[..packed.len() * self.dtype.size()];
+        Ok(vec![(name.to_owned(), bytes.into())])
+    }
+
+    fn config(&self, _: DType) -> Result<Value> {
+        Ok(Value::Null)
+    }
+}

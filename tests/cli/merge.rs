@@ -1,0 +1,97 @@
+//! `merge` on the embedded model.
+
+use super::{Place, fourbit, support};
+use serde_json::Value;
+use std::fs;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
+const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
+const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "8", "--calibration-length", "64"];
+
+/// A short training on the rows of the embedded model, in NF4.
+fn adapter(place: &Place) -> String {
+    let out = place.text("adapter");
+    let train = ["--quantization", "nf4", "--max-steps", "16", "--batch-size", "2", "--learning-rate", "3e-3"];
+    let words = ["finetune", "--model", MODEL, "--data", ROWS, "--output", &out, "--json", "--max-seq-length", "64"];
+    assert_eq!(fourbit(&[words.as_slice(), &train].concat()).code, 0);
+    out
+}
+
+fn text(place: &Place) -> String {
+    let rows = fs::read_to_string(ROWS).unwrap();
+    let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
+    let turns = rows.flat_map(|row| row["messages"].as_array().unwrap().clone());
+    let text: Vec<String> = turns.map(|turn| turn["content"].as_str().unwrap().to_owned()).collect();
+    fs::write(place.path("text.txt"), text.join("\n")).unwrap();
+    place.text("text.txt")
+}
+
+#[test]
+fn a_merge_tells_what_it_costs_and_the_folder_keeps_it() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (adapter, text) = (adapter(&place), text(&place));
+    let [nf4, floats] = ["merged", "floats"].map(|name| place.text(name));
+    let measure = ["--data", &text, "--max-tokens", "256", "--max-seq-length", "128"];
+    let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--quantization", "nf4", "--output", &nf4, "--json"];
+    let done = fourbit(&[words.as_slice(), &measure, &CALIBRATION].concat()).json();
+    assert_eq!(done["recipe"], "gptq:nf4-g64");
+    let loss = |what: &str| done[what]["loss"].as_f64().unwrap();
+    let evaluate = |words: &[&str]| {
+        let words = [&["evaluate", "--json"], words, &measure].concat();
+        fourbit(&words).json()["loss"].as_f64().unwrap()
+    };
+    // The base as it was trained on, with its adapter; and what was written.
+    let before = evaluate(&["--model", MODEL, "--adapter", &adapter, "--quantization", "nf4"]);
+    assert!((loss("before") - before).abs() < 1e-6, "{done} {before}");
+    assert!((evaluate(&["--model", &nf4]) - loss("merged")).abs() < 1e-4, "{done}");
+    assert_ne!(loss("naive"), loss("merged"));
+
+    // As floats nothing is lost but halves' rounding of the sum.
+    let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--quantization", "nf4", "--output", &floats];
+    let done = fourbit(&[words.as_slice(), &["--method", "rtn", "--scheme", "bf16", "--json"]].concat()).json();
+    assert_eq!(done["recipe"], "rtn:bf16");
+    let config: Value = serde_json::from_slice(&fs::read(place.path("floats/config.json")).unwrap()).unwrap();
+    assert!(config["quantization_config"].is_null(), "{config}");
+    let merged = evaluate(&["--model", &floats, "--quantization", "none"]);
+    assert!((merged - before).abs() < 0.01 * before, "{merged} {before}");
+    let base = evaluate(&["--model", MODEL, "--quantization", "none"]);
+    assert!((merged - base).abs() > 0.02 * before, "{merged} {base}");
+}
+
+#[test]
+fn what_cannot_be_merged_is_refused_before_anything_is_written() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let adapter = adapter(&place);
+    let before = place.names();
+    let out = place.text("out");
+    for (words, expected) in [
+        (&["--output", &out][..], "--adapter"),
+        (&["--output", &out, "--adapter", &adapter], "--calibration"),
+        (&["--output", &out, "--adapter", &adapter, "--scheme", "q4_k"], "q4_k"),
+        (&["--output", &out, "--adapter", &place.text("nowhere"), "--method", "rtn"], "nowhere"),
+        (&["--output", MODEL, "--adapter", &adapter, "--method", "rtn"], "--output"),
+    ] {
+        let done = fourbit(&[&["merge", "--model", MODEL], words].concat());
+        assert!(done.error().contains(expected), "{words:?}: {}", done.error());
+    }
+    // An adapter for another model.
+    let done = fourbit(&[
+        "merge",
+        "--model",
+        &place.text("model"),
+        "--adapter",
+        &adapter,
+        "--method",
+        "rtn",
+        "--output",
+        &out,
+    ]);
+    assert!(done.error().contains("adapter"), "{}", done.error());
+    assert_eq!(place.names(), before);
+}
