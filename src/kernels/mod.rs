@@ -28,6 +28,7 @@ pub mod matmul_int8;
 mod matmul_int8_subgroup;
 mod matmul_subgroup;
 pub mod norm;
+pub mod observe;
 pub mod optimizer;
 pub mod permute;
 pub mod quantize;
@@ -48,6 +49,7 @@ pub fn variants() -> Vec<Kernel> {
     let mut all = Vec::new();
     all.extend(elementwise::variants());
     all.extend(norm::variants());
+    all.extend(observe::variants());
     all.extend(hadamard::variants());
     all.extend(hqq::variants());
     all.extend(lattice::variants());

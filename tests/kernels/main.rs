@@ -31,6 +31,7 @@ mod matmul_int8;
 mod matmul_int8_subgroup;
 mod matmul_subgroup;
 mod norm;
+mod observe;
 mod optimizer;
 mod permute;
 mod quantize;
