@@ -6,7 +6,9 @@ use fourbit::{
     DType, Gpu, evaluate,
     graph::Graph,
     kernels::QuantizedTensor,
-    method::{ActivationScales, LayerMethod, LlmInt8, PipelineOptions, Rtn, SmoothQuant, W8A8, quantize_model},
+    method::{
+        ActivationScales, LayerMethod, LlmInt8, Observer, PipelineOptions, Rtn, SmoothQuant, W8A8, quantize_model,
+    },
     model::{Block, LoadOptions, Model, Source},
     nn::{Activations, Linear, linear::LowRank},
     quant::{PER_CHANNEL, Packed, Scheme},
@@ -112,9 +114,9 @@ fn models_with_activations_in_8_bits_stay_near_the_one_in_floats() {
     let figures = [
         ("llm.int8()", error(&LlmInt8::default(), true)),
         ("naive, dynamic", w8a8(Box::new(rtn), ActivationScales::Dynamic)),
-        ("naive, static", w8a8(Box::new(rtn), ActivationScales::Static)),
+        ("naive, static", w8a8(Box::new(rtn), ActivationScales::Static(Observer::MinMax))),
         ("smooth, dynamic", w8a8(Box::new(smooth), ActivationScales::Dynamic)),
-        ("smooth, static", w8a8(Box::new(smooth), ActivationScales::Static)),
+        ("smooth, static", w8a8(Box::new(smooth), ActivationScales::Static(Observer::MinMax))),
     ];
     eprintln!("weights alone {weights:.5}, {figures:.5?}");
     for (name, figure) in figures {

@@ -64,7 +64,7 @@ impl LayerMethod for Probe {
     }
 
     fn needs(&self) -> Needs {
-        Needs { hessian: true, channels: true }
+        Needs { hessian: true, channels: true, ..Needs::default() }
     }
 
     fn fold(&self, _: &Gpu, _: &mut Block, stats: &mut BlockStats) -> Result<()> {

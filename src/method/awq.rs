@@ -135,7 +135,7 @@ impl LayerMethod for Awq {
     }
 
     fn needs(&self) -> Needs {
-        Needs { hessian: true, channels: true }
+        Needs { hessian: true, channels: true, ..Needs::default() }
     }
 
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {

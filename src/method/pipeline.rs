@@ -69,9 +69,11 @@ pub fn quantize_model(
         method.prepare(gpu, &work.block)?;
         let mut stats = work.collect(activations.as_mut(), &Site::ALL)?;
         method.fold(gpu, &mut work.block, &mut stats)?;
+        work.observe(activations.as_mut(), &mut stats, &Site::ALL)?;
         for site in Site::ALL {
             if options.true_sequential && site != Site::Qkv && activations.is_some() {
                 stats = work.collect(activations.as_mut(), &[site])?;
+                work.observe(activations.as_mut(), &mut stats, &[site])?;
             }
             for index in site.linears() {
                 let name = work.quantize(index, &stats, site)?;
@@ -131,10 +133,11 @@ impl Work<'_> {
 
     /// Runs the block over all samples and keeps what the method needs to know of these sites.
     fn collect(&self, activations: Option<&mut Activations>, sites: &[Site]) -> Result<BlockStats> {
-        let Some(activations) = activations else {
+        let needs = self.method.needs();
+        let Some(activations) = activations.filter(|_| needs.before_folding()) else {
             return BlockStats::new(self.gpu, &self.model.config, Default::default(), &[]);
         };
-        let mut stats = BlockStats::new(self.gpu, &self.model.config, self.method.needs(), sites)?;
+        let mut stats = BlockStats::new(self.gpu, &self.model.config, needs, sites)?;
         let total = activations.tokens();
         let one = self.gpu.tensor("one", [1], DType::F32, &[1.0f32])?;
         activations.run(self.model, false, |g, cx, x| {
@@ -146,6 +149,22 @@ impl Work<'_> {
             stats.site_mut(*site).tokens = total;
         }
         Ok(stats)
+    }
+
+    /// Runs the block over all samples for the method's observer, where it has one: ranges first, then histograms within them.
+    fn observe(&self, activations: Option<&mut Activations>, stats: &mut BlockStats, sites: &[Site]) -> Result<()> {
+        let (Some(activations), Some(observer)) = (activations, self.method.needs().observer) else { return Ok(()) };
+        stats.observe(self.gpu, &self.model.config, observer, sites, activations.tokens())?;
+        for histogram in [false, true] {
+            if histogram && !observer.needs_histogram() {
+                continue;
+            }
+            activations.run(self.model, false, |g, cx, x| {
+                let (_, saved) = self.block.forward(g, x, cx)?;
+                stats.record_observed(g, saved.linear_inputs(), histogram)
+            })?;
+        }
+        Ok(())
     }
 
     /// Quantizes a linear layer in place; returns its name.

@@ -129,8 +129,9 @@ impl Default for MethodOptions {
     }
 }
 
-/// A method and how it stores its numbers. As text `gptq`, or `gptq:int3-g64`; `+a8` and `+a8-static` behind it round
-/// activations to 8 bits, by token or by one scale a layer.
+/// A method and how it stores its numbers. As text `gptq`, or `gptq:int3-g64`. `+a8` behind it rounds activations to 8 bits with
+/// a scale a token; `+a8-static` with one a layer, from the largest magnitude of a calibration text, and `+a8-mse`,
+/// `+a8-entropy`, `+a8-percentile-99.9`, `+a8-moving-average` with one that this [`Observer`] chooses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
     /// How numbers are chosen.
@@ -197,7 +198,7 @@ impl Recipe {
                 Box::new(match self.activations {
                     None => layout,
                     Some(ActivationScales::Dynamic) => layout.with_dynamic_inputs(),
-                    Some(ActivationScales::Static) => {
+                    Some(ActivationScales::Static(_)) => {
                         let got = "one scale a layer (a8-static)";
                         return Err(Error::unsupported("activations in a folder", got, "those of each token (a8)"));
                     }
@@ -219,9 +220,7 @@ impl FromStr for Recipe {
     fn from_str(text: &str) -> Result<Recipe> {
         let (rest, activations) = match text.split_once('+') {
             None => (text, None),
-            Some((rest, "a8")) => (rest, Some(ActivationScales::Dynamic)),
-            Some((rest, "a8-static")) => (rest, Some(ActivationScales::Static)),
-            Some((_, other)) => return Err(Error::unsupported("activations", other, "a8, a8-static")),
+            Some((rest, activations)) => (rest, Some(activations.parse::<ActivationScales>()?)),
         };
         let (method, scheme) = match rest.split_once(':') {
             None => (rest.parse::<Method>()?, None),
@@ -237,17 +236,17 @@ impl FromStr for Recipe {
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.method.name(), self.scheme)?;
-        f.write_str(match self.activations {
-            None => "",
-            Some(ActivationScales::Dynamic) => "+a8",
-            Some(ActivationScales::Static) => "+a8-static",
-        })
+        match self.activations {
+            None => Ok(()),
+            Some(activations) => write!(f, "+{activations}"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::Observer;
 
     #[test]
     fn recipes_are_read_and_written() {
@@ -257,7 +256,15 @@ mod tests {
             assert_eq!(recipe.layout().is_ok(), method != Method::Quip, "{recipe}");
         }
         assert_eq!("gptq:int3-g128".parse::<Recipe>().unwrap().scheme, Scheme::int(3, 128));
-        assert_eq!("rtn:int8+a8-static".parse::<Recipe>().unwrap().activations, Some(ActivationScales::Static));
+        let activations = |text: &str| format!("rtn:int8+{text}").parse::<Recipe>().unwrap().activations;
+        assert_eq!(activations("a8-static"), Some(ActivationScales::Static(Observer::MinMax)));
+        let observer = Observer::Percentile { percent: 99.9 };
+        assert_eq!(activations("a8-percentile-99.9"), Some(ActivationScales::Static(observer)));
+        for text in ["rtn:nf4+a8", "rtn:nf4+a8-static", "rtn:nf4+a8-entropy", "rtn:nf4+a8-moving-average-0.5"] {
+            assert_eq!(text.parse::<Recipe>().unwrap().to_string(), text.replace("nf4", "nf4-g64"), "{text}");
+        }
+        let message = "rtn+a8-best".parse::<Recipe>().unwrap_err().to_string();
+        assert!(message.contains("a8-static") && message.contains("percentile"), "{message}");
         for text in ["best", "gptq:nf4-dq", "awq:q4_k", "rtn:int99", "gptq:", "quip:nf4", "llm-int8+a8", "rtn+a4"] {
             assert!(text.parse::<Recipe>().is_err(), "{text}");
         }

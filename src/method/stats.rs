@@ -1,8 +1,8 @@
 //! What the calibration text tells of the inputs of a block's linear layers.
 
-use super::fold;
+use super::{Observed, Observer, fold};
 use crate::{
-    DType, Result,
+    DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{elementwise, statistics},
@@ -10,17 +10,24 @@ use crate::{
 };
 
 /// What a method must know of each layer's input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Needs {
     /// The second moments of its channels.
     pub hessian: bool,
     /// The range and mean magnitude of each channel.
     pub channels: bool,
+    /// What this observer looks at, once the block is folded. A pass more over the text, and another one for a histogram.
+    pub observer: Option<Observer>,
 }
 
 impl Needs {
     /// Whether the calibration text must be run.
     pub fn any(self) -> bool {
+        self.before_folding() || self.observer.is_some()
+    }
+
+    /// Whether it must be run before the block is folded.
+    pub(super) fn before_folding(self) -> bool {
         self.hessian || self.channels
     }
 }
@@ -80,6 +87,8 @@ pub struct InputStats {
     pub hessian: Option<Tensor>,
     /// Where they were asked for.
     pub channels: Option<ChannelStats>,
+    /// What an observer saw of the input as it is after folding, where one was asked for: none while a block is folded.
+    pub observed: Option<Observed>,
 }
 
 impl InputStats {
@@ -90,7 +99,7 @@ impl InputStats {
             true => Some(ChannelStats { absmax: zeros()?, total: zeros()? }),
             false => None,
         };
-        Ok(InputStats { tokens: 0, hessian, channels })
+        Ok(InputStats { tokens: 0, hessian, channels, observed: None })
     }
 
     /// Records that `x`, of `total` tokens in all, is added. `one`: [1], holds 1.
@@ -105,8 +114,10 @@ impl InputStats {
         Ok(())
     }
 
-    /// What the statistics are once channel c of the input is multiplied by `factors[c]`. Errors: Device, Shape.
+    /// What the statistics are once channel c of the input is multiplied by `factors[c]`. What an observer saw does not tell
+    /// that, and is forgotten. Errors: Device, Shape.
     pub fn scale(&mut self, factors: &Tensor) -> Result<()> {
+        self.observed = None;
         let gpu = factors.gpu().clone();
         let mut g = Graph::new(&gpu);
         let f = g.import(factors);
@@ -161,6 +172,40 @@ impl BlockStats {
     pub(super) fn record(&self, g: &mut Graph, inputs: [&Value; 7], total: usize, one: &Value) -> Result<()> {
         for site in Site::ALL {
             self.site(site).record(g, inputs[site.linears().start], total, one)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to observe the inputs of these sites, of `tokens` in all. Errors: Config for more numbers than a histogram counts;
+    /// OutOfMemory.
+    pub(super) fn observe(
+        &mut self,
+        gpu: &Gpu,
+        config: &Config,
+        observer: Observer,
+        wanted: &[Site],
+        tokens: usize,
+    ) -> Result<()> {
+        for site in wanted {
+            let (width, most) = (site.width(config), u32::MAX as usize);
+            if observer.needs_histogram() && tokens > most / width.max(1) {
+                let message = format!("{tokens} tokens are too many for a histogram; at most {}", most / width.max(1));
+                return Err(Error::config("calibration", message));
+            }
+            self.site_mut(*site).observed = Some(Observed::new(gpu, observer)?);
+        }
+        Ok(())
+    }
+
+    /// Records what observers see: the ranges of a block's inputs, or with `histogram` their histograms.
+    pub(super) fn record_observed(&self, g: &mut Graph, inputs: [&Value; 7], histogram: bool) -> Result<()> {
+        for site in Site::ALL {
+            let input = inputs[site.linears().start];
+            match &self.site(site).observed {
+                Some(observed) if histogram => observed.record_histogram(g, input)?,
+                Some(observed) => observed.record_range(g, input)?,
+                None => {}
+            }
         }
         Ok(())
     }

@@ -1,20 +1,51 @@
 //! Activations in 8 bits on top of any way to quantize weights.
 
-use super::{BlockStats, Layer, LayerMethod, Needs, fold::finite};
+use super::{BlockStats, Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
 use crate::{
     DType, Error, Result,
     gpu::Gpu,
     model::Block,
     nn::{Activations, Linear, Transform},
 };
+use std::{fmt, str::FromStr};
 
 /// Where the scales of activations come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ActivationScales {
     /// From each token, while the model runs.
     Dynamic,
-    /// From the largest magnitude in the calibration text: one scale a layer.
-    Static,
+    /// From the calibration text: one scale a layer, for the range that an observer chooses.
+    Static(Observer),
+}
+
+impl FromStr for ActivationScales {
+    type Err = Error;
+
+    /// `a8`, `a8-static`, `a8-mse` and so on. Errors: Unsupported, Config.
+    fn from_str(text: &str) -> Result<ActivationScales> {
+        match text {
+            "a8" => Ok(ActivationScales::Dynamic),
+            "a8-static" => Ok(ActivationScales::Static(Observer::MinMax)),
+            _ => match text.strip_prefix("a8-").map(str::parse::<Observer>) {
+                Some(Err(error @ Error::Config { .. })) => Err(error),
+                Some(Ok(observer)) => Ok(ActivationScales::Static(observer)),
+                _ => {
+                    let names = Observer::ALL.map(|observer| format!("a8-{observer}")).join(", ");
+                    Err(Error::unsupported("activations", text, format!("a8, a8-static, {names}")))
+                }
+            },
+        }
+    }
+}
+
+impl fmt::Display for ActivationScales {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ActivationScales::Dynamic => f.write_str("a8"),
+            ActivationScales::Static(Observer::MinMax) => f.write_str("a8-static"),
+            ActivationScales::Static(observer) => write!(f, "a8-{observer}"),
+        }
+    }
 }
 
 /// W8A8: what `method` makes of each layer, with the layer's input rounded to 8 bits.
@@ -36,7 +67,12 @@ impl LayerMethod for W8A8 {
 
     fn needs(&self) -> Needs {
         let needs = self.method.needs();
-        Needs { channels: needs.channels || self.activations == ActivationScales::Static, ..needs }
+        match self.activations {
+            ActivationScales::Dynamic => needs,
+            // Channels are known before the block is folded and scaled along: no pass more over the text.
+            ActivationScales::Static(Observer::MinMax) => Needs { channels: true, ..needs },
+            ActivationScales::Static(observer) => Needs { observer: Some(observer), ..needs },
+        }
     }
 
     fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
@@ -51,26 +87,29 @@ impl LayerMethod for W8A8 {
         let linear = self.method.quantize(gpu, layer)?;
         let activation = match self.activations {
             ActivationScales::Dynamic => Activations::Dynamic,
-            ActivationScales::Static => fixed(gpu, layer, &linear)?,
+            ActivationScales::Static(observer) => fixed(gpu, layer, &linear, observer)?,
         };
         Ok(Linear { activation: Some(activation), ..linear })
     }
 }
 
-/// The scale by which the largest magnitude seen becomes code 127.
-fn fixed(gpu: &Gpu, layer: &Layer<'_>, linear: &Linear) -> Result<Activations> {
+/// The scale by which the largest magnitude that is to be held becomes code 127.
+fn fixed(gpu: &Gpu, layer: &Layer<'_>, linear: &Linear, observer: Observer) -> Result<Activations> {
     if let Some(Transform::Hadamard { .. }) = linear.input {
         let message =
             "static scales are known of the input as it is, not between Hadamard transforms: use dynamic ones";
         return Err(Error::config(layer.name, message));
     }
-    let channels = layer.stats.channels.as_ref();
-    let channels =
-        channels.ok_or_else(|| Error::config(layer.name, "static scales need the ranges of the channels"))?;
-    let absmax = match gpu.is_dry() {
-        true => 0.0,
-        false => finite(layer.name, channels.absmax.read::<f32>()?)?.into_iter().fold(0.0, f32::max),
+    let missing = |what: &str| Error::config(layer.name, format!("static scales need {what}"));
+    let clip = match (&layer.stats.channels, &layer.stats.observed) {
+        _ if gpu.is_dry() => 0.0,
+        (Some(channels), _) if observer == Observer::MinMax => {
+            finite(layer.name, channels.absmax.read::<f32>()?)?.into_iter().fold(0.0, f32::max)
+        }
+        (_, Some(observed)) => observed.clip(layer.name)?,
+        _ if observer == Observer::MinMax => return Err(missing("the ranges of the channels")),
+        _ => return Err(missing("what the observer saw")),
     };
-    let scale = (absmax / 127.0).max(f32::EPSILON);
+    let scale = (clip / LEVELS as f32).max(f32::EPSILON);
     Ok(Activations::Static { scale: gpu.tensor(layer.name, [1], DType::F32, &[scale])? })
 }

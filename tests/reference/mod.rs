@@ -7,6 +7,7 @@ pub mod dropout;
 pub mod gptq;
 pub mod loss;
 pub mod norm;
+pub mod observer;
 pub mod optimizer;
 pub mod rope;
 
