@@ -4,9 +4,12 @@ mod support;
 
 use fourbit::format::gguf::{ALIGNMENT, MetaValue, TensorSpec, Writer};
 use fourbit::format::{Gguf, Stored};
-use fourbit::method::{PipelineOptions, Rtn, quantize_model};
+use fourbit::method::{Awq, AwqOptions, PipelineOptions, Rtn, quantize_model};
 use fourbit::model::{GgufFile, LoadOptions, Model, Quantization, Source};
-use fourbit::quant::{Packed, Scheme, ggml::BlockType};
+use fourbit::quant::{
+    Packed, Scheme,
+    ggml::{self, BlockType},
+};
 use fourbit::tokenizer::Tokenizer;
 use fourbit::{DType, Error};
 use std::path::{Path, PathBuf};
@@ -210,11 +213,11 @@ fn chosen_numbers_are_written() {
         asked.push(n.to_owned());
         choose(n, shape)
     };
-    file.write_with(ask, |_| Ok(())).unwrap();
+    file.write_with(ask, |_| Ok(None), |_| Ok(())).unwrap();
     assert_eq!(Source::open(&path).unwrap().packed(name, [256, 256]).unwrap(), chosen);
     assert_eq!(asked.len(), 1 + 2 * 7);
     let other = Packed::quantize(Scheme::Q4_1, [256, 256], &vec![0.25; 65536]).unwrap();
-    let result = file.write_with(|n, _| Ok((n == name).then(|| other.clone())), |_| Ok(()));
+    let result = file.write_with(|n, _| Ok((n == name).then(|| other.clone())), |_| Ok(None), |_| Ok(()));
     assert!(matches!(result, Err(Error::Shape { .. })));
     // An error of the caller leaves the old file as it is.
     let stop = file.write(|_| Err(Error::config("quantize", "interrupted")));
@@ -225,6 +228,48 @@ fn chosen_numbers_are_written() {
 
 fn embedded() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/embedded")
+}
+
+#[test]
+fn what_a_method_chose_is_in_the_file_number_for_number() {
+    let Some(gpu) = gpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source::open(embedded()).unwrap();
+    let sample: Vec<u32> = (0..48).map(|i| 3 + i * 7 % 500).collect();
+    for block in [Scheme::Q4_0, Scheme::Q5_0, Scheme::Q8_0] {
+        let scheme = ggml::integers(block).unwrap();
+        // AWQ changes norms and the rows of some weights too.
+        let method = Awq::new(AwqOptions { clip: false, ratios: 4, ..AwqOptions::new(scheme) }).unwrap();
+        let samples = std::slice::from_ref(&sample);
+        let model = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), samples, |_| Ok(())).unwrap();
+        let path = folder.path().join("a.gguf");
+        let summary = GgufFile::open(embedded(), block, &path).unwrap().write_model(&model, |_| Ok(())).unwrap();
+        assert_eq!((summary.quantized, summary.fallbacks), (28, 0));
+        let file = Source::open(&path).unwrap();
+        for linear in model.blocks.iter().flat_map(|block| block.linears()) {
+            let name = format!("{}.weight", linear.name);
+            assert_eq!(file.scheme(&name).unwrap(), block);
+            let (wrote, weight) = (values(&file, &name), linear.base.weight.download().unwrap());
+            assert!(wrote == weight.dequantize(), "{name} in {block}");
+        }
+        for norm in ["model.layers.2.input_layernorm.weight", "model.layers.0.post_attention_layernorm.weight"] {
+            let width = source.config.hidden_size;
+            assert_eq!(file.vector(norm, width).unwrap(), model.vector(norm).unwrap().read::<f32>().unwrap());
+            assert_ne!(file.vector(norm, width).unwrap(), source.vector(norm, width).unwrap());
+        }
+        // Written again from that file, nothing but the method's numbers is in it.
+        let (again, twice) = (Source::open(&path).unwrap(), folder.path().join("b.gguf"));
+        let rtn =
+            quantize_model(&gpu, &again, &Rtn { scheme: Scheme::F32 }, &PipelineOptions::default(), &[], |_| Ok(()));
+        let refused = GgufFile::open(&path, block, &twice).unwrap().write_model(&rtn.unwrap(), |_| Ok(()));
+        assert!(matches!(refused, Err(Error::Shape { .. })) && !twice.exists());
+    }
+    // Asymmetric integers have no block type.
+    let scheme = Scheme::int(4, 32);
+    let model = quantize_model(&gpu, &source, &Rtn { scheme }, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
+    let file = GgufFile::open(embedded(), Scheme::Q4_0, folder.path().join("c.gguf")).unwrap();
+    let message = file.write_model(&model, |_| Ok(())).unwrap_err().to_string();
+    assert!(message.contains("int4-g32-sym"), "{message}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
         Stored,
         gguf::{MetaValue, TensorSpec, Writer},
     },
-    gpu::{Gpu, GpuOptions},
+    gpu::{Gpu, GpuOptions, Tensor},
     quant::{
         Packed, Scheme,
         ggml::{self, BlockType},
@@ -79,7 +79,7 @@ impl GgufFile {
         if !scheme.is_ggml() && !scheme.is_float() {
             let names: Vec<_> = BlockType::ALL.iter().map(|ty| ty.scheme().name()).collect();
             let supported = format!("f32, f16, bf16, {}", names.join(", "));
-            return Err(Error::unsupported("scheme for a GGUF file", scheme.name(), supported));
+            return Err(Error::unsupported("scheme for a GGUF file", scheme, supported));
         }
         if let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
             && input == output
@@ -130,15 +130,31 @@ impl GgufFile {
     /// Writes the file. `on_tensor` is told each tensor that is done; its error ends the work, and nothing is left behind.
     /// Errors: Io, Format, Config for numbers that a type cannot hold.
     pub fn write(&self, on_tensor: impl FnMut(&str) -> Result<()>) -> Result<GgufSummary> {
-        self.write_with(|_, _| Ok(None), on_tensor)
+        self.write_with(|_, _| Ok(None), |_| Ok(None), on_tensor)
+    }
+
+    /// Writes the linear weights of `model`, which a method made out of this file's source, and its norms and biases, which
+    /// methods may change. The weights are in the scheme of the file, or in the integers that are the same numbers
+    /// ([`ggml::integers`]). Errors: those of [`GgufFile::write`]; Unsupported for weights in other schemes or behind a transform.
+    pub fn write_model(&self, model: &Model, on_tensor: impl FnMut(&str) -> Result<()>) -> Result<GgufSummary> {
+        let weight = |name: &str, _| {
+            let Some(linear) = model.linear(name.strip_suffix(".weight").unwrap_or(name)) else { return Ok(None) };
+            if linear.base.input.is_some() {
+                return Err(Error::unsupported(name, "columns in another order or basis", "a plain weight"));
+            }
+            ggml::from_integers(linear.base.weight.download()?).map(Some)
+        };
+        self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
     }
 
     /// [`GgufFile::write`] where `choose(name, shape)` may give weights whose numbers another method has chosen, in the scheme
-    /// that [`GgufFile::scheme`] tells. It is asked for matrices alone, in the order of the blocks. Errors: also Shape for
-    /// another scheme or shape, and those of `choose`.
+    /// that [`GgufFile::scheme`] tells, and `vector(name)` other norms and biases. Matrices are asked for in the order of the
+    /// blocks; those outside of them only where they are not copied. Errors: also Shape for another scheme or shape, and those of
+    /// `choose` and `vector`.
     pub fn write_with(
         &self,
         mut choose: impl FnMut(&str, [usize; 2]) -> Result<Option<Packed>>,
+        mut vector: impl FnMut(&str) -> Result<Option<Vec<f32>>>,
         mut on_tensor: impl FnMut(&str) -> Result<()>,
     ) -> Result<GgufSummary> {
         let metadata = gguf_metadata::metadata(&self.source, self.scheme, &self.extra)?;
@@ -146,21 +162,24 @@ impl GgufFile {
         let mut writer = Writer::create(&self.output, &metadata, &specs)?;
         let mut summary = GgufSummary::default();
         for item in &self.items {
-            match &item.action {
-                Action::Copy => {
+            let chosen: Option<Packed> = match (&item.action, &item.spec.shape[..]) {
+                (Action::Convert(shape), _) => choose(&item.name, *shape)?,
+                (Action::Copy, &[rows, cols]) if is_linear(&item.name) => choose(&item.name, [rows, cols])?,
+                _ => None,
+            };
+            match (&item.action, chosen) {
+                (_, Some(packed)) => self.write_packed(&mut writer, item, &packed)?,
+                (Action::Copy, None) => {
                     let view = self.source.weights().get(&item.spec.name)?;
                     writer.write(&item.spec.name, view.bytes)?;
                 }
-                Action::Values(values) => writer.write(&item.spec.name, bytemuck::cast_slice(values))?,
-                Action::Vector(len) => {
-                    let values = self.source.vector(&item.name, *len)?;
+                (Action::Values(values), None) => writer.write(&item.spec.name, bytemuck::cast_slice(values))?,
+                (Action::Vector(len), None) => {
+                    let values = vector(&item.name)?.map_or_else(|| self.source.vector(&item.name, *len), Ok)?;
                     let bytes = self.rotated(&item.name, bytemuck::cast_slice(&values).to_vec(), *len);
                     writer.write(&item.spec.name, &bytes)?;
                 }
-                Action::Convert(shape) => match choose(&item.name, *shape)? {
-                    Some(packed) => self.write_packed(&mut writer, item, &packed)?,
-                    None => self.convert(&mut writer, item, *shape)?,
-                },
+                (Action::Convert(shape), None) => self.convert(&mut writer, item, *shape)?,
             }
             match is_linear(&item.name) {
                 true if self.scheme(&item.name) == Some(self.scheme) => summary.quantized += 1,
@@ -181,11 +200,21 @@ impl GgufFile {
     fn write_packed(&self, writer: &mut Writer, item: &Item, packed: &Packed) -> Result<()> {
         let [rows, cols] = packed.shape;
         let expected = (item.spec.stored, &item.spec.shape[..]);
-        if expected != (Stored::Ggml(packed.scheme), &[rows, cols]) {
+        let stored = match packed.scheme {
+            Scheme::F32 => Stored::Plain(DType::F32),
+            Scheme::F16 => Stored::Plain(DType::F16),
+            Scheme::BF16 => Stored::Plain(DType::BF16),
+            scheme => Stored::Ggml(scheme),
+        };
+        if expected != (stored, &[rows, cols]) {
             let got = format!("{} {:?}", packed.scheme.name(), packed.shape);
             return Err(Error::shape(&item.name, format!("{} {:?}", expected.0, expected.1), got));
         }
-        writer.write(&item.spec.name, &self.rotated(&item.name, ggml::pack_blocks(packed)?, rows))
+        let bytes = match stored {
+            Stored::Plain(dtype) => bytemuck::cast_slice(&packed.codes)[..packed.len() * dtype.size()].to_vec(),
+            Stored::Ggml(_) => ggml::pack_blocks(packed)?,
+        };
+        writer.write(&item.spec.name, &self.rotated(&item.name, bytes, rows))
     }
 
     fn convert(&self, writer: &mut Writer, item: &Item, shape: [usize; 2]) -> Result<()> {

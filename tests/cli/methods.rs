@@ -79,6 +79,22 @@ fn a_gguf_file_is_written_with_its_tokenizer() {
 }
 
 #[test]
+fn a_gguf_file_takes_what_a_method_chose() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (text, out, nearest) = (text(&place), place.text("gptq.gguf"), place.text("rtn.gguf"));
+    let words = ["quantize", MODEL, "--method", "gptq", "--output", &out, "--json"];
+    let summary = fourbit(&[words.as_slice(), &CALIBRATION].concat()).json();
+    assert_eq!((summary["recipe"].as_str(), summary["quantized"].as_u64()), (Some("gptq:int4-g32-sym"), Some(28)));
+    fourbit(&["quantize", MODEL, "--scheme", "q4_0", "--output", &nearest, "--json"]).json();
+    let [gptq, nearest, model] = [&out, &nearest, MODEL].map(|path| loss(path, &text));
+    // Both have the same embedding and head; the calibration text is the text that is measured.
+    assert!(gptq - model < 0.9 * (nearest - model), "{gptq} {nearest} {model}");
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_before_anything_is_written() {
     if support::gpu().is_none() {
         return;
@@ -90,7 +106,9 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         (&["--method", "gptq", "--output", &out][..], "--calibration"),
         (&["--method", "best", "--output", &out], "rtn, hqq, gptq"),
         (&["--method", "quip", "--output", &out], "e8p"),
-        (&["--method", "gptq", "--output", &gguf], "--method"),
+        (&["--method", "gptq", "--output", &gguf], "--calibration"),
+        (&["--method", "gptq", "--scheme", "int4-g64", "--output", &gguf], "int4-g64"),
+        (&["--method", "smoothquant", "--scheme", "q8_0", "--output", &gguf], "activations"),
         (&["--scheme", "nf4", "--output", &gguf], "q4_k"),
         (&["--scheme", "int4-big", "--output", &out], "int4-big"),
         (&["--bits", "9", "--output", &out], "bits"),

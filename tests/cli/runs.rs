@@ -190,7 +190,7 @@ fn a_quantized_folder_is_what_quantizing_at_load_gives_and_stays_as_stored() {
     let (model, nf4) = (place.text("model"), place.text("nf4"));
     let summary =
         fourbit(&["quantize", &model, "--scheme", "nf4", "--double-quant", "--output", &nf4, "--json"]).json();
-    assert_eq!((summary["quantized"].as_u64(), summary["copied"].as_u64()), (Some(14), Some(7)));
+    assert_eq!((summary["quantized"].as_u64(), summary["others"].as_u64()), (Some(14), Some(7)));
     let stored = evaluate(&nf4, &[]);
     assert_eq!(stored, evaluate(&model, &["--quantization", "nf4", "--double-quant"]));
     assert_eq!(stored, evaluate(&nf4, &["--quantization", "none"]));

@@ -7,6 +7,7 @@ mod compare;
 mod devices;
 mod embedded;
 mod evaluate;
+mod export;
 mod finetune;
 mod generate;
 mod interrupt;

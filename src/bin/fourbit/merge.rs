@@ -2,18 +2,16 @@
 
 use crate::args::{Global, ModelArgs, QuantArgs, max_seq_length, text_ids};
 use crate::calibration::CalibrationArgs;
-use crate::interrupt;
-use crate::output::{Output, bytes};
+use crate::export::{Export, go_on, is_gguf, suited};
 use crate::progress::Progress;
-use crate::quantize::write_tokenizer;
 use fourbit::{
     Error, Result, evaluate,
     gpu::Gpu,
     method::{Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
-    model::{LoadOptions, Model, Quantization, QuantizedFolder, Source, load_adapter},
+    model::{LoadOptions, Model, Quantization, Source, load_adapter},
     quant::Scheme,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Merge an adapter into its base and quantize the sum, losing as little of what was learned as can be
@@ -46,8 +44,8 @@ pub struct Merge {
     /// Tokens of a window [default: 1024, or the model's positions where they are fewer]
     #[arg(long, value_name = "N")]
     max_seq_length: Option<usize>,
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
+    /// Folder to write, or a file whose name ends in .gguf
+    #[arg(long, value_name = "PATH")]
     output: PathBuf,
 }
 
@@ -70,7 +68,7 @@ impl Merge {
         let source = Source::open(&base.path)?;
         let LoadOptions { quantization } = self.base.options(&source)?;
         let recipe = self.recipe(held(&source, quantization)?)?;
-        let folder = QuantizedFolder::open(&base.path, recipe.scheme, recipe.layout()?, &self.output)?;
+        let export = Export::open(&base.path, &recipe, &self.output)?;
         let window = max_seq_length(self.max_seq_length, &source)?;
         let ids = self.data.as_ref().map(|text| text_ids(&base.path, text, self.max_tokens)).transpose()?;
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;
@@ -93,7 +91,7 @@ impl Merge {
         }
         let model = job.merged(&recipe)?;
         tell("merged", format!("this merge: {recipe}"), &model)?;
-        self.write(out, &folder, &model, &recipe, told)
+        export.write_model(out, &model, told)
     }
 
     /// Errors: Config, Unsupported.
@@ -101,44 +99,22 @@ impl Merge {
         let method: Method = self.method.parse()?;
         let recipe = |scheme| Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) };
         if let Some(text) = &self.scheme {
-            let recipe = recipe(text.parse()?);
-            return recipe.build().map(|_| recipe);
+            return suited(recipe(text.parse()?), &self.output);
         }
         let plain = match held {
             Scheme::Nf4 { block_size, .. } => Scheme::Nf4 { block_size, double_quant: false },
             Scheme::Fp4 { block_size, .. } => Scheme::Fp4 { block_size, double_quant: false },
             other => other,
         };
+        if is_gguf(&self.output) {
+            let same = suited(recipe(plain), &self.output);
+            return same.or_else(|_| suited(recipe(Scheme::Q4_0), &self.output));
+        }
         let same = recipe(plain);
         match !plain.is_float() && same.build().is_ok() && same.layout().is_ok() {
             true => Ok(same),
             false => Ok(recipe(method.default_scheme())),
         }
-    }
-
-    fn write(
-        &self,
-        out: Output,
-        folder: &QuantizedFolder,
-        model: &Model,
-        recipe: &Recipe,
-        mut told: serde_json::Map<String, Value>,
-    ) -> Result<()> {
-        let (written, summary) = folder.write_model(model, |_| go_on())?;
-        write_tokenizer(folder.input(), written.folder())?;
-        written.commit()?;
-        out.line(format_args!(
-            "{}: {} layers in {recipe}; {} (base: {})",
-            self.output.display(),
-            summary.quantized,
-            bytes(summary.bytes),
-            bytes(summary.source_bytes),
-        ));
-        told.insert("output".to_owned(), self.output.display().to_string().into());
-        told.insert("recipe".to_owned(), recipe.to_string().into());
-        told.insert("bytes".to_owned(), summary.bytes.into());
-        out.result(&Value::Object(told));
-        Ok(())
     }
 }
 
@@ -169,13 +145,5 @@ fn held(source: &Source, quantization: Quantization) -> Result<Scheme> {
     match quantization {
         Quantization::To(scheme) => Ok(scheme),
         Quantization::AsStored => source.scheme(&format!("model.layers.0.{}.weight", source.config.linears()[0].0)),
-    }
-}
-
-/// Errors: Config where the user has asked to stop.
-fn go_on() -> Result<()> {
-    match interrupt::pending() {
-        true => Err(Error::config("merge", "interrupted; nothing was written")),
-        false => Ok(()),
     }
 }

@@ -2,23 +2,19 @@
 
 use crate::args::{Global, shaped};
 use crate::calibration::CalibrationArgs;
-use crate::interrupt;
-use crate::output::{Output, bytes};
+use crate::export::{Export, go_on, is_gguf, suited};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
-    format::atomic::AtomicFolder,
     method::{Method, Recipe, quantize_model},
-    model::{GgufFile, QuantizedFolder, QuantizedSummary, Source},
     quant::{PER_CHANNEL, Scheme},
-    tokenizer::Tokenizer,
 };
-use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Write a quantized model in the layout that other tools load for the method
 ///
-/// With an output that ends in `.gguf` a GGUF file is written, in one of its own types, for llama.cpp and others.
+/// With an output that ends in `.gguf` a GGUF file is written for llama.cpp and others: rtn makes all of its types, the methods
+/// that choose integers make q4_0, q5_0 and q8_0.
 ///
 /// The linear layers of the blocks are quantized; embedding, head, norms and biases stay floats. The folder gets config.json and
 /// the tokenizer too. Of a single safetensors file every 2-D float tensor is rounded to nearest.
@@ -31,7 +27,7 @@ pub struct Quantize {
     #[arg(long, value_name = "NAME", default_value = "rtn")]
     method: String,
     /// How numbers are stored, such as nf4, fp4, int4-g64, int8-channel-sym, q4_k [default: the method's: nf4 for rtn (q4_k in
-    /// a .gguf file), int4-g64 for hqq, gptq and awq]
+    /// a .gguf file), int4-g64 for hqq, gptq and awq (q4_0 in a .gguf file)]
     #[arg(long, value_name = "SCHEME")]
     scheme: Option<String>,
     /// Bits of integers, 2 to 8
@@ -56,48 +52,34 @@ pub struct Quantize {
 impl Quantize {
     pub fn run(&self, global: &Global) -> Result<()> {
         let out = global.output();
-        let recipe = self.recipe()?;
-        if self.is_gguf() {
-            return self.gguf(out, &recipe);
-        }
-        let job = QuantizedFolder::open(&self.input, recipe.scheme, recipe.layout()?, &self.output)?;
-        let (folder, summary) = match job.source() {
-            // Rounding looks at one tensor at a time.
-            Some(source) if recipe.method != Method::Rtn => self.by_method(global, &recipe, &job, source)?,
-            None if recipe.method != Method::Rtn => {
+        let recipe = suited(self.recipe()?, &self.output)?;
+        let export = Export::open(&self.input, &recipe, &self.output)?;
+        let Some(source) = export.source().filter(|_| recipe.method != Method::Rtn) else {
+            if recipe.method != Method::Rtn {
                 let message = format!("{} looks at a model, and {} is none", self.method, self.input.display());
                 return Err(Error::config("--method", message));
             }
-            _ => {
-                let mut progress = Progress::new(job.len() as u64, "tensors");
-                job.write(&global.gpu()?, |_| {
+            // Rounding looks at one tensor at a time.
+            let mut progress = Progress::new(export.len() as u64, "tensors");
+            return export.round(
+                out,
+                || global.gpu(),
+                || {
                     progress.advance(1);
                     go_on()
-                })?
-            }
+                },
+            );
         };
-        if job.is_model() {
-            write_tokenizer(job.input(), folder.folder())?;
-        }
-        folder.commit()?;
-        out.line(format_args!(
-            "{}: {} tensors in {}, {} as they were; {} (from {})",
-            self.output.display(),
-            summary.quantized,
-            recipe,
-            summary.copied,
-            bytes(summary.bytes),
-            bytes(summary.source_bytes),
-        ));
-        out.result(&json!({
-            "output": self.output.display().to_string(),
-            "recipe": recipe.to_string(),
-            "quantized": summary.quantized,
-            "copied": summary.copied,
-            "bytes": summary.bytes,
-            "source_bytes": summary.source_bytes,
-        }));
-        Ok(())
+        let samples = self.calibration.samples(std::slice::from_ref(&recipe), &self.input, source)?;
+        let gpu = global.gpu()?;
+        let mut progress = Progress::new(7 * source.config.layers as u64, "layers");
+        let method = recipe.build()?;
+        let model = quantize_model(&gpu, source, &*method, &recipe.pipeline(), &samples, |_| {
+            progress.advance(1);
+            go_on()
+        })?;
+        progress.finish();
+        export.write_model(out, &model, serde_json::Map::new())
     }
 }
 
@@ -107,7 +89,8 @@ impl Quantize {
         let method: Method = self.method.parse()?;
         let mut scheme = match &self.scheme {
             Some(text) => text.parse::<Scheme>()?,
-            None if self.is_gguf() => Scheme::Q4K,
+            None if is_gguf(&self.output) && method == Method::Rtn => Scheme::Q4K,
+            None if is_gguf(&self.output) => Scheme::Q4_0,
             None => method.default_scheme(),
         };
         if let Some(bits) = self.bits {
@@ -136,111 +119,5 @@ impl Quantize {
             scheme = scheme.symmetric();
         }
         Ok(Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) })
-    }
-
-    fn is_gguf(&self) -> bool {
-        self.output.extension().is_some_and(|extension| extension == "gguf")
-    }
-
-    /// Errors: Config for another method than rounding, Unsupported for a scheme that GGUF does not have, Io, Format.
-    fn gguf(&self, out: Output, recipe: &Recipe) -> Result<()> {
-        if recipe.method != Method::Rtn {
-            let message = format!("{} does not choose numbers of GGUF's types; rtn does", self.method);
-            return Err(Error::config("--method", message));
-        }
-        let file = GgufFile::open(&self.input, recipe.scheme, &self.output)?;
-        // A GGUF file brings its tokenizer along.
-        let file = match self.input.is_dir().then(|| Tokenizer::open(&self.input)).transpose()?.flatten() {
-            Some(tokenizer) => {
-                let rows = file.source().config.vocab_size;
-                file.with_metadata(tokenizer.gguf_vocab(rows)?.metadata())
-            }
-            None => file,
-        };
-        let mut progress = Progress::new(file.len() as u64, "tensors");
-        let summary = file.write(|_| {
-            progress.advance(1);
-            go_on()
-        })?;
-        progress.finish();
-        let fallbacks = match summary.fallbacks {
-            0 => String::new(),
-            n => format!(", {n} in a type with smaller blocks, since their rows are no multiple of 256"),
-        };
-        out.line(format_args!(
-            "{}: {} tensors in {}{fallbacks}, {} others; {} (from {})",
-            self.output.display(),
-            summary.quantized,
-            recipe.scheme,
-            summary.others,
-            bytes(summary.bytes),
-            bytes(summary.source_bytes),
-        ));
-        out.result(&json!({
-            "output": self.output.display().to_string(),
-            "recipe": recipe.to_string(),
-            "quantized": summary.quantized,
-            "fallbacks": summary.fallbacks,
-            "others": summary.others,
-            "bytes": summary.bytes,
-            "source_bytes": summary.source_bytes,
-        }));
-        Ok(())
-    }
-
-    fn by_method(
-        &self,
-        global: &Global,
-        recipe: &Recipe,
-        job: &QuantizedFolder,
-        source: &Source,
-    ) -> Result<(AtomicFolder, QuantizedSummary)> {
-        let samples = self.calibration.samples(std::slice::from_ref(recipe), &self.input, source)?;
-        let gpu = global.gpu()?;
-        let mut progress = Progress::new(7 * source.config.layers as u64, "layers");
-        let method = recipe.build()?;
-        let model = quantize_model(&gpu, source, &*method, &recipe.pipeline(), &samples, |_| {
-            progress.advance(1);
-            go_on()
-        })?;
-        progress.finish();
-        job.write_model(&model, |_| go_on())
-    }
-}
-
-/// Errors: Config where the user has asked to stop.
-fn go_on() -> Result<()> {
-    match interrupt::pending() {
-        true => Err(Error::config("quantize", "interrupted; nothing was written")),
-        false => Ok(()),
-    }
-}
-
-/// What transformers reads beside the weights: copied as it is.
-const FILES: [&str; 11] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
-
-/// The tokenizer of a folder as it is, or that of a GGUF file as transformers would write it.
-pub fn write_tokenizer(model: &Path, folder: &Path) -> Result<()> {
-    if model.is_dir() {
-        for name in FILES.iter().filter(|name| model.join(name).is_file()) {
-            std::fs::copy(model.join(name), folder.join(name)).map_err(Error::io(folder.join(name)))?;
-        }
-        return Ok(());
-    }
-    match Tokenizer::open(model)? {
-        Some(tokenizer) => tokenizer.save(folder),
-        None => Ok(()),
     }
 }

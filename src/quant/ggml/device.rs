@@ -96,6 +96,33 @@ impl Scheme {
     }
 }
 
+/// GGUF's blocks of 32 without offsets, and the integers that are the same numbers.
+const INTEGERS: [(Scheme, Scheme); 3] = [
+    (Scheme::Q4_0, Scheme::int(4, 32).symmetric()),
+    (Scheme::Q5_0, Scheme::int(5, 32).symmetric()),
+    (Scheme::Q8_0, Scheme::int(8, 32).symmetric()),
+];
+
+/// The integers whose numbers are those of Q4_0, Q5_0 or Q8_0, for methods that choose integers; `None` for all else.
+pub fn integers(scheme: Scheme) -> Option<Scheme> {
+    INTEGERS.into_iter().find(|(block, _)| *block == scheme).map(|(_, integers)| integers)
+}
+
+/// Integers of [`integers`] as GGUF's blocks, number for number; what a GGUF file holds as it is stays.
+/// Errors: Unsupported for other schemes.
+pub fn from_integers(packed: Packed) -> Result<Packed> {
+    if packed.scheme.is_ggml() || packed.scheme.is_float() {
+        return Ok(packed);
+    }
+    let Some((block, _)) = INTEGERS.into_iter().find(|(_, integers)| *integers == packed.scheme) else {
+        let supported = INTEGERS.map(|(_, integers)| integers.to_string()).join(", ");
+        return Err(Error::unsupported("integers for a GGUF file", packed.scheme, supported));
+    };
+    // Of each pair only the scale is kept, two to a word: the zero point is the middle code.
+    let scales = packed.scales.chunks(2).map(|pair| pair[0] & 0xffff | pair.get(1).map_or(0, |next| next << 16));
+    Packed::new(block, packed.shape, packed.codes, scales.collect(), vec![])
+}
+
 /// Bytes of a block in a file; `None` for schemes that GGUF does not have.
 pub fn block_bytes(scheme: Scheme) -> Option<usize> {
     BlockType::of(scheme).map(BlockType::block_bytes)

@@ -28,7 +28,7 @@ mod layout;
 mod legacy;
 mod search;
 
-pub use device::{block_bytes, decode_blocks, pack_blocks, unpack_blocks};
+pub use device::{block_bytes, decode_blocks, from_integers, integers, pack_blocks, unpack_blocks};
 pub(super) use device::{dequantize, quantize};
 pub use iq4::IQ4_LEVELS;
 
