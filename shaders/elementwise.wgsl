@@ -7,7 +7,7 @@ struct Params {
     group_end: u32,
     len: u32,
     scale: f32,
-    cols: u32, // of scale_columns and scale_rows
+    cols: u32, // of scale_columns, scale_rows and add_row
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -83,6 +83,20 @@ fn scale_rows(
     let i = g * 256u + lane;
     if (g < params.group_end && i < params.len) {
         y[i] *= b[i / params.cols];
+    }
+}
+
+// y[r, c] += b[c]
+@compute @workgroup_size(256)
+fn add_row(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] += b[i % params.cols];
     }
 }
 

@@ -1,5 +1,6 @@
 // Fast Walsh-Hadamard transform of the columns of a matrix, RADIX (1, 2, 4, 8 or 16) of them a thread, in registers; and
-// transposing. SIGNS: 1 negates columns before, 2 after, 0 not at all.
+// transposing. SIGNS: 1 multiplies columns by their signs before, 2 after, 0 not at all; REAL: 1 where signs are f32
+// factors, 0 where they are bits.
 
 import index
 
@@ -14,10 +15,14 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>; // [rows, cols]
-@group(0) @binding(2) var<storage, read> signs: array<u32>; // [cols / 32], a bit a column: set where it is negated
+// [cols / 32], a bit a column: set where it is negated; or [cols], the bits of an f32 factor a column
+@group(0) @binding(2) var<storage, read> signs: array<u32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, cols]; of `transpose` [cols, rows]
 
 fn flip(v: f32, col: u32) -> f32 {
+    if (REAL == 1u) {
+        return v * bitcast<f32>(signs[col]);
+    }
     return bitcast<f32>(bitcast<u32>(v) ^ (((signs[col / 32u] >> (col % 32u)) & 1u) << 31u));
 }
 

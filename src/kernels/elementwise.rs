@@ -27,7 +27,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    ["add", "accumulate", "assign", "scale_columns", "scale_rows", "take_row"].map(kernel).to_vec()
+    ["add", "accumulate", "assign", "scale_columns", "scale_rows", "add_row", "take_row"].map(kernel).to_vec()
 }
 
 /// y = a + scale · b
@@ -66,17 +66,24 @@ pub fn assign(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()> {
 ///
 /// y: [.., cols]; b: [cols], f32. Errors: Shape.
 pub fn scale_columns(g: &mut Graph, y: &Value, b: &Value) -> Result<()> {
-    scale(g, "scale_columns", y, b, y.rows_cols().1)
+    with_vector(g, "scale_columns", y, b, y.rows_cols().1)
 }
 
 /// y\[r, c\] *= b\[r\]
 ///
 /// y: [rows, cols]; b: [rows], f32. Errors: Shape.
 pub fn scale_rows(g: &mut Graph, y: &Value, b: &Value) -> Result<()> {
-    scale(g, "scale_rows", y, b, y.rows_cols().0)
+    with_vector(g, "scale_rows", y, b, y.rows_cols().0)
 }
 
-fn scale(g: &mut Graph, entry: &'static str, y: &Value, b: &Value, expected: usize) -> Result<()> {
+/// y\[r, c\] += b\[c\]
+///
+/// y: [.., cols]; b: [cols], f32. Errors: Shape.
+pub fn add_row(g: &mut Graph, y: &Value, b: &Value) -> Result<()> {
+    with_vector(g, "add_row", y, b, y.rows_cols().1)
+}
+
+fn with_vector(g: &mut Graph, entry: &'static str, y: &Value, b: &Value, expected: usize) -> Result<()> {
     b.expect(entry, &[expected])?;
     let (len, cols) = (y.shape().len(), y.rows_cols().1);
     let params = ScaleParams { len: len as u32, scale: 1.0, cols: cols as u32 };

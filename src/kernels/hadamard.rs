@@ -2,7 +2,7 @@
 
 use super::{lora, matmul::expect};
 use crate::{
-    DType, Result,
+    DType, Error, Result,
     gpu::{Gpu, Kernel, Tensor},
     graph::{Graph, Value},
     quant::hadamard as spec,
@@ -27,25 +27,28 @@ enum Signs {
 
 const RADICES: [u32; 5] = [1, 2, 4, 8, 16];
 
-fn kernel(entry: &'static str, radix: u32, signs: Signs) -> Kernel {
-    Kernel::new("hadamard", entry).with("RADIX", radix).with("SIGNS", signs as u32)
+/// `real`: signs are numbers, not bits.
+fn kernel(entry: &'static str, radix: u32, signs: Signs, real: bool) -> Kernel {
+    let kernel = Kernel::new("hadamard", entry).with("RADIX", radix).with("SIGNS", signs as u32);
+    kernel.with("REAL", u32::from(real && signs != Signs::Never))
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    let all = RADICES
-        .into_iter()
-        .flat_map(|radix| [Signs::Never, Signs::Before, Signs::After].map(|signs| kernel("walsh", radix, signs)));
-    all.chain([kernel("transpose", 1, Signs::Never)]).collect()
+    let (before, after) = (Signs::Before, Signs::After);
+    let signs = [(Signs::Never, false), (before, false), (after, false), (before, true), (after, true)];
+    let all = RADICES.into_iter().flat_map(|radix| signs.map(|(signs, real)| kernel("walsh", radix, signs, real)));
+    all.chain([kernel("transpose", 1, Signs::Never, false)]).collect()
 }
 
 /// An orthogonal map of n columns, x ↦ x · Tᵀ: random signs, a Walsh-Hadamard transform of 2^k columns times a dense factor
-/// for what is no power of two (see [`crate::quant::hadamard`]). Cloning shares the memory.
+/// for what is no power of two (see [`crate::quant::hadamard`]). Fine-tuning makes numbers of the signs
+/// ([`Hadamard::with_signs`]): then T is no longer orthogonal. Cloning shares the memory.
 #[derive(Clone)]
 pub struct Hadamard {
     cols: usize,
     seed: u64,
-    /// A bit a column.
+    /// A bit a column, u32; or a number a column, f32.
     signs: Tensor,
     /// [order, order] f32; none for order 1.
     factor: Option<Tensor>,
@@ -86,6 +89,30 @@ impl Hadamard {
         self.seed
     }
 
+    /// The same map with these numbers in place of its signs. signs: [cols] f32, kept and not copied: whoever overwrites
+    /// them changes the map. Errors: Shape.
+    pub fn with_signs(&self, signs: &Tensor) -> Result<Hadamard> {
+        if signs.shape().dims() != [self.cols] || signs.dtype() != DType::F32 {
+            let expected = format!("signs [{}] F32", self.cols);
+            return Err(Error::shape("hadamard", expected, format!("{} {}", signs.shape(), signs.dtype())));
+        }
+        Ok(Hadamard { signs: signs.clone(), ..self.clone() })
+    }
+
+    /// What the columns are multiplied by: 1 and -1, or the numbers that took their place. `[cols]`. Errors: Device.
+    pub fn signs(&self) -> Result<Vec<f32>> {
+        if self.is_real() {
+            return self.signs.read::<f32>();
+        }
+        let bits = self.signs.read::<u32>()?;
+        Ok((0..self.cols).map(|c| if bits[c / 32] >> (c % 32) & 1 == 1 { -1.0 } else { 1.0 }).collect())
+    }
+
+    /// Whether numbers have taken the signs' place, so that [`Hadamard::seed`] does not tell them.
+    pub fn is_real(&self) -> bool {
+        self.signs.dtype() == DType::F32
+    }
+
     /// Bytes of device memory that are not shared: the signs.
     pub fn bytes(&self) -> u64 {
         self.signs.bytes()
@@ -105,7 +132,7 @@ impl Hadamard {
         g.reshape(&y, x.shape().clone())
     }
 
-    /// y · T: undoes [`Hadamard::forward`], and is its gradient.
+    /// y · T: the gradient of [`Hadamard::forward`], which it undoes where the signs are signs.
     ///
     /// y, x: [.., cols] f32. Errors: Shape.
     pub fn backward(&self, g: &mut Graph, y: &Value) -> Result<Value> {
@@ -141,7 +168,7 @@ impl Hadamard {
             let y = g.value(x.shape().clone(), DType::F32)?;
             let threads = rows * (cols / radix);
             let work = 12.0 * (rows * cols) as f64;
-            let kernel = kernel("walsh", radix as u32, here);
+            let kernel = kernel("walsh", radix as u32, here, self.is_real());
             g.dispatch(kernel, &params, &[&x, &flips, &y], threads.div_ceil(64), work)?;
             x = y;
         }
@@ -158,6 +185,7 @@ pub fn transpose(g: &mut Graph, x: &Value) -> Result<Value> {
     let y = g.value([cols, rows], DType::F32)?;
     let params = Params { rows: rows as u32, cols: cols as u32, stride: 1, scale: 1.0 };
     let len = rows * cols;
-    g.dispatch(kernel("transpose", 1, Signs::Never), &params, &[x, &y], len.div_ceil(64), 2.0 * len as f64)?;
+    let kernel = kernel("transpose", 1, Signs::Never, false);
+    g.dispatch(kernel, &params, &[x, &y], len.div_ceil(64), 2.0 * len as f64)?;
     Ok(y)
 }

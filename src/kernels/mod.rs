@@ -8,7 +8,9 @@ pub mod attention;
 pub mod attention_cached;
 pub mod attention_lanes;
 pub mod awq;
+pub mod codebook;
 pub mod dequantize;
+pub mod diagonal;
 pub mod double_quantize;
 pub mod dropout;
 pub mod elementwise;
@@ -38,6 +40,7 @@ pub mod reduce;
 pub mod roofline;
 pub mod rope;
 pub mod sample;
+pub mod squared_error;
 pub mod statistics;
 
 pub use quantized::{QuantizedTensor, Shard};
@@ -65,6 +68,9 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(dropout::variants());
     all.extend(sample::variants());
     all.extend(statistics::variants());
+    all.extend(squared_error::variants());
+    all.extend(codebook::variants());
+    all.extend(diagonal::variants());
     all.extend(quantize::variants());
     all.extend(quantize_rows::variants());
     all.extend(dequantize::variants());

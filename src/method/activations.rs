@@ -18,13 +18,14 @@ pub(super) struct Activations {
     lengths: Vec<Length>,
     samples: Vec<Sample>,
     pool: Pool,
+    budget: u64,
 }
 
 /// What the samples of one length share.
-struct Length {
+pub(super) struct Length {
     inputs: Inputs,
     /// [tokens, hidden]
-    x: Tensor,
+    pub x: Tensor,
 }
 
 struct Sample {
@@ -42,6 +43,20 @@ enum Memory {
     Host(Vec<f32>),
 }
 
+impl Memory {
+    /// Keeps what `shared` holds: on the device where that stays within the budget. `held`: bytes of all samples so far,
+    /// this one included.
+    fn keep(gpu: &Gpu, shared: &Tensor, held: u64, budget: u64) -> Result<Memory> {
+        if held > budget {
+            return Ok(Memory::Host(shared.read()?));
+        }
+        let own = gpu.zeros("hidden states of a calibration sample", shared.shape().clone(), DType::F32)?;
+        let mut save = copy(gpu, &own, shared)?;
+        save.run()?;
+        Ok(Memory::Device { load: copy(gpu, shared, &own)?, save })
+    }
+}
+
 impl Activations {
     /// The embeddings of `samples`. Errors: Config for samples that cannot be used, OutOfMemory, Device.
     pub fn new(model: &Model, samples: &[Vec<u32>], budget: u64) -> Result<Activations> {
@@ -53,6 +68,7 @@ impl Activations {
             lengths: Vec::new(),
             samples: Vec::new(),
             pool: Pool::default(),
+            budget,
         };
         let mut held = 0;
         for ids in samples {
@@ -66,17 +82,47 @@ impl Activations {
             elementwise::assign(&mut g, &x, &embedded, 1.0)?;
             g.plan().build(&mut this.pool)?.run()?;
             held += shared.x.bytes();
-            let memory = if held <= budget {
-                let own = gpu.zeros("hidden states of a calibration sample", shared.x.shape().clone(), DType::F32)?;
-                let mut save = copy(gpu, &own, &shared.x)?;
-                save.run()?;
-                Memory::Device { load: copy(gpu, &shared.x, &own)?, save }
-            } else {
-                Memory::Host(shared.x.read()?)
-            };
+            let memory = Memory::keep(gpu, &shared.x, held, budget)?;
             this.samples.push(Sample { length, memory });
         }
         Ok(this)
+    }
+
+    /// What `record` makes of each sample's states, beside them. Errors: those of `record`, OutOfMemory, Device.
+    pub fn map(
+        &mut self,
+        model: &Model,
+        mut record: impl FnMut(&mut Graph, &Context, &Value) -> Result<Value>,
+    ) -> Result<Activations> {
+        let (gpu, budget) = (self.gpu.clone(), self.budget);
+        let lengths = self.lengths.iter().map(|l| {
+            let x = gpu.zeros("hidden states", l.x.shape().clone(), DType::F32)?;
+            Ok(Length { inputs: l.inputs.clone(), x })
+        });
+        let lengths = lengths.collect::<Result<Vec<_>>>()?;
+        let mut programs = self.programs(model, |g, cx, x, length| {
+            let (y, to) = (record(g, cx, x)?, g.import(&lengths[length].x));
+            elementwise::assign(g, &to, &y, 1.0)
+        })?;
+        let mut samples = Vec::with_capacity(self.len());
+        let mut held = 0;
+        for sample in 0..self.len() {
+            let length = self.load(sample)?;
+            programs[length].run()?;
+            held += lengths[length].x.bytes();
+            samples.push(Sample { length, memory: Memory::keep(&gpu, &lengths[length].x, held, budget)? });
+        }
+        Ok(Activations { gpu, rope: self.rope.clone(), lengths, samples, pool: Pool::default(), budget })
+    }
+
+    /// Samples.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// What the samples of each length share.
+    pub fn lengths(&self) -> &[Length] {
+        &self.lengths
     }
 
     /// Tokens of all samples.
@@ -106,26 +152,63 @@ impl Activations {
         save: bool,
         mut record: impl FnMut(&mut Graph, &Context, &Value) -> Result<()>,
     ) -> Result<()> {
-        for (index, shared) in self.lengths.iter().enumerate() {
-            let mut g = Graph::new(&self.gpu);
-            let cx = model.context(&mut g, &shared.inputs, &self.rope, None);
-            let x = g.import(&shared.x);
-            record(&mut g, &cx, &x)?;
-            let mut program = g.plan().build(&mut self.pool)?;
-            for sample in self.samples.iter_mut().filter(|s| s.length == index) {
-                match &mut sample.memory {
-                    Memory::Device { load, .. } => load.run()?,
-                    Memory::Host(values) => shared.x.write(bytemuck::cast_slice(values))?,
-                }
+        for length in 0..self.lengths.len() {
+            let mut program = self.program(model, length, |g, cx, x, _| record(g, cx, x))?;
+            for sample in (0..self.len()).filter(|&s| self.samples[s].length == length).collect::<Vec<_>>() {
+                self.load(sample)?;
                 program.run()?;
-                match &mut sample.memory {
-                    Memory::Device { save: program, .. } if save => program.run()?,
-                    Memory::Host(values) if save => *values = shared.x.read()?,
-                    _ => {}
+                if save {
+                    self.save(sample)?;
                 }
             }
         }
         self.gpu.wait()
+    }
+
+    /// What `record` records for each length: it is given the hidden states [tokens, hidden] and the length's number.
+    /// Errors: those of `record`, OutOfMemory.
+    pub fn programs(
+        &mut self,
+        model: &Model,
+        mut record: impl FnMut(&mut Graph, &Context, &Value, usize) -> Result<()>,
+    ) -> Result<Vec<Program>> {
+        (0..self.lengths.len()).map(|length| self.program(model, length, &mut record)).collect()
+    }
+
+    fn program(
+        &mut self,
+        model: &Model,
+        length: usize,
+        mut record: impl FnMut(&mut Graph, &Context, &Value, usize) -> Result<()>,
+    ) -> Result<Program> {
+        let shared = &self.lengths[length];
+        let mut g = Graph::new(&self.gpu);
+        let cx = model.context(&mut g, &shared.inputs, &self.rope, None);
+        let x = g.import(&shared.x);
+        record(&mut g, &cx, &x, length)?;
+        g.plan().build(&mut self.pool)
+    }
+
+    /// Brings a sample's states into what its length shares; returns the length's number. Errors: Device.
+    pub fn load(&mut self, sample: usize) -> Result<usize> {
+        let Sample { length, memory } = &mut self.samples[sample];
+        match memory {
+            Memory::Device { load, .. } => load.run()?,
+            Memory::Host(values) => self.lengths[*length].x.write(bytemuck::cast_slice(values))?,
+        }
+        Ok(*length)
+    }
+
+    /// The reverse.
+    fn save(&mut self, sample: usize) -> Result<()> {
+        let Sample { length, memory } = &mut self.samples[sample];
+        match memory {
+            Memory::Device { save, .. } => save.run(),
+            Memory::Host(values) => {
+                *values = self.lengths[*length].x.read()?;
+                Ok(())
+            }
+        }
     }
 }
 

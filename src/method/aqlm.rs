@@ -1,6 +1,6 @@
 //! AQLM: eight weights are the sum of two vectors of two code books that are learned for the layer.
 
-use super::{Layer, LayerMethod, Needs, fold, linalg, of_hessian::OfHessian};
+use super::{FineTune, Layer, LayerMethod, Needs, fold, linalg, of_hessian::OfHessian};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
@@ -20,8 +20,11 @@ const BOOK: usize = 256;
 ///
 /// Codes are searched vector by vector from the last column to the first, each after what its successors lost was carried
 /// over to it, or without that where it loses less: the paper's search goes over the vectors several times instead, and its
-/// steps on the code books are Adam's, where conjugate gradients solve here. The paper's fine-tuning of blocks is not part of
-/// it. The search and the products with H are the device's; K-means and the sums over codes are the host's.
+/// steps on the code books are Adam's, where conjugate gradients solve here. The search and the products with H are the
+/// device's; K-means and the sums over codes are the host's.
+///
+/// With [`Aqlm::finetune`] code books, row scales and norms of each block learn together once its layers are quantized
+/// (section 3.4): see [`FineTune`].
 #[derive(Debug)]
 pub struct Aqlm {
     /// Searches and fits at most; fewer where the error no longer falls.
@@ -32,6 +35,8 @@ pub struct Aqlm {
     pub damping: f64,
     /// Vectors that K-means sees.
     pub samples: usize,
+    /// Fine-tuning of blocks; none unless asked for.
+    pub finetune: FineTune,
     factor: OfHessian<Factor>,
 }
 
@@ -46,7 +51,14 @@ struct Factor {
 
 impl Default for Aqlm {
     fn default() -> Aqlm {
-        Aqlm { rounds: 2, steps: 8, damping: 0.01, samples: 8192, factor: OfHessian::default() }
+        Aqlm {
+            rounds: 2,
+            steps: 8,
+            damping: 0.01,
+            samples: 8192,
+            finetune: FineTune::default(),
+            factor: OfHessian::default(),
+        }
     }
 }
 
@@ -54,6 +66,11 @@ impl Aqlm {
     /// With this damping.
     pub fn new(damping: f64) -> Aqlm {
         Aqlm { damping, ..Aqlm::default() }
+    }
+
+    /// The same with blocks fine-tuned in this way.
+    pub fn finetuned(self, finetune: FineTune) -> Aqlm {
+        Aqlm { finetune, ..self }
     }
 
     /// Errors: Config, where it is no Hessian.
@@ -91,6 +108,10 @@ impl LayerMethod for Aqlm {
 
     fn needs(&self) -> Needs {
         Needs { hessian: true, ..Needs::default() }
+    }
+
+    fn finetune(&self) -> Option<FineTune> {
+        Some(self.finetune)
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

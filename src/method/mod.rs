@@ -7,6 +7,7 @@
 mod activations;
 mod aqlm;
 mod awq;
+mod finetune;
 pub mod fold;
 mod gptq;
 mod hqq;
@@ -21,10 +22,12 @@ mod recipe;
 mod rtn;
 mod smoothquant;
 mod stats;
+mod tunable;
 mod w8a8;
 
 pub use aqlm::Aqlm;
 pub use awq::{Awq, AwqOptions};
+pub use finetune::{FineTune, Tuned};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
 pub use llm_int8::LlmInt8;
@@ -36,6 +39,7 @@ pub use recipe::{Method, MethodOptions, Recipe};
 pub use rtn::Rtn;
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
+pub use tunable::{Tunable, Tunables};
 pub use w8a8::{ActivationScales, W8A8};
 
 use crate::{
@@ -72,6 +76,12 @@ pub trait LayerMethod {
     /// ([`InputStats::scale`]). Errors: the method's.
     fn fold(&self, _gpu: &Gpu, _block: &mut Block, _stats: &mut BlockStats) -> Result<()> {
         Ok(())
+    }
+
+    /// How a block is fine-tuned once its layers are quantized, where it is; the method must need something of the
+    /// calibration text ([`LayerMethod::needs`]).
+    fn finetune(&self) -> Option<FineTune> {
+        None
     }
 
     /// The layer in its storage scheme. [`Layer::done`] makes one without a transform of its input. Errors: the method's.

@@ -1,7 +1,8 @@
 //! Block by block through a model: collect, fold, quantize, and go on with what the quantized block gives.
 
 use super::{
-    BlockStats, Layer, LayerMethod, Site, activations::Activations, check_finite, float_tensor, fold::row_ranges,
+    BlockStats, Layer, LayerMethod, Site, Tuned, activations::Activations, check_finite, finetune::Tuner, float_tensor,
+    fold::row_ranges,
 };
 use crate::{
     DType, Result,
@@ -39,6 +40,8 @@ pub struct LayerReport {
     pub done: usize,
     /// Layers in all.
     pub total: usize,
+    /// What fine-tuning did to the block after this layer, where it did something.
+    pub tuned: Option<Tuned>,
 }
 
 /// Quantizes the linear layers of a model's blocks with `method`; embedding, head and norms stay as stored.
@@ -70,6 +73,10 @@ pub fn quantize_model(
         let mut stats = work.collect(activations.as_mut(), &Site::ALL)?;
         method.fold(gpu, &mut work.block, &mut stats)?;
         work.observe(activations.as_mut(), &mut stats, &Site::ALL)?;
+        let mut tuner = match (method.finetune().filter(|t| t.epochs > 0 && layer < t.blocks), activations.as_mut()) {
+            (Some(options), Some(states)) => Some(Tuner::new(gpu, &model, &work.block, states, options)?),
+            _ => None,
+        };
         for site in Site::ALL {
             if options.true_sequential && site != Site::Qkv && activations.is_some() {
                 stats = work.collect(activations.as_mut(), &[site])?;
@@ -77,8 +84,11 @@ pub fn quantize_model(
             }
             for index in site.linears() {
                 let name = work.quantize(index, &stats, site)?;
-                let done = model.blocks.len() * 7 + index + 1;
-                on_layer(&LayerReport { name, done, total })?;
+                let tuned = match (tuner.as_mut(), activations.as_mut()) {
+                    (Some(tuner), Some(states)) => tuner.after(index, &mut work.block, states)?,
+                    _ => None,
+                };
+                on_layer(&LayerReport { name, done: layer * 7 + index + 1, total, tuned })?;
             }
         }
         if let Some(activations) = activations.as_mut().filter(|_| layer + 1 < layers) {

@@ -1,6 +1,6 @@
 //! QuIP#: weights between random Hadamard transforms, rounded to a lattice with what is lost carried over.
 
-use super::{Layer, LayerMethod, Needs, linalg, of_hessian::OfHessian};
+use super::{FineTune, Layer, LayerMethod, Needs, linalg, of_hessian::OfHessian};
 use crate::{
     Error, Result,
     gpu::{Gpu, Tensor},
@@ -16,8 +16,11 @@ use crate::{
 use std::sync::{Mutex, PoisonError};
 
 /// QuIP# (Tseng et al. 2024) at 2 bits: incoherence processing, the E8P code book, and LDLQ by the Hessian of the layer's
-/// input. The Hessian is transformed and factored on the host in f64; everything else is the device's. The paper's
-/// fine-tuning of blocks after rounding is not part of it.
+/// input. The Hessian is transformed and factored on the host in f64; everything else is the device's.
+///
+/// With [`Quip::finetune`] a block learns while it is quantized (section 5): the layers that are still floats each time that
+/// layers before them were rounded, the signs of both transforms, which become real numbers, and the norms: see
+/// [`FineTune`]. The paper's second stage, which trains signs, norms and head of the whole model, is not part of it.
 pub struct Quip {
     /// Of all signs; those of an input also depend on the part of the block that reads it, those of an output on the layer.
     pub seed: u64,
@@ -25,6 +28,8 @@ pub struct Quip {
     pub damping: f64,
     /// The code book's scale, in parts of the best one for normal numbers that are rounded to nearest.
     pub scale: f32,
+    /// Fine-tuning of blocks; none unless asked for.
+    pub finetune: FineTune,
     /// Maps whose dense factors are shared.
     known: Mutex<Vec<Hadamard>>,
     factor: OfHessian<Vec<f32>>,
@@ -32,7 +37,9 @@ pub struct Quip {
 
 impl Default for Quip {
     fn default() -> Quip {
-        Quip { seed: 0, damping: 0.01, scale: 1.0, known: Mutex::new(Vec::new()), factor: OfHessian::default() }
+        let finetune = FineTune { between: true, ..FineTune::default() };
+        let (known, factor) = (Mutex::new(Vec::new()), OfHessian::default());
+        Quip { seed: 0, damping: 0.01, scale: 1.0, finetune, known, factor }
     }
 }
 
@@ -45,6 +52,11 @@ impl Quip {
     /// With these signs and this damping.
     pub fn new(seed: u64, damping: f64) -> Quip {
         Quip { seed, damping, ..Quip::default() }
+    }
+
+    /// The same with blocks fine-tuned in this way.
+    pub fn finetuned(self, finetune: FineTune) -> Quip {
+        Quip { finetune, ..self }
     }
 
     /// A map of `cols` columns; its dense factor is shared with those before it.
@@ -102,6 +114,10 @@ impl LayerMethod for Quip {
 
     fn needs(&self) -> Needs {
         Needs { hessian: true, ..Needs::default() }
+    }
+
+    fn finetune(&self) -> Option<FineTune> {
+        Some(self.finetune)
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

@@ -1,8 +1,8 @@
 //! A method with its scheme and options, by name: what a command line asks for.
 
 use super::{
-    ActivationScales, Aqlm, Awq, AwqOptions, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, PipelineOptions, Quip, Rtn,
-    SmoothQuant, SmoothQuantOptions, W8A8,
+    ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, PipelineOptions,
+    Quip, Rtn, SmoothQuant, SmoothQuantOptions, W8A8,
 };
 use crate::{
     Error, Result,
@@ -27,9 +27,9 @@ pub enum Method {
     SmoothQuant,
     /// LLM.int8() (Dettmers et al. 2022); nothing is calibrated.
     LlmInt8,
-    /// QuIP# (Tseng et al. 2024) at 2 bits, without its fine-tuning.
+    /// QuIP# (Tseng et al. 2024) at 2 bits.
     Quip,
-    /// AQLM (Egiazarian et al. 2024) with two code books, without its fine-tuning.
+    /// AQLM (Egiazarian et al. 2024) with two code books.
     Aqlm,
 }
 
@@ -113,6 +113,12 @@ pub struct MethodOptions {
     pub seed: u64,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized.
     pub true_sequential: bool,
+    /// QuIP#, AQLM: times that each block learns from the calibration text at most; 0 for no fine-tuning.
+    pub finetune_epochs: usize,
+    /// QuIP#, AQLM: how many blocks are fine-tuned, from the first on.
+    pub finetune_blocks: usize,
+    /// QuIP#, AQLM: the step of fine-tuning ([`FineTune::learning_rate`]).
+    pub finetune_lr: f64,
 }
 
 impl Default for MethodOptions {
@@ -125,6 +131,9 @@ impl Default for MethodOptions {
             threshold: 6.0,
             seed: 0,
             true_sequential: false,
+            finetune_epochs: FineTune::default().epochs,
+            finetune_blocks: FineTune::default().blocks,
+            finetune_lr: FineTune::default().learning_rate,
         }
     }
 }
@@ -166,8 +175,8 @@ impl Recipe {
             Method::Awq => Box::new(Awq::new(AwqOptions { clip, ..AwqOptions::new(scheme) })?),
             Method::SmoothQuant => Box::new(SmoothQuant::new(SmoothQuantOptions { scheme, alpha })?),
             Method::LlmInt8 => Box::new(LlmInt8::new(threshold)?),
-            Method::Quip => Box::new(Quip::new(seed, damping)),
-            Method::Aqlm => Box::new(Aqlm::new(damping)),
+            Method::Quip => Box::new(Quip::new(seed, damping).finetuned(self.finetune(true)?)),
+            Method::Aqlm => Box::new(Aqlm::new(damping).finetuned(self.finetune(false)?)),
         };
         Ok(match self.activations {
             None => method,
@@ -176,6 +185,17 @@ impl Recipe {
             }
             Some(activations) => Box::new(W8A8 { method, activations }),
         })
+    }
+
+    /// Errors: Config for a learning rate that is none, and where activations are rounded, whose gradient nobody knows.
+    fn finetune(&self, between: bool) -> Result<FineTune> {
+        let MethodOptions { finetune_epochs: epochs, finetune_blocks: blocks, finetune_lr, .. } = self.options;
+        if epochs > 0 && self.activations.is_some() {
+            return Err(Error::config("fine-tuning", "not with rounded activations: leave one of the two out"));
+        }
+        let options = FineTune { epochs, blocks, learning_rate: finetune_lr, between, ..FineTune::default() };
+        options.validate()?;
+        Ok(options)
     }
 
     /// How the model is walked through.
@@ -268,6 +288,19 @@ mod tests {
         for text in ["best", "gptq:nf4-dq", "awq:q4_k", "rtn:int99", "gptq:", "quip:nf4", "llm-int8+a8", "rtn+a4"] {
             assert!(text.parse::<Recipe>().is_err(), "{text}");
         }
+        let mut tuned: Recipe = "aqlm".parse().unwrap();
+        tuned.options.finetune_epochs = 2;
+        let options = tuned.build().unwrap().finetune().unwrap();
+        assert_eq!((options.epochs, options.between), (2, false));
+        tuned.method = Method::Quip;
+        tuned.scheme = Scheme::E8p;
+        assert!(tuned.build().unwrap().finetune().unwrap().between);
+        tuned.activations = Some(ActivationScales::Dynamic);
+        assert!(tuned.build().is_err());
+        tuned.activations = None;
+        tuned.options.finetune_lr = 0.0;
+        let message = tuned.build().err().unwrap().to_string();
+        assert!(message.contains("learning rate") && message.contains("above 0"), "{message}");
         let message = "rtn:q4_k".parse::<Recipe>().unwrap().layout().unwrap_err().to_string();
         assert!(message.contains("q4_k") && message.contains(".gguf"), "{message}");
     }

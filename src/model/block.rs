@@ -83,6 +83,34 @@ impl Saved {
     }
 }
 
+/// Is shown where the gradients of a block's own weights come from, as the backward pass reaches them.
+pub trait WeightGradients {
+    /// dW = dyᵀ · x of layer `index` of [`Block::linears`]. x: [tokens, in]; dy: [tokens, out]. Errors: Shape.
+    fn linear(&mut self, g: &mut Graph, index: usize, x: &Value, dy: &Value) -> Result<()>;
+
+    /// Of the norm before the attention (0), or before the feed-forward layers (1): what
+    /// [`RmsNorm::weight_gradient`] takes. dy: [tokens, hidden]. Errors: Shape.
+    fn norm(&mut self, g: &mut Graph, index: usize, saved: &SavedNorm, dy: &Value) -> Result<()>;
+}
+
+/// Nobody looks: the weights are frozen.
+impl WeightGradients for () {
+    fn linear(&mut self, _: &mut Graph, _: usize, _: &Value, _: &Value) -> Result<()> {
+        Ok(())
+    }
+
+    fn norm(&mut self, _: &mut Graph, _: usize, _: &SavedNorm, _: &Value) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a backward pass is asked for.
+struct Pass<'a> {
+    step: &'a StepValues,
+    need_dx: bool,
+    weights: &'a mut dyn WeightGradients,
+}
+
 impl Block {
     /// The block's linear layers, in the order of [`crate::adapter::LINEAR_MODULES`].
     pub fn linears(&self) -> [&AdaptedLinear; 7] {
@@ -144,11 +172,43 @@ impl Block {
         step: &StepValues,
         need_dx: bool,
     ) -> Result<Option<Value>> {
+        self.walk_back(g, saved, dy, cx, Pass { step, need_dx, weights: &mut () })
+    }
+
+    /// [`Block::backward`] that shows `weights` what the gradients of the block's own weights come from. Errors: Shape,
+    /// those of `weights`.
+    pub fn backward_weights(
+        &self,
+        g: &mut Graph,
+        saved: &Saved,
+        dy: &Value,
+        cx: &Context,
+        step: &StepValues,
+        weights: &mut dyn WeightGradients,
+    ) -> Result<()> {
+        self.walk_back(g, saved, dy, cx, Pass { step, need_dx: true, weights }).map(|_| ())
+    }
+
+    fn walk_back(
+        &self,
+        g: &mut Graph,
+        saved: &Saved,
+        dy: &Value,
+        cx: &Context,
+        pass: Pass<'_>,
+    ) -> Result<Option<Value>> {
+        let Pass { step, need_dx, weights } = pass;
+        let [of_qkv, of_o, of_gate_up, of_down] = [&saved.qkv[0], &saved.o, &saved.gate_up[0], &saved.down];
+        weights.linear(g, 6, of_down.input(), dy)?;
         let dh = self.down.backward(g, &saved.down, dy, None, step, true)?.expect("dx was asked for");
         let (dgate, dup) = activation::swiglu_backward(g, &dh, &saved.gate, &saved.up)?;
+        weights.linear(g, 4, of_gate_up.input(), &dgate)?;
+        weights.linear(g, 5, of_gate_up.input(), &dup)?;
         let dm = self.gate.backward(g, &saved.gate_up[0], &dgate, None, step, true)?;
         let dm = self.up.backward(g, &saved.gate_up[1], &dup, dm.as_ref(), step, true)?.expect("dx was asked for");
+        weights.norm(g, 1, &saved.post_norm, &dm)?;
         let dx1 = self.post_norm.backward(g, &saved.post_norm, &dm, Some(dy))?;
+        weights.linear(g, 3, of_o.input(), &dx1)?;
         let d_attended = self.o.backward(g, &saved.o, &dx1, None, step, true)?.expect("dx was asked for");
         let Saved { q, k, v, attended, lse, .. } = saved;
         let (dq, dk, dv) =
@@ -156,10 +216,15 @@ impl Block {
         let Attention { heads, kv_heads, head_dim, .. } = cx.attention;
         rope::rope(g, &dq, &cx.rope, &cx.positions, heads, head_dim, true)?;
         rope::rope(g, &dk, &cx.rope, &cx.positions, kv_heads, head_dim, true)?;
+        for (index, dy) in [&dq, &dk, &dv].into_iter().enumerate() {
+            weights.linear(g, index, of_qkv.input(), dy)?;
+        }
         let dn = self.q.backward(g, &saved.qkv[0], &dq, None, step, need_dx)?;
         let dn = self.k.backward(g, &saved.qkv[1], &dk, dn.as_ref(), step, need_dx)?;
         let dn = self.v.backward(g, &saved.qkv[2], &dv, dn.as_ref(), step, need_dx)?;
-        dn.map(|dn| self.input_norm.backward(g, &saved.input_norm, &dn, Some(&dx1))).transpose()
+        let Some(dn) = dn else { return Ok(None) };
+        weights.norm(g, 0, &saved.input_norm, &dn)?;
+        self.input_norm.backward(g, &saved.input_norm, &dn, Some(&dx1)).map(Some)
     }
 
     /// The block over `tokens` new tokens of one sequence, whose keys and values are appended to `cache`.

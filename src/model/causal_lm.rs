@@ -30,7 +30,8 @@ pub struct Model {
     pub(super) gpu: Gpu,
 }
 
-/// The inputs of a recording, in device memory; the host overwrites them before each run.
+/// The inputs of a recording, in device memory; the host overwrites them before each run. Cloning shares the memory.
+#[derive(Clone)]
 pub struct Inputs {
     /// [tokens] u32
     pub ids: Tensor,

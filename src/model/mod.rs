@@ -12,7 +12,7 @@ mod quantized_folder;
 mod source;
 
 pub use adapter_files::load_adapter;
-pub use block::{Block, Context};
+pub use block::{Block, Context, WeightGradients};
 pub use causal_lm::{BUCKET, Inputs, KvCache, LossValues, Model};
 pub use config::{Config, FAMILIES, RopeScaling};
 pub use gguf_file::{GgufFile, GgufSummary};

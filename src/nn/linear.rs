@@ -47,14 +47,14 @@ impl Linear {
             add_low_rank(g, &y, update)?;
             return Ok(y);
         };
-        // What U undoes: U's own transpose of the bias, so that it comes out as it is.
-        let bias = bias.map(|b| g.reshape(&b, [1, self.outputs()])).transpose()?;
-        let bias = bias.map(|b| output.forward(g, &b)).transpose()?;
         let z = match &self.activation {
-            None => matmul::matmul(g, x, &self.weight, None, bias.as_ref())?,
-            Some(activation) => activation.product(g, x, &self.weight, bias.as_ref())?,
+            None => matmul::matmul(g, x, &self.weight, None, None)?,
+            Some(activation) => activation.product(g, x, &self.weight, None)?,
         };
         let y = output.backward(g, &z)?;
+        if let Some(bias) = &bias {
+            elementwise::add_row(g, &y, bias)?;
+        }
         add_low_rank(g, &y, update)?;
         Ok(y)
     }

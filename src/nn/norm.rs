@@ -4,7 +4,7 @@ use crate::{
     Result,
     gpu::Tensor,
     graph::{Graph, Value},
-    kernels::norm,
+    kernels::{diagonal, norm},
 };
 
 /// y[r, c] = x[r, c] * rstd[r] * w[c], rstd[r] = 1 / sqrt(mean_c(x[r, c]²) + eps)
@@ -37,5 +37,12 @@ impl RmsNorm {
     pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, residual: Option<&Value>) -> Result<Value> {
         let w = g.import(&self.weight);
         norm::rms_norm_backward(g, dy, &saved.x, &w, &saved.rstd, residual)
+    }
+
+    /// out[c] ← accumulate · out[c] + Σ_r dy[r, c] · x[r, c] · rstd[r], where somebody trains the weight
+    ///
+    /// dy: [rows, cols]; out: [cols]; accumulate: [1], f32. Errors: Shape.
+    pub fn weight_gradient(g: &mut Graph, saved: &Saved, dy: &Value, out: &Value, accumulate: &Value) -> Result<()> {
+        diagonal::right(g, dy, &saved.x, &saved.rstd, out, accumulate)
     }
 }

@@ -7,8 +7,8 @@ use crate::{
     kernels::{hadamard::Hadamard, permute},
 };
 
-/// A linear map T of a layer's input, `y = (x · Tᵀ) · Wᵀ`; it is orthogonal, so that its transpose undoes it. Some have
-/// another map U of the output: `y = ((x · Tᵀ) · Wᵀ) · U`.
+/// A linear map T of a layer's input, `y = (x · Tᵀ) · Wᵀ`; it is orthogonal, so that its transpose undoes it, unless it was
+/// fine-tuned. Some have another map U of the output: `y = ((x · Tᵀ) · Wᵀ) · U`.
 #[derive(Clone)]
 pub enum Transform {
     /// The columns in another order: those that share a scale lie side by side.

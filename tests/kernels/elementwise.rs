@@ -38,7 +38,7 @@ fn assign_overwrites_memory_that_is_there() {
 }
 
 #[test]
-fn rows_and_columns_are_scaled_in_place() {
+fn rows_and_columns_are_scaled_and_a_row_added_in_place() {
     let Some(gpu) = gpu() else { return };
     let mut rng = Rng(11);
     let (y, rows, cols) = (rng.normals(7 * 257), rng.normals(7), rng.normals(257));
@@ -48,9 +48,11 @@ fn rows_and_columns_are_scaled_in_place() {
     let [r, c] = [&rows, &cols].map(|v| g.import(&gpu.tensor("factors", [v.len()], DType::F32, v).unwrap()));
     elementwise::scale_columns(&mut g, &ty, &c).unwrap();
     elementwise::scale_rows(&mut g, &ty, &r).unwrap();
+    elementwise::add_row(&mut g, &ty, &c).unwrap();
+    assert!(elementwise::add_row(&mut g, &ty, &r).is_err());
     assert!(elementwise::scale_rows(&mut g, &ty, &c).is_err());
     g.run().unwrap();
-    let want: Vec<f32> = y.iter().enumerate().map(|(i, v)| v * cols[i % 257] * rows[i / 257]).collect();
+    let want: Vec<f32> = y.iter().enumerate().map(|(i, v)| v * cols[i % 257] * rows[i / 257] + cols[i % 257]).collect();
     assert_eq!(target.read::<f32>().unwrap(), want);
 }
 

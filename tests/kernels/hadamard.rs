@@ -59,6 +59,39 @@ fn transforms_equal_the_dense_matrix_both_ways() {
     }
 }
 
+/// Numbers in place of the signs: forward is (x ∘ s) · Hᵀ, and backward its transpose.
+#[test]
+fn signs_may_be_any_numbers() {
+    let Some(gpu) = gpu() else { return };
+    for cols in COLS {
+        let mut rng = Rng(cols as u64 + 1);
+        let (x, dy, numbers) = (rng.normals(3 * cols), rng.normals(3 * cols), rng.normals(cols));
+        let map = Hadamard::new(&gpu, cols, 5).unwrap();
+        let ones = map.signs().unwrap();
+        let flips = signs(cols, 5);
+        assert!((0..cols).all(|c| (ones[c] < 0.0) == (flips[c / 32] >> (c % 32) & 1 == 1)));
+        let tensor = gpu.tensor("signs", [cols], DType::F32, &numbers).unwrap();
+        let tuned = map.with_signs(&tensor).unwrap();
+        assert!(tuned.is_real() && !map.is_real() && tuned.signs().unwrap() == numbers);
+        let mut g = Graph::new(&gpu);
+        let [tx, tdy] = [&x, &dy].map(|v| g.import(&gpu.tensor("x", [3, cols], DType::F32, v).unwrap()));
+        let (forward, backward) = (tuned.forward(&mut g, &tx).unwrap(), tuned.backward(&mut g, &tdy).unwrap());
+        g.keep(&forward);
+        g.keep(&backward);
+        let program = g.run().unwrap();
+        // The map of the seed undoes its own signs.
+        let scaled: Vec<f32> = (0..x.len()).map(|i| x[i] * numbers[i % cols] * ones[i % cols]).collect();
+        let want = reference(&scaled, cols, 5, false);
+        assert_close(&format!("{cols} columns"), &program.read(&forward).unwrap(), &want, 2e-5, 1e-6);
+        let mut want = reference(&dy, cols, 5, true);
+        want.iter_mut().enumerate().for_each(|(i, v)| *v *= f64::from(numbers[i % cols] * ones[i % cols]));
+        assert_close(&format!("{cols} columns back"), &program.read(&backward).unwrap(), &want, 2e-5, 1e-6);
+    }
+    let map = Hadamard::new(&gpu, 8, 5).unwrap();
+    let message = map.with_signs(&gpu.zeros("signs", [7], DType::F32).unwrap()).err().unwrap().to_string();
+    assert_eq!(message, "hadamard: expected signs [8] F32, got [7] F32");
+}
+
 #[test]
 fn an_outlier_is_spread_over_all_columns() {
     let Some(gpu) = gpu() else { return };

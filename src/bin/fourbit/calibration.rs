@@ -51,13 +51,23 @@ struct OptionArgs {
     /// Calibrate each layer with what the layers before it in its block give once they are quantized; slower
     #[arg(long)]
     true_sequential: bool,
+    /// quip, aqlm: let each block learn to undo its rounding, going through the calibration text this often at most
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    finetune_epochs: usize,
+    /// quip, aqlm: fine-tune this many blocks, from the first on [default: all]
+    #[arg(long, value_name = "N")]
+    finetune_blocks: Option<usize>,
+    /// quip, aqlm: the step of fine-tuning, in parts of the size of what learns
+    #[arg(long, value_name = "X", default_value_t = MethodOptions::default().finetune_lr)]
+    finetune_lr: f64,
 }
 
 impl CalibrationArgs {
     /// The methods' options.
     pub fn options(&self) -> MethodOptions {
-        let OptionArgs { no_act_order, damping, no_clip, alpha, threshold, method_seed, true_sequential } =
+        let OptionArgs { no_act_order, damping, no_clip, alpha, threshold, method_seed, true_sequential, .. } =
             self.options;
+        let OptionArgs { finetune_epochs, finetune_blocks, finetune_lr, .. } = self.options;
         MethodOptions {
             act_order: !no_act_order,
             damping,
@@ -66,6 +76,9 @@ impl CalibrationArgs {
             threshold,
             seed: method_seed,
             true_sequential,
+            finetune_epochs,
+            finetune_blocks: finetune_blocks.unwrap_or(usize::MAX),
+            finetune_lr,
         }
     }
 

@@ -1,0 +1,69 @@
+// Gradients of the diagonals around a matrix, diag(left) · A · diag(right), from the gradient G of the product.
+
+import index
+import workgroup_sum
+
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    rows: u32,
+    cols: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> gradient: array<f32>; // [rows, cols]: G
+@group(0) @binding(2) var<storage, read> inner: array<f32>; // [rows, cols]: A
+@group(0) @binding(3) var<storage, read> other: array<f32>; // the other diagonal: [cols] of `left`, [rows] of `right`
+@group(0) @binding(4) var<storage, read> keep: array<f32>; // [1]: what is there already is multiplied by it
+@group(0) @binding(5) var<storage, read_write> out: array<f32>; // [rows] of `left`, [cols] of `right`
+
+fn add(i: u32, sum: f32) {
+    var before = 0.0;
+    // Not a product: what was there before may be no number.
+    if (keep[0] != 0.0) {
+        before = keep[0] * out[i];
+    }
+    out[i] = before + sum;
+}
+
+// dleft[r] = sum_c G[r, c] * A[r, c] * right[c]; one row a workgroup
+@compute @workgroup_size(LANES)
+fn left(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group_index(wg, counts);
+    if (row >= params.group_end) {
+        return;
+    }
+    let base = row * params.cols;
+    var sum = 0.0;
+    for (var c = lane; c < params.cols; c += LANES) {
+        sum += gradient[base + c] * inner[base + c] * other[c];
+    }
+    let total = workgroup_sum(lane, sum);
+    if (lane == 0u) {
+        add(row, total);
+    }
+}
+
+// dright[c] = sum_r G[r, c] * A[r, c] * left[r]; one column an invocation, so that neighbours read neighbouring numbers
+@compute @workgroup_size(LANES)
+fn right(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let c = g * LANES + lane;
+    if (g >= params.group_end || c >= params.cols) {
+        return;
+    }
+    var sum = 0.0;
+    for (var r = 0u; r < params.rows; r++) {
+        let i = r * params.cols + c;
+        sum += gradient[i] * inner[i] * other[r];
+    }
+    add(c, sum);
+}

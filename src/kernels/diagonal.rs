@@ -1,0 +1,59 @@
+//! Gradients of the diagonals around a matrix: norms' weights, and the signs of QuIP#'s transforms once they are numbers.
+
+use super::matmul::expect;
+use crate::{
+    Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Params {
+    rows: u32,
+    cols: u32,
+}
+
+const LANES: u32 = 64;
+
+fn kernel(entry: &'static str) -> Kernel {
+    Kernel::new("diagonal", entry).with("LANES", LANES).with("SIDE", 8)
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    vec![kernel("left"), kernel("right")]
+}
+
+/// out\[r\] ← accumulate · out\[r\] + Σ_c dy\[r, c\] · a\[r, c\] · right\[c\], the gradient of left in
+/// diag(left) · a · diag(right)
+///
+/// dy, a: [rows, cols]; right: [cols]; out: [rows]; accumulate: [1], all f32: where it is 0, `out` may hold anything.
+/// Errors: Shape.
+pub fn left(g: &mut Graph, dy: &Value, a: &Value, right: &Value, out: &Value, accumulate: &Value) -> Result<()> {
+    record(g, "left", [dy, a, right, out, accumulate])
+}
+
+/// out\[c\] ← accumulate · out\[c\] + Σ_r dy\[r, c\] · a\[r, c\] · left\[r\], the gradient of right in
+/// diag(left) · a · diag(right)
+///
+/// As [`left`], with left: [rows]; out: [cols]. An RMSNorm's weight is such a right: a is its input, left are the rows'
+/// rstd. Errors: Shape.
+pub fn right(g: &mut Graph, dy: &Value, a: &Value, left: &Value, out: &Value, accumulate: &Value) -> Result<()> {
+    record(g, "right", [dy, a, left, out, accumulate])
+}
+
+fn record(g: &mut Graph, entry: &'static str, [dy, a, other, out, accumulate]: [&Value; 5]) -> Result<()> {
+    let (rows, cols) = a.rows_cols();
+    let (others, outs) = if entry == "left" { (cols, rows) } else { (rows, cols) };
+    let op = "diagonal";
+    expect(op, "a", a, [rows, cols])?;
+    expect(op, "dy", dy, [rows, cols])?;
+    for (what, value, len) in [("diagonal", other, others), ("out", out, outs), ("accumulate", accumulate, 1)] {
+        expect(op, what, value, [1, len])?;
+    }
+    let params = Params { rows: rows as u32, cols: cols as u32 };
+    let groups = if entry == "left" { rows } else { cols.div_ceil(LANES as usize) };
+    let args = [dy, a, other, accumulate, out];
+    g.dispatch(kernel(entry), &params, &args, groups, 4.0 * (rows * cols) as f64)
+}

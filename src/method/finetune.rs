@@ -1,0 +1,241 @@
+//! Fine-tuning of a block that has been quantized: codes stay, what is a real number learns to undo their error.
+
+use super::{
+    Site,
+    activations::Activations,
+    tunable::{Steps, Tunables},
+};
+use crate::{
+    DType, Error, Result,
+    adapter::StepValues,
+    gpu::{Gpu, Tensor},
+    graph::Program,
+    kernels::squared_error,
+    model::{Block, Model},
+    quant::hadamard::Random,
+};
+
+/// How blocks are fine-tuned, by Adam on the squared error of the block's output.
+///
+/// Of AQLM's layers the code books and row scales are trained, of QuIP#'s the two sign vectors, which become real numbers,
+/// and in both the norms' weights: Egiazarian et al. 2024, section 3.4; Tseng et al. 2024, section 5. The wanted output is
+/// that of the block in floats for the same input, which is what the quantized blocks before it give (AQLM's algorithm;
+/// QuIP# takes the float model's hidden states for both).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FineTune {
+    /// Times that the calibration text is gone through at most; fewer where the error no longer falls. 0: never.
+    pub epochs: usize,
+    /// Adam's step, in parts of the root mean square of each tensor: code books, scales and norms differ by orders.
+    pub learning_rate: f64,
+    /// Samples of a step.
+    pub batch: usize,
+    /// How many blocks, from the first on.
+    pub blocks: usize,
+    /// Whether the layers of a block that are still floats learn too, each time that layers before them have been
+    /// quantized (QuIP#).
+    pub between: bool,
+}
+
+impl Default for FineTune {
+    fn default() -> FineTune {
+        FineTune { epochs: 0, learning_rate: 2e-3, batch: 4, blocks: usize::MAX, between: false }
+    }
+}
+
+impl FineTune {
+    /// Errors: Config for a learning rate that is none, and steps of no sample.
+    pub fn validate(&self) -> Result<()> {
+        if !(self.learning_rate > 0.0 && self.learning_rate < 1.0) {
+            let message = format!("{}: expected a number above 0 and below 1", self.learning_rate);
+            return Err(Error::config("the learning rate of fine-tuning", message));
+        }
+        match self.batch {
+            0 => Err(Error::config("the batch of fine-tuning", "a step needs at least one sample")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What fine-tuning did to a block: mean squared differences of its output from that of the block in floats, over the
+/// samples that it did not learn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tuned {
+    /// As quantized.
+    pub before: f64,
+    /// Of what was kept: the best of all epochs, or the block as it was.
+    pub after: f64,
+    /// Times that the calibration text was gone through.
+    pub epochs: usize,
+}
+
+/// Every how many samples one is held out; all are learned from where there are fewer.
+const HELD_OUT: usize = 8;
+/// Epochs without a smaller error after which no more follow.
+const PATIENCE: usize = 2;
+
+/// What is wanted of one block.
+pub(super) struct Tuner<'a> {
+    gpu: &'a Gpu,
+    model: &'a Model,
+    options: FineTune,
+    wanted: Activations,
+}
+
+impl<'a> Tuner<'a> {
+    /// Runs the block in floats over all samples. Errors: those of [`FineTune::validate`], OutOfMemory, Device.
+    pub fn new(
+        gpu: &'a Gpu,
+        model: &'a Model,
+        block: &Block,
+        states: &mut Activations,
+        options: FineTune,
+    ) -> Result<Tuner<'a>> {
+        options.validate()?;
+        let wanted = states.map(model, |g, cx, x| Ok(block.forward(g, x, cx)?.0))?;
+        Ok(Tuner { gpu, model, options, wanted })
+    }
+
+    /// Trains the block after its layer `index` was quantized, where it is time to. Errors: those of [`Tuner::tune`].
+    pub fn after(&mut self, index: usize, block: &mut Block, states: &mut Activations) -> Result<Option<Tuned>> {
+        let site = Site::ALL.into_iter().find(|site| site.linears().end == index + 1);
+        let Some(site) = site.filter(|&site| site == Site::Down || self.options.between) else { return Ok(None) };
+        let tuned = self.tune(block, states, site != Site::Down)?;
+        let Tuned { before, after, epochs } = tuned;
+        let name = &block.linears()[index].name;
+        log::info!("fine-tuned after {name}: block error {before:.4e} -> {after:.4e} in {epochs} epochs");
+        Ok(Some(tuned))
+    }
+
+    /// Trains what there is to train of the block; layers in floats too where `floats`. `states`: the samples' inputs of
+    /// the block. Errors: Device, OutOfMemory, Shape for layers that do not fit a binding.
+    fn tune(&mut self, block: &mut Block, states: &mut Activations, floats: bool) -> Result<Tuned> {
+        let tunables = Tunables::new(self.gpu, block, floats)?;
+        let mut errors = Errors::new(self.gpu, self.model, block, states, &self.wanted)?;
+        let count = states.len();
+        let (held_out, learned): (Vec<usize>, Vec<usize>) =
+            (0..count).partition(|i| count < HELD_OUT || i % HELD_OUT == HELD_OUT - 1);
+        let learned = if learned.is_empty() { held_out.clone() } else { learned };
+        let scale = errors.mean(&learned, states, &mut self.wanted)?;
+        let before = errors.mean(&held_out, states, &mut self.wanted)?;
+        let mut tuned = Tuned { before, after: before, epochs: 0 };
+        if !(scale > 0.0 && before > 0.0) {
+            return Ok(tuned);
+        }
+        let mut training = Training::new(self, block, states, &tunables, 1.0 / scale)?;
+        let mut steps = Steps::new(self.gpu, &tunables, self.options.learning_rate)?;
+        let mut order = learned;
+        let mut random = Random::new(count as u64);
+        let mut since = 0;
+        while tuned.epochs < self.options.epochs && since < PATIENCE {
+            for i in (1..order.len()).rev() {
+                order.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+            }
+            for batch in order.chunks(self.options.batch) {
+                training.batch(batch, states, &mut self.wanted)?;
+                steps.step()?;
+            }
+            tuned.epochs += 1;
+            let error = errors.mean(&held_out, states, &mut self.wanted)?;
+            log::debug!("fine-tuning, epoch {}: error {error:.4e}, before {before:.4e}", tuned.epochs);
+            // What is no number is never less.
+            if error < tuned.after {
+                tuned.after = error;
+                since = 0;
+                steps.keep()?;
+            } else {
+                since += 1;
+            }
+        }
+        if since > 0 {
+            steps.restore()?;
+        }
+        Ok(tuned)
+    }
+}
+
+/// Programs that add up a block's squared error over samples.
+struct Errors {
+    programs: Vec<Program>,
+    /// Of each length: [tokens] f32
+    sums: Vec<Tensor>,
+    /// Numbers of a token.
+    width: usize,
+}
+
+impl Errors {
+    fn new(gpu: &Gpu, model: &Model, block: &Block, states: &mut Activations, wanted: &Activations) -> Result<Errors> {
+        let tokens = |length: &super::activations::Length| length.x.shape()[0];
+        let sums = states.lengths().iter().map(|l| gpu.zeros("squared errors", [tokens(l)], DType::F32));
+        let sums = sums.collect::<Result<Vec<_>>>()?;
+        let programs = states.programs(model, |g, cx, x, length| {
+            let (y, _) = block.forward(g, x, cx)?;
+            let (want, sums) = (g.import(&wanted.lengths()[length].x), g.import(&sums[length]));
+            squared_error::squared_error(g, &y, &want, 0.0, &sums).map(|_| ())
+        })?;
+        Ok(Errors { programs, sums, width: model.config.hidden_size })
+    }
+
+    /// The mean squared error of these samples' outputs. Waits.
+    fn mean(&mut self, samples: &[usize], states: &mut Activations, wanted: &mut Activations) -> Result<f64> {
+        for sums in &self.sums {
+            sums.write(bytemuck::cast_slice(&vec![0.0f32; sums.shape().len()]))?;
+        }
+        let mut numbers = 0;
+        for &sample in samples {
+            let length = states.load(sample)?;
+            wanted.load(sample)?;
+            self.programs[length].run()?;
+            numbers += self.sums[length].shape().len() * self.width;
+        }
+        let mut total = 0.0;
+        for sums in &self.sums {
+            total += sums.read::<f32>()?.into_iter().map(f64::from).sum::<f64>();
+        }
+        Ok(total / numbers.max(1) as f64)
+    }
+}
+
+/// Programs that add a sample's gradients to those of the step.
+struct Training {
+    programs: Vec<Program>,
+    /// 0 for the first sample of a step, 1 for the others. [1] f32
+    accumulate: Tensor,
+}
+
+impl Training {
+    /// Gradients are those of `factor` times the mean squared error of a step, so that they are of one size in all blocks.
+    fn new(
+        tuner: &Tuner<'_>,
+        block: &Block,
+        states: &mut Activations,
+        tunables: &Tunables,
+        factor: f64,
+    ) -> Result<Training> {
+        let accumulate = tuner.gpu.zeros("accumulation flag", [1], DType::F32)?;
+        // Nothing is dropped here; the backward pass of adapters would read it.
+        let seed = tuner.gpu.zeros("seed and step", [2], DType::U32)?;
+        let width = tuner.model.config.hidden_size;
+        let programs = states.programs(tuner.model, |g, cx, x, length| {
+            let tokens = x.rows_cols().0;
+            let unused = g.import(&tuner.gpu.zeros("squared errors", [tokens], DType::F32)?);
+            let step = StepValues { seed: g.import(&seed), accumulate: g.import(&accumulate) };
+            let (y, saved) = block.forward(g, x, cx)?;
+            let want = g.import(&tuner.wanted.lengths()[length].x);
+            let scale = 2.0 * factor / (tokens * width * tuner.options.batch) as f64;
+            let dy = squared_error::squared_error(g, &y, &want, scale as f32, &unused)?;
+            let mut gradients = tunables.gradients(g, &accumulate);
+            block.backward_weights(g, &saved, &dy, cx, &step, &mut gradients)
+        })?;
+        Ok(Training { programs, accumulate })
+    }
+
+    fn batch(&mut self, batch: &[usize], states: &mut Activations, wanted: &mut Activations) -> Result<()> {
+        for (i, &sample) in batch.iter().enumerate() {
+            let length = states.load(sample)?;
+            wanted.load(sample)?;
+            self.accumulate.write(bytemuck::cast_slice(&[if i == 0 { 0.0f32 } else { 1.0 }]))?;
+            self.programs[length].run()?;
+        }
+        Ok(())
+    }
+}
