@@ -1,5 +1,6 @@
-//! A frozen linear layer with a trainable low-rank update.
+//! A frozen linear layer with a trainable low-rank update, or one that is trained through rounding.
 
+use super::Latent;
 use crate::{
     Result,
     gpu::Tensor,
@@ -35,6 +36,9 @@ pub struct AdaptedLinear {
     pub base: Linear,
     /// The update; none where the layer is not targeted.
     pub lora: Option<Lora>,
+    /// The float weight that the layer's own is the rounding of, in quantization-aware training. It holds the update already,
+    /// which is then not added again.
+    pub latent: Option<Latent>,
 }
 
 /// What [`AdaptedLinear::backward`] needs.
@@ -61,9 +65,14 @@ pub struct StepValues {
 }
 
 impl AdaptedLinear {
+    /// A layer that nothing is trained of.
+    pub fn new(name: impl Into<String>, base: Linear) -> AdaptedLinear {
+        AdaptedLinear { name: name.into(), base, lora: None, latent: None }
+    }
+
     /// `step` is given in training: it switches dropout on. Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, step: Option<&StepValues>) -> Result<(Value, Saved)> {
-        let Some(pair) = &self.lora else {
+        let Some(pair) = self.lora.as_ref().filter(|_| self.latent.is_none()) else {
             return Ok((self.base.forward(g, x, None)?, Saved { x: x.clone(), xa: None }));
         };
         let (a, b) = (g.import(&pair.a), g.import(&pair.b));
@@ -76,7 +85,8 @@ impl AdaptedLinear {
 
     /// Writes the gradients of A and B, and returns dx (plus `add`) unless `need_dx` is false.
     ///
-    /// dxa = scale · dy · B; dB = scale · dyᵀ · xa; dA = dxaᵀ · drop(x); dx = dy · W + drop(dxa · A). Errors: Shape.
+    /// dxa = scale · dy · B; dB = scale · dyᵀ · xa; dA = dxaᵀ · drop(x); dx = dy · W + drop(dxa · A). Through rounding:
+    /// [`Latent::backward`]. Errors: Shape.
     pub fn backward(
         &self,
         g: &mut Graph,
@@ -86,6 +96,9 @@ impl AdaptedLinear {
         step: &StepValues,
         need_dx: bool,
     ) -> Result<Option<Value>> {
+        if let Some(latent) = &self.latent {
+            return latent.backward(g, &self.base, &saved.x, dy, add, &step.accumulate, need_dx);
+        }
         let (Some(pair), Some(xa)) = (&self.lora, &saved.xa) else {
             return if need_dx { self.base.backward(g, dy, None, add).map(Some) } else { Ok(None) };
         };

@@ -1,9 +1,16 @@
-//! Low-rank adapters: configuration in PEFT's words, trainable memory, and the adapted linear layer.
+//! What is trained of a frozen model: low-rank adapters in PEFT's words, or weights through rounding (quantization-aware training);
+//! the memory it lies in, and the linear layer that it is attached to.
 
 mod config;
+mod latent;
 mod linear;
+mod memory;
+mod qat;
 mod store;
 
 pub use config::{LINEAR_MODULES, LoraConfig};
+pub use latent::{Float, Latent};
 pub use linear::{AdaptedLinear, Lora, Saved, StepValues};
-pub use store::{Adapter, Chunk, Module, Training};
+pub use memory::{Chunk, Trained, Training};
+pub use qat::{InputScales, Qat, QatConfig, QatLayer, Ranges};
+pub use store::{Adapter, Module};

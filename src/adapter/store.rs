@@ -1,28 +1,7 @@
-//! The memory of an adapter: all values in few flat buffers, so that the optimizer needs few dispatches.
+//! An adapter: its layers' pairs and the memory they lie in.
 
-use super::{Lora, LoraConfig};
-use crate::{
-    DType, Error, Result,
-    gpu::{Gpu, Tensor},
-};
-
-/// A flat range of parameters with everything the optimizer keeps for it. All f32, all of one length.
-pub struct Chunk {
-    /// Values.
-    pub params: Tensor,
-    /// Gradients and AdamW's two moments; none in inference.
-    pub training: Option<Training>,
-}
-
-/// What training keeps for a [`Chunk`].
-pub struct Training {
-    /// Gradients.
-    pub grads: Tensor,
-    /// First moments.
-    pub m: Tensor,
-    /// Second moments.
-    pub v: Tensor,
-}
+use super::{Chunk, Lora, LoraConfig, memory};
+use crate::{Result, gpu::Gpu};
 
 /// One adapted layer.
 pub struct Module {
@@ -42,32 +21,23 @@ pub struct Adapter {
     pub chunks: Vec<Chunk>,
 }
 
-/// Where a tensor lies: chunk, first element, extents.
-struct Place {
-    chunk: usize,
-    start: usize,
-    shape: [usize; 2],
-}
-
 impl Adapter {
     /// A new adapter over `layers` (module name, in, out): A uniform in ±1/sqrt(in) as PEFT draws it, B zero, so that it
     /// changes nothing yet. With `trainable`, gradients and moments are allocated. Errors: Config, OutOfMemory.
     pub fn new(gpu: &Gpu, config: LoraConfig, layers: &[(String, usize, usize)], trainable: bool) -> Result<Adapter> {
         config.validate()?;
-        let (places, lengths) = lay_out(gpu, config.r, layers)?;
-        let chunks = lengths.iter().map(|&len| Chunk::new(gpu, len, trainable)).collect::<Result<Vec<_>>>()?;
+        let pair = |(name, inputs, outputs): &(String, usize, usize)| {
+            [[config.r, *inputs], [*outputs, config.r]].map(|shape| (format!("LoRA of {name}"), shape.into()))
+        };
+        let shapes: Vec<_> = layers.iter().flat_map(pair).collect();
+        let (chunks, pairs) = memory::allocate(gpu, "adapter", &shapes, trainable, true)?;
         let mut modules = Vec::with_capacity(layers.len());
-        for (layer, ((name, inputs, _), pair)) in layers.iter().zip(places.chunks_exact(2)).enumerate() {
-            let view = |of: &Tensor, place: &Place| of.slice(place.start, place.shape);
+        for (layer, ((name, inputs, _), pair)) in layers.iter().zip(pairs.chunks_exact(2)).enumerate() {
             let [a, b] = [&pair[0], &pair[1]];
-            let grads = match (&chunks[a.chunk].training, &chunks[b.chunk].training) {
-                (Some(for_a), Some(for_b)) => Some((view(&for_a.grads, a)?, view(&for_b.grads, b)?)),
-                _ => None,
-            };
             let lora = Lora {
-                a: view(&chunks[a.chunk].params, a)?,
-                b: view(&chunks[b.chunk].params, b)?,
-                grads,
+                a: a.values.clone(),
+                b: b.values.clone(),
+                grads: a.grads.clone().zip(b.grads.clone()),
                 scale: config.scale(),
                 dropout: config.lora_dropout as f32,
                 layer: layer as u32,
@@ -89,45 +59,6 @@ impl Adapter {
     pub fn get(&self, name: &str) -> Option<&Lora> {
         self.modules.iter().find(|m| m.name == name).map(|m| &m.lora)
     }
-}
-
-impl Chunk {
-    fn new(gpu: &Gpu, len: usize, trainable: bool) -> Result<Chunk> {
-        let zeros = |what| gpu.zeros(what, [len], DType::F32);
-        let training = match trainable {
-            false => None,
-            true => Some(Training {
-                grads: zeros("adapter gradients")?,
-                m: zeros("first moments")?,
-                v: zeros("second moments")?,
-            }),
-        };
-        Ok(Chunk { params: zeros("adapter")?, training })
-    }
-}
-
-/// Places every A and B, each aligned for binding, in chunks that one binding can hold.
-fn lay_out(gpu: &Gpu, r: usize, layers: &[(String, usize, usize)]) -> Result<(Vec<Place>, Vec<usize>)> {
-    let align = gpu.caps().offset_alignment as usize / 4;
-    let most = (gpu.caps().max_binding.min(gpu.caps().max_buffer) / 4) as usize / align * align;
-    let mut places = Vec::with_capacity(2 * layers.len());
-    let mut lengths = vec![0usize];
-    for (name, inputs, outputs) in layers {
-        for shape in [[r, *inputs], [*outputs, r]] {
-            let len = (shape[0] * shape[1]).next_multiple_of(align);
-            if len > most {
-                let expected = format!("an adapter matrix of at most {} bytes on this device", 4 * most);
-                return Err(Error::shape(format!("LoRA of {name}"), expected, format!("{shape:?} f32")));
-            }
-            if lengths.last().is_some_and(|&used| used + len > most) {
-                lengths.push(0);
-            }
-            let chunk = lengths.len() - 1;
-            places.push(Place { chunk, start: lengths[chunk], shape });
-            lengths[chunk] += len;
-        }
-    }
-    Ok((places, lengths))
 }
 
 /// PEFT draws A with `kaiming_uniform_(a=sqrt(5))`, which is uniform in ±1/sqrt(in). SplitMix64 keyed by (seed, layer):

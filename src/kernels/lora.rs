@@ -58,6 +58,50 @@ pub fn weight_gradient(
     dense(Entry::Gradient, left, right, [rows, cols, depth], scale, Base::Gate(accumulate), out).record(g)
 }
 
+/// leftᵀ · right, as a value of its own
+///
+/// left: [rows, p]; right: [rows, q]; result: [p, q], f32: the gradient of a whole weight from (dy, x). Errors: Shape.
+pub fn gradient(g: &mut Graph, left: &Value, right: &Value) -> Result<Value> {
+    let op = "lora::gradient";
+    let (depth, rows) = left.rows_cols();
+    let cols = right.rows_cols().1;
+    expect(op, "left", left, [depth, rows])?;
+    expect(op, "right", right, [depth, cols])?;
+    let out = g.value([rows, cols], DType::F32)?;
+    dense(Entry::Gradient, left, right, [rows, cols, depth], 1.0, Base::None, &out).record(g)?;
+    Ok(out)
+}
+
+/// out = accumulate · out + scale · x · Aᵀ
+///
+/// x: [rows, depth]; a: [cols, depth]; out: [rows, cols]; accumulate: [1], f32: dB from the gradient of a merged weight. Where
+/// `accumulate` is 0, `out` may hold anything. Errors: Shape.
+pub fn down_into(g: &mut Graph, x: &Value, a: &Value, scale: f32, out: &Value, accumulate: &Value) -> Result<()> {
+    let op = "lora::down_into";
+    let (rows, depth) = x.rows_cols();
+    let cols = a.rows_cols().0;
+    expect(op, "x", x, [rows, depth])?;
+    expect(op, "a", a, [cols, depth])?;
+    expect(op, "out", out, [rows, cols])?;
+    accumulate.expect(op, &[1])?;
+    dense(Entry::Forward, x, a, [rows, cols, depth], scale, Base::Gate(accumulate), out).record(g)
+}
+
+/// W + scale · B · A
+///
+/// w: [out, in]; b: [out, rank]; a: [rank, in]; result: [out, in], f32. Errors: Shape.
+pub fn merged(g: &mut Graph, w: &Value, b: &Value, a: &Value, scale: f32) -> Result<Value> {
+    let op = "lora::merged";
+    let (rows, cols) = w.rows_cols();
+    let rank = a.rows_cols().0;
+    expect(op, "w", w, [rows, cols])?;
+    expect(op, "b", b, [rows, rank])?;
+    expect(op, "a", a, [rank, cols])?;
+    let out = g.value([rows, cols], DType::F32)?;
+    dense(Entry::Backward, b, a, [rows, cols, rank], scale, Base::Value(w), &out).record(g)?;
+    Ok(out)
+}
+
 fn dense<'a>(
     entry: Entry,
     x: &'a Value,

@@ -431,6 +431,8 @@ pub(super) fn specs() -> Vec<Spec> {
         push(Entry::Backward, None, "base_self");
         if scheme == Scheme::F32 {
             push(Entry::Gradient, None, "base_gate");
+            push(Entry::Gradient, None, "base_none");
+            push(Entry::Forward, None, "base_gate");
         }
     }
     all

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     DType, Error, Result,
-    adapter::{AdaptedLinear, Adapter, LoraConfig, StepValues},
+    adapter::{AdaptedLinear, Adapter, Chunk, LoraConfig, Qat, StepValues},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{QuantizedTensor, attention::Attention, embedding, loss, matmul, rope::RopeTable},
@@ -27,6 +27,8 @@ pub struct Model {
     pub head: Option<QuantizedTensor>,
     /// The adapter attached to the blocks.
     pub adapter: Option<Adapter>,
+    /// Training through rounding, where the blocks are being trained so.
+    pub qat: Option<Qat>,
     pub(super) gpu: Gpu,
 }
 
@@ -116,8 +118,27 @@ impl Model {
         linears + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 
-    /// Attaches `adapter` in place of the one there is. Errors: Shape where a module does not fit.
+    /// The memory of all that is trained: the adapter's, and that of training through rounding.
+    pub fn trained(&self) -> impl Iterator<Item = &Chunk> {
+        let adapter = self.adapter.iter().flat_map(|adapter| &adapter.chunks);
+        adapter.chain(self.qat.iter().flat_map(|qat| &qat.chunks))
+    }
+
+    /// Values that are trained, the padding between them left out.
+    pub fn trained_parameters(&self) -> usize {
+        let adapter = self.adapter.as_ref().map_or(0, Adapter::parameters);
+        adapter + self.qat.as_ref().map_or(0, |qat| qat.parameters)
+    }
+
+    /// Attaches `adapter` in place of the one there is. Errors: Shape where a module does not fit, Config in
+    /// quantization-aware training.
     pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
+        if self.qat.is_some() {
+            return Err(Error::config(
+                "adapter",
+                "the model is trained through rounding; an adapter comes before add_qat",
+            ));
+        }
         self.detach();
         for linear in self.blocks.iter_mut().flat_map(|b| b.linears_mut()) {
             if let Some(pair) = adapter.get(&linear.name) {
@@ -141,8 +162,11 @@ impl Model {
         self.attach(adapter)
     }
 
-    /// Takes the adapter off; the base is as it was.
+    /// Takes the adapter off; the base is as it was. In quantization-aware training it stays, since rounded weights hold it.
     pub fn detach(&mut self) -> Option<Adapter> {
+        if self.qat.is_some() {
+            return None;
+        }
         for linear in self.blocks.iter_mut().flat_map(|b| b.linears_mut()) {
             linear.lora = None;
         }

@@ -60,7 +60,16 @@ impl Model {
             false => Some(loader.table("lm_head.weight", table)?),
         };
         let norm = loader.norm("model.norm.weight")?;
-        Ok(Model { config: c.clone(), embedding, blocks: Vec::new(), norm, head, adapter: None, gpu: gpu.clone() })
+        Ok(Model {
+            config: c.clone(),
+            embedding,
+            blocks: Vec::new(),
+            norm,
+            head,
+            adapter: None,
+            qat: None,
+            gpu: gpu.clone(),
+        })
     }
 
     /// Block number `layer` alone. Errors: as [`Model::load`].
@@ -105,7 +114,7 @@ impl Loader<'_> {
     fn linear(&self, name: String, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear> {
         let bias = if bias { Some(self.vector(&format!("{name}.bias"), shape[0])?) } else { None };
         let base = self.frozen(&format!("{name}.weight"), shape, bias)?;
-        Ok(AdaptedLinear { name, base, lora: None })
+        Ok(AdaptedLinear::new(name, base))
     }
 
     /// A layer with its weight in the scheme asked for: as stored, with all that the file says is done to its input.

@@ -8,6 +8,7 @@ mod gguf;
 mod gguf_file;
 mod gguf_metadata;
 mod load;
+mod qat;
 mod quantized_folder;
 mod source;
 

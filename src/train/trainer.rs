@@ -12,7 +12,7 @@ use crate::{
 };
 use std::{collections::HashMap, time::Instant};
 
-/// Trains the adapter that is attached to a model.
+/// Trains what is attached to a model: an adapter, or its weights through rounding.
 ///
 /// ```no_run
 /// # use fourbit::{gpu::Gpu, model::{Model, LoadOptions}, adapter::LoraConfig, train::{Trainer, TrainConfig}};
@@ -47,8 +47,8 @@ struct Shared {
     accumulate: Tensor,
     /// [1] f32
     scale: Tensor,
-    /// See [`AdamW::hyper`]. [8] f32
-    hyper: Tensor,
+    /// See [`AdamW::hyper`]: with weight decay and without. [8] f32
+    hyper: [Tensor; 2],
     /// Metrics at 0, norm and clip coefficient at [`NORM`]; one range so that one copy reads all. f32
     results: Tensor,
     readback: Readback,
@@ -64,13 +64,16 @@ struct Micro {
 }
 
 impl Trainer {
-    /// A trainer for the model's adapter, with memory for the longest rows reserved. Errors: Config, OutOfMemory, Shape.
+    /// A trainer for what the model has to train, with memory for the longest rows reserved. Errors: Config, OutOfMemory, Shape.
     pub fn new(model: Model, config: TrainConfig) -> Result<Trainer> {
         config.validate()?;
         let gpu = model.gpu().clone();
-        let trainable = model.adapter.as_ref().is_some_and(|a| a.chunks.iter().all(|c| c.training.is_some()));
-        if !trainable {
-            return Err(Error::config("adapter", "the model has no trainable adapter; attach one with add_adapter"));
+        if model.trained().next().is_none() || model.trained().any(|chunk| chunk.training.is_none()) {
+            let message = "the model has no trainable adapter; attach one with add_adapter, or begin with add_qat";
+            return Err(Error::config("adapter", message));
+        }
+        if model.qat.as_ref().is_some_and(|qat| !qat.observed) && !gpu.is_dry() {
+            return Err(Error::config("activations", "their scales are not known yet; call observe_inputs first"));
         }
         if config.max_seq_length > model.config.max_positions {
             let longest = model.config.max_positions;
@@ -84,7 +87,7 @@ impl Trainer {
             seed: gpu.zeros("seed and step", [2], DType::U32)?,
             accumulate: f32s("accumulation flag", 1)?,
             scale: f32s("loss scale", 1)?,
-            hyper: f32s("hyperparameters", 8)?,
+            hyper: [f32s("hyperparameters", 8)?, f32s("hyperparameters", 8)?],
             results: f32s("results", 2 * NORM)?,
             readback: gpu.readback(8 * NORM as u64)?,
         };
@@ -162,8 +165,10 @@ impl Trainer {
         let c = &self.config;
         let learning_rate = c.learning_rate * c.lr_scheduler_type.factor(self.step, c.warmup_steps, c.max_steps);
         let adamw = AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, max_grad_norm: c.max_grad_norm };
-        let hyper = adamw.hyper(learning_rate, self.step as u64 + 1);
-        self.shared.hyper.write(bytemuck::cast_slice(&hyper))?;
+        for (tensor, weight_decay) in self.shared.hyper.iter().zip([c.weight_decay, 0.0]) {
+            let hyper = AdamW { weight_decay, ..adamw }.hyper(learning_rate, self.step as u64 + 1);
+            tensor.write(bytemuck::cast_slice(&hyper))?;
+        }
         self.shared.scale.write(bytemuck::cast_slice(&[1.0f32 / predicted as f32]))?;
         Ok(learning_rate)
     }
@@ -239,17 +244,19 @@ impl Trainer {
     }
 }
 
+/// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.
 fn record_optimizer(model: &Model, shared: &Shared) -> Result<Graph> {
-    let adapter = model.adapter.as_ref().expect("the caller has checked");
     let mut g = Graph::new(model.gpu());
-    let hyper = g.import(&shared.hyper);
+    let [decaying, plain] = shared.hyper.each_ref().map(|hyper| g.import(hyper));
     let norm = g.import(&shared.results.slice(NORM, [2])?);
-    let training = || adapter.chunks.iter().filter_map(|c| c.training.as_ref().map(|t| (&c.params, t)));
+    let training = || model.trained().filter_map(|c| c.training.as_ref().map(|t| (c, t)));
     let grads: Vec<_> = training().map(|(_, t)| g.import(&t.grads)).collect();
-    optimizer::grad_norm_into(&mut g, &grads, &hyper, &norm)?;
-    for ((params, t), grads) in training().zip(&grads) {
-        let (params, m, v) = (g.import(params), g.import(&t.m), g.import(&t.v));
-        optimizer::adamw(&mut g, &params, grads, &m, &v, &norm, &hyper)?;
+    optimizer::grad_norm_into(&mut g, &grads, &decaying, &norm)?;
+    for ((chunk, t), grads) in training().zip(&grads) {
+        let (params, m, v) = (g.import(&chunk.params), g.import(&t.m), g.import(&t.v));
+        let hyper = if chunk.decays { &decaying } else { &plain };
+        optimizer::adamw(&mut g, &params, grads, &m, &v, &norm, hyper)?;
     }
+    model.round_latents(&mut g)?;
     Ok(g)
 }

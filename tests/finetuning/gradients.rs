@@ -60,7 +60,7 @@ fn block(gpu: &Gpu) -> Block {
             output: Hadamard::new(gpu, rows, index as u64 + 20).unwrap(),
         };
         let input = (SCHEMES[index] == Scheme::E8p).then(between);
-        AdaptedLinear { name, base: Linear { input, ..Linear::new(weight, None) }, lora: None }
+        AdaptedLinear::new(name, Linear { input, ..Linear::new(weight, None) })
     };
     let norm =
         |index| RmsNorm { weight: gpu.tensor("norm", [HIDDEN], DType::F32, &norm(index)).unwrap(), eps: EPS as f32 };

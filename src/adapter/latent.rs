@@ -1,0 +1,181 @@
+//! The float weight behind a layer that is trained through rounding.
+
+use super::{Lora, Trained};
+use crate::{
+    Error, Result,
+    gpu::{Gpu, Tensor},
+    graph::{Graph, Value},
+    kernels::{
+        QuantizedTensor, dequantize, elementwise,
+        fake_quantize::{self, Grid},
+        lora, quantize,
+    },
+    nn::{Activations, Linear},
+    quant::Scheme,
+};
+
+/// What a rounded layer is trained by: y = Q(x) · fq(W)ᵀ + bias, where fq(W) is the layer's own, packed weight.
+///
+/// W changes once an optimizer step, so it is rounded once a step, by the kernels that quantize models: the products decode what
+/// will be stored, and there is nothing to convert afterwards. The gradients go through rounding as if it were the identity
+/// (straight through, Bengio et al. 2013) where nothing is clamped; steps follow LSQ (Esser et al. 2020).
+#[derive(Clone)]
+pub struct Latent {
+    /// W.
+    pub float: Float,
+    /// The steps of the grid where they are trained; else each rounding takes them from W's ranges. \[blocks\]
+    pub steps: Option<Trained>,
+    /// The step of the input where it is trained. \[1\]
+    pub input_step: Option<Trained>,
+    /// What rounding tells of numbers that cannot be stored.
+    status: Tensor,
+}
+
+/// The float weight W, [out, in].
+#[derive(Clone)]
+pub enum Float {
+    /// Trained as a whole.
+    Whole(Trained),
+    /// W0 + scale · B · A with a frozen W0: trained by its adapter.
+    Merged(QuantizedTensor, Lora),
+    /// Rounded once, not trained.
+    Fixed,
+}
+
+impl Latent {
+    /// Errors: OutOfMemory.
+    pub fn new(gpu: &Gpu, float: Float, steps: Option<Trained>, input_step: Option<Trained>) -> Result<Latent> {
+        Ok(Latent { float, steps, input_step, status: quantize::status(gpu)? })
+    }
+
+    /// What rounding tells of numbers that cannot be stored: see [`quantize::status`].
+    pub fn status(&self) -> &Tensor {
+        &self.status
+    }
+
+    /// W as it is now. [out, in] f32; none where it is not trained. Errors: Shape.
+    pub fn weight(&self, g: &mut Graph) -> Result<Option<Value>> {
+        match &self.float {
+            Float::Fixed => Ok(None),
+            Float::Whole(w) => Ok(Some(g.import(&w.values))),
+            Float::Merged(frozen, pair) => {
+                let w = dequantize::dequantize(g, frozen)?;
+                let (a, b) = (g.import(&pair.a), g.import(&pair.b));
+                lora::merged(g, &w, &b, &a, pair.scale).map(Some)
+            }
+        }
+    }
+
+    /// Records fq(W) into the layer's weight. `first`: the steps are taken from W's ranges, and where they are trained they
+    /// begin there, which for few bits lies nearer to the best ones than the paper's 2 · mean|W| / √Qp. Errors: Shape.
+    pub fn round(&self, g: &mut Graph, name: &str, target: &QuantizedTensor, first: bool) -> Result<()> {
+        let steps = self.steps.as_ref().map(|steps| g.import(&steps.values));
+        if let (Some(steps), false) = (&steps, first) {
+            let grid = grid(g, target)?;
+            fake_quantize::clamp_steps(g, steps)?;
+            fake_quantize::store_steps(g, &grid, steps)?;
+        }
+        if let Some(step) = self.input_step.as_ref().filter(|_| !first) {
+            let step = g.import(&step.values);
+            fake_quantize::clamp_steps(g, &step)?;
+        }
+        if let Some(w) = self.weight(g)? {
+            quantize::record(g, name, &w, target, steps.is_some() && !first, &self.status)?;
+        }
+        if let (Some(steps), true) = (&steps, first) {
+            let grid = grid(g, target)?;
+            fake_quantize::load_steps(g, &grid, steps)?;
+        }
+        Ok(())
+    }
+
+    /// Errors: Config with the tensor's name where a number could not be stored; Device.
+    pub fn check(&self, name: &str, scheme: Scheme) -> Result<()> {
+        quantize::report(name, scheme, &self.status.read::<u32>()?)
+    }
+
+    /// Writes the gradients of what is trained, and returns dx (plus `add`) unless `need_dx` is false.
+    ///
+    /// dW = dyᵀ · Q(x) where W is not clamped; dB = scale · dW · Aᵀ; dA = scale · Bᵀ · dW; dx = dy · fq(W) where x is not clamped.
+    /// x: [tokens, in], not rounded; dy: [tokens, out]; accumulate: [1], 0 where old gradients are replaced. Errors: Shape.
+    #[expect(clippy::too_many_arguments, reason = "those of `AdaptedLinear::backward`, and the layer")]
+    pub fn backward(
+        &self,
+        g: &mut Graph,
+        base: &Linear,
+        x: &Value,
+        dy: &Value,
+        add: Option<&Value>,
+        accumulate: &Value,
+        need_dx: bool,
+    ) -> Result<Option<Value>> {
+        self.weight_gradient(g, base, x, dy, accumulate)?;
+        let Some(Activations::Static { scale }) = &base.activation else {
+            return if need_dx { base.backward(g, dy, None, add).map(Some) } else { Ok(None) };
+        };
+        let trained = self.input_step.as_ref().and_then(|step| step.grads.as_ref());
+        if !need_dx && trained.is_none() {
+            return Ok(None);
+        }
+        let dx = base.backward(g, dy, None, None)?;
+        let scale = g.import(scale);
+        let grid = Grid::of_input(&scale, x)?;
+        if let Some(grads) = trained {
+            let grads = g.import(grads);
+            fake_quantize::step_gradients(g, &grid, x, &dx, &grads, accumulate)?;
+        }
+        fake_quantize::mask(g, &grid, x, &dx)?;
+        if let Some(add) = add {
+            elementwise::accumulate(g, &dx, add, 1.0)?;
+        }
+        Ok(need_dx.then_some(dx))
+    }
+
+    fn weight_gradient(&self, g: &mut Graph, base: &Linear, x: &Value, dy: &Value, accumulate: &Value) -> Result<()> {
+        let rounded = base.activation.as_ref().map(|a| a.round(g, x)).transpose()?;
+        let x = rounded.as_ref().unwrap_or(x);
+        let grid = match base.weight.scheme() {
+            Scheme::Int { .. } => Some(grid(g, &base.weight)?),
+            // The largest number of a block is its table's end: nothing is clamped.
+            _ => None,
+        };
+        let Some(w) = self.weight(g)? else { return Ok(()) };
+        match &self.float {
+            Float::Whole(Trained { grads: Some(grads), .. }) => {
+                let grads = g.import(grads);
+                let Some(grid) = grid else {
+                    return lora::weight_gradient(g, dy, x, 1.0, &grads, accumulate);
+                };
+                let dw = lora::gradient(g, dy, x)?;
+                self.step_gradient(g, &grid, &w, &dw, accumulate)?;
+                fake_quantize::mask_into(g, &grid, &w, &dw, &grads, accumulate)
+            }
+            Float::Merged(_, Lora { a, b, grads: Some((grad_a, grad_b)), scale, .. }) => {
+                let [a, b, grad_a, grad_b] = [a, b, grad_a, grad_b].map(|t| g.import(t));
+                let dw = lora::gradient(g, dy, x)?;
+                if let Some(grid) = &grid {
+                    self.step_gradient(g, grid, &w, &dw, accumulate)?;
+                    fake_quantize::mask(g, grid, &w, &dw)?;
+                }
+                lora::down_into(g, &dw, &a, *scale, &grad_b, accumulate)?;
+                lora::weight_gradient(g, &b, &dw, *scale, &grad_a, accumulate)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn step_gradient(&self, g: &mut Graph, grid: &Grid, w: &Value, dw: &Value, accumulate: &Value) -> Result<()> {
+        let Some(grads) = self.steps.as_ref().and_then(|steps| steps.grads.as_ref()) else { return Ok(()) };
+        let grads = g.import(grads);
+        fake_quantize::step_gradients(g, grid, w, dw, &grads, accumulate)
+    }
+}
+
+/// The grid of a weight whose floats fit a binding, and so its codes.
+fn grid(g: &mut Graph, weight: &QuantizedTensor) -> Result<Grid> {
+    let mut shards = weight.shards();
+    match (shards.next(), shards.next()) {
+        (Some(shard), None) => Grid::of_weight(g, weight.scheme(), weight.cols(), &shard),
+        _ => Err(Error::shape("training through rounding", "a weight that one binding holds", format!("{weight:?}"))),
+    }
+}
