@@ -64,7 +64,7 @@ pub fn histogram(g: &mut Graph, x: &Value, range: &Value, counts: &Value) -> Res
 pub struct Limits<'a> {
     /// The least and the largest number of each block. [blocks, 2] f32
     pub limits: &'a Value,
-    /// Elements of a block.
+    /// Elements of a block; more than there are for one block.
     pub block: usize,
     /// The number of x's first element, in the order that blocks run over.
     pub first: usize,
@@ -85,6 +85,7 @@ pub fn errors(g: &mut Graph, x: &Value, y: &Value, held: Limits, sums: &Value, c
         let expected = format!("limits of blocks of {block} up to element {}", first + len);
         return Err(Error::shape("errors", expected, limits.shape()));
     }
+    let block = block.min(u32::MAX as usize);
     let params = Params { len: len as u32, block: block as u32, first: first as u32, ..Params::default() };
     g.dispatch(kernel("errors"), &params, &[x, y, limits, sums, clipped], PARTS / 64, 8.0 * len as f64)
 }

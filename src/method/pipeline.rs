@@ -1,8 +1,8 @@
 //! Block by block through a model: collect, fold, quantize, and go on with what the quantized block gives.
 
 use super::{
-    BlockStats, Layer, LayerMethod, Site, Tuned, activations::Activations, check_finite, finetune::Tuner, float_tensor,
-    fold::row_ranges,
+    BlockStats, Layer, LayerFigures, LayerMethod, Site, Tuned, activations::Activations, check_finite, finetune::Tuner,
+    float_tensor, fold::row_ranges, report::Reference,
 };
 use crate::{
     DType, Result,
@@ -21,13 +21,21 @@ pub struct PipelineOptions {
     pub true_sequential: bool,
     /// How the base is rounded before anything else: the scheme in which an adapter that is merged saw it in training.
     pub base: Quantization,
+    /// Measure what quantization costs each layer: a pass more over the calibration text, and the block's floats held beside it.
+    /// Layers are then told of when their block is done.
+    pub report: bool,
     /// Device memory for the hidden states of the calibration samples, in bytes; those beyond it lie on the host.
     pub activation_bytes: u64,
 }
 
 impl Default for PipelineOptions {
     fn default() -> Self {
-        PipelineOptions { true_sequential: false, base: Quantization::AsStored, activation_bytes: 1 << 30 }
+        PipelineOptions {
+            true_sequential: false,
+            base: Quantization::AsStored,
+            report: false,
+            activation_bytes: 1 << 30,
+        }
     }
 }
 
@@ -42,6 +50,8 @@ pub struct LayerReport {
     pub total: usize,
     /// What fine-tuning did to the block after this layer, where it did something.
     pub tuned: Option<Tuned>,
+    /// What it cost, where [`PipelineOptions::report`] asks for it.
+    pub figures: Option<LayerFigures>,
 }
 
 /// Quantizes the linear layers of a model's blocks with `method`; embedding, head and norms stay as stored.
@@ -60,7 +70,7 @@ pub fn quantize_model(
     mut on_layer: impl FnMut(&LayerReport) -> Result<()>,
 ) -> Result<Model> {
     let mut model = Model::without_blocks(gpu, source)?;
-    let mut activations = match method.needs().any() {
+    let mut activations = match method.needs().any() || options.report {
         true => Some(Activations::new(&model, calibration, options.activation_bytes)?),
         false => None,
     };
@@ -77,6 +87,8 @@ pub fn quantize_model(
             (Some(options), Some(states)) => Some(Tuner::new(gpu, &model, &work.block, states, options)?),
             _ => None,
         };
+        let reference = options.report.then(|| Reference::of(gpu, &work.block)).transpose()?;
+        let mut waiting = Vec::new();
         for site in Site::ALL {
             if options.true_sequential && site != Site::Qkv && activations.is_some() {
                 stats = work.collect(activations.as_mut(), &[site])?;
@@ -88,7 +100,17 @@ pub fn quantize_model(
                     (Some(tuner), Some(states)) => tuner.after(index, &mut work.block, states)?,
                     _ => None,
                 };
-                on_layer(&LayerReport { name, done: layer * 7 + index + 1, total, tuned })?;
+                let report = LayerReport { name, done: layer * 7 + index + 1, total, tuned, figures: None };
+                match reference {
+                    None => on_layer(&report)?,
+                    Some(_) => waiting.push(report),
+                }
+            }
+        }
+        if let (Some(reference), Some(states)) = (reference, activations.as_mut()) {
+            let figures = reference.measure(&model, &work.block, states)?;
+            for (report, figures) in waiting.into_iter().zip(figures) {
+                on_layer(&LayerReport { figures: Some(figures), ..report })?;
             }
         }
         if let Some(activations) = activations.as_mut().filter(|_| layer + 1 < layers) {

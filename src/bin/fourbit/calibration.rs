@@ -97,7 +97,11 @@ impl CalibrationArgs {
                 needing = Some(recipe.method.name());
             }
         }
-        let Some(method) = needing else { return Ok(Vec::new()) };
+        needing.map_or(Ok(Vec::new()), |method| self.load(method, model, source))
+    }
+
+    /// Token ids of the samples, for `method`. Errors: as [`CalibrationArgs::samples`].
+    pub fn load(&self, method: &str, model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
         let path = self.calibration.as_ref();
         let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
         let length = self.calibration_length.min(source.config.max_positions);

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod calibration;
 mod compare;
 mod devices;
@@ -53,6 +54,7 @@ enum Command {
     Generate(generate::Generate),
     Evaluate(evaluate::Evaluate),
     Merge(Box<merge::Merge>),
+    Calibrate(calibrate::Calibrate),
     Compare(compare::Compare),
     Bench(bench::Bench),
 }
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Generate(command) => command.run(global),
         Command::Evaluate(command) => command.run(global),
         Command::Merge(command) => command.run(global),
+        Command::Calibrate(command) => command.run(global),
         Command::Compare(command) => command.run(global),
         Command::Bench(command) => command.run(global),
     };

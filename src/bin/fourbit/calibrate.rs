@@ -1,0 +1,143 @@
+//! `fourbit calibrate`
+
+use crate::args::Global;
+use crate::calibration::CalibrationArgs;
+use crate::interrupt;
+use crate::output::Output;
+use crate::progress::Progress;
+use fourbit::{
+    Error, Result,
+    format::atomic,
+    method::{ActivationScales, LayerFigures, Method, Observer, PipelineOptions, Recipe, quantize_model},
+    model::Source,
+};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Show what quantization costs each layer: ranges, shares of clipped numbers and signal-to-noise ratios
+///
+/// The calibration text is read, weights are rounded by --method, and the input of each layer to 8 bits with the scale that
+/// --observer chooses; nothing is written but the report. Ratios are in dB: 6 dB more are one bit more.
+#[derive(clap::Args)]
+pub struct Calibrate {
+    /// Hugging Face folder or GGUF file
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Method and scheme of the weights, as compare takes them; rtn:f32 leaves them as they are
+    #[arg(long, value_name = "METHOD[:SCHEME]", default_value = "rtn:int8-channel-sym-f32")]
+    method: String,
+    /// What chooses the scale of each layer's input: minmax, moving-average, percentile, mse or entropy, with a parameter
+    /// such as percentile-99.9; dynamic for a scale a token; none to leave inputs as they are [default: the method's, or
+    /// else minmax]
+    #[arg(long, value_name = "NAME")]
+    observer: Option<String>,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    /// Print only so many layers: those whose output is told worst
+    #[arg(long, value_name = "N")]
+    worst: Option<usize>,
+    /// Save the report as JSON here
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// What is saved.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    recipe: String,
+    calibration: String,
+    layers: Vec<Line>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    #[serde(flatten)]
+    figures: LayerFigures,
+}
+
+impl Calibrate {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        let out = global.output();
+        let recipe = self.recipe()?;
+        let source = Source::open(&self.model)?;
+        let samples = self.calibration.load("calibrate", &self.model, &source)?;
+        let gpu = global.gpu()?;
+        let mut report = Report {
+            model: self.model.display().to_string(),
+            recipe: recipe.to_string(),
+            calibration: self.calibration.text(),
+            layers: Vec::new(),
+        };
+        let method = recipe.build()?;
+        let options = PipelineOptions { report: true, ..recipe.pipeline() };
+        let mut progress = Progress::new(7 * source.config.layers as u64, "layers");
+        quantize_model(&gpu, &source, &*method, &options, &samples, |layer| {
+            progress.advance(1);
+            if let Some(figures) = layer.figures {
+                report.layers.push(Line { name: layer.name.clone(), figures });
+            }
+            match interrupt::pending() {
+                true => Err(Error::config("calibrate", "interrupted; nothing was written")),
+                false => Ok(()),
+            }
+        })?;
+        progress.finish();
+        print(out, &report, self.worst);
+        if let Some(path) = &self.output {
+            atomic::write_json(path, &report)?;
+        }
+        out.result(&serde_json::to_value(&report).map_err(|e| Error::config("calibrate", e.to_string()))?);
+        Ok(())
+    }
+
+    /// The method with the activations that are asked for. Errors: Unsupported, Config.
+    fn recipe(&self) -> Result<Recipe> {
+        let recipe: Recipe = self.method.parse()?;
+        let activations = match self.observer.as_deref() {
+            Some(_) if self.method.contains('+') => {
+                let message = format!("{} says already how inputs are rounded", self.method);
+                return Err(Error::config("--observer", message));
+            }
+            Some("none") => None,
+            Some("dynamic") => Some(ActivationScales::Dynamic),
+            Some(name) => Some(ActivationScales::Static(name.parse()?)),
+            None if recipe.method == Method::LlmInt8 => None,
+            None => recipe.activations.or(Some(ActivationScales::Static(Observer::MinMax))),
+        };
+        let recipe = Recipe { activations, options: self.calibration.options(), ..recipe };
+        recipe.build().map(|_| recipe)
+    }
+}
+
+/// A table: all layers in order, or the worst.
+fn print(out: Output, report: &Report, worst: Option<usize>) {
+    let mut lines: Vec<&Line> = report.layers.iter().collect();
+    if let Some(count) = worst {
+        let ratio = |line: &Line| line.figures.output_sqnr.unwrap_or(f64::INFINITY);
+        lines.sort_by(|a, b| ratio(a).total_cmp(&ratio(b)));
+        lines.truncate(count);
+    }
+    let width = lines.iter().map(|line| line.name.len()).max().unwrap_or(0).max(5);
+    out.line(format_args!(
+        "{:width$} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
+        "layer", "low", "high", "held", "clipped", "input dB", "w range", "w clip", "weight dB", "output dB"
+    ));
+    let decibels = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+    for Line { name, figures } in lines {
+        let (input, weight) = (&figures.input, &figures.weight);
+        out.line(format_args!(
+            "{name:width$} {:>9.3} {:>9.3} {:>9} {:>7.3}% {:>8} {:>8.3} {:>7.3}% {:>9} {:>9}",
+            input.low,
+            input.high,
+            input.clip.map_or("-".to_owned(), |clip| format!("{clip:.3}")),
+            100.0 * input.clipped,
+            decibels(input.sqnr),
+            weight.high.max(-weight.low),
+            100.0 * weight.clipped,
+            decibels(weight.sqnr),
+            decibels(figures.output_sqnr),
+        ));
+    }
+}
