@@ -9,13 +9,17 @@ use fourbit::{
     Gpu,
     graph::Graph,
     method::{
-        ActivationScales, BINS, LayerMethod, Observer, PipelineOptions, Rtn, Seen, SmoothQuant, W8A8, quantize_model,
+        ActivationScales, BINS, LayerFigures, LayerMethod, Observer, PipelineOptions, Quip, Rtn, RtnSearch, Seen,
+        SmoothQuant, W8A8, quantize_model,
     },
     model::{Block, Inputs, LoadOptions, Model, Quantization, Source},
     nn::Activations,
-    quant::Scheme,
+    quant::{PER_CHANNEL, Scheme},
 };
-use reference::observer::{divergences, histogram, squared_error};
+use reference::{
+    observer::{divergences, histogram, squared_error},
+    wide,
+};
 use std::path::PathBuf;
 use support::{Rng, gpu};
 
@@ -239,4 +243,125 @@ fn needs_say_what_is_collected() {
     assert_eq!(needs(Observer::MinMax), SmoothQuant::default().needs());
     assert_eq!(needs(Observer::Mse).observer, Some(Observer::Mse));
     assert!(Observer::ALL.map(Observer::needs_histogram) == [false, false, true, true, true]);
+}
+
+/// 10 · log10(Σ x² / Σ (x - y)²)
+fn decibels(x: &[f64], y: &[f64]) -> f64 {
+    let squares = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>();
+    let difference: Vec<f64> = x.iter().zip(y).map(|(a, b)| a - b).collect();
+    10.0 * (squares(x) / squares(&difference)).log10()
+}
+
+/// x · Wᵀ, of [tokens, cols] and [rows, cols].
+fn product(x: &[f64], w: &[f64], cols: usize) -> Vec<f64> {
+    let w: Vec<&[f64]> = w.chunks(cols).collect();
+    x.chunks(cols).flat_map(|x| w.iter().map(|w| reference::dot(x, w)).collect::<Vec<_>>()).collect()
+}
+
+fn reported(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, samples: &[Vec<u32>]) -> (Model, Vec<LayerFigures>) {
+    let options = PipelineOptions { report: true, ..PipelineOptions::default() };
+    let mut all = Vec::new();
+    let model = quantize_model(gpu, source, method, &options, samples, |layer| {
+        all.push(layer.figures.expect("a report was asked for"));
+        assert_eq!((layer.done, layer.total), (all.len(), 28));
+        Ok(())
+    });
+    (model.unwrap(), all)
+}
+
+/// The figures of the first block are those of an f64 computation from what is read back.
+fn check_figures(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, clips: bool) {
+    let samples = &embedded().1[..2];
+    let (model, figures) = reported(gpu, source, method, samples);
+    let quantization = Quantization::To(Scheme::F32);
+    let float = Model::from_source(gpu, source, &LoadOptions { quantization }).unwrap();
+    let inputs = inputs(gpu, &model, samples);
+    let near = |what: &str, got: Option<f64>, want: f64| {
+        let got = got.expect("something is lost");
+        assert!((got - want).abs() < 0.01, "{what}: {got} dB, want {want}");
+    };
+    for (index, figures) in figures[..7].iter().enumerate() {
+        let (made, float) = (&model.blocks[0].linears()[index], &float.blocks[0].linears()[index]);
+        let x = wide(&inputs[index].concat());
+        let extent = |x: &[f64]| {
+            [x.iter().copied().fold(f64::INFINITY, f64::min), x.iter().copied().fold(f64::NEG_INFINITY, f64::max)]
+        };
+        assert_eq!([figures.input.low, figures.input.high].map(f64::from), extent(&x), "{}", made.name);
+        let rounded = match &made.base.activation {
+            Some(Activations::Static { scale }) => {
+                let scale = scale.read::<f32>().unwrap()[0];
+                let code = |v: f64| (v as f32 * (1.0 / scale)).round_ties_even();
+                let beyond = x.iter().filter(|v| code(**v).abs() > 127.0).count() as f64 / x.len() as f64;
+                // Numbers right at half a step may count either way.
+                assert!((figures.input.clipped - beyond).abs() <= 0.02 * beyond, "{} {beyond}", figures.input.clipped);
+                assert_eq!(beyond > 0.0, clips);
+                assert_eq!(figures.input.clip, Some(127.0 * scale));
+                x.iter().map(|v| f64::from(code(*v).clamp(-127.0, 127.0) * scale)).collect()
+            }
+            _ => x.clone(),
+        };
+        let packed = made.base.weight.download().unwrap();
+        let (w, stored) = (wide(&float.base.weight.download().unwrap().dequantize()), wide(&packed.dequantize()));
+        assert_eq!([figures.weight.low, figures.weight.high].map(f64::from), extent(&w), "{}", made.name);
+        near("weight", figures.weight.sqnr, decibels(&w, &stored));
+        match made.base.activation.is_some() {
+            true => near("input", figures.input.sqnr, decibels(&x, &rounded)),
+            false => assert_eq!((figures.input.sqnr, figures.input.clip, figures.input.clipped), (None, None, 0.0)),
+        }
+        let cols = made.base.inputs();
+        near("output", figures.output_sqnr, decibels(&product(&x, &w, cols), &product(&rounded, &stored, cols)));
+        // Blocks whose range was searched for clip some; half a step is what the others may be off by.
+        let beyond = w.iter().zip(&stored).enumerate().filter(|(i, (w, s))| {
+            let block = i / packed.scheme.block_size();
+            (*w - *s).abs() > 0.502 * f64::from(packed.affine(block).0)
+        });
+        let beyond = beyond.count() as f64 / w.len() as f64;
+        assert!((figures.weight.clipped - beyond).abs() <= 1e-4, "{} {beyond}", figures.weight.clipped);
+    }
+}
+
+#[test]
+fn reports_are_those_of_an_f64_computation() {
+    let Some(gpu) = gpu() else { return };
+    let (source, _) = embedded();
+    let scheme = Scheme::int8(PER_CHANNEL);
+    let activations = |percent| ActivationScales::Static(Observer::Percentile { percent });
+    let w8a8 = |percent| W8A8 { method: Box::new(Rtn { scheme }), activations: activations(percent) };
+    check_figures(&gpu, &source, &w8a8(99.0), true);
+    check_figures(&gpu, &source, &w8a8(100.0), false);
+    check_figures(&gpu, &source, &Rtn { scheme: Scheme::int(4, 64) }, false);
+    check_figures(&gpu, &source, &RtnSearch::new(Scheme::int(3, 64)).unwrap(), false);
+}
+
+#[test]
+fn weights_behind_transforms_and_floats_are_reported_too() {
+    let Some(gpu) = gpu() else { return };
+    let (source, samples) = embedded();
+    for figures in reported(&gpu, &source, &Quip::new(0, 0.01), &samples).1 {
+        // Two bits, rounded for the output's sake: the weight alone is told worse than the output.
+        let (weight, output) = (figures.weight.sqnr.unwrap(), figures.output_sqnr.unwrap());
+        assert!(weight > 4.0 && weight < 11.0 && output > weight, "{weight} {output}");
+    }
+    for figures in reported(&gpu, &source, &Rtn { scheme: Scheme::F32 }, &samples[..1]).1 {
+        assert_eq!([figures.input.sqnr, figures.weight.sqnr, figures.output_sqnr], [None; 3], "nothing is lost");
+    }
+}
+
+#[test]
+fn searched_ranges_lose_less_than_whole_ones() {
+    let Some(gpu) = gpu() else { return };
+    let (source, samples) = embedded();
+    for scheme in [Scheme::int(3, 64), Scheme::int(4, PER_CHANNEL), Scheme::Nf3 { block_size: 64 }] {
+        let whole = reported(&gpu, &source, &Rtn { scheme }, &samples[..1]).1;
+        let searched = reported(&gpu, &source, &RtnSearch::new(scheme).unwrap(), &samples[..1]).1;
+        for (whole, searched) in whole.iter().zip(&searched) {
+            let [whole, searched] = [whole, searched].map(|figures| figures.weight.sqnr.unwrap());
+            assert!(searched > whole + 0.2, "{scheme}: {searched} dB, whole ranges {whole}");
+        }
+    }
+    assert!(RtnSearch::new(Scheme::Q4K).is_err());
+    let ragged = RtnSearch::new(Scheme::int(4, 40)).unwrap();
+    let error = quantize_model(&gpu, &source, &ragged, &PipelineOptions::default(), &[], |_| Ok(()));
+    let message = error.err().expect("groups of 40").to_string();
+    assert!(message.starts_with("model.layers.0.self_attn.q_proj.weight: groups of 40"), "{message}");
 }

@@ -38,7 +38,7 @@ pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use quip::Quip;
 pub use recipe::{Method, MethodOptions, Recipe};
 pub use report::{LayerFigures, TensorFigures};
-pub use rtn::Rtn;
+pub use rtn::{Rtn, RtnSearch};
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
 pub use tunable::{Tunable, Tunables};

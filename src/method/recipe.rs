@@ -1,8 +1,8 @@
 //! A method with its scheme and options, by name: what a command line asks for.
 
 use super::{
-    ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, PipelineOptions,
-    Quip, Rtn, SmoothQuant, SmoothQuantOptions, W8A8,
+    ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, Observer,
+    PipelineOptions, Quip, Rtn, RtnSearch, SmoothQuant, SmoothQuantOptions, W8A8,
 };
 use crate::{
     Error, Result,
@@ -111,6 +111,8 @@ pub struct MethodOptions {
     pub threshold: f32,
     /// QuIP#: the seed of the random signs.
     pub seed: u64,
+    /// RTN, GPTQ: how the range of each block of weights is chosen, [`Observer::MinMax`] or [`Observer::Mse`].
+    pub weights: Observer,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized.
     pub true_sequential: bool,
     /// QuIP#, AQLM: times that each block learns from the calibration text at most; 0 for no fine-tuning.
@@ -130,6 +132,7 @@ impl Default for MethodOptions {
             alpha: 0.5,
             threshold: 6.0,
             seed: 0,
+            weights: Observer::MinMax,
             true_sequential: false,
             finetune_epochs: FineTune::default().epochs,
             finetune_blocks: FineTune::default().blocks,
@@ -168,10 +171,18 @@ impl Recipe {
             let name = format!("scheme for {}", self.method.name());
             return Err(Error::unsupported(name, scheme, self.method.default_scheme()));
         }
+        let search = match self.options.weights {
+            Observer::MinMax => false,
+            Observer::Mse => true,
+            other => return Err(Error::unsupported("observer of weights", other, "minmax, mse")),
+        };
         let method: Box<dyn LayerMethod> = match self.method {
+            Method::Rtn if search => Box::new(RtnSearch::new(scheme)?),
             Method::Rtn => Box::new(Rtn { scheme }),
             Method::Hqq => Box::new(Hqq { scheme, options: HalfQuadratic::default() }),
-            Method::Gptq => Box::new(Gptq::new(GptqOptions { act_order, damping, ..GptqOptions::new(scheme) })?),
+            Method::Gptq => {
+                Box::new(Gptq::new(GptqOptions { act_order, damping, search, ..GptqOptions::new(scheme) })?)
+            }
             Method::Awq => Box::new(Awq::new(AwqOptions { clip, ..AwqOptions::new(scheme) })?),
             Method::SmoothQuant => Box::new(SmoothQuant::new(SmoothQuantOptions { scheme, alpha })?),
             Method::LlmInt8 => Box::new(LlmInt8::new(threshold)?),
@@ -266,7 +277,6 @@ impl fmt::Display for Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::Observer;
 
     #[test]
     fn recipes_are_read_and_written() {

@@ -155,6 +155,9 @@ impl Reference {
     }
 }
 
+/// Half a step and a little: symmetric integers end half a step before the largest number, up to f32's rounding.
+const HALF: f32 = 0.501;
+
 /// What each block of integers holds, half a step beyond its codes; `None` for other schemes, and where the columns lie in
 /// another order. [blocks, 2] f32, and the elements of a block.
 fn block_limits(gpu: &Gpu, linear: &Linear) -> Result<Option<(Tensor, usize)>> {
@@ -168,7 +171,7 @@ fn block_limits(gpu: &Gpu, linear: &Linear) -> Result<Option<(Tensor, usize)>> {
     let limits: Vec<f32> = (0..blocks)
         .flat_map(|b| {
             let (scale, zero) = packed.affine(b);
-            [(least as f32 - 0.5 - zero) * scale, (most as f32 + 0.5 - zero) * scale]
+            [(least as f32 - HALF - zero) * scale, (most as f32 + HALF - zero) * scale]
         })
         .collect();
     Ok(Some((gpu.tensor("limits of blocks", [blocks, 2], DType::F32, &limits)?, block_size)))
@@ -189,7 +192,7 @@ impl Probe {
             Some(Rounding::Static { scale }) => Some(scale.read::<f32>()?[0]),
             _ => None,
         };
-        let most = scale.map_or(f32::MAX, |scale| 127.5 * scale);
+        let most = scale.map_or(f32::MAX, |scale| (127.0 + HALF) * scale);
         Ok(Probe {
             seen: Observed::new(gpu, Observer::MinMax)?,
             sums: Sums::new(gpu, len)?,

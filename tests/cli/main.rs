@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod calibrate;
 mod merge;
 mod methods;
 mod refusals;

@@ -85,10 +85,11 @@ impl Calibrate {
         })?;
         progress.finish();
         print(out, &report, self.worst);
+        let value = serde_json::to_value(&report).map_err(|e| Error::config("calibrate", e.to_string()))?;
         if let Some(path) = &self.output {
-            atomic::write_json(path, &report)?;
+            atomic::write_json(path, &value)?;
         }
-        out.result(&serde_json::to_value(&report).map_err(|e| Error::config("calibrate", e.to_string()))?);
+        out.result(&value);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use fourbit::{
     Error, Result,
     data::{DataOptions, Dataset},
     format,
-    method::{MethodOptions, Recipe},
+    method::{MethodOptions, Observer, Recipe},
     model::Source,
     tokenizer::Tokenizer,
 };
@@ -48,6 +48,9 @@ struct OptionArgs {
     /// quip: seed of the random signs
     #[arg(long, value_name = "N", default_value_t = 0)]
     method_seed: u64,
+    /// rtn, gptq: how the range of each block of weights is chosen: minmax, or mse for the least squared error
+    #[arg(long, value_name = "NAME", default_value_t = Observer::MinMax)]
+    weight_observer: Observer,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized; slower
     #[arg(long)]
     true_sequential: bool,
@@ -67,7 +70,7 @@ impl CalibrationArgs {
     pub fn options(&self) -> MethodOptions {
         let OptionArgs { no_act_order, damping, no_clip, alpha, threshold, method_seed, true_sequential, .. } =
             self.options;
-        let OptionArgs { finetune_epochs, finetune_blocks, finetune_lr, .. } = self.options;
+        let OptionArgs { weight_observer, finetune_epochs, finetune_blocks, finetune_lr, .. } = self.options;
         MethodOptions {
             act_order: !no_act_order,
             damping,
@@ -75,6 +78,7 @@ impl CalibrationArgs {
             alpha,
             threshold,
             seed: method_seed,
+            weights: weight_observer,
             true_sequential,
             finetune_epochs,
             finetune_blocks: finetune_blocks.unwrap_or(usize::MAX),

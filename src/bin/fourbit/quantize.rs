@@ -6,7 +6,7 @@ use crate::export::{Export, go_on, is_gguf, suited};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
-    method::{Method, Recipe, quantize_model},
+    method::{Method, Observer, Recipe, quantize_model},
     quant::{PER_CHANNEL, Scheme},
 };
 use std::path::PathBuf;
@@ -54,12 +54,13 @@ impl Quantize {
         let out = global.output();
         let recipe = suited(self.recipe()?, &self.output)?;
         let export = Export::open(&self.input, &recipe, &self.output)?;
-        let Some(source) = export.source().filter(|_| recipe.method != Method::Rtn) else {
-            if recipe.method != Method::Rtn {
+        // Rounding looks at one tensor at a time.
+        let by_tensor = recipe.method == Method::Rtn && recipe.options.weights == Observer::MinMax;
+        let Some(source) = export.source().filter(|_| !by_tensor) else {
+            if !by_tensor {
                 let message = format!("{} looks at a model, and {} is none", self.method, self.input.display());
                 return Err(Error::config("--method", message));
             }
-            // Rounding looks at one tensor at a time.
             let mut progress = Progress::new(export.len() as u64, "tensors");
             return export.round(
                 out,

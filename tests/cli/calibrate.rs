@@ -1,0 +1,95 @@
+//! `calibrate` on the embedded model, and the observers of other subcommands.
+
+use super::{Place, fourbit, support};
+use serde_json::Value;
+use std::fs;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
+const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
+const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "4", "--calibration-length", "64"];
+
+#[test]
+fn a_report_has_a_line_a_layer_and_is_saved() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let output = place.text("report.json");
+    let words = |more: &[&'static str]| [&["calibrate", MODEL], &CALIBRATION[..], more].concat();
+    let done = fourbit(&[&words(&["--observer", "percentile-99.9", "--json", "--output"])[..], &[&output]].concat());
+    let report = done.json();
+    let saved: Value = serde_json::from_slice(&fs::read(&output).unwrap()).unwrap();
+    assert_eq!(saved, report);
+    assert_eq!(report["recipe"], "rtn:int8-channel-sym-f32+a8-percentile-99.9");
+    let layers = report["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 28);
+    assert_eq!(layers[13]["name"], "model.layers.1.mlp.down_proj");
+    for layer in layers {
+        let input = &layer["input"];
+        let number = |value: &Value| value.as_f64().unwrap();
+        let absmax = number(&input["high"]).max(-number(&input["low"]));
+        assert!(number(&input["clip"]) < absmax && number(&input["clipped"]) > 0.0, "{layer}");
+        // A thousandth of the numbers lies beyond the percentile, fewer half a step further.
+        assert!(number(&input["clipped"]) < 0.0011, "{layer}");
+        assert!(number(&layer["weight"]["sqnr"]) > 35.0 && number(&layer["output_sqnr"]) > 3.0, "{layer}");
+    }
+
+    // People get a table; the worst alone where they ask for them.
+    let table = fourbit(&words(&["--method", "rtn:int4-g64", "--observer", "none", "--worst", "2"]));
+    assert_eq!(table.code, 0, "{}", table.stderr);
+    let lines: Vec<&str> = table.stdout.lines().collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("layer") && lines[0].contains("output dB"), "{}", table.stdout);
+    let last = |line: &str| line.split_whitespace().last().unwrap().parse::<f64>().unwrap();
+    assert!(last(lines[1]) <= last(lines[2]), "{}", table.stdout);
+}
+
+#[test]
+fn observers_are_taken_by_name() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let report = |more: &[&str]| {
+        let report = fourbit(&[&["calibrate", MODEL, "--json"], &CALIBRATION[..], more].concat()).json();
+        let clip = report["layers"][6]["input"]["clip"].as_f64();
+        (report["recipe"].as_str().unwrap().to_owned(), clip)
+    };
+    let (recipe, whole) = report(&[]);
+    assert_eq!(recipe, "rtn:int8-channel-sym-f32+a8-static");
+    let (recipe, mse) = report(&["--observer", "mse"]);
+    assert_eq!(recipe, "rtn:int8-channel-sym-f32+a8-mse");
+    assert!(mse.unwrap() < whole.unwrap(), "{mse:?} {whole:?}");
+    assert_eq!(report(&["--method", "smoothquant"]), ("smoothquant:int8-channel-sym-f32+a8".to_owned(), None));
+    assert_eq!(report(&["--method", "llm-int8"]).0, "llm-int8:int8-channel-sym-f32");
+
+    // Ranges of weights that are searched for are written as any other.
+    let out = place.text("out");
+    let words = ["quantize", MODEL, "--bits", "3", "--weight-observer", "mse", "--output", &out, "--json"];
+    assert_eq!(fourbit(&words).json()["quantized"], 28);
+}
+
+#[test]
+fn what_cannot_be_calibrated_is_refused() {
+    let place = Place::new();
+    let (empty, missing, output) = (place.text("empty.txt"), place.text("none.txt"), place.text("report.json"));
+    fs::write(&empty, "").unwrap();
+    let before = place.names();
+    for (words, expected) in [
+        (&["--calibration", &empty][..], "has no sample of two tokens"),
+        (&["--calibration", &missing], "none.txt"),
+        (&[], "--calibration: calibrate needs a text"),
+        (&["--calibration", ROWS, "--observer", "best"], "minmax, moving-average, percentile, mse, entropy"),
+        (&["--calibration", ROWS, "--observer", "percentile-101"], "at most 100"),
+        (&["--calibration", ROWS, "--observer", "mse", "--method", "rtn+a8"], "says already"),
+        (&["--calibration", ROWS, "--observer", "mse", "--method", "llm-int8"], "its own way"),
+        (&["--calibration", ROWS, "--method", "best"], "rtn, hqq, gptq"),
+        (&["--calibration", ROWS, "--method", "rtn:q4_k", "--weight-observer", "mse"], "search of ranges"),
+        (&["--calibration", ROWS, "--weight-observer", "entropy"], "supported: minmax, mse"),
+    ] {
+        let done = fourbit(&[&["calibrate", MODEL, "--output", &output], words].concat());
+        assert!(done.error().contains(expected), "{words:?}: {}", done.error());
+    }
+    let missing = fourbit(&["calibrate", "no-such-model", "--calibration", ROWS]);
+    assert!(missing.error().contains("no-such-model"), "{}", missing.stderr);
+    assert_eq!(place.names(), before, "nothing is written");
+}
