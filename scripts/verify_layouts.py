@@ -1,0 +1,169 @@
+"""Does each layout that fourbit writes load in the tool it is for? On the small model that is part of fourbit, in seconds.
+
+    python scripts/verify_layouts.py [--fourbit target/release/fourbit] [--work FOLDER]
+
+For each method `fourbit quantize` writes a folder, the method's own tool or transformers loads it, and the logits of a text are
+compared with those of `fourbit evaluate` on the same folder. GGUF files are decoded by the package `gguf`. A tool that is not
+installed is named and left out; `scripts/requirements.txt` has those that install in a minute, GPTQ and AWQ folders need
+`pip install gptqmodel optimum`, whose build takes long. A figure outside its bound ends the script with status 1.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+MODEL = os.path.join(ROOT, "assets", "embedded")
+IDS = [3 + 7 * i % 900 for i in range(48)]
+CALIBRATION = ["--calibration", os.path.join(MODEL, "train.jsonl"), "--calibration-samples", "8", "--calibration-length", "64"]
+# name, words of `fourbit quantize`, what must be installed, bound on the largest difference over the largest logit. Tools that
+# compute in halves, or round activations at another place, get a wider one.
+LAYOUTS = [
+    ("bf16", ["--scheme", "bf16"], [], 1e-4),
+    ("bitsandbytes nf4", ["--scheme", "nf4", "--double-quant"], ["bitsandbytes"], 1e-3),
+    ("bitsandbytes fp4", ["--scheme", "fp4"], ["bitsandbytes"], 1e-3),
+    ("bitsandbytes LLM.int8()", ["--method", "llm-int8"], ["bitsandbytes"], 5e-2),
+    ("compressed-tensors int4", ["--scheme", "int4-g64", "--symmetric"], ["compressed_tensors"], 1e-3),
+    ("compressed-tensors int8", ["--scheme", "int8-channel-sym-f32"], ["compressed_tensors"], 1e-3),
+    ("compressed-tensors W8A8", ["--method", "smoothquant", *CALIBRATION], ["compressed_tensors"], 5e-2),
+    ("GPTQ", ["--method", "gptq", *CALIBRATION], ["gptqmodel", "optimum"], 2e-2),
+    ("AWQ", ["--method", "awq", *CALIBRATION], ["gptqmodel"], 2e-2),
+]
+failures = []
+
+
+def fourbit(binary, *words):
+    done = subprocess.run([binary, *words, "--json"], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"fourbit {' '.join(words)} ended with status {done.returncode}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def report(name, value, bound, detail=""):
+    ok = value <= bound
+    print(f"{'ok  ' if ok else 'FAIL'}  {name}: {value:.3g} (bound {bound:g}) {detail}", flush=True)
+    if not ok:
+        failures.append(name)
+
+
+def our_logits(binary, folder, work):
+    ids, out = os.path.join(work, "ids.json"), os.path.join(work, "logits.safetensors")
+    with open(ids, "w") as file:
+        json.dump(IDS, file)
+    words = ["--input-ids", ids, "--max-seq-length", str(len(IDS)), "--logits", out, "--quantization", "none"]
+    fourbit(binary, "evaluate", "--model", folder, *words)
+    return load_file(out)["logits"]
+
+
+def their_logits(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype, module.compute_type_is_set = torch.float32, True
+            module.support_avx512bf16_for_cpu = False  # its kernel is bf16 whatever the layer asks
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([IDS])).logits[0].float()
+
+
+def check_folder(binary, work, name, words, bound):
+    folder = os.path.join(work, "folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    fourbit(binary, "quantize", MODEL, *words, "--output", folder)
+    mine, theirs = our_logits(binary, folder, work), their_logits(folder)
+    difference = ((mine - theirs).abs().max() / theirs.abs().max()).item()
+    same = (mine.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    report(name, difference, bound, f"same first choice {same:.1%}")
+
+
+def check_hqq(binary, work):
+    """Layer by layer with the hqq package: transformers opens such folders but leaves the weights random."""
+    from hqq.core.quantize import HQQLinear
+
+    folder = os.path.join(work, "hqq")
+    fourbit(binary, "quantize", MODEL, "--method", "hqq", "--output", folder)
+    floats = os.path.join(work, "hqq-floats")
+    fourbit(binary, "quantize", folder, "--scheme", "f32", "--output", floats)
+    tensors, want = load_file(os.path.join(folder, "model.safetensors")), load_file(os.path.join(floats, "model.safetensors"))
+    worst = 0.0
+    names = sorted(name[: -len(".W_q")] for name in tensors if name.endswith(".W_q"))
+    for name in names:
+        parts = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
+        layer = HQQLinear(None, None, compute_dtype=torch.float32, device="cpu", initialize=False)
+        layer.load_state_dict(parts)
+        expected = want[name + ".weight"]
+        worst = max(worst, ((layer.dequantize().float() - expected).abs().max() / expected.abs().max()).item())
+    report("HQQ (hqq)", worst, 1e-3, f"{len(names)} layers")
+
+
+def check_gguf(binary, work):
+    import gguf
+
+    for words in (["--method", "gptq", "--scheme", "q4_0", *CALIBRATION], ["--scheme", "q8_0"], ["--scheme", "q4_1"]):
+        path, floats = os.path.join(work, "model.gguf"), os.path.join(work, "gguf-floats")
+        done = fourbit(binary, "quantize", MODEL, *words, "--output", path)
+        shutil.rmtree(floats, ignore_errors=True)
+        fourbit(binary, "quantize", path, "--scheme", "f32", "--output", floats)
+        want = load_file(os.path.join(floats, "model.safetensors"))
+        count = worst = 0
+        for tensor in gguf.GGUFReader(path).tensors:
+            # Queries and keys have their rows in llama.cpp's order, so that sums are compared.
+            if "attn_" in tensor.name or "ffn_" in tensor.name:
+                if "norm" in tensor.name:
+                    continue
+                values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
+                layer = tensor.name.split(".")[1]
+                module = {
+                    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+                    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+                    "ffn_down": "mlp.down_proj",
+                }[tensor.name.split(".")[2]]  # fmt: skip
+                expected = want[f"model.layers.{layer}.{module}.weight"]
+                left, right = values.sort(0).values, expected.sort(0).values
+                worst = max(worst, ((left - right).abs().max() / right.abs().max()).item())
+                count += 1
+        report(f"GGUF {done['recipe']} (gguf)", worst, 1e-6, f"{count} weights")
+
+
+def check_all(binary, work):
+    for name, words, packages, bound in LAYOUTS:
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"skip  {name}: {', '.join(missing)} not installed", flush=True)
+            continue
+        check_folder(binary, work, name, words, bound)
+    for name, package, check in (("HQQ", "hqq", check_hqq), ("GGUF", "gguf", check_gguf)):
+        if importlib.util.find_spec(package) is None:
+            print(f"skip  {name}: {package} not installed", flush=True)
+            continue
+        check(binary, work)
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fourbit", default=os.path.join(ROOT, "target/release/fourbit"))
+    parser.add_argument("--work", help="folder for what is written [default: one that is removed]")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or temporary
+        os.makedirs(work, exist_ok=True)
+        failed = check_all(arguments.fourbit, work)
+    sys.exit("outside the bounds: " + ", ".join(failed) if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
