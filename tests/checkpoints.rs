@@ -10,7 +10,7 @@ use fourbit::{
     evaluate,
     format::{
         Checkpoint, Safetensors, Weights,
-        checkpoint::{self, Aqlm, Awq, Bitsandbytes, CompressedTensors, Gptq, Hqq, Rounding},
+        checkpoint::{self, Aqlm, Awq, Basis, Bitsandbytes, CompressedTensors, Gptq, Hqq, Rounding},
         safetensors::Writer,
     },
     gpu::{Gpu, GpuOptions},
@@ -119,10 +119,10 @@ fn schemes_and_names_are_as_stored() {
         let source = Source::open(golden(folder)).unwrap();
         assert_eq!(source.names(), plain, "{folder}");
         assert!(plain.iter().all(|name| source.contains(name)), "{folder}");
-        let shuffled = source.column_order(Q).unwrap().is_some();
+        let shuffled = source.basis(Q).unwrap().is_some();
         assert_eq!(shuffled, folder.ends_with("-act") && folder != "gptq-4-act", "{folder}");
     }
-    assert!(Source::open(golden("gptq-4-act")).unwrap().column_order(DOWN).unwrap().is_some());
+    assert!(Source::open(golden("gptq-4-act")).unwrap().basis(DOWN).unwrap().is_some());
 }
 
 #[test]
@@ -162,7 +162,10 @@ fn a_device_that_only_counts_knows_their_sizes() {
         let model = Model::from_source(&dry, &source, &LoadOptions::default()).unwrap();
         let down = &model.blocks[0].down.base;
         let packed = source.packed(DOWN, [64, 96]).unwrap();
-        let order = source.column_order(DOWN).unwrap().map_or(0, |order| 8 * order.len());
+        let order = match source.basis(DOWN).unwrap() {
+            Some(Basis::Order(order)) => 8 * order.len(),
+            _ => 0,
+        };
         assert_eq!(down.weight.scheme(), packed.scheme);
         // Codes fill whole vec4.
         let (got, want) = (down.bytes() as usize, packed.bytes() + order);
@@ -225,12 +228,12 @@ fn adapters_learn_the_same_on_stored_weights_as_on_plain_floats() {
 }
 
 /// Writes packed weights and opens them again.
-fn written(folder: &Path, layout: &dyn Checkpoint, weights: &[(&str, &Packed, Option<&[u32]>)]) -> Weights {
+fn written(folder: &Path, layout: &dyn Checkpoint, weights: &[(&str, &Packed, Option<&Basis>)]) -> Weights {
     let path = folder.join("written.safetensors");
     let specs = weights.iter().flat_map(|(name, packed, _)| layout.specs(name, packed.shape).unwrap()).collect();
     let mut writer = Writer::create(&path, specs).unwrap();
-    for (name, packed, order) in weights {
-        for (name, bytes) in layout.tensors(name, packed, *order, DType::F16).unwrap() {
+    for (name, packed, basis) in weights {
+        for (name, bytes) in layout.tensors(name, packed, *basis, DType::F16).unwrap() {
             writer.write(&name, &bytes).unwrap();
         }
     }
@@ -305,7 +308,7 @@ fn an_order_of_columns_is_written_as_g_idx() {
     let folder = tempfile::tempdir().unwrap();
     let source = Source::open(golden("gptq-3-act")).unwrap();
     let packed = source.packed(DOWN, [64, 96]).unwrap();
-    let order = source.column_order(DOWN).unwrap().unwrap();
+    let order = source.basis(DOWN).unwrap().unwrap();
     let layout = Gptq::new(packed.scheme, true).unwrap();
     let weights = written(folder.path(), &layout, &[(DOWN, &packed, Some(&order))]);
     let theirs = source.weights();
@@ -316,7 +319,7 @@ fn an_order_of_columns_is_written_as_g_idx() {
     assert_eq!(layout.config(fourbit::DType::F16).unwrap()["desc_act"], true);
     let awq = Awq::new(Scheme::int(4, 32)).unwrap();
     let four = Packed::quantize(Scheme::int(4, 32), [8, 32], &[0.5; 256]).unwrap();
-    assert!(awq.tensors(Q, &four, Some(&[0; 32]), DType::F16).is_err());
+    assert!(awq.tensors(Q, &four, Some(&Basis::Order(vec![0; 32])), DType::F16).is_err());
 }
 
 #[test]

@@ -3,14 +3,18 @@
 mod support;
 
 use fourbit::{
-    DType, Gpu, Result,
+    DType, Gpu, Result, evaluate,
+    format::checkpoint,
     graph::Graph,
     method::{Aqlm, Hqq, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn, quantize_model},
-    model::Source,
+    model::{LoadOptions, Model, Quantization, QuantizedFolder, Source},
     nn::Linear,
     quant::Scheme,
 };
-use std::{cell::RefCell, path::PathBuf};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+};
 use support::gpu;
 
 /// tr(ΔW H ΔWᵀ) of each layer by QuIP#, AQLM, HQQ and rounding, all at about 2 bits; goes on with QuIP#'s layers.
@@ -74,8 +78,9 @@ fn vectors_lose_less_than_integers_of_two_bits() {
     let ids = tokenizer.encode(&text, false).unwrap();
     let samples: Vec<Vec<u32>> = ids.chunks_exact(64).take(16).map(<[u32]>::to_vec).collect();
     let contest = Contest::default();
-    let source = Source::open(folder).unwrap();
-    quantize_model(&gpu, &source, &contest, &PipelineOptions::default(), &samples, |_| Ok(())).unwrap();
+    let source = Source::open(&folder).unwrap();
+    let model = quantize_model(&gpu, &source, &contest, &PipelineOptions::default(), &samples, |_| Ok(())).unwrap();
+    a_folder_holds_it(&gpu, &folder, &model, &samples[0]);
     let losses = contest.losses.into_inner();
     assert!(losses.len() >= 28);
     let mut sums = [0.0; 4];
@@ -86,4 +91,33 @@ fn vectors_lose_less_than_integers_of_two_bits() {
     }
     // Two bits by themselves lose three times as much; here integers even have half a bit more for their scales.
     assert!(sums[0].max(sums[1]) < 0.5 * sums[2].min(sums[3]), "{sums:?}");
+}
+
+/// QuIP#'s folder: the same model with its transforms, on which adapters can be trained, and its numbers as floats.
+fn a_folder_holds_it(gpu: &Gpu, input: &Path, model: &Model, ids: &[u32]) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("quip");
+    let job = QuantizedFolder::open(input, Scheme::E8p, Box::new(checkpoint::Quip), &output).unwrap();
+    let (written, summary) = job.write_model(model, |_| Ok(())).unwrap();
+    written.commit().unwrap();
+    assert_eq!(summary.quantized, 28);
+    let want = evaluate::logits(model, ids).unwrap();
+    let loaded = Model::load(gpu, &output, &LoadOptions::default()).unwrap();
+    assert!(loaded.blocks.iter().flat_map(|block| block.linears()).all(|l| l.base.weight.scheme() == Scheme::E8p));
+    assert_eq!(evaluate::logits(&loaded, ids).unwrap(), want, "the same bits");
+    // Out of its basis: f32 sums of some hundred terms.
+    let floats = LoadOptions { quantization: Quantization::To(Scheme::F32) };
+    let floats = Model::load(gpu, &output, &floats).unwrap();
+    assert!(floats.blocks.iter().flat_map(|block| block.linears()).all(|l| l.base.input.is_none()));
+    let scale = want.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
+    let want: Vec<f64> = want.iter().map(|v| f64::from(*v)).collect();
+    support::assert_close("floats", &evaluate::logits(&floats, ids).unwrap(), &want, 1e-4 * scale, 0.0);
+    // Lies are found before anything is computed.
+    let config = output.join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"E8P\"", "\"E8P12RVQ4B\"")).unwrap();
+    assert!(Source::open(&output).err().unwrap().to_string().contains("E8P12RVQ4B"));
+    // A method without transforms does not fit.
+    let floats = Model::load(gpu, input, &LoadOptions { quantization: Quantization::To(Scheme::int(4, 64)) }).unwrap();
+    assert!(job.write_model(&floats, |_| Ok(())).is_err());
 }

@@ -9,7 +9,9 @@
 //!
 //! They are written as F32.
 
-use super::checkpoint::{Checkpoint, Description, Module, Parts, base_of, expect_no_order, integer, weight_name};
+use super::checkpoint::{
+    Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, integer, weight_name,
+};
 use super::{Weights, safetensors::TensorSpec};
 use crate::quant::{PER_CHANNEL, Packed, Scheme, VECTOR, bytes_to_words};
 use crate::{DType, Error, Result};
@@ -83,9 +85,9 @@ impl Checkpoint for Aqlm {
         ])
     }
 
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, _: DType) -> Result<Parts<'a>> {
         let base = base_of(name)?;
-        expect_no_order("AQLM", order)?;
+        expect_own_basis("AQLM", basis)?;
         if packed.scheme != SCHEME.resolve(packed.shape) {
             return Err(Error::unsupported("scheme for the AQLM layout", packed.scheme.name(), SCHEME.name()));
         }

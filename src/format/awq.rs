@@ -9,7 +9,7 @@
 //! Nibble i of a word, from the lowest, is output 0, 2, 4, 6, 1, 3, 5, 7 of its eight.
 
 use super::checkpoint::{
-    Checkpoint, Description, Module, Parts, base_of, expect_no_order, group_size, integer, weight_name,
+    Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, group_size, integer, weight_name,
 };
 use super::groups::{self, Groups, blocks_of_row, integer_zero};
 use super::{Weights, safetensors::TensorSpec};
@@ -120,9 +120,9 @@ impl Checkpoint for Awq {
         ])
     }
 
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, _: DType) -> Result<Parts<'a>> {
         let base = base_of(name)?;
-        expect_no_order("AWQ", order)?;
+        expect_own_basis("AWQ", basis)?;
         groups::int_scheme("AWQ", packed.scheme, &[4], &[ScaleType::F16])?;
         let ([out, cols], count) = (packed.shape, blocks_of_row(name, packed.scheme, packed.shape)?);
         let (mut qweight, mut qzeros) = (vec![0; cols * (out / 8)], vec![0; count * (out / 8)]);

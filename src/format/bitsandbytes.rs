@@ -9,7 +9,7 @@
 //! | `X.nested_quant_map` | F32 `[256]` | double-quantized: the 8-bit map |
 //! | `X.quant_state.bitsandbytes__nf4` (or `fp4`) | U8 text | JSON: block size, dtype and shape before, offset |
 
-use super::checkpoint::{Checkpoint, Description, Parts, Rounding, expect_no_order};
+use super::checkpoint::{Basis, Checkpoint, Description, Parts, Rounding, expect_own_basis};
 use super::safetensors::{TensorSpec, Writer};
 use super::{TensorView, Weights, llm_int8};
 use crate::quant::{self, PER_CHANNEL, Packed, Scheme, bytes_to_words, dynamic8, nested_array};
@@ -347,11 +347,11 @@ impl Checkpoint for Bitsandbytes {
         }
     }
 
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, dtype: DType) -> Result<Parts<'a>> {
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, dtype: DType) -> Result<Parts<'a>> {
         match self.scheme()? {
-            INT8 => llm_int8::tensors(name, packed, order),
+            INT8 => llm_int8::tensors(name, packed, basis),
             _ => {
-                expect_no_order("bitsandbytes", order)?;
+                expect_own_basis("bitsandbytes", basis)?;
                 tensors(name, packed, dtype)
             }
         }

@@ -9,6 +9,7 @@
 //! | [`Awq`] | `X.qweight`, `X.qzeros`, `X.scales` | 4 bits in groups |
 //! | [`Hqq`] | `X.W_q`, `X.scale`, `X.zero` and settings | 2, 3, 4, 8 bits in groups |
 //! | [`Aqlm`] | `X.codes`, `X.codebooks`, `X.scales` | two code books of 256 vectors |
+//! | [`Quip`], fourbit's own | `X.Qidxs`, `X.SU`, `X.SV`, `X.Wscale` | E8P between Hadamard transforms |
 //! | [`CompressedTensors`] | `X.weight_packed` or `X.weight`, `X.weight_scale` and more | 2 to 8 bits |
 //!
 //! Most are affine integers, [`Scheme::Int`]: codes are taken over bit for bit, and scales as they are where
@@ -16,16 +17,16 @@
 //! so.
 
 use super::{
-    TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, plain, safetensors::TensorSpec,
+    TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, plain, quip, safetensors::TensorSpec,
 };
-use crate::quant::{Packed, Scheme, bytes_to_words};
+use crate::quant::{Packed, Scheme, bytes_to_words, hadamard};
 use crate::{DType, Error, Result};
 use serde_json::Value;
 use std::{borrow::Cow, fmt::Debug};
 
 pub use {
     aqlm::Aqlm, awq::Awq, bitsandbytes::Bitsandbytes, compressed_tensors::CompressedTensors, gptq::Gptq, hqq::Hqq,
-    plain::Plain,
+    plain::Plain, quip::Quip,
 };
 
 /// Names and bytes of the tensors that make up one weight.
@@ -56,6 +57,61 @@ pub enum Rounding {
     },
 }
 
+/// The basis in which a weight is stored, where it is not its own: the layer puts its input into it, and its output back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Basis {
+    /// Columns in another order, where those that share a scale do not lie side by side (GPTQ's act-order): position p holds
+    /// column `order[p]`.
+    Order(Vec<u32>),
+    /// U · W · Tᵀ between the transforms of [`crate::quant::hadamard`] (QuIP#), by what each column of the input, and of the
+    /// output, is multiplied by: signs, or the numbers that fine-tuning made of them.
+    Hadamard {
+        /// Of T. `[in]`
+        input: Vec<f32>,
+        /// Of U. `[out]`
+        output: Vec<f32>,
+    },
+}
+
+impl Basis {
+    /// The weight in its own basis, from one in this.
+    ///
+    /// values: `[rows * cols]`. Errors: Unsupported for extents that no transform has.
+    pub fn undo(&self, values: &mut Vec<f32>, [rows, cols]: [usize; 2]) -> Result<()> {
+        match self {
+            Basis::Order(order) => {
+                let mut row = vec![0.0; cols];
+                for values in values.chunks_exact_mut(cols.max(1)) {
+                    values.iter().zip(order).for_each(|(&value, &column)| row[column as usize] = value);
+                    values.copy_from_slice(&row);
+                }
+            }
+            Basis::Hadamard { input, output } => {
+                hadamard::undo(values, input)?;
+                *values = transposed(values, cols);
+                hadamard::undo(values, output)?;
+                *values = transposed(values, rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of a layout that has no room for it.
+    pub(super) fn refused_by(&self, layout: &str) -> Error {
+        let got = match self {
+            Basis::Order(_) => "columns in another order",
+            Basis::Hadamard { .. } => "weights between Hadamard transforms",
+        };
+        Error::unsupported(format!("weights in the {layout} layout"), got, "those in their own basis")
+    }
+}
+
+/// Rows of `cols` numbers to columns.
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    let rows = values.len() / cols.max(1);
+    (0..values.len()).map(|i| values[i % rows * cols + i / rows]).collect()
+}
+
 /// A layout of quantized weights. `name` is that of the weight in a model that is not quantized: `X.weight`.
 pub trait Checkpoint: Debug + Send + Sync {
     /// Whether the weight `name` is there in this layout.
@@ -64,12 +120,11 @@ pub trait Checkpoint: Debug + Send + Sync {
     /// What a weight is, from what is small in the file. Errors: as [`Checkpoint::read`].
     fn describe(&self, weights: &Weights, name: &str) -> Result<Description>;
 
-    /// A weight, its columns in [`Checkpoint::order`]. Errors: MissingTensor, Format where the parts disagree, Shape.
+    /// A weight, in its [`Checkpoint::basis`]. Errors: MissingTensor, Format where the parts disagree, Shape.
     fn read(&self, weights: &Weights, name: &str) -> Result<Packed>;
 
-    /// The order in which [`Checkpoint::read`] gives the columns, where columns that share a scale do not lie side by side
-    /// (GPTQ's act-order): position p holds column `order[p]`. Errors: as [`Checkpoint::read`].
-    fn order(&self, weights: &Weights, name: &str) -> Result<Option<Vec<u32>>> {
+    /// The basis in which [`Checkpoint::read`] gives the weight, where it is not its own. Errors: as [`Checkpoint::read`].
+    fn basis(&self, weights: &Weights, name: &str) -> Result<Option<Basis>> {
         let _ = (weights, name);
         Ok(None)
     }
@@ -90,9 +145,9 @@ pub trait Checkpoint: Debug + Send + Sync {
 
     /// Names and bytes of the tensors that [`Checkpoint::specs`] announces.
     ///
-    /// order: that of the columns, as [`Checkpoint::order`] tells it; dtype: what the weight was before. Errors: Unsupported,
-    /// Config for numbers that the layout cannot hold.
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, dtype: DType) -> Result<Parts<'a>>;
+    /// basis: as [`Checkpoint::basis`] tells it; dtype: what the weight was before. Errors: Unsupported, Config for numbers that
+    /// the layout cannot hold.
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, dtype: DType) -> Result<Parts<'a>>;
 
     /// The `quantization_config` of the model's `config.json`, `Null` for none; dtype: what the weights were before.
     /// Errors: Unsupported.
@@ -109,8 +164,9 @@ pub fn open(config: &Value) -> Result<Box<dyn Checkpoint>> {
         "aqlm" => Box::new(Aqlm::from_config(config)?),
         "hqq" => Box::new(Hqq::from_config(config)?),
         "compressed-tensors" => Box::new(CompressedTensors::from_config(config)?),
+        "quip" => Box::new(Quip::from_config(config)?),
         _ => {
-            let supported = "bitsandbytes, gptq, awq, hqq, aqlm, compressed-tensors";
+            let supported = "bitsandbytes, gptq, awq, hqq, aqlm, compressed-tensors, quip";
             return Err(Error::unsupported("quantization method of the model", method, supported));
         }
     })
@@ -221,12 +277,7 @@ pub(super) fn base_of(name: &str) -> Result<&str> {
         .ok_or_else(|| Error::config(name, "only tensors named *.weight can be written quantized"))
 }
 
-/// Errors: Unsupported where columns come in another order, for layouts that cannot tell one.
-pub(super) fn expect_no_order(layout: &str, order: Option<&[u32]>) -> Result<()> {
-    match order {
-        None => Ok(()),
-        Some(_) => {
-            Err(Error::unsupported(format!("columns in the {layout} layout"), "in another order", "in their own"))
-        }
-    }
+/// Errors: Unsupported where the weight is in another basis, for layouts that cannot tell one.
+pub(super) fn expect_own_basis(layout: &str, basis: Option<&Basis>) -> Result<()> {
+    basis.map_or(Ok(()), |basis| Err(basis.refused_by(layout)))
 }

@@ -13,7 +13,7 @@
 //! Packed codes and zero points are stored with 2^(bits - 1) added. Of models that round activations too (W8A8),
 //! [`Checkpoint::rounding`] tells symmetric 8 bits, a scale a token or one for all (`X.input_scale`).
 
-use super::checkpoint::{Checkpoint, Description, Module, Parts, Rounding, base_of, expect_no_order};
+use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, Rounding, base_of, expect_own_basis};
 use super::groups::{
     self, Groups, blocks_of_row, field, integer_zero, scale_dtype, set_field, stream_words, unsigned_code,
 };
@@ -211,8 +211,8 @@ impl Checkpoint for CompressedTensors {
         self.header(&Module::expect(weights, name)?).map(|h| h.description)
     }
 
-    fn order(&self, weights: &Weights, name: &str) -> Result<Option<Vec<u32>>> {
-        self.header(&Module::expect(weights, name)?).map(|h| h.groups.order)
+    fn basis(&self, weights: &Weights, name: &str) -> Result<Option<Basis>> {
+        self.header(&Module::expect(weights, name)?).map(|h| h.groups.order.map(Basis::Order))
     }
 
     fn read(&self, weights: &Weights, name: &str) -> Result<Packed> {
@@ -295,9 +295,9 @@ impl Checkpoint for CompressedTensors {
         Ok(specs)
     }
 
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, _: DType) -> Result<Parts<'a>> {
         let base = base_of(name)?;
-        expect_no_order("compressed-tensors", order)?;
+        expect_own_basis("compressed-tensors", basis)?;
         let bits = self.scheme.code_bits();
         groups::int_scheme("compressed-tensors", packed.scheme, &[bits as u8], &SCALES)?;
         let ([out, cols], count) = (packed.shape, blocks_of_row(name, packed.scheme, packed.shape)?);

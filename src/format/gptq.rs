@@ -13,7 +13,7 @@
 //! With act-order `g_idx` is no ascending sequence: columns are then read in the order of their groups, and the layer has to
 //! put its input into that order.
 
-use super::checkpoint::{Checkpoint, Description, Module, Parts, base_of, group_size, integer, weight_name};
+use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, group_size, integer, weight_name};
 use super::groups::{self, Groups, blocks_of_row, field, integer_zero, set_field, stream_words, unsigned_code};
 use super::{Weights, safetensors::TensorSpec};
 use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
@@ -110,8 +110,8 @@ impl Checkpoint for Gptq {
         self.header(&Module::expect(weights, name)?).map(|h| h.description)
     }
 
-    fn order(&self, weights: &Weights, name: &str) -> Result<Option<Vec<u32>>> {
-        self.header(&Module::expect(weights, name)?).map(|h| h.groups.order)
+    fn basis(&self, weights: &Weights, name: &str) -> Result<Option<Basis>> {
+        self.header(&Module::expect(weights, name)?).map(|h| h.groups.order.map(Basis::Order))
     }
 
     fn read(&self, weights: &Weights, name: &str) -> Result<Packed> {
@@ -157,11 +157,16 @@ impl Checkpoint for Gptq {
         ])
     }
 
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, _: DType) -> Result<Parts<'a>> {
         let base = base_of(name)?;
         let ([out, cols], bits) = (packed.shape, self.bits);
         groups::int_scheme("GPTQ", packed.scheme, &[bits as u8], &[ScaleType::F16])?;
         let (count, block) = (blocks_of_row(name, packed.scheme, packed.shape)?, packed.scheme.block_size());
+        let order = match basis {
+            None => None,
+            Some(Basis::Order(order)) => Some(&order[..]),
+            Some(other) => return Err(other.refused_by("GPTQ")),
+        };
         if order.is_some_and(|order| order.len() != cols) {
             return Err(Error::shape(name, format!("an order of {cols} columns"), order.map_or(0, <[u32]>::len)));
         }

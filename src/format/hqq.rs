@@ -11,7 +11,7 @@
 //! that lie `rows of W_q` apart, the first one in the highest bits. With axis 0, elements of a group lie far apart; that is
 //! refused.
 
-use super::checkpoint::{Checkpoint, Description, Module, Parts, base_of, expect_no_order, weight_name};
+use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, weight_name};
 use super::groups::{self, code_offset, scale_dtype, unsigned_code};
 use super::{Weights, safetensors::TensorSpec};
 use crate::quant::{self, Packed, ScaleType, Scheme, affine_words, pack_codes};
@@ -177,9 +177,9 @@ impl Checkpoint for Hqq {
         Ok(specs)
     }
 
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, _: DType) -> Result<Parts<'a>> {
         let base = base_of(name)?;
-        expect_no_order("HQQ", order)?;
+        expect_own_basis("HQQ", basis)?;
         groups::int_scheme("HQQ", packed.scheme, &WIDTHS, &SCALES)?;
         let (bits, block) = (packed.scheme.code_bits(), packed.scheme.block_size());
         let (packing, blocks) = (Packing::of(bits), packed.len() / block);

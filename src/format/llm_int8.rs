@@ -6,7 +6,7 @@
 //! | `X.SCB` | F32 `[out]` | the largest magnitude of each row: `code * SCB / 127` |
 //! | `X.weight_format` | U8 `[]` | 0: rows |
 
-use super::checkpoint::{Description, Module, Parts, base_of, expect_no_order};
+use super::checkpoint::{Basis, Description, Module, Parts, base_of, expect_own_basis};
 use super::{Weights, safetensors::TensorSpec};
 use crate::quant::{Packed, Scheme, affine_words, bytes_to_words};
 use crate::{DType, Error, Result};
@@ -57,9 +57,9 @@ pub fn specs(name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {
 
 /// Names and bytes of the tensors that [`specs`] announces, for a weight of [`Scheme::int8`] by rows.
 /// Errors: Unsupported for other schemes.
-pub fn tensors<'a>(name: &str, packed: &'a Packed, order: Option<&[u32]>) -> Result<Parts<'a>> {
+pub fn tensors<'a>(name: &str, packed: &'a Packed, basis: Option<&Basis>) -> Result<Parts<'a>> {
     let base = base_of(name)?;
-    expect_no_order("LLM.int8", order)?;
+    expect_own_basis("LLM.int8", basis)?;
     let scheme = Scheme::int8(packed.shape[1]);
     if packed.scheme != scheme {
         let got = format!("{:?}", packed.scheme);

@@ -20,6 +20,7 @@ mod hqq;
 pub mod llm_int8;
 pub mod peft;
 mod plain;
+mod quip;
 pub mod safetensors;
 mod view;
 

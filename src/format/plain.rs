@@ -1,7 +1,7 @@
 //! Weights as plain floats: what a model is before, and after, it is quantized.
 
 use super::Weights;
-use super::checkpoint::{Checkpoint, Description, Parts, expect_no_order};
+use super::checkpoint::{Basis, Checkpoint, Description, Parts, expect_own_basis};
 use super::safetensors::TensorSpec;
 use crate::quant::{Packed, Scheme};
 use crate::{DType, Error, Result};
@@ -48,8 +48,8 @@ impl Checkpoint for Plain {
         Ok(vec![TensorSpec::new(name, self.dtype, shape)])
     }
 
-    fn tensors<'a>(&self, name: &str, packed: &'a Packed, order: Option<&[u32]>, _: DType) -> Result<Parts<'a>> {
-        expect_no_order("plain", order)?;
+    fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, _: DType) -> Result<Parts<'a>> {
+        expect_own_basis("plain", basis)?;
         if packed.scheme != self.scheme {
             return Err(Error::unsupported("scheme for plain floats", packed.scheme, self.scheme));
         }

@@ -4,9 +4,9 @@ use super::{Block, Config, Model, Source};
 use crate::{
     DType, Error, Result,
     adapter::AdaptedLinear,
-    format::checkpoint::Rounding,
+    format::checkpoint::{Basis, Rounding},
     gpu::{Gpu, Tensor},
-    kernels::{QuantizedTensor, quantize},
+    kernels::{QuantizedTensor, hadamard::Hadamard, quantize},
     nn::{Activations, Linear, Permutation, RmsNorm, Transform},
     quant::{Packed, Scheme},
 };
@@ -125,12 +125,22 @@ impl Loader<'_> {
             }
             _ => {
                 let weight = self.stored(name, shape)?;
-                let order = self.source.column_order(name)?;
-                let permutation = order.map(|order| Permutation::upload(self.gpu, name, &order)).transpose()?;
-                let input = permutation.map(Transform::Permute);
+                let input = self.source.basis(name)?.map(|basis| self.transform(name, &basis)).transpose()?;
                 Ok(Linear { input, activation: self.activation(name)?, ..Linear::new(weight, bias) })
             }
         }
+    }
+
+    /// What a layer does around a weight in this basis.
+    fn transform(&self, name: &str, basis: &Basis) -> Result<Transform> {
+        let map = |signs: &[f32]| {
+            let signs = self.gpu.tensor(name, [signs.len()], DType::F32, signs)?;
+            Hadamard::new(self.gpu, signs.shape().len(), 0)?.with_signs(&signs)
+        };
+        Ok(match basis {
+            Basis::Order(order) => Transform::Permute(Permutation::upload(self.gpu, name, order)?),
+            Basis::Hadamard { input, output } => Transform::Hadamard { input: map(input)?, output: map(output)? },
+        })
     }
 
     /// How a stored layer rounds its input.
@@ -146,11 +156,13 @@ impl Loader<'_> {
         })
     }
 
-    /// Embedding or head. Errors: Unsupported where its columns are shuffled, which only a linear layer can undo.
+    /// Embedding or head. Errors: Unsupported in another basis, which only a linear layer can undo.
     fn table(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
-        match self.source.column_order(name)? {
+        match self.source.basis(name)? {
             None => self.stored(name, shape),
-            Some(_) => Err(Error::unsupported(format!("columns of {name}"), "in another order", "in their own")),
+            Some(_) => {
+                Err(Error::unsupported(format!("the basis of {name}"), "another order or transforms", "its own"))
+            }
         }
     }
 

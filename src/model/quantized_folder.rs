@@ -7,6 +7,7 @@ use crate::{
     format::{
         Checkpoint, Kind, Stored, Weights,
         atomic::{self, AtomicFolder},
+        checkpoint::Basis,
         safetensors::{TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
@@ -140,8 +141,7 @@ impl QuantizedFolder {
     ) -> Result<(AtomicFolder, QuantizedSummary)> {
         let weight = |name: &str, _| {
             let linear = model.linear(name.strip_suffix(".weight").unwrap_or(name)).ok_or_else(|| self.absent(name))?;
-            let order = linear.base.input.as_ref().map(Transform::order).transpose()?;
-            Ok((linear.base.weight.download()?, order))
+            Ok((linear.base.weight.download()?, linear.base.input.as_ref().map(basis).transpose()?))
         };
         self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
     }
@@ -150,11 +150,11 @@ impl QuantizedFolder {
         Error::MissingTensor { path: self.input().to_owned(), name: name.to_owned(), hint: None }
     }
 
-    /// weight: a quantized weight and the order of its columns; vector: a norm's weight or a bias where it is not the
+    /// weight: a quantized weight and the basis that it is in; vector: a norm's weight or a bias where it is not the
     /// source's.
     fn write_with(
         &self,
-        mut weight: impl FnMut(&str, [usize; 2]) -> Result<(Packed, Option<Vec<u32>>)>,
+        mut weight: impl FnMut(&str, [usize; 2]) -> Result<(Packed, Option<Basis>)>,
         mut vector: impl FnMut(&str) -> Result<Option<Vec<f32>>>,
         mut on_tensor: impl FnMut(&str) -> Result<()>,
     ) -> Result<(AtomicFolder, QuantizedSummary)> {
@@ -165,8 +165,8 @@ impl QuantizedFolder {
         for item in &self.items {
             match &item.action {
                 Action::Quantize(shape, dtype) => {
-                    let (packed, order) = weight(&item.name, *shape)?;
-                    for (name, bytes) in self.layout.tensors(&item.name, &packed, order.as_deref(), *dtype)? {
+                    let (packed, basis) = weight(&item.name, *shape)?;
+                    for (name, bytes) in self.layout.tensors(&item.name, &packed, basis.as_ref(), *dtype)? {
                         writer.write(&name, &bytes)?;
                     }
                     summary.quantized += 1;
@@ -225,7 +225,7 @@ impl QuantizedFolder {
                 return quantize::quantize(gpu, name, &floats, shape, self.scheme)?.download();
             }
         };
-        if source.scheme(name)? == self.scheme.resolve(shape) && source.column_order(name)?.is_none() {
+        if source.scheme(name)? == self.scheme.resolve(shape) && source.basis(name)?.is_none() {
             return source.packed(name, shape);
         }
         let plain = source.plain(name)?;
@@ -268,6 +268,14 @@ impl QuantizedFolder {
         };
         atomic::write_json(folder.join("config.json"), &json)
     }
+}
+
+/// The basis that a transform puts a weight into. Waits for the device.
+fn basis(transform: &Transform) -> Result<Basis> {
+    Ok(match transform {
+        Transform::Permute(permutation) => Basis::Order(permutation.order()?),
+        Transform::Hadamard { input, output } => Basis::Hadamard { input: input.signs()?, output: output.signs()? },
+    })
 }
 
 /// f32 numbers as the bytes of a tensor of floats. Errors: Unsupported for other dtypes.

@@ -5,7 +5,7 @@ use crate::{
     DType, Error, Result, Shape,
     format::{
         self, Checkpoint, Kind, Stored, TensorView, Weights,
-        checkpoint::{self, Bitsandbytes, Rounding},
+        checkpoint::{self, Basis, Bitsandbytes, Rounding},
     },
     quant::{Packed, Scheme, ggml},
 };
@@ -129,11 +129,11 @@ impl Source {
         }
     }
 
-    /// The order in which [`Source::packed`] gives the columns of a weight, where it is not their own: position p holds
-    /// column `order[p]`, and the layer has to put its input into that order. Errors: MissingTensor, Format.
-    pub fn column_order(&self, name: &str) -> Result<Option<Vec<u32>>> {
+    /// The basis in which [`Source::packed`] gives a weight, where it is not its own: the layer has to put its input into it, and
+    /// its output back. Errors: MissingTensor, Format.
+    pub fn basis(&self, name: &str) -> Result<Option<Basis>> {
         let stored = self.stored_name(name);
-        self.quantized(&stored).map_or(Ok(None), |checkpoint| checkpoint.order(&self.weights, &stored))
+        self.quantized(&stored).map_or(Ok(None), |checkpoint| checkpoint.basis(&self.weights, &stored))
     }
 
     /// How the layer of this weight rounds its input, where the file tells so. Errors: MissingTensor, Format.
@@ -142,7 +142,7 @@ impl Source {
         self.quantized(&stored).map_or(Ok(None), |checkpoint| checkpoint.rounding(&self.weights, &stored))
     }
 
-    /// A weight as it is stored, its columns in [`Source::column_order`]. Errors: MissingTensor, Format, Shape.
+    /// A weight as it is stored, in its [`Source::basis`]. Errors: MissingTensor, Format, Shape.
     pub fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed> {
         self.expect(name, shape)?;
         let stored = self.stored_name(name);
@@ -189,7 +189,7 @@ impl Source {
         }
     }
 
-    /// Rows of a weight as f32, columns in their own order, in pieces of at most `most` elements: `f(first element, values)`. Bounds the host's memory.
+    /// Rows of a weight as f32, in its own basis, in pieces of at most `most` elements: `f(first element, values)`. Bounds the host's memory.
     /// Errors: MissingTensor, Format, Shape, and those of `f`.
     pub fn for_each_piece(
         &self,
@@ -202,8 +202,8 @@ impl Source {
         let stored = self.stored_name(name);
         if let Some(checkpoint) = self.quantized(&stored) {
             let mut values = checkpoint.read(&self.weights, &stored)?.dequantize();
-            if let Some(order) = checkpoint.order(&self.weights, &stored)? {
-                put_back(&mut values, &order);
+            if let Some(basis) = checkpoint.basis(&self.weights, &stored)? {
+                basis.undo(&mut values, shape)?;
             }
             return f(0, &values);
         }
@@ -248,15 +248,6 @@ impl Source {
         } else {
             None
         }
-    }
-}
-
-/// Columns of each row of `values` in their own order: position p holds column `order[p]`.
-fn put_back(values: &mut [f32], order: &[u32]) {
-    let mut row = vec![0.0; order.len()];
-    for values in values.chunks_exact_mut(order.len().max(1)) {
-        values.iter().zip(order).for_each(|(&value, &column)| row[column as usize] = value);
-        values.copy_from_slice(&row);
     }
 }
 

@@ -39,6 +39,11 @@ impl Permutation {
         let tensor = |order: &[u32]| gpu.tensor(name, [order.len()], DType::U32, order);
         Ok(Permutation { order: tensor(order)?, inverse: tensor(&inverse)? })
     }
+
+    /// The order. Waits for the device. Errors: Device.
+    pub fn order(&self) -> Result<Vec<u32>> {
+        self.order.read()
+    }
 }
 
 /// The order that undoes `order`. Errors: Config where a column is missing or comes twice.
@@ -80,18 +85,6 @@ impl Transform {
                 permute::permute(g, dz, &inverse)
             }
             Transform::Hadamard { input, .. } => input.backward(g, dz),
-        }
-    }
-
-    /// The order of the columns, where that is all. Waits for the device. Errors: Unsupported for other transforms, Device.
-    pub fn order(&self) -> Result<Vec<u32>> {
-        match self {
-            Transform::Permute(permutation) => permutation.order.read::<u32>(),
-            Transform::Hadamard { .. } => Err(Error::unsupported(
-                "a layout of other tools for weights behind a transform",
-                "Hadamard",
-                "an order",
-            )),
         }
     }
 

@@ -103,6 +103,35 @@ pub fn apply(x: &mut [f64], cols: usize, seed: u64) -> Result<()> {
     Ok(())
 }
 
+/// z · T for rows of `signs.len()` columns: what undoes x · Tᵀ, where T has these numbers for signs and they are ±1; the transpose of
+/// it where fine-tuning has changed them.
+///
+/// z: `[rows * cols]`. Errors: as [`split`].
+pub fn undo(z: &mut [f32], signs: &[f32]) -> Result<()> {
+    let cols = signs.len();
+    let (order, twos) = split(cols)?;
+    let norm = f64::from(1u32 << twos).sqrt() as f32;
+    let small: Vec<f32> = factor(order, FACTOR_SEED).into_iter().map(|v| v / norm).collect();
+    let mut folded = vec![0.0; order];
+    for row in z.chunks_exact_mut(cols.max(1)) {
+        for part in row.chunks_exact_mut(order) {
+            folded.fill(0.0);
+            for (entries, &x) in small.chunks_exact(order).zip(&*part) {
+                folded.iter_mut().zip(entries).for_each(|(out, entry)| *out += entry * x);
+            }
+            part.copy_from_slice(&folded);
+        }
+        for stride in (0..twos).map(|t| order << t) {
+            for pair in row.chunks_exact_mut(2 * stride) {
+                let (low, high) = pair.split_at_mut(stride);
+                low.iter_mut().zip(high).for_each(|(a, b)| (*a, *b) = (*a + *b, *a - *b));
+            }
+        }
+        row.iter_mut().zip(signs).for_each(|(v, sign)| *v *= sign);
+    }
+    Ok(())
+}
+
 /// A matrix of ±1 with orthogonal rows, where doubling or Paley's constructions give one.
 pub fn hadamard(order: usize) -> Option<Vec<i8>> {
     if order == 1 {
