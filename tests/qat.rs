@@ -3,13 +3,15 @@
 
 mod support;
 
+use fourbit::train::Schedule;
 use fourbit::{
     DType, Gpu, LoraConfig, Model, QuantizedTensor, Result, Tensor, Tokenizer, TrainConfig, Trainer,
     adapter::{AdaptedLinear, Adapter, Float, InputScales, Latent, Qat, QatConfig, QatLayer, Ranges, StepValues},
     data::{Batch, DataLoader, DataOptions, Dataset, LoaderOptions},
     evaluate,
+    format::checkpoint::CompressedTensors,
     graph::{Graph, Value},
-    model::{LoadOptions, QuantizedFolder},
+    model::{LoadOptions, Quantization, QuantizedFolder},
     nn::{Activations, Linear},
     quant::{PER_CHANNEL, Packed, ScaleType, Scheme, affine::stored_codes},
 };
@@ -278,10 +280,14 @@ fn a_layers_gradients_equal_the_f64_reference() {
 
 // ---------------------------------------------------------------- a model
 
-/// Rows of the embedded data set.
 fn loader(batch_size: usize) -> DataLoader {
+    loader_of(batch_size, true)
+}
+
+/// Rows of the embedded data set, of which completions are learned, or all.
+fn loader_of(batch_size: usize, completion_only: bool) -> DataLoader {
     let tokenizer = Tokenizer::open(EMBEDDED).unwrap().unwrap();
-    let options = DataOptions { max_seq_length: 64, completion_only: true, vocab_size: 1024 };
+    let options = DataOptions { max_seq_length: 64, completion_only, vocab_size: 1024 };
     let dataset = Dataset::load(format!("{EMBEDDED}/train.jsonl"), Some(&tokenizer), &options).unwrap();
     let options = LoaderOptions { batch_size, pad_id: tokenizer.pad_id(), ..LoaderOptions::default() };
     DataLoader::new(dataset, options).unwrap()
@@ -364,28 +370,35 @@ const IDS: [u32; 20] = [1, 294, 268, 201, 358, 299, 273, 419, 279, 259, 401, 84,
 fn training_through_rounding_beats_rounding_afterwards() {
     let Some(gpu) = gpu() else { return };
     let scheme = Scheme::int(2, 64);
-    let float = train(model(&gpu, None, QatConfig::new(Scheme::F32)), config()).0;
-    let mut rounded = float;
-    rounded.convert_qat().unwrap();
-    let float = loss({
-        let mut copy = Model::load(&gpu, EMBEDDED, &LoadOptions::default()).unwrap();
-        for (to, from) in copy.blocks.iter_mut().zip(&rounded.blocks) {
-            for (to, from) in to.linears_mut().into_iter().zip(from.linears()) {
-                to.base = from.base.clone();
-            }
+    let rows = loader_of(1, false);
+    let rows = rows.dataset().examples().iter().enumerate();
+    let (held_out, rows): (Vec<_>, Vec<_>) = rows.partition(|(n, _)| n % 5 == 0);
+    let text: Vec<u32> = held_out.iter().flat_map(|(_, row)| row.input_ids.clone()).collect();
+    let loss = |model: &Model| evaluate::perplexity(model, &text, 128, |_| {}).unwrap().loss;
+    let trained = |qat: QatConfig| {
+        let (lr_scheduler_type, warmup_steps, max_steps) = (Schedule::Cosine, 2, 40);
+        let config = TrainConfig { lr_scheduler_type, warmup_steps, max_steps, ..config() };
+        let mut trainer = Trainer::new(model(&gpu, None, qat), config).unwrap();
+        let mut rows = rows.iter().map(|(_, row)| *row).cycle();
+        for _ in 0..max_steps {
+            let batch: Vec<_> = rows.by_ref().take(4).collect();
+            trainer.step(&[Batch::collate(&batch, 0)]).unwrap();
         }
-        copy
-    });
-    // Rounding to nearest of what was trained in floats: the training that follows has a rate of 0.
-    rounded.add_qat(QatConfig::new(scheme), true).unwrap();
-    let rounded = loss(rounded);
-    for ranges in [Ranges::Observed, Ranges::Learned] {
-        let trained = train(model(&gpu, None, QatConfig { ranges, ..QatConfig::new(scheme) }), config()).0;
-        let trained = loss(trained);
-        println!("float {float:.4}, rounded {rounded:.4}, trained through rounding ({ranges}) {trained:.4}");
-        // Half of what rounding lost is won back at least.
-        assert!(trained < (rounded + float) / 2.0, "{float} {trained} {rounded}");
-    }
+        let mut model = trainer.into_model();
+        model.convert_qat().unwrap();
+        model
+    };
+    let mut rounded = trained(QatConfig::new(Scheme::F32));
+    let float = loss(&rounded);
+    rounded.add_qat(QatConfig::new(scheme), false).unwrap();
+    rounded.convert_qat().unwrap();
+    let rounded = loss(&rounded);
+    let observed = loss(&trained(QatConfig::new(scheme)));
+    let learned = loss(&trained(QatConfig { ranges: Ranges::Learned, ..QatConfig::new(scheme) }));
+    println!("float {float:.4}, rounded {rounded:.4}, trained through rounding {observed:.4}, LSQ {learned:.4}");
+    assert!(float < rounded && observed < rounded, "{float} {rounded} {observed}");
+    // A third of what rounding lost is won back at least.
+    assert!(learned < rounded - (rounded - float) / 3.0, "{float} {rounded} {learned}");
 }
 
 #[test]
@@ -496,8 +509,7 @@ fn weight_decay_leaves_steps_alone() {
     let start = model(&gpu, None, qat);
     let chunks: Vec<(bool, Vec<f32>)> = start.trained().map(|c| (c.decays, c.params.read::<f32>().unwrap())).collect();
     assert_eq!(chunks.iter().map(|c| c.0).collect::<Vec<_>>(), [true, false]);
-    // Gradients of 0 move nothing, so that decay alone is seen: a mask over every label but one far too rare to matter is not
-    // needed, since moments begin at 0 and eps is large.
+    // With so large an eps gradients move nothing, and decay alone is seen.
     let decay = TrainConfig { weight_decay: 0.5, eps: 1e12, max_steps: 1, ..config() };
     let (after, _) = train(start, decay);
     for ((decays, before), chunk) in chunks.iter().zip(after.trained()) {
@@ -511,15 +523,27 @@ fn weight_decay_leaves_steps_alone() {
 fn a_trained_model_is_written_and_read() {
     let Some(gpu) = gpu() else { return };
     let scheme = Scheme::int(3, 64);
-    let (mut model, _) = train(model(&gpu, None, QatConfig::new(scheme)), TrainConfig { max_steps: 2, ..config() });
-    model.convert_qat().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let layout = Box::new(fourbit::format::checkpoint::CompressedTensors::new(scheme).unwrap());
-    let job = QuantizedFolder::open(EMBEDDED, scheme, layout, folder.path().join("out")).unwrap();
-    job.write_model(&model, |_| Ok(())).unwrap().0.commit().unwrap();
-    let read = Model::load(&gpu, folder.path().join("out"), &LoadOptions::default()).unwrap();
-    assert_eq!(read.blocks[0].q.base.weight.scheme(), scheme);
-    assert_eq!(evaluate::logits(&read, &IDS).unwrap(), evaluate::logits(&model, &IDS).unwrap());
+    for activations in [None, Some(InputScales::Static)] {
+        let qat = QatConfig { ranges: Ranges::Learned, activations, ..QatConfig::new(scheme) };
+        let (mut model, _) = train(model(&gpu, None, qat), TrainConfig { max_steps: 2, ..config() });
+        model.convert_qat().unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let layout = CompressedTensors::new(scheme).unwrap();
+        let layout = if activations.is_some() { layout.with_static_inputs() } else { layout };
+        let job = QuantizedFolder::open(EMBEDDED, scheme, Box::new(layout), out.path().join("model")).unwrap();
+        job.write_model(&model, |_| Ok(())).unwrap().0.commit().unwrap();
+        let read = Model::load(&gpu, out.path().join("model"), &LoadOptions::default()).unwrap();
+        assert_eq!(read.blocks[0].q.base.weight.scheme(), scheme);
+        assert_eq!(read.blocks[0].q.base.activation.is_some(), activations.is_some());
+        assert_eq!(evaluate::logits(&read, &IDS).unwrap(), evaluate::logits(&model, &IDS).unwrap());
+        if activations.is_some() {
+            // The plain layout has no room for the scales; the other one demands them.
+            let unrounded =
+                Model::load(&gpu, EMBEDDED, &LoadOptions { quantization: Quantization::To(scheme) }).unwrap();
+            let message = job.write_model(&unrounded, |_| Ok(())).err().unwrap().to_string();
+            assert!(message.contains("no static scale"), "{message}");
+        }
+    }
 }
 
 #[test]

@@ -149,6 +149,13 @@ pub trait Checkpoint: Debug + Send + Sync {
     /// the layout cannot hold.
     fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, dtype: DType) -> Result<Parts<'a>>;
 
+    /// Name and bytes of the tensor that tells how a layer rounds its input, where the layout has one: announced by
+    /// [`Checkpoint::specs`] too. Errors: Config where the layout was told that layers do, and this one does not.
+    fn input_tensors(&self, name: &str, rounding: Option<Rounding>) -> Result<Parts<'static>> {
+        let _ = (name, rounding);
+        Ok(Vec::new())
+    }
+
     /// The `quantization_config` of the model's `config.json`, `Null` for none; dtype: what the weights were before.
     /// Errors: Unsupported.
     fn config(&self, dtype: DType) -> Result<Value>;

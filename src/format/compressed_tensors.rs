@@ -131,6 +131,11 @@ impl CompressedTensors {
         CompressedTensors { inputs: Inputs::Dynamic, ..self }
     }
 
+    /// For writing a model whose layers round their inputs to 8 bits with one scale each.
+    pub fn with_static_inputs(self) -> CompressedTensors {
+        CompressedTensors { inputs: Inputs::Static, ..self }
+    }
+
     fn header<'a>(&self, module: &Module<'a>) -> Result<Header<'a>> {
         let (codes, shape, bits) = match module.has("weight_packed") {
             true => self.packed_header(module)?,
@@ -292,6 +297,9 @@ impl Checkpoint for CompressedTensors {
             (false, true) => specs.push(part("weight_zero_point", DType::I8, &[out, count])),
             (false, false) => specs.push(part("weight_zero_point", DType::I32, &[stream_words(out, bits), count])),
         }
+        if self.inputs == Inputs::Static {
+            specs.push(part("input_scale", DType::F32, &[1]));
+        }
         Ok(specs)
     }
 
@@ -339,6 +347,16 @@ impl Checkpoint for CompressedTensors {
         Ok(parts)
     }
 
+    fn input_tensors(&self, name: &str, rounding: Option<Rounding>) -> Result<Parts<'static>> {
+        match (self.inputs, rounding) {
+            (Inputs::Static, Some(Rounding::Static(scale))) => {
+                Ok(vec![(format!("{}.input_scale", base_of(name)?), scale.to_le_bytes().to_vec().into())])
+            }
+            (Inputs::Static, _) => Err(Error::config(name, "its layer has no static scale for its input")),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     fn config(&self, _: DType) -> Result<Value> {
         let format = if self.is_plain() { PLAIN } else { PACKED };
         let (group, strategy) = match self.scheme.block_size() {
@@ -349,12 +367,16 @@ impl Checkpoint for CompressedTensors {
             "actorder": null, "block_structure": null, "dynamic": false, "group_size": group,
             "num_bits": self.scheme.code_bits(), "strategy": strategy, "symmetric": self.symmetric(), "type": "int",
         });
+        let inputs = |dynamic: bool, strategy: &str| {
+            json!({
+                "actorder": null, "block_structure": null, "dynamic": dynamic, "group_size": null, "num_bits": 8,
+                "observer": null, "observer_kwargs": {}, "strategy": strategy, "symmetric": true, "type": "int",
+            })
+        };
         let inputs = match self.inputs {
-            Inputs::Dynamic => json!({
-                "actorder": null, "block_structure": null, "dynamic": true, "group_size": null, "num_bits": 8,
-                "observer": null, "observer_kwargs": {}, "strategy": "token", "symmetric": true, "type": "int",
-            }),
-            _ => json!(null),
+            Inputs::Dynamic => inputs(true, "token"),
+            Inputs::Static => inputs(false, "tensor"),
+            Inputs::AsTheyAre => json!(null),
         };
         let group = json!({
             "format": format, "input_activations": inputs, "output_activations": null, "targets": ["Linear"],

@@ -230,10 +230,7 @@ impl Recipe {
                 Box::new(match self.activations {
                     None => layout,
                     Some(ActivationScales::Dynamic) => layout.with_dynamic_inputs(),
-                    Some(ActivationScales::Static(_)) => {
-                        let got = "one scale a layer (a8-static)";
-                        return Err(Error::unsupported("activations in a folder", got, "those of each token (a8)"));
-                    }
+                    Some(ActivationScales::Static(_)) => layout.with_static_inputs(),
                 })
             }
             (_, scheme) if scheme.is_float() => Box::new(checkpoint::Plain::new(scheme)?),

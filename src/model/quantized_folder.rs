@@ -7,12 +7,12 @@ use crate::{
     format::{
         Checkpoint, Kind, Stored, Weights,
         atomic::{self, AtomicFolder},
-        checkpoint::Basis,
+        checkpoint::{Basis, Rounding},
         safetensors::{TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
     kernels::quantize,
-    nn::Transform,
+    nn::{Activations, Transform},
     quant::{Packed, Scheme},
 };
 use half::{bf16, f16};
@@ -47,6 +47,15 @@ enum Action {
     /// (out, in), and the dtype that the file tells the weight had.
     Quantize([usize; 2], DType),
     Copy(TensorSpec),
+}
+
+/// A weight to be written.
+struct Weight {
+    packed: Packed,
+    /// That its columns, and perhaps rows, are in.
+    basis: Option<Basis>,
+    /// How the layer rounds its input with a scale of its own.
+    rounding: Option<Rounding>,
 }
 
 /// What was written.
@@ -127,7 +136,8 @@ impl QuantizedFolder {
         gpu: &Gpu,
         on_tensor: impl FnMut(&str) -> Result<()>,
     ) -> Result<(AtomicFolder, QuantizedSummary)> {
-        let weight = |name: &str, shape| Ok((self.quantize(gpu, name, shape)?, None));
+        let weight =
+            |name: &str, shape| Ok(Weight { packed: self.quantize(gpu, name, shape)?, basis: None, rounding: None });
         self.write_with(weight, |_| Ok(None), on_tensor)
     }
 
@@ -141,7 +151,12 @@ impl QuantizedFolder {
     ) -> Result<(AtomicFolder, QuantizedSummary)> {
         let weight = |name: &str, _| {
             let linear = model.linear(name.strip_suffix(".weight").unwrap_or(name)).ok_or_else(|| self.absent(name))?;
-            Ok((linear.base.weight.download()?, linear.base.input.as_ref().map(basis).transpose()?))
+            let basis = linear.base.input.as_ref().map(basis).transpose()?;
+            let rounding = match &linear.base.activation {
+                Some(Activations::Static { scale }) => Some(Rounding::Static(scale.read::<f32>()?[0])),
+                _ => None,
+            };
+            Ok(Weight { packed: linear.base.weight.download()?, basis, rounding })
         };
         self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
     }
@@ -150,11 +165,11 @@ impl QuantizedFolder {
         Error::MissingTensor { path: self.input().to_owned(), name: name.to_owned(), hint: None }
     }
 
-    /// weight: a quantized weight and the basis that it is in; vector: a norm's weight or a bias where it is not the
+    /// weight: a quantized weight with what its layer does to the input; vector: a norm's weight or a bias where it is not the
     /// source's.
     fn write_with(
         &self,
-        mut weight: impl FnMut(&str, [usize; 2]) -> Result<(Packed, Option<Basis>)>,
+        mut weight: impl FnMut(&str, [usize; 2]) -> Result<Weight>,
         mut vector: impl FnMut(&str) -> Result<Option<Vec<f32>>>,
         mut on_tensor: impl FnMut(&str) -> Result<()>,
     ) -> Result<(AtomicFolder, QuantizedSummary)> {
@@ -165,8 +180,9 @@ impl QuantizedFolder {
         for item in &self.items {
             match &item.action {
                 Action::Quantize(shape, dtype) => {
-                    let (packed, basis) = weight(&item.name, *shape)?;
-                    for (name, bytes) in self.layout.tensors(&item.name, &packed, basis.as_ref(), *dtype)? {
+                    let Weight { packed, basis, rounding } = weight(&item.name, *shape)?;
+                    let parts = self.layout.tensors(&item.name, &packed, basis.as_ref(), *dtype)?;
+                    for (name, bytes) in parts.into_iter().chain(self.layout.input_tensors(&item.name, rounding)?) {
                         writer.write(&name, &bytes)?;
                     }
                     summary.quantized += 1;

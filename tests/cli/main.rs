@@ -6,6 +6,7 @@ mod support;
 mod calibrate;
 mod merge;
 mod methods;
+mod qat;
 mod refusals;
 mod runs;
 

@@ -111,9 +111,7 @@ pub struct QuantArgs {
 impl QuantArgs {
     /// How to load `source`. Errors: Config for options that do not go together, Unsupported, Format.
     pub fn options(&self, source: &Source) -> Result<LoadOptions> {
-        // The other two options ask for the default scheme in another form, so they count as asking.
-        let asked = self.quantization.is_some() || self.double_quant || self.block_size.is_some();
-        if !asked && is_quantized(source)? {
+        if !self.is_given() && is_quantized(source)? {
             return Ok(LoadOptions::default());
         }
         let quantization = match self.scheme()? {
@@ -121,6 +119,11 @@ impl QuantArgs {
             None => Quantization::AsStored,
         };
         Ok(LoadOptions { quantization })
+    }
+
+    /// Whether a scheme was asked for: by name, or as the default in another form.
+    pub fn is_given(&self) -> bool {
+        self.quantization.is_some() || self.double_quant || self.block_size.is_some()
     }
 
     /// The scheme asked for; `None` to keep what is stored. Errors: Config, Unsupported.
@@ -190,17 +193,21 @@ impl LoraArgs {
     /// Errors: those of [`Model::add_adapter`] and [`Model::load_adapter`].
     pub fn attach(&self, model: &mut Model, folder: Option<&Path>, seed: u64) -> Result<()> {
         let Some(folder) = folder else { return model.add_adapter(self.config(seed), true) };
-        let given = self.lora_r.is_some()
-            || self.lora_alpha.is_some()
-            || self.lora_dropout.is_some()
-            || self.target_modules.is_some()
-            || self.use_rslora;
-        if given {
+        if self.is_given() {
             note(format_args!(
                 "note: --adapter brings its own configuration; the other options of the adapter are ignored"
             ));
         }
         model.load_adapter(folder, true)
+    }
+
+    /// Whether one of the options was given.
+    pub fn is_given(&self) -> bool {
+        self.lora_r.is_some()
+            || self.lora_alpha.is_some()
+            || self.lora_dropout.is_some()
+            || self.target_modules.is_some()
+            || self.use_rslora
     }
 
     fn config(&self, seed: u64) -> LoraConfig {
@@ -231,7 +238,7 @@ pub struct TrainArgs {
     /// Rows are cut after this many tokens [default: 1024, or the model's positions where they are fewer]
     #[arg(long, value_name = "N")]
     pub max_seq_length: Option<usize>,
-    /// Highest learning rate [default: 2e-4; 3e-3 for the embedded model and data]
+    /// Highest learning rate [default: 2e-4, with --full 5e-5; 3e-3 and 1e-3 for the embedded model and data]
     #[arg(long, value_name = "LR")]
     pub learning_rate: Option<f64>,
     /// Course of the learning rate: constant, linear or cosine
@@ -287,12 +294,18 @@ impl TrainArgs {
         self.batch_size.unwrap_or(if embedded { embedded::BATCH_SIZE } else { 1 })
     }
 
-    /// Errors: Unsupported schedule, Config.
-    pub fn config(&self, embedded: bool, max_seq_length: usize, max_steps: usize) -> Result<TrainConfig> {
+    /// learning_rate: the default, where it is not the usual one. Errors: Unsupported schedule, Config.
+    pub fn config(
+        &self,
+        embedded: bool,
+        max_seq_length: usize,
+        max_steps: usize,
+        learning_rate: Option<f64>,
+    ) -> Result<TrainConfig> {
         let default = TrainConfig::default();
-        let learning_rate = if embedded { embedded::LEARNING_RATE } else { default.learning_rate };
+        let usual = if embedded { embedded::LEARNING_RATE } else { default.learning_rate };
         let config = TrainConfig {
-            learning_rate: self.learning_rate.unwrap_or(learning_rate),
+            learning_rate: self.learning_rate.or(learning_rate).unwrap_or(usual),
             lr_scheduler_type: self.lr_scheduler_type.parse::<Schedule>()?,
             warmup_steps: self.warmup_steps,
             weight_decay: self.weight_decay,

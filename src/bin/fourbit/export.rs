@@ -194,7 +194,7 @@ const FILES: [&str; 11] = [
 ];
 
 /// The tokenizer of a folder as it is, or that of a GGUF file as transformers would write it.
-fn write_tokenizer(model: &Path, folder: &Path) -> Result<()> {
+pub fn write_tokenizer(model: &Path, folder: &Path) -> Result<()> {
     if model.is_dir() {
         for name in FILES.iter().filter(|name| model.join(name).is_file()) {
             std::fs::copy(model.join(name), folder.join(name)).map_err(Error::io(folder.join(name)))?;

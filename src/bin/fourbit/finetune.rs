@@ -3,6 +3,7 @@
 use crate::args::{DataArgs, Global, LoraArgs, ModelArgs, QuantArgs, TrainArgs};
 use crate::output::{Output, bytes, note};
 use crate::progress::Progress;
+use crate::qat::{self, QatArgs};
 use crate::{embedded, interrupt};
 use fourbit::{
     Error, Result,
@@ -18,24 +19,26 @@ use std::{
     time::Instant,
 };
 
-/// Train a LoRA adapter on a quantized model (QLoRA) and save it as PEFT does
+/// Train a LoRA adapter on a quantized model (QLoRA) and save it as PEFT does, or train through rounding (--qat)
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
 /// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json, each of them replaced only by a
-/// whole new one. Ctrl-C ends the run after the current step and saves what was learned so far.
+/// whole new one; with --qat it gets the quantized model in place of the adapter. Ctrl-C ends the run after the current step and saves what was learned so far.
 #[derive(clap::Args)]
 pub struct Finetune {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
-    /// Folder for the adapter; an adapter that is there is replaced
+    /// Folder for the adapter, or with --qat for the quantized model; what is there is replaced
     #[arg(long, value_name = "DIR", default_value = "output")]
     output: PathBuf,
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
     lora: LoraArgs,
+    #[command(flatten)]
+    qat: QatArgs,
     #[command(flatten)]
     train: TrainArgs,
     /// Optimizer steps; instead of --num-train-epochs [default: 60 for the embedded model and data]
@@ -65,19 +68,28 @@ impl Finetune {
         let showcase = self.data.is_showcase(&base);
         // What is wrong with files and options is told before the device is opened.
         let source = Source::open(&base.path)?;
-        let load_options = self.quant.options(&source)?;
+        let load_options = self.qat.load_options(&self.quant, &source)?;
+        let qat = self.qat.config()?;
+        let trains_adapter = self.qat.trains_adapter(&self.lora, &self.model)?;
+        let folder = qat.as_ref().map(|qat| qat::folder(&base.path, qat, &self.output)).transpose()?;
         let loader = self.data.loader(&data, &base, &source, &self.train)?;
         let steps = self.steps(&loader, showcase)?;
         let length = loader.longest().max(2);
-        let config = self.train.config(showcase, length, steps)?;
+        let learning_rate = self.qat.learning_rate(showcase);
+        let config = self.train.config(showcase, length, steps, learning_rate)?;
 
         let gpu = global.gpu()?;
         note(format_args!("device: {} ({})", gpu.caps().name, gpu.caps().backend));
-        let mut model = Model::from_source(&gpu, &source, &load_options)?;
-        self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
-        self.announce(&model, &loader, steps);
         let questions = if showcase { embedded::questions() } else { Vec::new() };
+        let mut model = Model::from_source(&gpu, &source, &load_options)?;
+        if trains_adapter {
+            self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
+        }
         let before = answers(&model, &base.path, &questions)?;
+        if let Some(qat) = qat {
+            self.qat.begin(&mut model, qat, loader.dataset())?;
+        }
+        self.announce(&model, &loader, steps);
         let mut run = Run {
             trainer: Trainer::new(model, config)?,
             loader,
@@ -86,8 +98,11 @@ impl Finetune {
         };
         let seconds = run.train()?;
         let Run { trainer, state, .. } = run;
-        let model = trainer.into_model();
-        model.save_adapter(&self.output, base.name().as_deref())?;
+        let mut model = trainer.into_model();
+        match &folder {
+            Some(folder) => qat::save(&mut model, folder)?,
+            None => model.save_adapter(&self.output, base.name().as_deref())?,
+        }
         let after = answers(&model, &base.path, &questions)?;
         for ((question, before), after) in questions.iter().zip(before).zip(after) {
             out.line(format_args!("\n{question}\n  before: {before}\n  after:  {after}"));
@@ -112,10 +127,10 @@ impl Finetune {
     }
 
     fn announce(&self, model: &Model, loader: &DataLoader, steps: usize) {
-        let trainable = model.adapter.as_ref().map_or(0, |a| a.parameters());
+        let trained = model.trained_parameters();
         let scheme = model.blocks.first().map_or("none", |b| b.q.base.weight.scheme().name());
         note(format_args!(
-            "model: {} layers in {scheme}, {}; adapter: {trainable} trained values",
+            "model: {} layers in {scheme}, {}; {trained} trained values",
             model.config.layers,
             bytes(model.weight_bytes()),
         ));
@@ -134,7 +149,8 @@ impl Finetune {
             seconds,
             bytes(last.peak_bytes),
         ));
-        out.line(format_args!("adapter: {}", self.output.display()));
+        let what = if self.qat.qat.is_some() { "model" } else { "adapter" };
+        out.line(format_args!("{what}: {}", self.output.display()));
         out.result(&json!({
             "loss": last.loss,
             "first_loss": first.loss,

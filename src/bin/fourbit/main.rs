@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod plot;
 mod progress;
+mod qat;
 mod quantize;
 
 use args::Global;

@@ -2,6 +2,7 @@
 
 use crate::args::{DataArgs, Global, LoraArgs, ModelArgs, QuantArgs, TrainArgs, max_seq_length};
 use crate::output::bytes;
+use crate::qat::QatArgs;
 use fourbit::{
     Result,
     gpu::{Gpu, GpuOptions},
@@ -24,6 +25,8 @@ pub struct Plan {
     #[command(flatten)]
     lora: LoraArgs,
     #[command(flatten)]
+    qat: QatArgs,
+    #[command(flatten)]
     train: TrainArgs,
 }
 
@@ -37,20 +40,25 @@ impl Plan {
             Some(data) => self.data.loader(&data, &base, &source, &self.train)?.longest().max(2),
             None => max_seq_length(self.train.max_seq_length, &source)?,
         };
-        let config = self.train.config(showcase, length, 1)?;
-        let options = self.quant.options(&source)?;
+        let config = self.train.config(showcase, length, 1, None)?;
+        let options = self.qat.load_options(&self.quant, &source)?;
 
         // Everything is counted as a run would allocate it; the limit is not applied, so that the answer is whole.
         let gpu = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..global.gpu_options()? })?;
         let mut model = Model::from_source(&gpu, &source, &options)?;
         let weights = gpu.allocated_bytes();
-        self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
-        let adapter = gpu.allocated_bytes() - weights;
-        let trainable = model.adapter.as_ref().map_or(0, |a| a.parameters());
+        if self.qat.trains_adapter(&self.lora, &self.model)? {
+            self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
+        }
+        if let Some(qat) = self.qat.config()? {
+            model.add_qat(qat, true)?;
+        }
+        let trained = gpu.allocated_bytes().saturating_sub(weights);
+        let trainable = model.trained_parameters();
         let batch_size = config.batch_size;
         let trainer = Trainer::new(model, config)?;
         let activations = trainer.activation_bytes();
-        let other = gpu.allocated_bytes() - weights - adapter - activations;
+        let other = gpu.allocated_bytes() - weights - trained - activations;
         let peak = gpu.peak_bytes();
 
         out.line(format_args!("device       {}", gpu.caps().name));
@@ -58,8 +66,8 @@ impl Plan {
         out.line(format_args!("batch        {batch_size} x {length} tokens"));
         out.line(format_args!("weights      {:>12}", bytes(weights)));
         out.line(format_args!(
-            "adapter      {:>12}  {trainable} trained values with their gradients and moments",
-            bytes(adapter)
+            "trained      {:>12}  {trainable} trained values with their gradients and moments",
+            bytes(trained)
         ));
         out.line(format_args!("activations  {:>12}", bytes(activations)));
         out.line(format_args!("other        {:>12}  inputs, tables and parameters of kernels", bytes(other)));
@@ -67,7 +75,7 @@ impl Plan {
         out.result(&json!({
             "device": gpu.caps().name,
             "weights_bytes": weights,
-            "adapter_bytes": adapter,
+            "adapter_bytes": trained,
             "activation_bytes": activations,
             "other_bytes": other,
             "peak_bytes": peak,

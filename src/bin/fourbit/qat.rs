@@ -1,0 +1,106 @@
+//! Options of quantization-aware training, and the folder that it leaves.
+
+use crate::args::{LoraArgs, ModelArgs, QuantArgs};
+use crate::export::write_tokenizer;
+use clap::Args;
+use fourbit::{
+    Error, Result,
+    adapter::{InputScales, QatConfig, Ranges},
+    data::Dataset,
+    method::{ActivationScales, Method, Observer, Recipe},
+    model::{LoadOptions, Model, QuantizedFolder, Source},
+    quant::Scheme,
+};
+use std::path::Path;
+
+/// How to train through rounding.
+#[derive(Args)]
+pub struct QatArgs {
+    /// Train through rounding to this scheme (quantization-aware training), such as int3-g64 or nf4; --output then gets the
+    /// quantized model instead of an adapter. Weights begin as they are stored, unless --quantization says otherwise
+    #[arg(long, value_name = "SCHEME")]
+    pub qat: Option<String>,
+    /// Round the inputs of the layers to 8 bits too: none, dynamic (a scale a token) or static (one a layer, observed on the
+    /// first rows) [default: none]
+    #[arg(long, value_name = "NAME", requires = "qat")]
+    pub qat_activations: Option<String>,
+    /// Ranges of the codes: observed (from the weights, each step) or learned (trained steps, LSQ; static activations' too)
+    /// [default: observed]
+    #[arg(long, value_name = "NAME", requires = "qat")]
+    pub qat_ranges: Option<String>,
+    /// Train all weights of the blocks' linear layers through rounding instead of an adapter on them
+    #[arg(long, requires = "qat")]
+    pub full: bool,
+}
+
+/// Rows whose inputs tell the scales of static activations.
+const OBSERVED_ROWS: usize = 16;
+
+impl QatArgs {
+    /// What to round to; `None` without `--qat`. Errors: Config, Unsupported.
+    pub fn config(&self) -> Result<Option<QatConfig>> {
+        let Some(scheme) = &self.qat else { return Ok(None) };
+        let scheme: Scheme = scheme.parse()?;
+        let activations = match self.qat_activations.as_deref() {
+            None | Some("none") => None,
+            Some("dynamic") => Some(InputScales::Dynamic),
+            Some("static") => Some(InputScales::Static),
+            Some(other) => return Err(Error::unsupported("--qat-activations", other, "none, dynamic, static")),
+        };
+        let ranges = self.qat_ranges.as_deref().map_or(Ok(Ranges::Observed), str::parse)?;
+        let config = QatConfig { scheme, ranges, activations };
+        config.validate()?;
+        Ok(Some(config))
+    }
+
+    /// How to load the source: what is trained through rounding begins as it is stored. Errors: those of
+    /// [`QuantArgs::options`].
+    pub fn load_options(&self, quant: &QuantArgs, source: &Source) -> Result<LoadOptions> {
+        match self.qat.is_some() && !quant.is_given() {
+            true => Ok(LoadOptions::default()),
+            false => quant.options(source),
+        }
+    }
+
+    /// The highest learning rate unless one is asked for: whole weights take smaller steps than an adapter's.
+    pub fn learning_rate(&self, embedded: bool) -> Option<f64> {
+        self.full.then_some(if embedded { 1e-3 } else { 5e-5 })
+    }
+
+    /// Whether an adapter is to be trained. Errors: Config where options of one come with `--full`.
+    pub fn trains_adapter(&self, lora: &LoraArgs, model: &ModelArgs) -> Result<bool> {
+        if self.full && (lora.is_given() || model.adapter.is_some()) {
+            return Err(Error::config("--full", "trains the weights themselves; leave the options of the adapter out"));
+        }
+        Ok(!self.full)
+    }
+
+    /// Begins the training on a model with its adapter. Errors: those of [`Model::add_qat`] and [`Model::observe_inputs`].
+    pub fn begin(&self, model: &mut Model, config: QatConfig, rows: &Dataset) -> Result<()> {
+        model.add_qat(config, true)?;
+        if config.activations == Some(InputScales::Static) {
+            let rows = rows.examples().iter().take(OBSERVED_ROWS);
+            model.observe_inputs(&rows.map(|row| row.input_ids.clone()).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+/// The folder that the quantized model will be written to, checked before anything runs: in the layout of bitsandbytes or
+/// compressed-tensors. Errors: those of [`QuantizedFolder::open`], Unsupported for a scheme without a layout.
+pub fn folder(model: &Path, config: &QatConfig, output: &Path) -> Result<QuantizedFolder> {
+    let activations = config.activations.map(|scales| match scales {
+        InputScales::Dynamic => ActivationScales::Dynamic,
+        InputScales::Static => ActivationScales::Static(Observer::MinMax),
+    });
+    let recipe = Recipe { activations, ..Recipe::new(Method::Rtn, config.scheme) };
+    QuantizedFolder::open(model, config.scheme, recipe.layout()?, output)
+}
+
+/// Converts the model and writes it with its tokenizer. Errors: Io, Config, Device.
+pub fn save(model: &mut Model, folder: &QuantizedFolder) -> Result<()> {
+    model.convert_qat()?;
+    let (files, _) = folder.write_model(model, |_| Ok(()))?;
+    write_tokenizer(folder.input(), files.folder())?;
+    files.commit()
+}
