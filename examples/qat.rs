@@ -74,7 +74,7 @@ fn rounded(mut model: Model, scheme: Scheme) -> Result<Model> {
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let scheme: Scheme = arguments.next().as_deref().unwrap_or("int2-g64").parse()?;
-    let steps = arguments.next().map_or(Ok(40), |n| n.parse()).map_err(|_| Error::config("STEPS", "is a number"))?;
+    let steps = arguments.next().map_or(Ok(60), |n| n.parse()).map_err(|_| Error::config("STEPS", "is a number"))?;
     let embedded = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
     let path = arguments.next().unwrap_or_else(|| embedded.to_owned());
     let rows = arguments.next().unwrap_or_else(|| format!("{embedded}/train.jsonl"));
