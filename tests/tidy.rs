@@ -45,7 +45,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("train", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("generate", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("evaluate", &["model", "adapter", "nn", "data", "kernels", "format"]),
-    ("calibrate", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("compare", &["method", "evaluate", "generate"]),
     ("method", &["model", "adapter", "nn", "kernels", "format"]),
     ("model", &["adapter", "nn", "format", "quant"]),

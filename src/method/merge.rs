@@ -1,6 +1,6 @@
 //! An adapter that becomes part of the weights, which are then quantized.
 
-use super::{BlockStats, Layer, LayerMethod, Needs, float_tensor, fold::row_ranges};
+use super::{BlockStats, FineTune, Layer, LayerMethod, Needs, float_tensor, fold::row_ranges};
 use crate::{
     Result,
     adapter::{Adapter, Lora},
@@ -44,6 +44,10 @@ impl LayerMethod for Merge {
 
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         self.method.fold(gpu, block, stats)
+    }
+
+    fn finetune(&self) -> Option<FineTune> {
+        self.method.finetune()
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

@@ -1,6 +1,6 @@
 //! Activations in 8 bits on top of any way to quantize weights.
 
-use super::{BlockStats, Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
+use super::{BlockStats, FineTune, Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
 use crate::{
     DType, Error, Result,
     gpu::Gpu,
@@ -81,6 +81,10 @@ impl LayerMethod for W8A8 {
 
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         self.method.fold(gpu, block, stats)
+    }
+
+    fn finetune(&self) -> Option<FineTune> {
+        self.method.finetune()
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
