@@ -57,36 +57,33 @@ pub fn variants() -> Vec<Kernel> {
 ///
 /// q, o: [tokens, heads·head_dim]; k_cache, v_cache: [capacity, kv_heads·head_dim] f32, the rows of these tokens included (see
 /// [`cache_append`](super::kv_cache::cache_append)); position: [1] u32, an imported tensor that may change between runs.
-/// With a window, only the last `window` rows. Positions at or past the capacity are held at its last row. Errors: Config, Shape.
-#[expect(clippy::too_many_arguments, reason = "the operands of the formula and the sizes")]
+/// With a window, only the last `window` rows. `spec.batch` is 1, `spec.seq` the number of tokens. Positions at or past the capacity are held at its last row. Errors: Config, Shape.
 pub fn attention_cached(
     g: &mut Graph,
-    tokens: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    scale: f32,
-    window: Option<usize>,
+    spec: &Attention,
     q: &Value,
     k_cache: &Value,
     v_cache: &Value,
     position: &Value,
 ) -> Result<Value> {
-    let spec = Attention { batch: 1, seq: tokens, heads, kv_heads, head_dim, scale, window };
     spec.check()?;
     expect("attention_cached position", position, DType::U32, &[1])?;
     let (capacity, _) = k_cache.rows_cols();
-    if capacity < tokens {
-        return Err(Error::shape("attention_cached", format!("a cache of at least {tokens} rows"), k_cache.shape()));
+    if capacity < spec.seq {
+        return Err(Error::shape(
+            "attention_cached",
+            format!("a cache of at least {} rows", spec.seq),
+            k_cache.shape(),
+        ));
     }
-    if tokens >= FLASH_TOKENS {
-        let design = Design::of(g.gpu().caps(), head_dim);
+    if spec.seq >= FLASH_TOKENS {
+        let design = Design::of(g.gpu().caps(), spec.head_dim);
         let operands = [q, k_cache, v_cache];
-        return Ok(attention::record_forward(g, design, &spec, operands, position, capacity, Mask::Position)?.0);
+        return Ok(attention::record_forward(g, design, spec, operands, position, capacity, Mask::Position)?.0);
     }
     // Software drivers have two to a few dozen cores: the heads fill them, and a second dispatch costs more than it brings.
     let split = g.gpu().caps().kind != DeviceKind::Cpu && capacity > SPLIT;
-    decode(g, &spec, q, k_cache, v_cache, position, split)
+    decode(g, spec, q, k_cache, v_cache, position, split)
 }
 
 /// [`attention_cached`] by the decoding kernel, which suits few tokens, with the keys of a token given to one workgroup a key

@@ -61,16 +61,9 @@ pub fn variants() -> Vec<Kernel> {
 
 /// norm = (√Σ grads², min(1, max_grad_norm / (√Σ grads² + 1e-6))), the second 1 where max_grad_norm ≤ 0
 ///
-/// grads: any shapes, f32; hyper: [8] f32 of [`AdamW::hyper`]; norm: [2] f32. In a fixed order, as
+/// grads: any shapes, f32; hyper: [8] f32 of [`AdamW::hyper`]; norm: [2] f32, overwritten. In a fixed order, as
 /// `torch.nn.utils.clip_grad_norm_`. Errors: Shape where there is no gradient.
-pub fn grad_norm(g: &mut Graph, grads: &[Value], hyper: &Value) -> Result<Value> {
-    let norm = g.value([2], DType::F32)?;
-    grad_norm_into(g, grads, hyper, &norm)?;
-    Ok(norm)
-}
-
-/// [`grad_norm`] into a value that is there. Errors: Shape.
-pub fn grad_norm_into(g: &mut Graph, grads: &[Value], hyper: &Value, norm: &Value) -> Result<()> {
+pub fn grad_norm(g: &mut Graph, grads: &[Value], hyper: &Value, norm: &Value) -> Result<()> {
     hyper.expect("grad_norm", &[8])?;
     norm.expect("grad_norm", &[2])?;
     let groups: usize = grads.iter().map(|grad| grad.shape().len().div_ceil(CHUNK)).sum();

@@ -240,10 +240,7 @@ impl Block {
         let (keys, values) = (g.import(&cache.keys), g.import(&cache.values));
         kv_cache::cache_append(g, &k, &keys, position)?;
         kv_cache::cache_append(g, &v, &values, position)?;
-        let Attention { seq, heads, kv_heads, head_dim, scale, window, .. } = *spec;
-        let attended = attention_cached::attention_cached(
-            g, seq, heads, kv_heads, head_dim, scale, window, &q, &keys, &values, position,
-        )?;
+        let attended = attention_cached::attention_cached(g, spec, &q, &keys, &values, position)?;
         let (y, _) = self.o.forward(g, &attended, None)?;
         let x1 = elementwise::add(g, x, &y, 1.0)?;
         let (m, _) = self.post_norm.forward(g, &x1)?;

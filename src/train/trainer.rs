@@ -251,7 +251,7 @@ fn record_optimizer(model: &Model, shared: &Shared) -> Result<Graph> {
     let norm = g.import(&shared.results.slice(NORM, [2])?);
     let training = || model.trained().filter_map(|c| c.training.as_ref().map(|t| (c, t)));
     let grads: Vec<_> = training().map(|(_, t)| g.import(&t.grads)).collect();
-    optimizer::grad_norm_into(&mut g, &grads, &decaying, &norm)?;
+    optimizer::grad_norm(&mut g, &grads, &decaying, &norm)?;
     for ((chunk, t), grads) in training().zip(&grads) {
         let (params, m, v) = (g.import(&chunk.params), g.import(&t.m), g.import(&t.v));
         let hyper = if chunk.decays { &decaying } else { &plain };

@@ -57,10 +57,7 @@ fn run(gpu: &Gpu, spec: &Attention, x: [&[f32]; 3], position: usize, how: How) -
     }
     let [(_, k), (_, v)] = &caches;
     let o = match how {
-        How::Chosen => {
-            let Attention { heads, kv_heads, head_dim, scale, window, .. } = *spec;
-            attention_cached(&mut g, tokens, heads, kv_heads, head_dim, scale, window, &q, k, v, &at)
-        }
+        How::Chosen => attention_cached(&mut g, spec, &q, k, v, &at),
         How::Decode { split } => decode(&mut g, spec, &q, k, v, &at, split),
     }
     .unwrap();
@@ -108,7 +105,8 @@ fn a_replay_reads_the_new_position() {
     cache_append(&mut g, &rows, &cache, &at).unwrap();
     // Keys are zero, so each visible row weighs the same and o is the mean of the values.
     let zeros = g.import(&gpu.zeros("keys", [8, 4], DType::F32).unwrap());
-    let o = attention_cached(&mut g, 1, 1, 1, 4, 0.5, None, &rows, &zeros, &cache, &at).unwrap();
+    let spec = Attention { batch: 1, seq: 1, heads: 1, kv_heads: 1, head_dim: 4, scale: 0.5, window: None };
+    let o = attention_cached(&mut g, &spec, &rows, &zeros, &cache, &at).unwrap();
     g.keep(&o);
     let mut program = g.plan().build(&mut Default::default()).unwrap();
     let mut sum = 0.0;
@@ -130,7 +128,8 @@ fn bad_sizes_are_refused() {
     let cache = g.value([1, 8], DType::F32).unwrap();
     let position = g.value([1], DType::U32).unwrap();
     let mut message = |tokens, heads, q: &Value, position: &Value| {
-        attention_cached(&mut g, tokens, heads, 1, 8, 1.0, None, q, &cache, &cache, position).unwrap_err().to_string()
+        let spec = Attention { batch: 1, seq: tokens, heads, kv_heads: 1, head_dim: 8, scale: 1.0, window: None };
+        attention_cached(&mut g, &spec, q, &cache, &cache, position).unwrap_err().to_string()
     };
     assert_eq!(message(2, 2, &q, &position), "attention_cached: expected a cache of at least 2 rows, got [1, 8]");
     assert_eq!(message(1, 2, &q, &position), "attention_cached q: expected F32 [1, 16], got F32 [2, 16]");

@@ -20,7 +20,8 @@ fn norms_and_coefficients() {
                 grads.iter().map(|v| g.import(&gpu.tensor("grad", [v.len()], DType::F32, v).unwrap())).collect();
             let hyper = AdamW { max_grad_norm: max_norm, ..AdamW::default() }.hyper(1e-3, 1);
             let hyper = g.import(&gpu.tensor("hyper", [8], DType::F32, &hyper).unwrap());
-            let norm = optimizer::grad_norm(&mut g, &values, &hyper).unwrap();
+            let norm = g.value([2], DType::F32).unwrap();
+            optimizer::grad_norm(&mut g, &values, &hyper, &norm).unwrap();
             g.keep(&norm);
             let got = g.run().unwrap().read::<f32>(&norm).unwrap();
             let flat: Vec<f64> = grads.iter().flat_map(|v| wide(v)).collect();
@@ -44,7 +45,8 @@ fn twenty_steps_of_adamw() {
         let (m, v, hyper) = (tensor(&vec![0.0; len]), tensor(&vec![0.0; len]), tensor(&[0.0; 8]));
         let mut g = Graph::new(&gpu);
         let [vp, vg, vm, vv, vh] = [&param, &grad, &m, &v, &hyper].map(|t| g.import(t));
-        let norm = optimizer::grad_norm(&mut g, std::slice::from_ref(&vg), &vh).unwrap();
+        let norm = g.value([2], DType::F32).unwrap();
+        optimizer::grad_norm(&mut g, std::slice::from_ref(&vg), &vh, &norm).unwrap();
         optimizer::adamw(&mut g, &vp, &vg, &vm, &vv, &norm, &vh).unwrap();
         let mut program = g.plan().build(&mut Pool::default()).unwrap();
         let mut want = reference::AdamW { param: wide(&start), m: vec![0.0; len], v: vec![0.0; len] };
@@ -76,6 +78,6 @@ fn other_shapes_are_refused() {
     let (a, b, norm, hyper) = (zeros(5), zeros(6), zeros(2), zeros(8));
     assert!(optimizer::adamw(&mut g, &a, &b, &a, &a, &norm, &hyper).is_err());
     assert!(optimizer::adamw(&mut g, &a, &a, &a, &a, &hyper, &hyper).is_err());
-    assert!(optimizer::grad_norm(&mut g, &[], &hyper).is_err());
-    assert!(optimizer::grad_norm(&mut g, &[a], &norm).is_err());
+    assert!(optimizer::grad_norm(&mut g, &[], &hyper, &norm).is_err());
+    assert!(optimizer::grad_norm(&mut g, &[a], &norm, &norm).is_err());
 }
