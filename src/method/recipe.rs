@@ -217,6 +217,17 @@ impl Recipe {
     /// The layout in which other tools load what this method makes. Errors: Unsupported where there is none.
     pub fn layout(&self) -> Result<Box<dyn Checkpoint>> {
         let scheme = self.scheme;
+        if let Some(activations) = self.activations {
+            if !matches!(scheme, Scheme::Int { .. }) {
+                let what = "scheme for a folder that tells how activations are rounded";
+                return Err(Error::unsupported(what, scheme, "integers (compressed-tensors)"));
+            }
+            let layout = checkpoint::CompressedTensors::new(scheme)?;
+            return Ok(Box::new(match activations {
+                ActivationScales::Dynamic => layout.with_dynamic_inputs(),
+                ActivationScales::Static(_) => layout.with_static_inputs(),
+            }));
+        }
         Ok(match (self.method, scheme) {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
             (Method::Gptq, Scheme::Int { .. }) => Box::new(checkpoint::Gptq::new(scheme, false)?),
@@ -225,14 +236,7 @@ impl Recipe {
             (Method::Aqlm, _) => Box::new(checkpoint::Aqlm),
             (Method::Quip, _) => Box::new(checkpoint::Quip),
             (_, Scheme::Nf4 { .. } | Scheme::Fp4 { .. }) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
-            (_, Scheme::Int { .. }) => {
-                let layout = checkpoint::CompressedTensors::new(scheme)?;
-                Box::new(match self.activations {
-                    None => layout,
-                    Some(ActivationScales::Dynamic) => layout.with_dynamic_inputs(),
-                    Some(ActivationScales::Static(_)) => layout.with_static_inputs(),
-                })
-            }
+            (_, Scheme::Int { .. }) => Box::new(checkpoint::CompressedTensors::new(scheme)?),
             (_, scheme) if scheme.is_float() => Box::new(checkpoint::Plain::new(scheme)?),
             _ => {
                 let supported = "floats, nf4, fp4 (bitsandbytes), integers (compressed-tensors), or a .gguf file";

@@ -93,3 +93,45 @@ fn what_cannot_be_calibrated_is_refused() {
     assert!(missing.error().contains("no-such-model"), "{}", missing.stderr);
     assert_eq!(place.names(), before, "nothing is written");
 }
+
+#[test]
+fn static_scales_are_written_where_other_tools_find_them() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let rows = fs::read_to_string(ROWS).unwrap();
+    let text = place.text("text.txt");
+    fs::write(&text, &rows[..4000]).unwrap();
+    let recipe = "rtn:int8-channel-sym-f32+a8-percentile-99";
+    let reading = ["--data", &text, "--max-tokens", "128", "--max-seq-length", "128", "--json"];
+    let compare = [&["compare", MODEL, "--generate", "0", "--methods", recipe], &reading[..], &CALIBRATION[..]];
+    let table = fourbit(&compare.concat()).json();
+    let measured = [0, 1].map(|row| table["rows"][row]["loss"].as_f64().unwrap());
+    let out = place.text("out");
+    let words = ["quantize", MODEL, "--scheme", "int8-channel-sym-f32", "--activations", "a8-percentile-99"];
+    let done = fourbit(&[&words[..], &["--output", &out, "--json"], &CALIBRATION[..]].concat()).json();
+    assert_eq!(done["recipe"], recipe);
+
+    let config: Value = serde_json::from_slice(&fs::read(place.path("out/config.json")).unwrap()).unwrap();
+    let inputs = &config["quantization_config"]["config_groups"]["group_0"]["input_activations"];
+    assert_eq!((inputs["dynamic"].as_bool(), inputs["strategy"].as_str()), (Some(false), Some("tensor")));
+    let weights = fourbit::format::Weights::open(place.path("out/model.safetensors")).unwrap();
+    let scale = weights.get("model.layers.1.mlp.down_proj.input_scale").unwrap().to_f32().unwrap();
+    assert!(scale.len() == 1 && scale[0] > 0.0, "{scale:?}");
+    // Read back, the inputs are rounded as they were measured, which costs something.
+    let evaluate = [&["evaluate", "--model", &out], &reading[..]].concat();
+    let loss = fourbit(&evaluate).json()["loss"].as_f64().unwrap();
+    assert!((loss - measured[1]).abs() < 1e-5, "{loss} and {measured:?}");
+    assert!((measured[1] - measured[0]).abs() > 1e-3, "{measured:?}");
+
+    for (words, expected) in [
+        (&["--activations", "a8", "--output", &place.text("out.gguf")][..], "--activations: a .gguf file"),
+        (&["--activations", "best", "--output", &out], "a8-static"),
+        (&["--activations", "a8", "--output", &place.text("nf4")], "integers (compressed-tensors)"),
+        (&["--bits", "8", "--activations", "a8-mse", "--output", &place.text("new")], "--calibration"),
+    ] {
+        let refused = fourbit(&[&["quantize", MODEL], words].concat());
+        assert!(refused.error().contains(expected), "{words:?}: {}", refused.error());
+    }
+}

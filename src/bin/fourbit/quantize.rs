@@ -6,7 +6,7 @@ use crate::export::{Export, go_on, is_gguf, suited};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
-    method::{Method, Observer, Recipe, quantize_model},
+    method::{ActivationScales, Method, Observer, Recipe, quantize_model},
     quant::{PER_CHANNEL, Scheme},
 };
 use std::path::PathBuf;
@@ -42,6 +42,10 @@ pub struct Quantize {
     /// nf4 and fp4: hold the block scales in 8 bits too
     #[arg(long)]
     double_quant: bool,
+    /// Round the layers' inputs to 8 bits too: a8 with a scale a token; a8-static, a8-mse, a8-entropy, a8-percentile,
+    /// a8-moving-average with one a layer, chosen from the calibration text [default: a8 for smoothquant, else not at all]
+    #[arg(long, value_name = "NAME")]
+    activations: Option<String>,
     #[command(flatten)]
     calibration: CalibrationArgs,
     /// Folder to write, or a file whose name ends in .gguf
@@ -55,7 +59,8 @@ impl Quantize {
         let recipe = suited(self.recipe()?, &self.output)?;
         let export = Export::open(&self.input, &recipe, &self.output)?;
         // Rounding looks at one tensor at a time.
-        let by_tensor = recipe.method == Method::Rtn && recipe.options.weights == Observer::MinMax;
+        let calibrated = matches!(recipe.activations, Some(ActivationScales::Static(_)));
+        let by_tensor = recipe.method == Method::Rtn && recipe.options.weights == Observer::MinMax && !calibrated;
         let Some(source) = export.source().filter(|_| !by_tensor) else {
             if !by_tensor {
                 let message = format!("{} looks at a model, and {} is none", self.method, self.input.display());
@@ -119,6 +124,11 @@ impl Quantize {
             }
             scheme = scheme.symmetric();
         }
-        Ok(Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) })
+        let recipe = Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) };
+        let Some(activations) = &self.activations else { return Ok(recipe) };
+        if is_gguf(&self.output) {
+            return Err(Error::config("--activations", "a .gguf file does not tell how inputs are rounded"));
+        }
+        Ok(Recipe { activations: Some(activations.parse()?), ..recipe })
     }
 }
