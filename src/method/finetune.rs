@@ -38,7 +38,7 @@ pub struct FineTune {
 
 impl Default for FineTune {
     fn default() -> FineTune {
-        FineTune { epochs: 0, learning_rate: 2e-3, batch: 4, blocks: usize::MAX, between: false }
+        FineTune { epochs: 0, learning_rate: 5e-3, batch: 4, blocks: usize::MAX, between: false }
     }
 }
 

@@ -17,31 +17,37 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded")
 }
 
-/// What the embedded model learned: samples to learn from, of different lengths, and others.
+/// Rows of what the embedded model is about: samples to learn from, of different lengths, and others.
 fn texts() -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let tokenizer = Tokenizer::from_dir(&folder()).unwrap();
-    let options = DataOptions { max_seq_length: 512, completion_only: false, vocab_size: 1024 };
+    let options = DataOptions { max_seq_length: 32, completion_only: false, vocab_size: 1024 };
     let data = Dataset::load(folder().join("train.jsonl"), Some(&tokenizer), &options).unwrap();
-    let ids: Vec<u32> = data.examples().iter().flat_map(|row| row.input_ids.iter().copied()).collect();
-    let n: usize = std::env::var("NS").map_or(24, |v| v.parse().unwrap());
-    let mut chunks: Vec<Vec<u32>> = ids.chunks_exact(64).take(n + 12).map(<[u32]>::to_vec).collect();
-    let others = chunks.split_off(n);
-    chunks[0].truncate(61);
-    chunks[9].truncate(33);
-    (chunks, others)
+    let rows = data.examples().iter().map(|row| row.input_ids.clone()).filter(|ids| ids.len() == 32);
+    let mut samples: Vec<Vec<u32>> = rows.take(48).collect();
+    let others = samples.split_off(32);
+    samples[0].truncate(31);
+    (samples, others)
 }
 
-fn loss(model: &Model, texts: &[Vec<u32>]) -> f64 {
-    let losses = texts.iter().map(|ids| {
-        let (logits, vocab) = (evaluate::logits(model, ids).unwrap(), model.config.vocab_size);
-        let rows = logits.chunks_exact(vocab).zip(&ids[1..]);
-        let of = |(row, &id): (&[f32], &u32)| {
-            let sum: f64 = row.iter().map(|v| f64::from(*v).exp()).sum();
-            sum.ln() - f64::from(row[id as usize])
-        };
-        rows.map(of).sum::<f64>() / (ids.len() - 1) as f64
-    });
-    losses.sum::<f64>() / texts.len() as f64
+/// log softmax of a row of logits.
+fn log_softmax(row: &[f32]) -> Vec<f64> {
+    let sum: f64 = row.iter().map(|v| f64::from(*v).exp()).sum();
+    row.iter().map(|v| f64::from(*v) - sum.ln()).collect()
+}
+
+/// How far the model's predictions are from the float model's: the mean of Σ p (log p - log q) over all tokens.
+fn divergence(model: &Model, texts: &[Vec<u32>]) -> f64 {
+    let float = Model::load(model.gpu(), folder(), &LoadOptions::default()).unwrap();
+    let mut sum = 0.0;
+    for ids in texts {
+        let [p, q] = [&float, model].map(|model| evaluate::logits(model, ids).unwrap());
+        let vocab = model.config.vocab_size;
+        for (p, q) in p.chunks_exact(vocab).zip(q.chunks_exact(vocab)) {
+            let (p, q) = (log_softmax(p), log_softmax(q));
+            sum += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>() / ids.len() as f64;
+        }
+    }
+    sum / texts.len() as f64
 }
 
 fn quantized(gpu: &Gpu, method: &dyn LayerMethod, samples: &[Vec<u32>]) -> (Model, Vec<(String, Tuned)>) {
@@ -54,42 +60,44 @@ fn quantized(gpu: &Gpu, method: &dyn LayerMethod, samples: &[Vec<u32>]) -> (Mode
     (model.unwrap(), tuned)
 }
 
-fn aqlm() -> Aqlm {
-    let mut method = Aqlm::default();
-    (method.rounds, method.samples) = (1, 1024);
-    method
-}
+const TUNE: FineTune = FineTune { epochs: 4, learning_rate: 5e-3, batch: 2, blocks: 2, between: false };
 
-/// Where block 0's codes, code books or lattice, and norms are.
-fn stored(model: &Model) -> Vec<(Vec<u32>, Vec<f32>)> {
-    let weights = model.blocks[0].linears().map(|linear| linear.base.weight.download().unwrap());
-    weights.into_iter().map(|packed| (packed.codes, packed.nested)).collect()
-}
-
-/// Of fine-tuned blocks: the error falls on samples that were not learned from, and so does the loss of the whole model on
-/// text that was not seen at all.
-fn check(plain: &dyn LayerMethod, finetuned: &dyn LayerMethod, reports: usize) -> Option<(Model, Model)> {
+/// The models of two methods, and what fine-tuning did in the second. The error of each block falls on samples that it did
+/// not learn from, and the distance of the whole model from the floats falls to `most` of what it was on text that nobody
+/// saw.
+fn check(plain: &dyn LayerMethod, finetuned: &dyn LayerMethod, most: f64) -> Option<(Model, Model, Vec<Tuned>)> {
     let gpu = gpu()?;
     let (samples, others) = texts();
     let (before, none) = quantized(&gpu, plain, &samples);
     let (after, tuned) = quantized(&gpu, finetuned, &samples);
     assert!(none.is_empty());
-    assert_eq!(tuned.len(), reports, "{tuned:?}");
     for (name, tuned) in &tuned {
         println!("{name}: {tuned:?}");
-        assert!(tuned.after < 0.95 * tuned.before && tuned.epochs > 0, "{name}: {tuned:?}");
+        assert!(tuned.after < tuned.before && tuned.epochs > 0, "{name}: {tuned:?}");
     }
-    let (before_loss, after_loss) = (loss(&before, &others), loss(&after, &others));
-    println!("loss {before_loss:.4} -> {after_loss:.4}");
-    assert!(after_loss < before_loss - 0.02, "{before_loss} {after_loss}");
-    Some((before, after))
+    let [far, near] = [&before, &after].map(|model| divergence(model, &others));
+    println!("divergence {far:.4} -> {near:.4}");
+    assert!(near < most * far, "{far} {near}");
+    Some((before, after, tuned.into_iter().map(|(_, tuned)| tuned).collect()))
 }
 
-const TUNE: FineTune = FineTune { epochs: 4, learning_rate: 4e-3, batch: 4, blocks: 2, between: false };
+/// Codes, and code books or lattice, of block 0.
+fn stored(model: &Model) -> Vec<(Vec<u32>, Vec<f32>)> {
+    let weights = model.blocks[0].linears().map(|linear| linear.base.weight.download().unwrap());
+    weights.into_iter().map(|packed| (packed.codes, packed.nested)).collect()
+}
+
+fn aqlm() -> Aqlm {
+    let mut method = Aqlm::default();
+    (method.rounds, method.samples) = (1, 512);
+    method
+}
 
 #[test]
 fn code_books_of_aqlm_learn_and_its_codes_stay() {
-    let Some((before, after)) = check(&aqlm(), &aqlm().finetuned(TUNE), 2) else { return };
+    let Some((before, after, tuned)) = check(&aqlm(), &aqlm().finetuned(TUNE), 0.95) else { return };
+    assert_eq!(tuned.len(), 2);
+    assert!(tuned.iter().all(|tuned| tuned.after < 0.95 * tuned.before), "{tuned:?}");
     for (before, after) in stored(&before).iter().zip(&stored(&after)) {
         assert!(before.0 == after.0 && before.1 != after.1);
     }
@@ -97,44 +105,43 @@ fn code_books_of_aqlm_learn_and_its_codes_stay() {
         let [a, b] = [&before, &after].map(|model| model.vector(name).unwrap().read::<f32>().unwrap());
         assert_ne!(a, b, "{name}");
     }
-    // The folder holds what was learned, the norms in the dtype of the source.
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model");
-    let job = QuantizedFolder::open(
-        self::folder(),
-        Scheme::Aqlm { block_size: PER_CHANNEL },
-        Box::new(checkpoint::Aqlm),
-        &path,
-    );
-    job.unwrap().write_model(&after, |_| Ok(())).unwrap().0.commit().unwrap();
+    // A folder holds what was learned; norms are rounded to the source's dtype.
+    let target = tempfile::tempdir().unwrap();
+    let path = target.path().join("model");
+    let scheme = Scheme::Aqlm { block_size: PER_CHANNEL };
+    let job = QuantizedFolder::open(folder(), scheme, Box::new(checkpoint::Aqlm), &path).unwrap();
+    job.write_model(&after, |_| Ok(())).unwrap().0.commit().unwrap();
     let read = Model::load(after.gpu(), &path, &LoadOptions::default()).unwrap();
-    assert_eq!(stored(&read), stored(&after));
+    assert!(stored(&read) == stored(&after));
     let (_, others) = texts();
     let [got, want, old] = [&read, &after, &before].map(|model| evaluate::logits(model, &others[0]).unwrap());
     let distance = |a: &[f32]| a.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
-    // Norms rounded to 11 bits move logits by some thousandths of what fine-tuning did.
+    // 11 bits of a norm: some thousandths of what fine-tuning did to the logits.
     assert!(distance(&got) < 0.02 * distance(&old), "{} {}", distance(&got), distance(&old));
 }
 
 #[test]
 fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
-    let between = FineTune { between: true, blocks: 1, ..TUNE };
-    let Some((before, after)) = check(&Quip::default(), &Quip::default().finetuned(between), 4) else { return };
+    let between = FineTune { between: true, ..TUNE };
+    let quip = || Quip::default();
+    let Some((before, after, tuned)) = check(&quip(), &quip().finetuned(between), 0.85) else { return };
+    assert_eq!(tuned.len(), 8);
+    // Layers in floats make up for q, k and v almost at will; nothing but signs and norms is left after the last one.
+    assert!(tuned[0].after < 0.95 * tuned[0].before && tuned[4].after < 0.95 * tuned[4].before, "{tuned:?}");
     let signs = |model: &Model, block: usize, linear: usize| match &model.blocks[block].linears()[linear].base.input {
-        Some(Transform::Hadamard { input, output }) => {
-            (input.is_real(), input.signs().unwrap(), output.signs().unwrap())
-        }
+        Some(Transform::Hadamard { input, output }) => (input.is_real(), [input, output].map(|t| t.signs().unwrap())),
         _ => panic!("a layer between transforms"),
     };
     for linear in 0..7 {
-        let (plain, tuned) = (signs(&before, 0, linear), signs(&after, 0, linear));
-        assert!(!plain.0 && tuned.0 && plain.1 != tuned.1 && plain.2 != tuned.2);
-        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.5);
-        assert!(near(&plain.1, &tuned.1) && near(&plain.2, &tuned.2));
-        // Other blocks are as before.
+        let ((plain, old), (real, new)) = (signs(&before, 0, linear), signs(&after, 0, linear));
+        assert!(!plain && real);
+        for (old, new) in old.iter().zip(&new) {
+            assert!(old != new && old.iter().zip(new).all(|(a, b)| (a - b).abs() < 0.5));
+        }
+        // Other blocks keep their signs.
         assert!(!signs(&after, 2, linear).0);
     }
-    // q is rounded before anything learns; down after it did.
+    // q is rounded before anything learns, down after it did.
     let (before, after) = (stored(&before), stored(&after));
     assert!(before[0] == after[0] && before[6].0 != after[6].0);
 }
@@ -163,40 +170,5 @@ fn what_cannot_be_is_refused() {
         let run = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), &[vec![1, 2, 3]], |_| Ok(()));
         let message = run.err().expect("an error").to_string();
         assert!(message.contains(expected), "{message}");
-    }
-}
-
-#[test]
-#[ignore]
-fn explore() {
-    let Some(gpu) = gpu() else { return };
-    let (samples, others) = texts();
-    let get = |name: &str| std::env::var(name).unwrap().parse::<f64>().unwrap();
-    let tune = FineTune {
-        epochs: get("EP") as usize,
-        learning_rate: get("LR"),
-        batch: get("BA") as usize,
-        ..FineTune::default()
-    };
-    let t = std::time::Instant::now();
-    let float = Model::load(&gpu, folder(), &Default::default()).unwrap();
-    println!("float {}", loss(&float, &others));
-    for (quip, between, epochs) in [
-        (false, false, 0),
-        (false, false, tune.epochs),
-        (true, false, 0),
-        (true, false, tune.epochs),
-        (true, true, tune.epochs),
-    ] {
-        let finetune = FineTune { epochs, between, ..tune };
-        let (model, tuned) = if quip {
-            quantized(&gpu, &Quip::default().finetuned(finetune), &samples)
-        } else {
-            quantized(&gpu, &aqlm().finetuned(finetune), &samples)
-        };
-        for t in tuned {
-            println!("{} {:?}", t.0, t.1);
-        }
-        println!("quip {quip} between {between} epochs {epochs} loss {} {:?}", loss(&model, &others), t.elapsed());
     }
 }
