@@ -43,6 +43,11 @@ impl Default for FineTune {
 }
 
 impl FineTune {
+    /// Whether block number `layer` is fine-tuned.
+    pub fn reaches(&self, layer: usize) -> bool {
+        self.epochs > 0 && layer < self.blocks
+    }
+
     /// Errors: Config for a learning rate that is none, and steps of no sample.
     pub fn validate(&self) -> Result<()> {
         if !(self.learning_rate > 0.0 && self.learning_rate < 1.0) {

@@ -83,7 +83,7 @@ pub fn quantize_model(
         let mut stats = work.collect(activations.as_mut(), &Site::ALL)?;
         method.fold(gpu, &mut work.block, &mut stats)?;
         work.observe(activations.as_mut(), &mut stats, &Site::ALL)?;
-        let mut tuner = match (method.finetune().filter(|t| t.epochs > 0 && layer < t.blocks), activations.as_mut()) {
+        let mut tuner = match (method.finetune().filter(|t| t.reaches(layer)), activations.as_mut()) {
             (Some(options), Some(states)) => Some(Tuner::new(gpu, &model, &work.block, states, options)?),
             _ => None,
         };

@@ -106,6 +106,10 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         (&["--method", "gptq", "--output", &out][..], "--calibration"),
         (&["--method", "best", "--output", &out], "rtn, hqq, gptq"),
         (&["--method", "quip", "--output", &out], "e8p"),
+        (
+            &["--method", "aqlm", "--finetune-epochs", "1", "--finetune-lr", "2", "--output", &out],
+            "above 0 and below 1",
+        ),
         (&["--method", "gptq", "--output", &gguf], "--calibration"),
         (&["--method", "gptq", "--scheme", "int4-g64", "--output", &gguf], "int4-g64"),
         (&["--method", "smoothquant", "--scheme", "q8_0", "--output", &gguf], "activations"),

@@ -62,8 +62,8 @@ fn quantized(gpu: &Gpu, method: &dyn LayerMethod, samples: &[Vec<u32>]) -> (Mode
 
 const TUNE: FineTune = FineTune { epochs: 4, learning_rate: 5e-3, batch: 2, blocks: 2, between: false };
 
-/// The models of two methods, and what fine-tuning did in the second. The error of each block falls on samples that it did
-/// not learn from, and the distance of the whole model from the floats falls to `most` of what it was on text that nobody
+/// The models of two methods, and what fine-tuning did in the second. No block's error on samples that it did not learn
+/// from rises, and the distance of the whole model from the floats falls to `most` of what it was on text that nobody
 /// saw.
 fn check(plain: &dyn LayerMethod, finetuned: &dyn LayerMethod, most: f64) -> Option<(Model, Model, Vec<Tuned>)> {
     let gpu = gpu()?;
@@ -73,7 +73,7 @@ fn check(plain: &dyn LayerMethod, finetuned: &dyn LayerMethod, most: f64) -> Opt
     assert!(none.is_empty());
     for (name, tuned) in &tuned {
         println!("{name}: {tuned:?}");
-        assert!(tuned.after < tuned.before && tuned.epochs > 0, "{name}: {tuned:?}");
+        assert!(tuned.after <= tuned.before && tuned.epochs > 0, "{name}: {tuned:?}");
     }
     let [far, near] = [&before, &after].map(|model| divergence(model, &others));
     println!("divergence {far:.4} -> {near:.4}");
@@ -126,13 +126,15 @@ fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
     let quip = || Quip::default();
     let Some((before, after, tuned)) = check(&quip(), &quip().finetuned(between), 0.85) else { return };
     assert_eq!(tuned.len(), 8);
-    // Layers in floats make up for q, k and v almost at will; nothing but signs and norms is left after the last one.
-    assert!(tuned[0].after < 0.95 * tuned[0].before && tuned[4].after < 0.95 * tuned[4].before, "{tuned:?}");
+    // Layers in floats make up for much; after the last one nothing but signs and norms is left, which have learned by then.
+    for site in [0, 1, 2, 4, 5, 6] {
+        assert!(tuned[site].after < 0.95 * tuned[site].before, "{tuned:?}");
+    }
     let signs = |model: &Model, block: usize, linear: usize| match &model.blocks[block].linears()[linear].base.input {
         Some(Transform::Hadamard { input, output }) => (input.is_real(), [input, output].map(|t| t.signs().unwrap())),
         _ => panic!("a layer between transforms"),
     };
-    for linear in 0..7 {
+    for linear in 0..6 {
         let ((plain, old), (real, new)) = (signs(&before, 0, linear), signs(&after, 0, linear));
         assert!(!plain && real);
         for (old, new) in old.iter().zip(&new) {

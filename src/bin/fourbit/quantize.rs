@@ -3,12 +3,14 @@
 use crate::args::{Global, shaped};
 use crate::calibration::CalibrationArgs;
 use crate::export::{Export, go_on, is_gguf, suited};
+use crate::output::Output;
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
-    method::{ActivationScales, Method, Observer, Recipe, quantize_model},
+    method::{ActivationScales, Method, Observer, Recipe, Tuned, quantize_model},
     quant::{PER_CHANNEL, Scheme},
 };
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// Write a quantized model in the layout that other tools load for the method
@@ -80,13 +82,29 @@ impl Quantize {
         let gpu = global.gpu()?;
         let mut progress = Progress::new(7 * source.config.layers as u64, "layers");
         let method = recipe.build()?;
-        let model = quantize_model(&gpu, source, &*method, &recipe.pipeline(), &samples, |_| {
+        let mut tuned = Vec::new();
+        let model = quantize_model(&gpu, source, &*method, &recipe.pipeline(), &samples, |report| {
             progress.advance(1);
+            tuned.extend(report.tuned.map(|tuned| (report.name.clone(), tuned)));
             go_on()
         })?;
         progress.finish();
-        export.write_model(out, &model, serde_json::Map::new())
+        export.write_model(out, &model, finetuned(out, &tuned))
     }
+}
+
+/// Tells what fine-tuning did, in a line for people; returns it for the result.
+fn finetuned(out: Output, tuned: &[(String, Tuned)]) -> serde_json::Map<String, Value> {
+    let mut told = serde_json::Map::new();
+    if tuned.is_empty() {
+        return told;
+    }
+    let falls = tuned.iter().map(|(_, t)| if t.before > 0.0 { t.after / t.before } else { 1.0 });
+    let mean = 100.0 * falls.sum::<f64>() / tuned.len() as f64;
+    out.line(format_args!("fine-tuned {} times: a block's error falls to {mean:.0} % on average", tuned.len()));
+    let one = |(name, t): &(String, Tuned)| json!({ "after_layer": name, "error_before": t.before, "error_after": t.after, "epochs": t.epochs });
+    told.insert("finetuned".to_owned(), tuned.iter().map(one).collect());
+    told
 }
 
 impl Quantize {
