@@ -5,7 +5,7 @@ use fourbit::{
     Gpu, Tokenizer,
     data::{DataOptions, Dataset},
     evaluate,
-    format::checkpoint,
+    format::{Checkpoint, checkpoint},
     method::{Aqlm, FineTune, LayerMethod, PipelineOptions, Quip, Tuned, quantize_model},
     model::{LoadOptions, Model, QuantizedFolder, Source},
     nn::Transform,
@@ -105,16 +105,19 @@ fn code_books_of_aqlm_learn_and_its_codes_stay() {
         let [a, b] = [&before, &after].map(|model| model.vector(name).unwrap().read::<f32>().unwrap());
         assert_ne!(a, b, "{name}");
     }
-    // A folder holds what was learned; norms are rounded to the source's dtype.
+    check_folder(Scheme::Aqlm { block_size: PER_CHANNEL }, Box::new(checkpoint::Aqlm), &before, &after);
+}
+
+/// A folder holds what was learned; norms are rounded to the source's dtype.
+fn check_folder(scheme: Scheme, layout: Box<dyn Checkpoint>, before: &Model, after: &Model) {
     let target = tempfile::tempdir().unwrap();
     let path = target.path().join("model");
-    let scheme = Scheme::Aqlm { block_size: PER_CHANNEL };
-    let job = QuantizedFolder::open(folder(), scheme, Box::new(checkpoint::Aqlm), &path).unwrap();
-    job.write_model(&after, |_| Ok(())).unwrap().0.commit().unwrap();
+    let job = QuantizedFolder::open(folder(), scheme, layout, &path).unwrap();
+    job.write_model(after, |_| Ok(())).unwrap().0.commit().unwrap();
     let read = Model::load(after.gpu(), &path, &LoadOptions::default()).unwrap();
-    assert!(stored(&read) == stored(&after));
+    assert!(stored(&read) == stored(after));
     let (_, others) = texts();
-    let [got, want, old] = [&read, &after, &before].map(|model| evaluate::logits(model, &others[0]).unwrap());
+    let [got, want, old] = [&read, after, before].map(|model| evaluate::logits(model, &others[0]).unwrap());
     let distance = |a: &[f32]| a.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
     // 11 bits of a norm: some thousandths of what fine-tuning did to the logits.
     assert!(distance(&got) < 0.02 * distance(&old), "{} {}", distance(&got), distance(&old));
@@ -143,6 +146,7 @@ fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
         // Other blocks keep their signs.
         assert!(!signs(&after, 2, linear).0);
     }
+    check_folder(Scheme::E8p, Box::new(checkpoint::Quip), &before, &after);
     // q is rounded before anything learns, down after it did.
     let (before, after) = (stored(&before), stored(&after));
     assert!(before[0] == after[0] && before[6].0 != after[6].0);
