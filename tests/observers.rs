@@ -6,11 +6,11 @@ mod support;
 mod reference;
 
 use fourbit::{
-    Gpu,
+    DType, Gpu,
     graph::Graph,
     method::{
-        ActivationScales, BINS, LayerFigures, LayerMethod, Observer, PipelineOptions, Quip, Rtn, RtnSearch, Seen,
-        SmoothQuant, W8A8, quantize_model,
+        ActivationScales, BINS, LayerFigures, LayerMethod, Observed, Observer, PipelineOptions, Quip, Rtn, RtnSearch,
+        Seen, SmoothQuant, W8A8, quantize_model,
     },
     model::{Block, Inputs, LoadOptions, Model, Quantization, Source},
     nn::Activations,
@@ -364,4 +364,24 @@ fn searched_ranges_lose_less_than_whole_ones() {
     let error = quantize_model(&gpu, &source, &ragged, &PipelineOptions::default(), &[], |_| Ok(()));
     let message = error.err().expect("groups of 40").to_string();
     assert!(message.starts_with("model.layers.0.self_attn.q_proj.weight: groups of 40"), "{message}");
+}
+
+#[test]
+fn inputs_that_are_not_finite_are_refused_by_name() {
+    let Some(gpu) = gpu() else { return };
+    for (value, fine) in [(2.0, true), (f32::NAN, false), (f32::INFINITY, false)] {
+        let observed = Observed::new(&gpu, Observer::Mse).unwrap();
+        let mut g = Graph::new(&gpu);
+        let x = g.import(&gpu.tensor("x", [2, 2], DType::F32, &[1.0f32, -0.5, value, 0.0]).unwrap());
+        observed.record_range(&mut g, &x).unwrap();
+        observed.record_histogram(&mut g, &x).unwrap();
+        g.run().unwrap();
+        match observed.clip("model.layers.3.mlp.down_proj") {
+            Ok(clip) => assert!(fine && clip <= 2.0 && clip > 1.0, "{value}: {clip}"),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(!fine && message.starts_with("model.layers.3.mlp.down_proj: "), "{message}");
+            }
+        }
+    }
 }

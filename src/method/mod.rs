@@ -23,6 +23,7 @@ mod report;
 mod rtn;
 mod smoothquant;
 mod stats;
+mod stored;
 mod tunable;
 mod w8a8;
 
@@ -41,6 +42,7 @@ pub use report::{LayerFigures, TensorFigures};
 pub use rtn::{Rtn, RtnSearch};
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
+pub use stored::Stored;
 pub use tunable::{Tunable, Tunables};
 pub use w8a8::{ActivationScales, W8A8};
 

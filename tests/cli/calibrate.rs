@@ -81,6 +81,7 @@ fn what_cannot_be_calibrated_is_refused() {
         (&["--calibration", ROWS, "--observer", "best"], "minmax, moving-average, percentile, mse, entropy"),
         (&["--calibration", ROWS, "--observer", "percentile-101"], "at most 100"),
         (&["--calibration", ROWS, "--observer", "mse", "--method", "rtn+a8"], "says already"),
+        (&["--calibration", ROWS, "--observer", "mse", "--method", "stored"], "says already"),
         (&["--calibration", ROWS, "--observer", "mse", "--method", "llm-int8"], "its own way"),
         (&["--calibration", ROWS, "--method", "best"], "rtn, hqq, gptq"),
         (&["--calibration", ROWS, "--method", "rtn:q4_k", "--weight-observer", "mse"], "search of ranges"),
@@ -124,6 +125,15 @@ fn static_scales_are_written_where_other_tools_find_them() {
     let loss = fourbit(&evaluate).json()["loss"].as_f64().unwrap();
     assert!((loss - measured[1]).abs() < 1e-5, "{loss} and {measured:?}");
     assert!((measured[1] - measured[0]).abs() > 1e-3, "{measured:?}");
+
+    // What the stored model's own rounding costs; its weights lose nothing more.
+    let report = fourbit(&[&["calibrate", &out, "--method", "stored", "--json"], &CALIBRATION[..]].concat()).json();
+    assert_eq!(report["recipe"], "stored");
+    let down = &report["layers"][13];
+    assert!((down["input"]["clip"].as_f64().unwrap() / 127.0 - f64::from(scale[0])).abs() < 1e-6, "{down}");
+    let clipped = down["input"]["clipped"].as_f64().unwrap();
+    assert!(clipped > 0.005 && clipped < 0.012, "a hundredth was to be clipped: {down}");
+    assert!(down["weight"]["sqnr"].is_null() && down["output_sqnr"].as_f64().unwrap() > 1.0, "{down}");
 
     for (words, expected) in [
         (&["--activations", "a8", "--output", &place.text("out.gguf")][..], "--activations: a .gguf file"),

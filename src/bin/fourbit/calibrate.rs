@@ -8,7 +8,9 @@ use crate::progress::Progress;
 use fourbit::{
     Error, Result,
     format::atomic,
-    method::{ActivationScales, LayerFigures, Method, Observer, PipelineOptions, Recipe, quantize_model},
+    method::{
+        ActivationScales, LayerFigures, LayerMethod, Method, Observer, PipelineOptions, Recipe, Stored, quantize_model,
+    },
     model::Source,
 };
 use serde::Serialize;
@@ -23,7 +25,8 @@ pub struct Calibrate {
     /// Hugging Face folder or GGUF file
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Method and scheme of the weights, as compare takes them; rtn:f32 leaves them as they are
+    /// Method and scheme of the weights, as compare takes them; rtn:f32 leaves them as they are. `stored` reports on a
+    /// quantized model as it is, with its own rounding of inputs
     #[arg(long, value_name = "METHOD[:SCHEME]", default_value = "rtn:int8-channel-sym-f32")]
     method: String,
     /// What chooses the scale of each layer's input: minmax, moving-average, percentile, mse or entropy, with a parameter
@@ -40,6 +43,9 @@ pub struct Calibrate {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
+
+/// The method that changes nothing.
+const STORED: &str = "stored";
 
 /// What is saved.
 #[derive(Serialize)]
@@ -62,16 +68,20 @@ impl Calibrate {
         let out = global.output();
         let recipe = self.recipe()?;
         let source = Source::open(&self.model)?;
+        let method: Box<dyn LayerMethod + '_> = match &recipe {
+            Some(recipe) => recipe.build()?,
+            None => Box::new(Stored::new(&source)),
+        };
+        let options = recipe.as_ref().map_or_else(PipelineOptions::default, Recipe::pipeline);
+        let options = PipelineOptions { report: true, ..options };
         let samples = self.calibration.load("calibrate", &self.model, &source)?;
         let gpu = global.gpu()?;
         let mut report = Report {
             model: self.model.display().to_string(),
-            recipe: recipe.to_string(),
+            recipe: recipe.map_or(STORED.to_owned(), |recipe| recipe.to_string()),
             calibration: self.calibration.text(),
             layers: Vec::new(),
         };
-        let method = recipe.build()?;
-        let options = PipelineOptions { report: true, ..recipe.pipeline() };
         let mut progress = Progress::new(7 * source.config.layers as u64, "layers");
         quantize_model(&gpu, &source, &*method, &options, &samples, |layer| {
             progress.advance(1);
@@ -93,14 +103,18 @@ impl Calibrate {
         Ok(())
     }
 
-    /// The method with the activations that are asked for. Errors: Unsupported, Config.
-    fn recipe(&self) -> Result<Recipe> {
+    /// The method with the activations that are asked for; `None` for the model as it is stored. Errors: Unsupported, Config.
+    fn recipe(&self) -> Result<Option<Recipe>> {
+        let fixed = self.method == STORED || self.method.contains('+');
+        if fixed && self.observer.is_some() {
+            let message = format!("{} says already how inputs are rounded", self.method);
+            return Err(Error::config("--observer", message));
+        }
+        if self.method == STORED {
+            return Ok(None);
+        }
         let recipe: Recipe = self.method.parse()?;
         let activations = match self.observer.as_deref() {
-            Some(_) if self.method.contains('+') => {
-                let message = format!("{} says already how inputs are rounded", self.method);
-                return Err(Error::config("--observer", message));
-            }
             Some("none") => None,
             Some("dynamic") => Some(ActivationScales::Dynamic),
             Some(name) => Some(ActivationScales::Static(name.parse()?)),
@@ -108,7 +122,7 @@ impl Calibrate {
             None => recipe.activations.or(Some(ActivationScales::Static(Observer::MinMax))),
         };
         let recipe = Recipe { activations, options: self.calibration.options(), ..recipe };
-        recipe.build().map(|_| recipe)
+        recipe.build().map(|_| Some(recipe))
     }
 }
 
