@@ -108,7 +108,14 @@ impl Qat {
         config.validate()?;
         if let Some(layer) = layers.iter().find(|l| l.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0)) {
             let message = "an update that is merged before rounding cannot drop inputs; set it to 0";
-            return Err(Error::config("lora_dropout", format!("{} of {}: {message}", "dropout", layer.name)));
+            return Err(Error::config("lora_dropout", format!("of {}: {message}", layer.name)));
+        }
+        // Where an adapter is merged first, W lies in memory that is passed on from layer to layer.
+        let most = gpu.caps().max_binding;
+        if let Some(layer) = layers.iter().find(|layer| 4 * layer.weight.len() as u64 > most) {
+            let expected =
+                format!("a weight of at most {most} bytes as f32 on this device, to be trained through rounding");
+            return Err(Error::shape(&layer.name, expected, format!("{:?}", layer.weight.shape())));
         }
         let whole = layers.iter().all(|layer| layer.lora.is_none());
         let learned = config.ranges == Ranges::Learned;

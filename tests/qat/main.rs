@@ -1,0 +1,8 @@
+//! Quantization-aware training: a layer's gradients against an f64 reference, and what training promises of a model: it learns
+//! what rounding lost, in the same bits every time, and what comes out is what it saw.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod layer;
+mod training;
