@@ -64,8 +64,8 @@ fn add(gpu: &Gpu, w: &Tensor, pair: &Lora) -> Result<()> {
     for (start, count) in row_ranges(gpu, rows, cols) {
         let part = g.import(&w.slice(start * cols, [count, cols])?);
         let b = g.import(&pair.b.slice(start * r, [count, r])?);
-        let update = lora::up_backward(&mut g, &b, &a, pair.scale)?;
-        elementwise::accumulate(&mut g, &part, &update, 1.0)?;
+        let sum = lora::merged(&mut g, &part, &b, &a, pair.scale)?;
+        elementwise::assign(&mut g, &part, &sum, 1.0)?;
     }
     g.run().map(|_| ())
 }
