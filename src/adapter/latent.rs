@@ -36,10 +36,19 @@ pub struct Latent {
 pub enum Float {
     /// Trained as a whole.
     Whole(Trained),
-    /// W0 + scale · B · A with a frozen W0: trained by its adapter.
-    Merged(QuantizedTensor, Lora),
+    /// Trained by its adapter.
+    Merged(Box<Merged>),
     /// Rounded once, not trained.
     Fixed,
+}
+
+/// W = W0 + scale · B · A.
+#[derive(Clone)]
+pub struct Merged {
+    /// W0.
+    pub frozen: QuantizedTensor,
+    /// The pair, which is trained.
+    pub lora: Lora,
 }
 
 impl Latent {
@@ -58,8 +67,8 @@ impl Latent {
         match &self.float {
             Float::Fixed => Ok(None),
             Float::Whole(w) => Ok(Some(g.import(&w.values))),
-            Float::Merged(frozen, pair) => {
-                let w = dequantize::dequantize(g, frozen)?;
+            Float::Merged(merged) => {
+                let (w, pair) = (dequantize::dequantize(g, &merged.frozen)?, &merged.lora);
                 let (a, b) = (g.import(&pair.a), g.import(&pair.b));
                 lora::merged(g, &w, &b, &a, pair.scale).map(Some)
             }
@@ -150,7 +159,8 @@ impl Latent {
                 self.step_gradient(g, &grid, &w, &dw, accumulate)?;
                 fake_quantize::mask_into(g, &grid, &w, &dw, &grads, accumulate)
             }
-            Float::Merged(_, Lora { a, b, grads: Some((grad_a, grad_b)), scale, .. }) => {
+            Float::Merged(merged) => {
+                let Lora { a, b, grads: Some((grad_a, grad_b)), scale, .. } = &merged.lora else { return Ok(()) };
                 let [a, b, grad_a, grad_b] = [a, b, grad_a, grad_b].map(|t| g.import(t));
                 let dw = lora::gradient(g, dy, x)?;
                 if let Some(grid) = &grid {

@@ -9,7 +9,7 @@ mod qat;
 mod store;
 
 pub use config::{LINEAR_MODULES, LoraConfig};
-pub use latent::{Float, Latent};
+pub use latent::{Float, Latent, Merged};
 pub use linear::{AdaptedLinear, Lora, Saved, StepValues};
 pub use memory::{Chunk, Trained, Training};
 pub use qat::{InputScales, Qat, QatConfig, QatLayer, Ranges};

@@ -1,6 +1,6 @@
 //! Quantization-aware training: what is trained, and the memory it lies in.
 
-use super::{Chunk, Float, Latent, Lora, Trained, memory};
+use super::{Chunk, Float, Latent, Lora, Merged, Trained, memory};
 use crate::{
     Error, Result, Shape,
     gpu::Gpu,
@@ -144,7 +144,7 @@ impl Qat {
         let mut latents = Vec::with_capacity(layers.len());
         for (layer, of_weight) in layers.iter().zip(of_weights) {
             let float = match (&layer.lora, whole_weights.next()) {
-                (Some(lora), _) => Float::Merged(layer.weight.clone(), lora.clone()),
+                (Some(lora), _) => Float::Merged(Box::new(Merged { frozen: layer.weight.clone(), lora: lora.clone() })),
                 (None, Some(weight)) => Float::Whole(weight),
                 (None, None) => Float::Fixed,
             };

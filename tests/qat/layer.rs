@@ -111,8 +111,8 @@ fn run(gpu: &Gpu, case: &Case, x: &[f32], dy: &[f32], add: &[f32]) -> Got {
     let of = |t: &Tensor| t.read::<f32>().unwrap();
     let grads = match &latent.float {
         Float::Whole(trained) => vec![of(trained.grads.as_ref().unwrap())],
-        Float::Merged(_, lora) => {
-            let (a, b) = lora.grads.as_ref().unwrap();
+        Float::Merged(merged) => {
+            let (a, b) = merged.lora.grads.as_ref().unwrap();
             vec![of(a), of(b)]
         }
         Float::Fixed => vec![],
@@ -223,7 +223,8 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
         }
     }
     match &latent.float {
-        Float::Merged(_, lora) => {
+        Float::Merged(merged) => {
+            let lora = &merged.lora;
             let (a, b) = (lora.a.read::<f32>().unwrap(), lora.b.read::<f32>().unwrap());
             let (r, s) = (case.rank.unwrap(), 2.0 * f64::from(lora.scale));
             let da = product(r, inputs, outputs, |i, j, t| s * f(&b, t * r + i) * dw[t * inputs + j]);
