@@ -21,6 +21,10 @@ use crate::{
 /// and in both the norms' weights: Egiazarian et al. 2024, section 3.4; Tseng et al. 2024, section 5. The wanted output is
 /// that of the block in floats for the same input, which is what the quantized blocks before it give (AQLM's algorithm;
 /// QuIP# takes the float model's hidden states for both).
+///
+/// It holds the hidden states of the calibration samples a second time, and of all that learns the gradient, two moments and
+/// the best values; a weight's own gradient, in f32, lies there for one layer at a time and must fit a binding. One sample
+/// in eight is not learned from: by its error the best epoch is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FineTune {
     /// Times that the calibration text is gone through at most; fewer where the error no longer falls. 0: never.

@@ -19,7 +19,7 @@ fn folder() -> PathBuf {
 
 /// Rows of what the embedded model is about: samples to learn from, of different lengths, and others.
 fn texts() -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
-    let tokenizer = Tokenizer::from_dir(&folder()).unwrap();
+    let tokenizer = Tokenizer::from_dir(folder()).unwrap();
     let options = DataOptions { max_seq_length: 32, completion_only: false, vocab_size: 1024 };
     let data = Dataset::load(folder().join("train.jsonl"), Some(&tokenizer), &options).unwrap();
     let rows = data.examples().iter().map(|row| row.input_ids.clone()).filter(|ids| ids.len() == 32);
