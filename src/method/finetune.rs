@@ -29,7 +29,8 @@ use crate::{
 pub struct FineTune {
     /// Times that the calibration text is gone through at most; fewer where the error no longer falls. 0: never.
     pub epochs: usize,
-    /// Adam's step, in parts of the root mean square of each tensor: code books, scales and norms differ by orders.
+    /// Adam's step, in parts of the root mean square of each tensor: code books, scales and norms differ by orders. Weights
+    /// in floats move by a fifth of it.
     pub learning_rate: f64,
     /// Samples of a step.
     pub batch: usize,

@@ -189,6 +189,8 @@ impl WeightGradients for Gradients<'_> {
     }
 }
 
+/// Weights in floats move by this part of the learning rate: they are many, and each was trained well before.
+const OF_FLOATS: f64 = 0.2;
 /// Of Adam, as the papers' code sets them.
 const BETAS: (f64, f64) = (0.9, 0.95);
 /// f32s of one tensor's constants: views must begin at offsets that can be bound.
@@ -208,10 +210,13 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// `learning_rate`: in parts of each tensor's root mean square. Errors: OutOfMemory, Device.
+    /// `learning_rate`: in parts of each tensor's root mean square; a fifth of it for weights in floats. Errors: OutOfMemory, Device.
     pub fn new(gpu: &Gpu, tunables: &Tunables, learning_rate: f64) -> Result<Steps> {
         let params = tunables.all();
-        let rates = params.iter().map(|p| Ok(learning_rate * p.size()?)).collect::<Result<Vec<_>>>()?;
+        let rate = |part: &Part| if let Part::Float(_) = part { OF_FLOATS * learning_rate } else { learning_rate };
+        let linears = tunables.linears.iter().flat_map(|part| part.all().into_iter().map(move |p| (rate(part), p)));
+        let rates = linears.chain(tunables.norms.iter().map(|p| (learning_rate, p)));
+        let rates = rates.map(|(rate, p)| Ok(rate * p.size()?)).collect::<Result<Vec<_>>>()?;
         let hyper = gpu.zeros("hyperparameters", [HYPER * params.len()], DType::F32)?;
         // No clipping: Adam's steps do not grow with the gradients.
         let norm = gpu.tensor("gradient norm", [2], DType::F32, &[0.0f32, 1.0])?;

@@ -105,7 +105,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     for (words, expected) in [
         (&["--method", "gptq", "--output", &out][..], "--calibration"),
         (&["--method", "best", "--output", &out], "rtn, hqq, gptq"),
-        (&["--method", "quip", "--output", &out], "e8p"),
+        (&["--method", "quip", "--output", &out], "--calibration"),
         (
             &["--method", "aqlm", "--finetune-epochs", "1", "--finetune-lr", "2", "--output", &out],
             "above 0 and below 1",
@@ -126,4 +126,23 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     let compare = fourbit(&["compare", MODEL, "--methods", "awq", "--data", ROWS]);
     assert!(compare.error().contains("--calibration"), "{}", compare.error());
     assert_eq!(place.names(), before);
+}
+
+#[test]
+fn blocks_are_fine_tuned_where_asked() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (text, out) = (text(&place), place.text("quip"));
+    let words = ["quantize", MODEL, "--method", "quip", "--output", &out, "--json"];
+    let more = ["--finetune-epochs", "2", "--finetune-blocks", "1"];
+    let told = fourbit(&[words.as_slice(), &more, &CALIBRATION].concat()).json();
+    let blocks = told["finetuned"].as_array().unwrap();
+    let number = |block: &Value, field: &str| block[field].as_f64().unwrap();
+    assert_eq!(blocks.len(), 4, "{told}");
+    assert!(blocks.iter().all(|b| number(b, "error_after") <= number(b, "error_before")), "{told}");
+    assert!(number(&blocks[0], "error_after") < number(&blocks[0], "error_before"), "{told}");
+    assert_eq!(blocks[3]["after_layer"], "model.layers.0.mlp.down_proj");
+    assert!(loss(&out, &text).is_finite());
 }
