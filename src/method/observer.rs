@@ -27,7 +27,8 @@ pub enum Observer {
     /// From the least to the largest number: nothing is clipped.
     MinMax,
     /// range += constant · (a sample's own range - range), over the calibration samples one after the other; torch's
-    /// `MovingAverageMinMaxObserver`, whose constant is 0.01. Samples of one length follow each other.
+    /// `MovingAverageMinMaxObserver`, whose constant is 0.01. The first sample sets the range, so that few samples stay near
+    /// its own. Samples of one length follow each other.
     MovingAverage {
         /// Above 0, at most 1.
         constant: f32,
@@ -40,7 +41,8 @@ pub enum Observer {
     /// The range with the least expected squared error of rounding and clipping.
     Mse,
     /// The range whose rounded distribution tells the original one best, by the Kullback-Leibler divergence: TensorRT's
-    /// calibration (Migacz 2017).
+    /// calibration (Migacz 2017). It counts numbers, not what they weigh: language models whose few huge activations carry
+    /// meaning lose much by it.
     Entropy,
 }
 
