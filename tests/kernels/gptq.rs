@@ -141,8 +141,8 @@ fn codes_of_tables_are_those_of_the_definition_but_for_ties() {
     for (gpu, most) in [(with_subgroups(), 8), (without_subgroups(), 1)] {
         let Some(gpu) = gpu else { continue };
         let double_quant = false;
-        let cases: [(Scheme, &[f32], usize, usize, bool, bool); 4] = [
-            (Scheme::Nf4 { block_size: 32, double_quant }, &NF4, 5, 96, true, true),
+        let cases = [
+            (Scheme::Nf4 { block_size: 32, double_quant }, &NF4[..], 5, 96, true, true),
             (Scheme::Fp4 { block_size: 64, double_quant }, &FP4, 4, 64, false, true),
             (Scheme::Nf3 { block_size: 32 }, &NF3, 9, 96, true, false),
             (Scheme::Nf2 { block_size: 32 }, &NF2, 6, 64, false, true),

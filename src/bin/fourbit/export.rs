@@ -23,8 +23,8 @@ pub struct Export {
 }
 
 enum To {
-    Folder(QuantizedFolder),
-    Gguf(GgufFile),
+    Folder(Box<QuantizedFolder>),
+    Gguf(Box<GgufFile>),
 }
 
 /// What was written.
@@ -57,8 +57,8 @@ impl Export {
     /// Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
     pub fn open(input: &Path, recipe: &Recipe, output: &Path) -> Result<Export> {
         let to = match is_gguf(output) {
-            true => To::Gguf(gguf(input, recipe, output)?),
-            false => To::Folder(QuantizedFolder::open(input, recipe.scheme, recipe.layout()?, output)?),
+            true => To::Gguf(Box::new(gguf(input, recipe, output)?)),
+            false => To::Folder(Box::new(QuantizedFolder::open(input, recipe.scheme, recipe.layout()?, output)?)),
         };
         Ok(Export { to, recipe: *recipe, input: input.to_owned(), output: output.to_owned() })
     }
