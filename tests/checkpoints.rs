@@ -434,7 +434,8 @@ fn broken_weights_are_refused_with_their_names() {
 #[test]
 fn configurations_that_would_be_read_wrongly_are_refused() {
     for (config, message) in [
-        (json!({"quant_method": "quip"}), "quantization method of the model: quip"),
+        (json!({"quant_method": "fp8"}), "quantization method of the model: fp8"),
+        (json!({"quant_method": "quip", "codebook": "E8P12"}), "codebook \"E8P12\""),
         (json!({"quant_method": "gptq", "bits": 5}), "bits of a GPTQ model: 5"),
         (json!({"quant_method": "gptq"}), "quantization_config.bits"),
         (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "marlin"),
