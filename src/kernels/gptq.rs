@@ -48,6 +48,20 @@ impl Grid {
             )
     }
 
+    /// That of a weight [rows, cols]. Errors: Unsupported; Config, with the weight's name, where groups do not divide its rows.
+    pub fn of(name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<Grid> {
+        let (grid, cols) = (Grid { scheme: scheme.resolve(shape), first_block: 0, search: false }, shape[1]);
+        check(&grid, cols).map_err(|error| match error {
+            Error::Shape { .. } => {
+                let group = grid.group();
+                let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
+                Error::config(name, message)
+            }
+            other => other,
+        })?;
+        Ok(grid)
+    }
+
     /// Columns that share a scale.
     pub fn group(&self) -> usize {
         self.scheme.block_size()

@@ -59,20 +59,6 @@ impl Awq {
         Ok(Awq { options })
     }
 
-    /// The grid of a weight of this shape. Errors: Config where groups do not divide its rows.
-    fn grid(&self, name: &str, shape: [usize; 2]) -> Result<Grid> {
-        let scheme = self.options.scheme.resolve(shape);
-        let Scheme::Int { block_size: group, .. } = scheme else {
-            return Err(Error::unsupported("scheme for awq", scheme.name(), "int2 to int8"));
-        };
-        if group == 0 || shape[1] % group != 0 {
-            let message =
-                format!("groups of {group} do not divide its {} columns; choose another group size", shape[1]);
-            return Err(Error::config(name, message));
-        }
-        Ok(Grid { scheme, first_block: 0, search: false })
-    }
-
     /// The best scales of the input of these layers. [in]
     fn factors(&self, gpu: &Gpu, block: &Block, stats: &BlockStats, site: Site) -> Result<Vec<f32>> {
         let linears = &block.linears()[site.linears()];
@@ -93,7 +79,7 @@ impl Awq {
             for linear in linears {
                 let weight = float_tensor(&linear.name, &linear.base.weight)?;
                 let [rows, cols] = linear.base.weight.shape();
-                let grid = self.grid(&linear.name, [rows, cols])?;
+                let grid = Grid::of(&linear.name, self.options.scheme, [rows, cols])?;
                 for (start, count) in fold::row_ranges(gpu, rows, cols) {
                     let part = g.import(&weight.slice(start * cols, [count, cols])?);
                     at += awq::scaled_error(&mut g, &grid, &part, &factors, &h, &out, at, step)?;
@@ -155,7 +141,7 @@ impl LayerMethod for Awq {
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let [rows, cols] = layer.shape();
-        let grid = self.grid(layer.name, [rows, cols])?;
+        let grid = Grid::of(layer.name, self.options.scheme, [rows, cols])?;
         // The product of q and k decides where attention goes; the paper leaves their ranges alone.
         let attends = [".q_proj", ".k_proj"].iter().any(|end| layer.name.ends_with(end));
         if self.options.clip && !attends && grid.group() <= LONGEST {

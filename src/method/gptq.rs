@@ -131,12 +131,8 @@ impl LayerMethod for Gptq {
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, [rows, cols]) = (layer.weight_name(), layer.shape());
-        let scheme = self.options.scheme.resolve([rows, cols]);
-        let group = scheme.block_size();
-        if group == 0 || cols % group != 0 {
-            let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
-            return Err(Error::config(name, message));
-        }
+        let grid = Grid { search: self.options.search, ..Grid::of(&name, self.options.scheme, [rows, cols])? };
+        let (scheme, group) = (grid.scheme, grid.group());
         let factor = self.factor(layer)?;
         // In the new order the columns of a group lie side by side, and so the weight is stored.
         let moved = self.options.act_order && !self.options.static_groups && group < cols;
@@ -146,7 +142,7 @@ impl LayerMethod for Gptq {
             weight: &layer.weight,
             cols,
             order: if moved || !self.options.act_order { None } else { Some(&factor.order) },
-            grid: Grid { scheme, first_block: 0, search: self.options.search },
+            grid,
             scales_first: self.options.act_order && !moved,
             blocks: blocks(cols, group),
         };

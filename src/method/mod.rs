@@ -50,7 +50,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::{QuantizedTensor, reduce},
+    kernels::{QuantizedTensor, dequantize, elementwise, reduce},
     model::Block,
     nn::Linear,
     quant::Scheme,
@@ -136,6 +136,22 @@ pub fn float_tensor(name: &str, weight: &QuantizedTensor) -> Result<Tensor> {
         return Err(refused(format!("{:?} in several", weight.shape())));
     }
     Ok(Tensor::view(first.buffer.clone(), first.offset, weight.shape().into(), DType::F32))
+}
+
+/// The numbers of a weight in any scheme as one of f32. Errors: OutOfMemory, Device, Shape for weights that lie in several buffers
+/// as f32.
+fn to_floats(gpu: &Gpu, name: &str, weight: &QuantizedTensor) -> Result<QuantizedTensor> {
+    let [rows, cols] = weight.shape();
+    let floats = QuantizedTensor::zeros(gpu, name, Scheme::F32, [rows, cols])?;
+    let target = float_tensor(name, &floats)?;
+    for (start, count) in fold::row_ranges(gpu, rows, cols) {
+        let mut g = Graph::new(gpu);
+        let values = dequantize::dequantize_rows(&mut g, weight, start..start + count)?;
+        let part = g.import(&target.slice(start * cols, [count, cols])?);
+        elementwise::assign(&mut g, &part, &values, 1.0)?;
+        g.run()?;
+    }
+    Ok(floats)
 }
 
 /// Errors: Config, with the weight's name, where some number is NaN or infinite.

@@ -2,13 +2,12 @@
 
 use super::{
     BlockStats, Layer, LayerFigures, LayerMethod, Site, Tuned, activations::Activations, check_finite, finetune::Tuner,
-    float_tensor, fold::row_ranges, report::Reference,
+    float_tensor, report::Reference, to_floats,
 };
 use crate::{
     DType, Result,
     gpu::Gpu,
-    graph::Graph,
-    kernels::{QuantizedTensor, dequantize, elementwise},
+    kernels::elementwise,
     model::{Block, LoadOptions, Model, Quantization, Source},
     quant::Scheme,
 };
@@ -130,18 +129,7 @@ fn float_block(gpu: &Gpu, source: &Source, layer: usize, base: Quantization) -> 
     }
     let mut block = load(base)?;
     for linear in block.linears_mut() {
-        let weight = &linear.base.weight;
-        let floats = QuantizedTensor::zeros(gpu, &linear.name, Scheme::F32, weight.shape())?;
-        let [rows, cols] = weight.shape();
-        let target = float_tensor(&linear.name, &floats)?;
-        for (start, count) in row_ranges(gpu, rows, cols) {
-            let mut g = Graph::new(gpu);
-            let values = dequantize::dequantize_rows(&mut g, weight, start..start + count)?;
-            let part = g.import(&target.slice(start * cols, [count, cols])?);
-            elementwise::assign(&mut g, &part, &values, 1.0)?;
-            g.run()?;
-        }
-        linear.base.weight = floats;
+        linear.base.weight = to_floats(gpu, &linear.name, &linear.base.weight)?;
     }
     Ok(block)
 }

@@ -1,13 +1,14 @@
 //! What quantization costs each layer, measured on the calibration text: ranges, shares of clipped numbers, and
 //! signal-to-quantization-noise ratios. Nothing here changes a model.
 
-use super::{Observed, Observer, Site, activations::Activations, float_tensor, fold::row_ranges};
+use super::{Observed, Observer, Site, activations::Activations, float_tensor, fold::row_ranges, to_floats};
 use crate::{
     DType, Error, Result,
+    adapter::AdaptedLinear,
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{
-        QuantizedTensor, dequantize, elementwise,
+        dequantize,
         observe::{self, Limits, PARTS},
     },
     model::{Block, Model},
@@ -53,20 +54,11 @@ pub(super) struct Reference {
 impl Reference {
     /// Copies the layers of a block in f32. Errors: OutOfMemory, Device, Shape.
     pub fn of(gpu: &Gpu, block: &Block) -> Result<Reference> {
-        let copy = |name: &str, linear: &Linear| {
-            let [rows, cols] = linear.weight.shape();
-            let weight = QuantizedTensor::zeros(gpu, name, Scheme::F32, [rows, cols])?;
-            let (from, to) = (float_tensor(name, &linear.weight)?, float_tensor(name, &weight)?);
-            for (start, count) in row_ranges(gpu, rows, cols) {
-                let mut g = Graph::new(gpu);
-                let [from, to] = [from.slice(start * cols, [count, cols])?, to.slice(start * cols, [count, cols])?]
-                    .map(|t| g.import(&t));
-                elementwise::assign(&mut g, &to, &from, 1.0)?;
-                g.run()?;
-            }
-            Ok(Linear::new(weight, linear.bias.clone()))
+        let copy = |linear: &AdaptedLinear| {
+            let weight = to_floats(gpu, &linear.name, &linear.base.weight)?;
+            Ok(Linear::new(weight, linear.base.bias.clone()))
         };
-        let linears = block.linears().map(|linear| copy(&linear.name, &linear.base));
+        let linears = block.linears().map(copy);
         let unlimited = gpu.tensor("no limits", [2], DType::F32, &[f32::MIN, f32::MAX])?;
         Ok(Reference { linears: linears.into_iter().collect::<Result<_>>()?, unlimited })
     }

@@ -72,12 +72,8 @@ impl LayerMethod for RtnSearch {
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, [rows, cols]) = (layer.weight_name(), layer.shape());
-        let scheme = self.scheme.resolve([rows, cols]);
-        let group = scheme.block_size();
-        if group == 0 || cols % group != 0 {
-            let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
-            return Err(Error::config(name, message));
-        }
+        let grid = Grid { search: true, ..Grid::of(&name, self.scheme, [rows, cols])? };
+        let scheme = grid.scheme;
         let target = QuantizedTensor::zeros(gpu, &name, scheme, [rows, cols])?;
         if gpu.is_dry() {
             return Ok(layer.done(target));
@@ -90,8 +86,8 @@ impl LayerMethod for RtnSearch {
             let [w, found] =
                 [&layer.weight.slice(shard.row0 * cols, [shard.rows, cols])?, &status].map(|tensor| g.import(tensor));
             let scales = g.import(shard.scales.as_ref().expect("every grid has scales"));
-            let grid = Grid { scheme, first_block: shard.first_block, search: true };
-            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..cols / group)?;
+            let grid = Grid { first_block: shard.first_block, ..grid };
+            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..cols / grid.group())?;
             g.run()?;
             if let Some(row) = (status.read::<u32>()?[0] as usize).checked_sub(1) {
                 let message = format!("the range of row {} is beyond what a scale can hold", shard.row0 + row);

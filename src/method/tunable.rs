@@ -117,8 +117,6 @@ pub struct Tunables {
     /// One a linear layer.
     linears: Vec<Part>,
     norms: [Tunable; 2],
-    /// [1] f32
-    zero: Tensor,
 }
 
 impl Tunables {
@@ -129,7 +127,7 @@ impl Tunables {
         let linears = linears.collect::<Result<_>>()?;
         let norm = |norm: &RmsNorm| Tunable::new(gpu, norm.weight.clone());
         let norms = [norm(&block.input_norm)?, norm(&block.post_norm)?];
-        Ok(Tunables { linears, norms, zero: gpu.zeros("zero", [1], DType::F32)? })
+        Ok(Tunables { linears, norms })
     }
 
     /// What a backward pass shows the gradients to ([`Block::backward_weights`]). accumulate: [1] f32: what they hold
@@ -154,13 +152,6 @@ struct Gradients<'a> {
 impl WeightGradients for Gradients<'_> {
     fn linear(&mut self, g: &mut Graph, index: usize, x: &Value, dy: &Value) -> Result<()> {
         let part = &self.tunables.linears[index];
-        // The gradient of the weight itself, which only a weight in floats keeps.
-        let dense = |g: &mut Graph| {
-            let dw = g.value([dy.rows_cols().1, x.rows_cols().1], DType::F32)?;
-            let zero = g.import(&self.tunables.zero);
-            lora::weight_gradient(g, dy, x, 1.0, &dw, &zero)?;
-            Ok::<_, Error>(dw)
-        };
         match part {
             Part::Frozen => Ok(()),
             Part::Float(weight) => {
@@ -168,13 +159,13 @@ impl WeightGradients for Gradients<'_> {
                 lora::weight_gradient(g, dy, x, 1.0, &grad, &self.accumulate)
             }
             Part::Books { codes, books, scales } => {
-                let dw = dense(g)?;
+                let dw = lora::gradient(g, dy, x)?;
                 let values = [&books.value, &scales.value].map(|t| g.import(t));
                 let grads = [&books.grad, &scales.grad].map(|t| g.import(t));
                 codes.gradient(g, &dw, values.each_ref(), grads.each_ref(), &self.accumulate)
             }
             Part::Signs { inner, left, right } => {
-                let dw = dense(g)?;
+                let dw = lora::gradient(g, dy, x)?;
                 let [inner, l, r, dl, dr] =
                     [inner, &left.value, &right.value, &left.grad, &right.grad].map(|t| g.import(t));
                 diagonal::left(g, &dw, &inner, &r, &dl, &self.accumulate)?;

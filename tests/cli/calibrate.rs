@@ -1,11 +1,9 @@
 //! `calibrate` on the embedded model, and the observers of other subcommands.
 
-use super::{Place, fourbit, support};
+use super::{MODEL, Place, ROWS, fourbit, support};
 use serde_json::Value;
 use std::fs;
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
-const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
 const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "4", "--calibration-length", "64"];
 
 #[test]

@@ -23,6 +23,11 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny").join(name)
 }
 
+/// The model that is compiled into the binary, the rows that it learned, and how methods are shown some of them.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
+const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
+const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "8", "--calibration-length", "64"];
+
 /// What one run of the binary gave.
 struct Done {
     code: i32,
@@ -101,6 +106,16 @@ impl Place {
 
     fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file of what was said in the rows that the embedded model learned.
+    fn embedded_text(&self) -> String {
+        let rows = fs::read_to_string(ROWS).unwrap();
+        let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
+        let turns = rows.flat_map(|row| row["messages"].as_array().unwrap().clone());
+        let text: Vec<String> = turns.map(|turn| turn["content"].as_str().unwrap().to_owned()).collect();
+        fs::write(self.path("text.txt"), text.join("\n")).unwrap();
+        self.text("text.txt")
     }
 
     /// Names in the folder, sorted.

@@ -1,12 +1,8 @@
 //! `merge` on the embedded model.
 
-use super::{Place, fourbit, support};
+use super::{CALIBRATION, MODEL, Place, ROWS, fourbit, support};
 use serde_json::Value;
 use std::fs;
-
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
-const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
-const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "8", "--calibration-length", "64"];
 
 /// A short training on the rows of the embedded model, in NF4.
 fn adapter(place: &Place) -> String {
@@ -17,22 +13,13 @@ fn adapter(place: &Place) -> String {
     out
 }
 
-fn text(place: &Place) -> String {
-    let rows = fs::read_to_string(ROWS).unwrap();
-    let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
-    let turns = rows.flat_map(|row| row["messages"].as_array().unwrap().clone());
-    let text: Vec<String> = turns.map(|turn| turn["content"].as_str().unwrap().to_owned()).collect();
-    fs::write(place.path("text.txt"), text.join("\n")).unwrap();
-    place.text("text.txt")
-}
-
 #[test]
 fn a_merge_tells_what_it_costs_and_the_folder_keeps_it() {
     if support::gpu().is_none() {
         return;
     }
     let place = Place::new();
-    let (adapter, text) = (adapter(&place), text(&place));
+    let (adapter, text) = (adapter(&place), place.embedded_text());
     let [nf4, floats] = ["merged", "floats"].map(|name| place.text(name));
     let measure = ["--data", &text, "--max-tokens", "256", "--max-seq-length", "128"];
     let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--quantization", "nf4", "--output", &nf4, "--json"];

@@ -1,27 +1,13 @@
 //! `quantize --method` and `compare` on the embedded model.
 
-use super::{Place, fourbit, support};
+use super::{CALIBRATION, MODEL, Place, ROWS, fourbit, support};
 use serde_json::Value;
 use std::fs;
-
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
-const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
-const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "8", "--calibration-length", "64"];
 
 fn loss(model: &str, text: &str) -> f64 {
     let words =
         ["evaluate", "--model", model, "--data", text, "--max-tokens", "256", "--max-seq-length", "128", "--json"];
     fourbit(&words).json()["loss"].as_f64().unwrap()
-}
-
-/// What was said in the rows that the model learned from.
-fn text(place: &Place) -> String {
-    let rows = fs::read_to_string(ROWS).unwrap();
-    let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
-    let turns = rows.flat_map(|row| row["messages"].as_array().unwrap().clone());
-    let text: Vec<String> = turns.map(|turn| turn["content"].as_str().unwrap().to_owned()).collect();
-    fs::write(place.path("text.txt"), text.join("\n")).unwrap();
-    place.text("text.txt")
 }
 
 #[test]
@@ -30,7 +16,7 @@ fn what_a_method_writes_is_what_it_measures() {
         return;
     }
     let place = Place::new();
-    let (text, table) = (text(&place), place.text("table.json"));
+    let (text, table) = (place.embedded_text(), place.text("table.json"));
     let words = ["compare", MODEL, "--methods", "gptq,hqq:int3-g32", "--data", &text, "--max-tokens", "256"];
     let more = ["--max-seq-length", "128", "--generate", "2", "--output", &table, "--json"];
     let words = [words.as_slice(), &more, &CALIBRATION].concat();
@@ -70,7 +56,7 @@ fn a_gguf_file_is_written_with_its_tokenizer() {
         return;
     }
     let place = Place::new();
-    let (text, out) = (text(&place), place.text("model.gguf"));
+    let (text, out) = (place.embedded_text(), place.text("model.gguf"));
     let summary = fourbit(&["quantize", MODEL, "--scheme", "q8_0", "--output", &out, "--json"]).json();
     assert_eq!((summary["quantized"].as_u64(), summary["fallbacks"].as_u64()), (Some(28), Some(0)), "{summary}");
     let (file, model) = (loss(&out, &text), loss(MODEL, &text));
@@ -84,7 +70,7 @@ fn a_gguf_file_takes_what_a_method_chose() {
         return;
     }
     let place = Place::new();
-    let (text, out, nearest) = (text(&place), place.text("gptq.gguf"), place.text("rtn.gguf"));
+    let (text, out, nearest) = (place.embedded_text(), place.text("gptq.gguf"), place.text("rtn.gguf"));
     let words = ["quantize", MODEL, "--method", "gptq", "--output", &out, "--json"];
     let summary = fourbit(&[words.as_slice(), &CALIBRATION].concat()).json();
     assert_eq!((summary["recipe"].as_str(), summary["quantized"].as_u64()), (Some("gptq:int4-g32-sym"), Some(28)));
@@ -134,7 +120,7 @@ fn blocks_are_fine_tuned_where_asked() {
         return;
     }
     let place = Place::new();
-    let (text, out) = (text(&place), place.text("quip"));
+    let (text, out) = (place.embedded_text(), place.text("quip"));
     let words = ["quantize", MODEL, "--method", "quip", "--output", &out, "--json"];
     let more = ["--finetune-epochs", "2", "--finetune-blocks", "1"];
     let told = fourbit(&[words.as_slice(), &more, &CALIBRATION].concat()).json();
