@@ -111,7 +111,11 @@ def check_hqq(binary, work):
 
 def check_gguf(binary, work):
     import gguf
+    from verify_gguf import in_rotary_order, transformers_name
 
+    with open(os.path.join(MODEL, "config.json")) as file:
+        config = json.load(file)
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for words in (["--method", "gptq", "--scheme", "q4_0", *CALIBRATION], ["--scheme", "q8_0"], ["--scheme", "q4_1"]):
         path, floats = os.path.join(work, "model.gguf"), os.path.join(work, "gguf-floats")
         done = fourbit(binary, "quantize", MODEL, *words, "--output", path)
@@ -120,21 +124,15 @@ def check_gguf(binary, work):
         want = load_file(os.path.join(floats, "model.safetensors"))
         count = worst = 0
         for tensor in gguf.GGUFReader(path).tensors:
-            # Queries and keys have their rows in llama.cpp's order, so that sums are compared.
-            if "attn_" in tensor.name or "ffn_" in tensor.name:
-                if "norm" in tensor.name:
-                    continue
-                values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
-                layer = tensor.name.split(".")[1]
-                module = {
-                    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-                    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-                    "ffn_down": "mlp.down_proj",
-                }[tensor.name.split(".")[2]]  # fmt: skip
-                expected = want[f"model.layers.{layer}.{module}.weight"]
-                left, right = values.sort(0).values, expected.sort(0).values
-                worst = max(worst, ((left - right).abs().max() / right.abs().max()).item())
-                count += 1
+            parts = tensor.name.split(".")
+            if len(parts) != 4 or "norm" in parts[2]:
+                continue
+            values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
+            expected = want[transformers_name(tensor.name)]
+            if parts[2] in heads:
+                expected = torch.from_numpy(in_rotary_order(expected.numpy(), heads[parts[2]]).copy())
+            worst = max(worst, ((values - expected).abs().max() / expected.abs().max()).item())
+            count += 1
         report(f"GGUF {done['recipe']} (gguf)", worst, 1e-6, f"{count} weights")
 
 

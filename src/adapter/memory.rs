@@ -25,6 +25,14 @@ pub struct Training {
     pub v: Tensor,
 }
 
+impl Chunk {
+    /// Bytes of the values, and of all that training keeps for them.
+    pub fn bytes(&self) -> u64 {
+        let training = self.training.as_ref().map_or(0, |t| t.grads.bytes() + t.m.bytes() + t.v.bytes());
+        self.params.bytes() + training
+    }
+}
+
 /// A tensor in a chunk.
 #[derive(Clone)]
 pub struct Trained {

@@ -179,6 +179,9 @@ impl Recipe {
         let method: Box<dyn LayerMethod> = match self.method {
             Method::Rtn if search => Box::new(RtnSearch::new(scheme)?),
             Method::Rtn => Box::new(Rtn { scheme }),
+            Method::Hqq if scheme == scheme.symmetric() => {
+                return Err(Error::unsupported("scheme for hqq", scheme, "int2 to int8 with zero points"));
+            }
             Method::Hqq => Box::new(Hqq { scheme, options: HalfQuadratic::default() }),
             Method::Gptq => {
                 Box::new(Gptq::new(GptqOptions { act_order, damping, search, ..GptqOptions::new(scheme) })?)
@@ -297,7 +300,18 @@ mod tests {
         }
         let message = "rtn+a8-best".parse::<Recipe>().unwrap_err().to_string();
         assert!(message.contains("a8-static") && message.contains("percentile"), "{message}");
-        for text in ["best", "gptq:nf4-dq", "awq:q4_k", "rtn:int99", "gptq:", "quip:nf4", "llm-int8+a8", "rtn+a4"] {
+        for text in [
+            "best",
+            "gptq:nf4-dq",
+            "awq:q4_k",
+            "hqq:nf4",
+            "hqq:int4-sym",
+            "rtn:int99",
+            "gptq:",
+            "quip:nf4",
+            "llm-int8+a8",
+            "rtn+a4",
+        ] {
             assert!(text.parse::<Recipe>().is_err(), "{text}");
         }
         let mut tuned: Recipe = "aqlm".parse().unwrap();

@@ -1,6 +1,7 @@
 //! `calibrate` on the embedded model, and the observers of other subcommands.
 
 use super::{MODEL, Place, ROWS, fourbit, support};
+use fourbit::model::Source;
 use serde_json::Value;
 use std::fs;
 
@@ -64,6 +65,14 @@ fn observers_are_taken_by_name() {
     let out = place.text("out");
     let words = ["quantize", MODEL, "--bits", "3", "--weight-observer", "mse", "--output", &out, "--json"];
     assert_eq!(fourbit(&words).json()["quantized"], 28);
+    let whole = place.text("whole");
+    fourbit(&["quantize", MODEL, "--bits", "3", "--output", &whole, "--json"]).json();
+    let scales = |folder: &str| {
+        let name = "model.layers.0.mlp.down_proj.weight";
+        let source = Source::open(folder).unwrap();
+        source.packed(name, source.shape(name).unwrap()).unwrap().scales
+    };
+    assert_ne!(scales(&out), scales(&whole));
 }
 
 #[test]

@@ -34,7 +34,8 @@ fn a_merge_tells_what_it_costs_and_the_folder_keeps_it() {
     let before = evaluate(&["--model", MODEL, "--adapter", &adapter, "--quantization", "nf4"]);
     assert!((loss("before") - before).abs() < 1e-6, "{done} {before}");
     assert!((evaluate(&["--model", &nf4]) - loss("merged")).abs() < 1e-4, "{done}");
-    assert_ne!(loss("naive"), loss("merged"));
+    let lost = |what: &str| (loss(what) - loss("before")).abs();
+    assert!(lost("merged") < lost("naive"), "{done}");
 
     // As floats nothing is lost but halves' rounding of the sum.
     let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--quantization", "nf4", "--output", &floats];
@@ -79,6 +80,6 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
         "--output",
         &out,
     ]);
-    assert!(done.error().contains("adapter"), "{}", done.error());
+    assert!(done.error().contains("lora_A"), "{}", done.error());
     assert_eq!(place.names(), before);
 }

@@ -98,6 +98,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ),
         (&["--method", "gptq", "--output", &gguf], "--calibration"),
         (&["--method", "gptq", "--scheme", "int4-g64", "--output", &gguf], "int4-g64"),
+        (&["--method", "hqq", "--output", &gguf], "with zero points"),
         (&["--method", "smoothquant", "--scheme", "q8_0", "--output", &gguf], "activations"),
         (&["--scheme", "nf4", "--output", &gguf], "q4_k"),
         (&["--scheme", "int4-big", "--output", &out], "int4-big"),
@@ -130,5 +131,8 @@ fn blocks_are_fine_tuned_where_asked() {
     assert!(blocks.iter().all(|b| number(b, "error_after") <= number(b, "error_before")), "{told}");
     assert!(number(&blocks[0], "error_after") < number(&blocks[0], "error_before"), "{told}");
     assert_eq!(blocks[3]["after_layer"], "model.layers.0.mlp.down_proj");
-    assert!(loss(&out, &text).is_finite());
+    let plain = place.text("plain");
+    fourbit(&[&["quantize", MODEL, "--method", "quip", "--output", &plain, "--json"][..], &CALIBRATION].concat())
+        .json();
+    assert_ne!(loss(&out, &text), loss(&plain, &text), "what was learned is written");
 }

@@ -31,7 +31,7 @@ fn what_was_trained_through_rounding_is_a_quantized_folder() {
     assert!(matches!(source.rounding(Q).unwrap(), Some(Rounding::Static(scale)) if scale > 0.0));
     let state: Value = serde_json::from_slice(&fs::read(place.path("out/trainer_state.json")).unwrap()).unwrap();
     assert_eq!(state["global_step"], 8);
-    // What was written has the loss of the last step, and not that of the model rounded without training.
+    // What was written has learned: the model rounded without training loses more.
     fs::write(place.path("ids.json"), "[3,10,17,24,31,38,45,52,59,66,73,80,87,94,101,108]").unwrap();
     let ids = place.text("ids.json");
     let loss = |words: &[&str]| {
@@ -54,6 +54,11 @@ fn an_adapter_is_merged_into_what_is_written() {
     let source = Source::open(place.path("out")).unwrap();
     assert_eq!(source.scheme(Q).unwrap(), Scheme::Nf4 { block_size: 64, double_quant: false });
     assert!(!place.path("out/adapter_model.safetensors").exists());
+    let (model, base) = (place.text("model"), place.text("base"));
+    fourbit(&["quantize", &model, "--scheme", "nf4", "--output", &base, "--json"]).json();
+    let shape = source.shape(Q).unwrap();
+    let without = Source::open(&base).unwrap().packed(Q, shape).unwrap();
+    assert_ne!(source.packed(Q, shape).unwrap(), without, "the adapter is in it");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::args::Global;
 use crate::calibration::CalibrationArgs;
-use crate::interrupt;
+use crate::export::go_on;
 use crate::output::Output;
 use crate::progress::Progress;
 use fourbit::{
@@ -88,10 +88,7 @@ impl Calibrate {
             if let Some(figures) = layer.figures {
                 report.layers.push(Line { name: layer.name.clone(), figures });
             }
-            match interrupt::pending() {
-                true => Err(Error::config("calibrate", "interrupted; nothing was written")),
-                false => Ok(()),
-            }
+            go_on()
         })?;
         progress.finish();
         print(out, &report, self.worst);

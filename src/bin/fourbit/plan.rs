@@ -5,6 +5,7 @@ use crate::output::bytes;
 use crate::qat::QatArgs;
 use fourbit::{
     Result,
+    adapter::Chunk,
     gpu::{Gpu, GpuOptions},
     model::{Model, Source},
     train::Trainer,
@@ -46,14 +47,15 @@ impl Plan {
         // Everything is counted as a run would allocate it; the limit is not applied, so that the answer is whole.
         let gpu = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..global.gpu_options()? })?;
         let mut model = Model::from_source(&gpu, &source, &options)?;
-        let weights = gpu.allocated_bytes();
         if self.qat.trains_adapter(&self.lora, &self.model)? {
             self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
         }
         if let Some(qat) = self.qat.config()? {
             model.add_qat(qat, true)?;
         }
-        let trained = gpu.allocated_bytes().saturating_sub(weights);
+        let trained = model.trained().map(Chunk::bytes).sum::<u64>();
+        // Told last: training through rounding puts other weights in the place of those that were loaded.
+        let weights = gpu.allocated_bytes() - trained;
         let trainable = model.trained_parameters();
         let batch_size = config.batch_size;
         let trainer = Trainer::new(model, config)?;

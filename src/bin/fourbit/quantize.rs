@@ -29,7 +29,7 @@ pub struct Quantize {
     #[arg(long, value_name = "NAME", default_value = "rtn")]
     method: String,
     /// How numbers are stored, such as nf4, fp4, int4-g64, int8-channel-sym, q4_k [default: the method's: nf4 for rtn (q4_k in
-    /// a .gguf file), int4-g64 for hqq, gptq and awq (q4_0 in a .gguf file)]
+    /// a .gguf file), int4-g64 for hqq, gptq and awq (q4_0 in a .gguf file, which hqq cannot fill)]
     #[arg(long, value_name = "SCHEME")]
     scheme: Option<String>,
     /// Bits of integers, 2 to 8
