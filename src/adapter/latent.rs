@@ -140,32 +140,40 @@ impl Latent {
         Ok(need_dx.then_some(dx))
     }
 
+    /// A frozen W asks for nothing: neither its rounded input nor its floats are computed.
     fn weight_gradient(&self, g: &mut Graph, base: &Linear, x: &Value, dy: &Value, accumulate: &Value) -> Result<()> {
+        let trained = match &self.float {
+            Float::Whole(w) => w.grads.is_some(),
+            Float::Merged(merged) => merged.lora.grads.is_some(),
+            Float::Fixed => false,
+        };
+        if !trained {
+            return Ok(());
+        }
         let rounded = base.activation.as_ref().map(|a| a.round(g, x)).transpose()?;
         let x = rounded.as_ref().unwrap_or(x);
-        let grid = match base.weight.scheme() {
-            Scheme::Int { .. } => Some(grid(g, &base.weight)?),
-            // The largest number of a block is its table's end: nothing is clamped.
+        // Of tables nothing is clamped, since the largest number of a block is their end: W itself is not asked for.
+        let clamped = match base.weight.scheme() {
+            Scheme::Int { .. } => self.weight(g)?.map(|w| Ok::<_, Error>((grid(g, &base.weight)?, w))).transpose()?,
             _ => None,
         };
-        let Some(w) = self.weight(g)? else { return Ok(()) };
         match &self.float {
             Float::Whole(Trained { grads: Some(grads), .. }) => {
                 let grads = g.import(grads);
-                let Some(grid) = grid else {
+                let Some((grid, w)) = &clamped else {
                     return lora::weight_gradient(g, dy, x, 1.0, &grads, accumulate);
                 };
                 let dw = lora::gradient(g, dy, x)?;
-                self.step_gradient(g, &grid, &w, &dw, accumulate)?;
-                fake_quantize::mask_into(g, &grid, &w, &dw, &grads, accumulate)
+                self.step_gradient(g, grid, w, &dw, accumulate)?;
+                fake_quantize::mask_into(g, grid, w, &dw, &grads, accumulate)
             }
             Float::Merged(merged) => {
                 let Lora { a, b, grads: Some((grad_a, grad_b)), scale, .. } = &merged.lora else { return Ok(()) };
                 let [a, b, grad_a, grad_b] = [a, b, grad_a, grad_b].map(|t| g.import(t));
                 let dw = lora::gradient(g, dy, x)?;
-                if let Some(grid) = &grid {
-                    self.step_gradient(g, grid, &w, &dw, accumulate)?;
-                    fake_quantize::mask(g, grid, &w, &dw)?;
+                if let Some((grid, w)) = &clamped {
+                    self.step_gradient(g, grid, w, &dw, accumulate)?;
+                    fake_quantize::mask(g, grid, w, &dw)?;
                 }
                 lora::down_into(g, &dw, &a, *scale, &grad_b, accumulate)?;
                 lora::weight_gradient(g, &b, &dw, *scale, &grad_a, accumulate)

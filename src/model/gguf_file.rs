@@ -142,6 +142,9 @@ impl GgufFile {
             if linear.base.input.is_some() {
                 return Err(Error::unsupported(name, "columns in another order or basis", "a plain weight"));
             }
+            if linear.base.activation.is_some() {
+                return Err(Error::unsupported(name, "rounded inputs, which a GGUF file cannot tell", "a plain layer"));
+            }
             ggml::from_integers(linear.base.weight.download()?).map(Some)
         };
         self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)

@@ -130,8 +130,9 @@ impl Model {
     /// forward passes, bit for bit. The floats behind them are gone, and so is an adapter, which the weights hold.
     /// Errors: Config where there is no such training, or a weight is not finite; Device.
     pub fn convert_qat(&mut self) -> Result<()> {
-        if self.qat.is_none() {
-            return Err(Error::config("convert_qat", "the model is not trained through rounding"));
+        let missing = || Error::config("convert_qat", "the model is not trained through rounding");
+        if !self.qat.as_ref().ok_or_else(missing)?.observed {
+            return Err(Error::config("activations", "their static scales were never observed; call observe_inputs"));
         }
         // Values may have been written since the last step.
         let mut g = Graph::new(&self.gpu);

@@ -80,6 +80,6 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
         "--output",
         &out,
     ]);
-    assert!(done.error().contains("lora_A"), "{}", done.error());
+    assert!(done.error().contains("which this model has not"), "{}", done.error());
     assert_eq!(place.names(), before);
 }
