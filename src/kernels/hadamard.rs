@@ -7,6 +7,7 @@ use crate::{
     graph::{Graph, Value},
     quant::hadamard as spec,
 };
+use std::sync::{Mutex, PoisonError};
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
@@ -41,13 +42,33 @@ pub fn variants() -> Vec<Kernel> {
     all.chain([kernel("transpose", 1, Signs::Never, false)]).collect()
 }
 
+/// Dense factors that lie on the device: maps that are made with the same `Factors` share them.
+#[derive(Default)]
+pub struct Factors(Mutex<Vec<Tensor>>);
+
+impl Factors {
+    /// That of this order; none for order 1. [order, order] f32. Errors: OutOfMemory.
+    fn get(&self, gpu: &Gpu, order: usize) -> Result<Option<Tensor>> {
+        if order == 1 {
+            return Ok(None);
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factor) = known.iter().find(|factor| factor.shape().dims() == [order, order]) {
+            return Ok(Some(factor.clone()));
+        }
+        let entries = spec::factor(order, spec::FACTOR_SEED);
+        let factor = gpu.tensor("factor of a Hadamard transform", [order, order], DType::F32, &entries)?;
+        known.push(factor.clone());
+        Ok(Some(factor))
+    }
+}
+
 /// An orthogonal map of n columns, x ↦ x · Tᵀ: random signs, a Walsh-Hadamard transform of 2^k columns times a dense factor
 /// for what is no power of two (see [`crate::quant::hadamard`]). Fine-tuning makes numbers of the signs
 /// ([`Hadamard::with_signs`]): then T is no longer orthogonal. Cloning shares the memory.
 #[derive(Clone)]
 pub struct Hadamard {
     cols: usize,
-    seed: u64,
     /// A bit a column, u32; or a number a column, f32.
     signs: Tensor,
     /// [order, order] f32; none for order 1.
@@ -59,34 +80,31 @@ pub struct Hadamard {
 impl Hadamard {
     /// The map of `cols` columns whose signs are those of `seed`. Errors: Unsupported for large odd parts, OutOfMemory.
     pub fn new(gpu: &Gpu, cols: usize, seed: u64) -> Result<Hadamard> {
-        Hadamard::like(gpu, cols, seed, &[])
+        Hadamard::sharing(gpu, cols, seed, &Factors::default())
     }
 
-    /// [`Hadamard::new`], sharing the factor of another map of as many columns where `others` has one.
-    pub fn like(gpu: &Gpu, cols: usize, seed: u64, others: &[Hadamard]) -> Result<Hadamard> {
-        let (order, twos) = spec::split(cols)?;
+    /// [`Hadamard::new`] with a factor that other maps may have too.
+    pub fn sharing(gpu: &Gpu, cols: usize, seed: u64, factors: &Factors) -> Result<Hadamard> {
         let signs = spec::signs(cols.max(1), seed);
-        let shared = others.iter().find(|other| other.order == order).map(|other| other.factor.clone());
-        let factor = match shared {
-            Some(factor) => factor,
-            None if order == 1 => None,
-            None => {
-                let entries = spec::factor(order, spec::FACTOR_SEED);
-                Some(gpu.tensor("factor of a Hadamard transform", [order, order], DType::F32, &entries)?)
-            }
-        };
         let signs = gpu.tensor("signs of a Hadamard transform", [signs.len()], DType::U32, &signs)?;
-        Ok(Hadamard { cols, seed, signs, factor, order, twos })
+        Hadamard::around(gpu, cols, signs, factors)
+    }
+
+    /// The map of `signs.len()` columns that are multiplied by these numbers. Errors: as [`Hadamard::new`].
+    pub fn of_signs(gpu: &Gpu, signs: &[f32], factors: &Factors) -> Result<Hadamard> {
+        let cols = signs.len();
+        let signs = gpu.tensor("signs of a Hadamard transform", [cols], DType::F32, signs)?;
+        Hadamard::around(gpu, cols, signs, factors)
+    }
+
+    fn around(gpu: &Gpu, cols: usize, signs: Tensor, factors: &Factors) -> Result<Hadamard> {
+        let (order, twos) = spec::split(cols)?;
+        Ok(Hadamard { cols, signs, factor: factors.get(gpu, order)?, order, twos })
     }
 
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
-    }
-
-    /// What [`Hadamard::new`] was told.
-    pub fn seed(&self) -> u64 {
-        self.seed
     }
 
     /// The same map with these numbers in place of its signs. signs: [cols] f32, kept and not copied: whoever overwrites
@@ -108,8 +126,8 @@ impl Hadamard {
         Ok((0..self.cols).map(|c| if bits[c / 32] >> (c % 32) & 1 == 1 { -1.0 } else { 1.0 }).collect())
     }
 
-    /// Whether numbers have taken the signs' place, so that [`Hadamard::seed`] does not tell them.
-    pub fn is_real(&self) -> bool {
+    /// Whether numbers have taken the place of bits.
+    fn is_real(&self) -> bool {
         self.signs.dtype() == DType::F32
     }
 

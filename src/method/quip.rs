@@ -7,13 +7,12 @@ use crate::{
     graph::Graph,
     kernels::{
         QuantizedTensor,
-        hadamard::{Hadamard, transpose},
+        hadamard::{Factors, Hadamard, transpose},
         lattice,
     },
     nn::{Linear, Transform},
     quant::{Scheme, VECTOR, hadamard, lattice as codebook},
 };
-use std::sync::{Mutex, PoisonError};
 
 /// QuIP# (Tseng et al. 2024) at 2 bits: incoherence processing, the E8P code book, and LDLQ by the Hessian of the layer's
 /// input. The Hessian is transformed and factored on the host in f64; everything else is the device's.
@@ -30,16 +29,15 @@ pub struct Quip {
     pub scale: f32,
     /// Fine-tuning of blocks; none unless asked for.
     pub finetune: FineTune,
-    /// Maps whose dense factors are shared.
-    known: Mutex<Vec<Hadamard>>,
+    factors: Factors,
     factor: OfHessian<Vec<f32>>,
 }
 
 impl Default for Quip {
     fn default() -> Quip {
         let finetune = FineTune { between: true, ..FineTune::default() };
-        let (known, factor) = (Mutex::new(Vec::new()), OfHessian::default());
-        Quip { seed: 0, damping: 0.01, scale: 1.0, finetune, known, factor }
+        let (factors, factor) = (Factors::default(), OfHessian::default());
+        Quip { seed: 0, damping: 0.01, scale: 1.0, finetune, factors, factor }
     }
 }
 
@@ -59,30 +57,19 @@ impl Quip {
         Quip { finetune, ..self }
     }
 
-    /// A map of `cols` columns; its dense factor is shared with those before it.
-    fn map(&self, gpu: &Gpu, cols: usize, seed: u64) -> Result<Hadamard> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let map = Hadamard::like(gpu, cols, seed, &known)?;
-        if !known.iter().any(|other| other.cols() == cols) {
-            known.push(map.clone());
-        }
-        Ok(map)
-    }
-
-    /// The block-lower factor of the damped Hessian between the input's transform. H: [n, n]. Errors: Config, where it is
-    /// no Hessian.
-    fn solve(&self, name: &str, hessian: &Tensor, input: &Hadamard) -> Result<Vec<f32>> {
-        let n = input.cols();
+    /// The block-lower factor of the damped Hessian between the input's transform, whose signs are those of `seed`. H:
+    /// [n, n]. Errors: Config, where it is no Hessian.
+    fn solve(&self, name: &str, hessian: &Tensor, n: usize, seed: u64) -> Result<Vec<f32>> {
         if hessian.shape().dims() != [n, n] {
             return Err(Error::shape(name, format!("a Hessian of [{n}, {n}]"), hessian.shape()));
         }
         let mut h: Vec<f64> = hessian.read::<f32>()?.into_iter().map(f64::from).collect();
         // H is symmetric: rows, then columns as rows.
-        hadamard::apply(&mut h, n, input.seed())?;
+        hadamard::apply(&mut h, n, seed)?;
         for (r, c) in (0..n).flat_map(|r| (0..r).map(move |c| (r, c))) {
             h.swap(r * n + c, c * n + r);
         }
-        hadamard::apply(&mut h, n, input.seed())?;
+        hadamard::apply(&mut h, n, seed)?;
         let mean = (0..n).map(|i| h[i * n + i]).sum::<f64>() / n as f64;
         // An input that is always zero has no say: the identity rounds to nearest.
         let damping = if mean > 0.0 { self.damping * mean } else { 1.0 };
@@ -127,13 +114,14 @@ impl LayerMethod for Quip {
         }
         // Layers of one input have one map of it: its Hessian is factored once.
         let part = layer.name.rsplit_once('.').map_or(layer.name, |(part, _)| part);
-        let input = self.map(gpu, cols, self.seed ^ hash(part))?;
-        let output = self.map(gpu, rows, !(self.seed ^ hash(layer.name)))?;
+        let seed = self.seed ^ hash(part);
+        let input = Hadamard::sharing(gpu, cols, seed, &self.factors)?;
+        let output = Hadamard::sharing(gpu, rows, !(self.seed ^ hash(layer.name)), &self.factors)?;
         let weight = if gpu.is_dry() {
             QuantizedTensor::zeros(gpu, &name, Scheme::E8p, [rows, cols])?
         } else {
             let hessian = layer.stats.hessian.as_ref();
-            let lower = hessian.map(|h| self.factor.get(h, || self.solve(&name, h, &input))).transpose()?;
+            let lower = hessian.map(|h| self.factor.get(h, || self.solve(&name, h, cols, seed))).transpose()?;
             let weight = between(gpu, &layer.weight, &input, &output)?;
             lattice::ldlq(gpu, &name, &weight, lower.as_ref().map(|l| l.as_slice()), self.fit(&name, &weight)?)?
         };

@@ -6,7 +6,11 @@ use crate::{
     adapter::AdaptedLinear,
     format::checkpoint::{Basis, Rounding},
     gpu::{Gpu, Tensor},
-    kernels::{QuantizedTensor, hadamard::Hadamard, quantize},
+    kernels::{
+        QuantizedTensor,
+        hadamard::{Factors, Hadamard},
+        quantize,
+    },
     nn::{Activations, Linear, Permutation, RmsNorm, Transform},
     quant::{Packed, Scheme},
 };
@@ -43,15 +47,16 @@ impl Model {
     /// Loads from an opened source.
     pub fn from_source(gpu: &Gpu, source: &Source, options: &LoadOptions) -> Result<Model> {
         let mut model = Model::without_blocks(gpu, source)?;
+        let loader = Loader::new(gpu, source, options.quantization);
         let layers = 0..source.config.layers;
-        model.blocks = layers.map(|layer| Model::load_block(gpu, source, layer, options)).collect::<Result<_>>()?;
+        model.blocks = layers.map(|layer| loader.block(&source.config, layer)).collect::<Result<_>>()?;
         Ok(model)
     }
 
     /// Embedding, head and final norm as stored, and no block yet: what works through the blocks one by one begins with it.
     /// Errors: as [`Model::load`].
     pub fn without_blocks(gpu: &Gpu, source: &Source) -> Result<Model> {
-        let loader = Loader { gpu, source, quantization: Quantization::AsStored };
+        let loader = Loader::new(gpu, source, Quantization::AsStored);
         let c = &source.config;
         let table = [c.vocab_size, c.hidden_size];
         let embedding = loader.table("model.embed_tokens.weight", table)?;
@@ -74,7 +79,7 @@ impl Model {
 
     /// Block number `layer` alone. Errors: as [`Model::load`].
     pub fn load_block(gpu: &Gpu, source: &Source, layer: usize, options: &LoadOptions) -> Result<Block> {
-        Loader { gpu, source, quantization: options.quantization }.block(&source.config, layer)
+        Loader::new(gpu, source, options.quantization).block(&source.config, layer)
     }
 }
 
@@ -82,9 +87,14 @@ struct Loader<'a> {
     gpu: &'a Gpu,
     source: &'a Source,
     quantization: Quantization,
+    factors: Factors,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    fn new(gpu: &'a Gpu, source: &'a Source, quantization: Quantization) -> Loader<'a> {
+        Loader { gpu, source, quantization, factors: Factors::default() }
+    }
+
     fn block(&self, c: &Config, layer: usize) -> Result<Block> {
         let name = |module: &str| format!("model.layers.{layer}.{module}");
         let [q, k, v, o, gate, up, down] = c.linears();
@@ -133,10 +143,7 @@ impl Loader<'_> {
 
     /// What a layer does around a weight in this basis.
     fn transform(&self, name: &str, basis: &Basis) -> Result<Transform> {
-        let map = |signs: &[f32]| {
-            let signs = self.gpu.tensor(name, [signs.len()], DType::F32, signs)?;
-            Hadamard::new(self.gpu, signs.shape().len(), 0)?.with_signs(&signs)
-        };
+        let map = |signs: &[f32]| Hadamard::of_signs(self.gpu, signs, &self.factors);
         Ok(match basis {
             Basis::Order(order) => Transform::Permute(Permutation::upload(self.gpu, name, order)?),
             Basis::Hadamard { input, output } => Transform::Hadamard { input: map(input)?, output: map(output)? },

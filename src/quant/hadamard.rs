@@ -5,6 +5,7 @@
 //! 3 mod 4, and 2 (q + 1) for primes q = 1 mod 4, doubled at will: 36 for 576 = 16 * 36, 12 for 1536 = 128 * 12.
 
 use crate::{Error, Result};
+use std::ops::{Add, Sub};
 
 /// The largest order of a factor.
 pub const MOST: usize = 1024;
@@ -87,12 +88,7 @@ pub fn apply(x: &mut [f64], cols: usize, seed: u64) -> Result<()> {
     for row in x.chunks_exact_mut(cols.max(1)) {
         let negative = |c: usize| signs[c / 32] >> (c % 32) & 1 == 1;
         row.iter_mut().enumerate().filter(|(c, _)| negative(*c)).for_each(|(_, v)| *v = -*v);
-        for stride in (0..twos).map(|t| order << t) {
-            for pair in row.chunks_exact_mut(2 * stride) {
-                let (low, high) = pair.split_at_mut(stride);
-                low.iter_mut().zip(high).for_each(|(a, b)| (*a, *b) = (*a + *b, *a - *b));
-            }
-        }
+        walsh(row, order);
         for part in row.chunks_exact_mut(order) {
             folded.iter_mut().zip(small.chunks_exact(order)).for_each(|(out, entries)| {
                 *out = entries.iter().zip(&*part).map(|(a, b)| a * b).sum();
@@ -121,15 +117,22 @@ pub fn undo(z: &mut [f32], signs: &[f32]) -> Result<()> {
             }
             part.copy_from_slice(&folded);
         }
-        for stride in (0..twos).map(|t| order << t) {
-            for pair in row.chunks_exact_mut(2 * stride) {
-                let (low, high) = pair.split_at_mut(stride);
-                low.iter_mut().zip(high).for_each(|(a, b)| (*a, *b) = (*a + *b, *a - *b));
-            }
-        }
+        walsh(row, order);
         row.iter_mut().zip(signs).for_each(|(v, sign)| *v *= sign);
     }
     Ok(())
+}
+
+/// The Walsh-Hadamard transform of a row of order * 2^k columns, not divided by its norm: its own transpose.
+fn walsh<T: Copy + Add<Output = T> + Sub<Output = T>>(row: &mut [T], order: usize) {
+    let mut stride = order;
+    while stride < row.len() {
+        for pair in row.chunks_exact_mut(2 * stride) {
+            let (low, high) = pair.split_at_mut(stride);
+            low.iter_mut().zip(high).for_each(|(a, b)| (*a, *b) = (*a + *b, *a - *b));
+        }
+        stride *= 2;
+    }
 }
 
 /// A matrix of ±1 with orthogonal rows, where doubling or Paley's constructions give one.

@@ -3,9 +3,9 @@
 use crate::support::{Rng, assert_close, gpu};
 use fourbit::{
     DType, QuantizedTensor,
-    gpu::Gpu,
+    gpu::{Gpu, GpuOptions},
     graph::Graph,
-    kernels::hadamard::{Hadamard, transpose},
+    kernels::hadamard::{Factors, Hadamard, transpose},
     nn::{Linear, Transform, linear::LowRank},
     quant::{
         Packed, Scheme,
@@ -63,19 +63,21 @@ fn transforms_equal_the_dense_matrix_both_ways() {
 #[test]
 fn signs_may_be_any_numbers() {
     let Some(gpu) = gpu() else { return };
+    let factors = Factors::default();
     for cols in COLS {
         let mut rng = Rng(cols as u64 + 1);
         let (x, dy, numbers) = (rng.normals(3 * cols), rng.normals(3 * cols), rng.normals(cols));
-        let map = Hadamard::new(&gpu, cols, 5).unwrap();
+        let map = Hadamard::sharing(&gpu, cols, 5, &factors).unwrap();
         let ones = map.signs().unwrap();
         let flips = signs(cols, 5);
         assert!((0..cols).all(|c| (ones[c] < 0.0) == (flips[c / 32] >> (c % 32) & 1 == 1)));
         let tensor = gpu.tensor("signs", [cols], DType::F32, &numbers).unwrap();
         let tuned = map.with_signs(&tensor).unwrap();
-        assert!(tuned.is_real() && !map.is_real() && tuned.signs().unwrap() == numbers);
+        let loaded = Hadamard::of_signs(&gpu, &numbers, &factors).unwrap();
+        assert!(tuned.signs().unwrap() == numbers && loaded.signs().unwrap() == numbers);
         let mut g = Graph::new(&gpu);
         let [tx, tdy] = [&x, &dy].map(|v| g.import(&gpu.tensor("x", [3, cols], DType::F32, v).unwrap()));
-        let (forward, backward) = (tuned.forward(&mut g, &tx).unwrap(), tuned.backward(&mut g, &tdy).unwrap());
+        let (forward, backward) = (loaded.forward(&mut g, &tx).unwrap(), tuned.backward(&mut g, &tdy).unwrap());
         g.keep(&forward);
         g.keep(&backward);
         let program = g.run().unwrap();
@@ -90,6 +92,19 @@ fn signs_may_be_any_numbers() {
     let map = Hadamard::new(&gpu, 8, 5).unwrap();
     let message = map.with_signs(&gpu.zeros("signs", [7], DType::F32).unwrap()).err().unwrap().to_string();
     assert_eq!(message, "hadamard: expected signs [8] F32, got [7] F32");
+}
+
+#[test]
+fn maps_share_their_factor() {
+    // A device of its own, whose bytes no other test changes.
+    let gpu = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() }).unwrap();
+    let (factors, order) = (Factors::default(), split(576).unwrap().0);
+    let first = Hadamard::sharing(&gpu, 576, 1, &factors).unwrap();
+    let held = gpu.allocated_bytes();
+    let second = Hadamard::of_signs(&gpu, &[1.0; 576], &factors).unwrap();
+    let factor = (4 * order * order) as u64;
+    assert!(held >= first.bytes() + factor);
+    assert!((second.bytes()..factor).contains(&(gpu.allocated_bytes() - held)));
 }
 
 #[test]
