@@ -1,5 +1,6 @@
 // The grid of a table of numbers in -1..=1, times the largest magnitude of a group: which of them is nearest. The rules are those of
-// rounding to nearest (encode_absmax).
+// rounding to nearest (encode_absmax), so that a method which changes nothing gives the same codes; but magnitudes from 2^126 on,
+// whose errors would overflow where they are squared or passed on, are refused here.
 import exact
 import encode
 import value_table
@@ -9,7 +10,7 @@ import value_table
 // The scale for numbers from low to high; -1 where there is none. A subnormal maximum counts as 0.
 fn fit(low: f32, high: f32) -> vec2<f32> {
     let absmax = max(-low, high);
-    // From 2^126 on the reciprocal is subnormal.
+    // From here on the reciprocal is subnormal.
     if (absmax >= 8.507059173023462e37) {
         return vec2<f32>(-1.0, 0.0);
     }
@@ -33,5 +34,5 @@ fn inverse_of(s: vec2<f32>) -> f32 {
 
 // The nearest number to v; s: the scale, inverse: inverse_of(s).
 fn nearest(v: f32, inverse: f32, s: vec2<f32>) -> f32 {
-    return value4(encode4(vec4<f32>(v * inverse))).x * s.x;
+    return table[encode4(vec4<f32>(v * inverse)).x] * s.x;
 }
