@@ -1,8 +1,8 @@
 //! Weights as plain floats: what a model is before, and after, it is quantized.
 
-use super::Weights;
 use super::checkpoint::{Basis, Checkpoint, Description, Parts, expect_own_basis};
 use super::safetensors::TensorSpec;
+use super::{Stored, Weights};
 use crate::quant::{Packed, Scheme};
 use crate::{DType, Error, Result};
 use serde_json::Value;
@@ -17,13 +17,10 @@ pub struct Plain {
 impl Plain {
     /// Errors: Unsupported for schemes other than f32, f16 and bf16.
     pub fn new(scheme: Scheme) -> Result<Plain> {
-        let dtype = match scheme {
-            Scheme::F32 => DType::F32,
-            Scheme::F16 => DType::F16,
-            Scheme::BF16 => DType::BF16,
-            other => return Err(Error::unsupported("scheme for plain floats", other, "f32, f16, bf16")),
-        };
-        Ok(Plain { scheme, dtype })
+        match Stored::of(scheme) {
+            Some(Stored::Plain(dtype)) => Ok(Plain { scheme, dtype }),
+            _ => Err(Error::unsupported("scheme for plain floats", scheme, "f32, f16, bf16")),
+        }
     }
 }
 

@@ -15,6 +15,26 @@ pub enum Stored {
     Ggml(Scheme),
 }
 
+/// The floats that are schemes too.
+const FLOATS: [(DType, Scheme); 3] =
+    [(DType::F32, Scheme::F32), (DType::F16, Scheme::F16), (DType::BF16, Scheme::BF16)];
+
+impl Stored {
+    /// How the numbers of a scheme lie in one tensor; `None` for schemes that take several, or none that is known.
+    pub fn of(scheme: Scheme) -> Option<Stored> {
+        let float = FLOATS.into_iter().find(|(_, float)| *float == scheme);
+        float.map(|(dtype, _)| Stored::Plain(dtype)).or(scheme.is_ggml().then_some(Stored::Ggml(scheme)))
+    }
+
+    /// The inverse of [`Stored::of`]; `None` for integers and F64.
+    pub fn scheme(self) -> Option<Scheme> {
+        match self {
+            Stored::Plain(dtype) => FLOATS.into_iter().find(|(float, _)| *float == dtype).map(|(_, scheme)| scheme),
+            Stored::Ggml(scheme) => Some(scheme),
+        }
+    }
+}
+
 impl std::fmt::Display for Stored {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -110,18 +130,15 @@ impl<'a> TensorView<'a> {
     pub fn packed(&self) -> Result<Packed> {
         let (rows, cols) = Shape::from(self.shape).rows_cols();
         let shape = [rows, cols];
-        let scheme = match self.stored {
-            Stored::Ggml(scheme) => return ggml::unpack_blocks(scheme, shape, self.bytes),
-            Stored::Plain(DType::F64) => {
+        match (self.stored, self.stored.scheme()) {
+            (Stored::Ggml(scheme), _) => ggml::unpack_blocks(scheme, shape, self.bytes),
+            (Stored::Plain(DType::F64), _) => {
                 let words = self.to_f32()?.into_iter().map(f32::to_bits).collect();
-                return Packed::new(Scheme::F32, shape, words, vec![], vec![]);
+                Packed::new(Scheme::F32, shape, words, vec![], vec![])
             }
-            Stored::Plain(DType::F32) => Scheme::F32,
-            Stored::Plain(DType::F16) => Scheme::F16,
-            Stored::Plain(DType::BF16) => Scheme::BF16,
-            Stored::Plain(_) => return Err(self.mismatch("a float dtype", self.stored)),
-        };
-        Packed::new(scheme, shape, bytes_to_words(self.bytes), vec![], vec![])
+            (_, Some(scheme)) => Packed::new(scheme, shape, bytes_to_words(self.bytes), vec![], vec![]),
+            (_, None) => Err(self.mismatch("a float dtype", self.stored)),
+        }
     }
 
     /// The elements of an integer tensor (I64, I32, I16, I8, U32, U8, BOOL). Errors: Shape for floats.

@@ -85,7 +85,7 @@ pub fn variants() -> Vec<Kernel> {
 }
 
 /// Whether [`quantize`] takes the scheme; the codes of the others are searched for, which the host does.
-pub const fn rounds(scheme: Scheme) -> bool {
+pub fn rounds(scheme: Scheme) -> bool {
     !scheme.is_ggml() && !scheme.is_vector() && !matches!(scheme, Scheme::Nvfp4)
 }
 

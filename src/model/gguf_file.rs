@@ -118,13 +118,7 @@ impl GgufFile {
 
     /// The scheme that a weight will have in the file; `None` for what is no weight of the model.
     pub fn scheme(&self, name: &str) -> Option<Scheme> {
-        let item = self.items.iter().find(|item| item.name == name)?;
-        Some(match item.spec.stored {
-            Stored::Ggml(scheme) => scheme,
-            Stored::Plain(DType::F16) => Scheme::F16,
-            Stored::Plain(DType::BF16) => Scheme::BF16,
-            Stored::Plain(_) => Scheme::F32,
-        })
+        self.items.iter().find(|item| item.name == name)?.spec.stored.scheme()
     }
 
     /// Writes the file. `on_tensor` is told each tensor that is done; its error ends the work, and nothing is left behind.
@@ -202,16 +196,10 @@ impl GgufFile {
 
     fn write_packed(&self, writer: &mut Writer, item: &Item, packed: &Packed) -> Result<()> {
         let [rows, cols] = packed.shape;
-        let expected = (item.spec.stored, &item.spec.shape[..]);
-        let stored = match packed.scheme {
-            Scheme::F32 => Stored::Plain(DType::F32),
-            Scheme::F16 => Stored::Plain(DType::F16),
-            Scheme::BF16 => Stored::Plain(DType::BF16),
-            scheme => Stored::Ggml(scheme),
-        };
-        if expected != (stored, &[rows, cols]) {
+        let TensorSpec { stored, shape, .. } = &item.spec;
+        if Stored::of(packed.scheme) != Some(*stored) || shape != &[rows, cols] {
             let got = format!("{} {:?}", packed.scheme.name(), packed.shape);
-            return Err(Error::shape(&item.name, format!("{} {:?}", expected.0, expected.1), got));
+            return Err(Error::shape(&item.name, format!("{stored} {shape:?}"), got));
         }
         let bytes = match stored {
             Stored::Plain(dtype) => bytemuck::cast_slice(&packed.codes)[..packed.len() * dtype.size()].to_vec(),
@@ -347,17 +335,9 @@ fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
     }
     let held = source.weights().gguf().map(|gguf| gguf.get(&stored_name)).transpose()?.map(|view| view.stored);
     let is_head = name == "lm_head.weight" || (name == "model.embed_tokens.weight" && tied);
-    let fitting = |scheme: Scheme| match scheme.fitting(cols) {
-        Scheme::F16 => Stored::Plain(DType::F16),
-        scheme => Stored::Ggml(scheme),
-    };
-    let mut stored = match (scheme, is_head) {
-        (Scheme::F32, _) => Stored::Plain(DType::F32),
-        (Scheme::F16, _) => Stored::Plain(DType::F16),
-        (Scheme::BF16, _) => Stored::Plain(DType::BF16),
-        (Scheme::Q8_0, _) | (_, false) => fitting(scheme),
-        (_, true) => fitting(Scheme::Q6K),
-    };
+    let finer = is_head && scheme.is_ggml() && scheme != Scheme::Q8_0;
+    let wanted = if finer { Scheme::Q6K } else { scheme };
+    let mut stored = Stored::of(wanted.fitting(cols)).expect("GgufFile::open takes floats and GGUF's schemes");
     let outer = is_head || name == "model.embed_tokens.weight";
     if let Some(Stored::Ggml(held)) = held.filter(|_| outer && scheme.is_ggml()) {
         stored = Stored::Ggml(held);

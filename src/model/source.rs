@@ -98,12 +98,8 @@ impl Source {
         if let Some(checkpoint) = self.quantized(&stored) {
             return Ok(checkpoint.describe(&self.weights, &stored)?.scheme);
         }
-        match self.weights.get(&stored)?.stored {
-            Stored::Ggml(scheme) => Ok(scheme),
-            Stored::Plain(DType::F16) => Ok(Scheme::F16),
-            Stored::Plain(DType::BF16) => Ok(Scheme::BF16),
-            Stored::Plain(_) => Ok(Scheme::F32),
-        }
+        // F64 is rounded; integers are refused where they are read.
+        Ok(self.weights.get(&stored)?.stored.scheme().unwrap_or(Scheme::F32))
     }
 
     /// The extents of a tensor as a matrix (rows, cols); a vector has one row. Errors: MissingTensor, Format.

@@ -1,5 +1,6 @@
 //! The schemes: names, sizes, and what a block may be.
 
+use super::ggml::BlockType;
 use crate::{Error, Result};
 
 /// How scale and zero point of [`Scheme::Int`] are held.
@@ -218,9 +219,8 @@ impl Scheme {
     }
 
     /// Whether this is one of GGUF's block types.
-    pub const fn is_ggml(self) -> bool {
-        use Scheme::*;
-        matches!(self, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Nl | Iq4Xs)
+    pub fn is_ggml(self) -> bool {
+        BlockType::of(self).is_some()
     }
 
     /// Whether these are plain floats.
