@@ -143,7 +143,10 @@ fn static_scales_are_written_where_other_tools_find_them() {
     assert!(down["weight"]["sqnr"].is_null() && down["output_sqnr"].as_f64().unwrap() > 1.0, "{down}");
 
     for (words, expected) in [
-        (&["--activations", "a8", "--output", &place.text("out.gguf")][..], "--activations: a .gguf file"),
+        (
+            &["--activations", "a8", "--output", &place.text("out.gguf")][..],
+            "activations: a .gguf file cannot tell that inputs are rounded (a8)",
+        ),
         (&["--activations", "best", "--output", &out], "a8-static"),
         (&["--activations", "a8", "--output", &place.text("nf4")], "integers (compressed-tensors)"),
         (&["--bits", "8", "--activations", "a8-mse", "--output", &place.text("new")], "--calibration"),

@@ -110,6 +110,11 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         let done = fourbit(&[&["quantize", MODEL], words].concat());
         assert!(done.error().contains(expected), "{words:?}: {}", done.error());
     }
+    let tensors = format!("{MODEL}/model.safetensors");
+    for (option, name) in [("--method", "hqq"), ("--weight-observer", "mse"), ("--activations", "a8-mse")] {
+        let done = fourbit(&["quantize", &tensors, "--scheme", "int4-g32", option, name, "--output", &out]);
+        assert!(done.error().starts_with(&format!("{option}: needs a model")), "{}", done.error());
+    }
     let compare = fourbit(&["compare", MODEL, "--methods", "awq", "--data", ROWS]);
     assert!(compare.error().contains("--calibration"), "{}", compare.error());
     assert_eq!(place.names(), before);

@@ -218,6 +218,12 @@ fn prompts_and_texts_that_do_not_fit() {
     assert!(fourbit(&["evaluate", "--model", &place.text("model"), "--input-ids", &ids]).error().contains("999"));
     fs::write(place.path("empty.txt"), "").unwrap();
     assert!(fourbit(&["evaluate", "--data", &place.text("empty.txt")]).error().contains("two tokens"));
+    fs::write(place.path("short.json"), "[[1],[2]]").unwrap();
+    let done = fourbit(&["evaluate", "--input-ids", &place.text("short.json")]);
+    assert!(done.error().starts_with("--input-ids: no text"), "{}", done.error());
+    let (model, text) = (place.text("model"), place.text("empty.txt"));
+    let done = fourbit(&["compare", &model, "--data", &text, "--methods", "rtn"]);
+    assert!(done.error().starts_with("--data: ") && done.error().contains("tokenizer"), "{}", done.error());
 }
 
 #[test]

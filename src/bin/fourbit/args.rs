@@ -274,11 +274,11 @@ pub fn max_seq_length(asked: Option<usize>, source: &Source) -> Result<usize> {
     }
 }
 
-/// Token ids of a text, at most `most` of them. Errors: Config where the model has no tokenizer or there is nothing to predict, Io,
-/// Format.
+/// Token ids of the text of `--data`, at most `most` of them. Errors: Config where the model has no tokenizer or there is nothing to
+/// predict, Io, Format.
 pub fn text_ids(model: &Path, text: &Path, most: Option<usize>) -> Result<Vec<u32>> {
     let no_tokenizer =
-        || Error::config("--model", format!("{} has no tokenizer.json, which texts need", model.display()));
+        || Error::config("--data", format!("{} has no tokenizer.json, which texts need", model.display()));
     let tokenizer = Tokenizer::open(model)?.ok_or_else(no_tokenizer)?;
     let mut ids = tokenizer.encode(&format::read_text(text)?, false)?;
     ids.truncate(most.unwrap_or(usize::MAX));
@@ -294,18 +294,19 @@ impl TrainArgs {
         self.batch_size.unwrap_or(if embedded { embedded::BATCH_SIZE } else { 1 })
     }
 
-    /// learning_rate: the default, where it is not the usual one. Errors: Unsupported schedule, Config.
-    pub fn config(
-        &self,
-        embedded: bool,
-        max_seq_length: usize,
-        max_steps: usize,
-        learning_rate: Option<f64>,
-    ) -> Result<TrainConfig> {
+    /// embedded: whether model and data are; full: whether whole weights are trained, which take smaller steps than an adapter's.
+    /// Errors: Unsupported schedule, Config.
+    pub fn config(&self, embedded: bool, max_seq_length: usize, max_steps: usize, full: bool) -> Result<TrainConfig> {
         let default = TrainConfig::default();
-        let usual = if embedded { embedded::LEARNING_RATE } else { default.learning_rate };
+        let learning_rate = match (full, embedded) {
+            (false, false) => default.learning_rate,
+            (true, false) => 5e-5,
+            // High, because the model is small and the change is one of manner.
+            (false, true) => 3e-3,
+            (true, true) => 1e-3,
+        };
         let config = TrainConfig {
-            learning_rate: self.learning_rate.or(learning_rate).unwrap_or(usual),
+            learning_rate: self.learning_rate.unwrap_or(learning_rate),
             lr_scheduler_type: self.lr_scheduler_type.parse::<Schedule>()?,
             warmup_steps: self.warmup_steps,
             weight_decay: self.weight_decay,

@@ -8,8 +8,6 @@ use tempfile::TempDir;
 pub const STEPS: usize = 60;
 /// Its rows a micro-batch.
 pub const BATCH_SIZE: usize = 4;
-/// Its learning rate: high, because the model is small and the change is one of manner.
-pub const LEARNING_RATE: f64 = 3e-3;
 
 macro_rules! asset {
     ($name:literal) => {

@@ -52,16 +52,7 @@ impl Evaluate {
         let source = Source::open(&base.path)?;
         let load_options = self.quant.options(&source)?;
         let window = max_seq_length(self.max_seq_length, &source)?;
-        let mut texts = self.texts(&base.path)?;
-        let mut left = self.max_tokens.unwrap_or(usize::MAX);
-        for text in &mut texts {
-            text.truncate(left);
-            left -= text.len();
-        }
-        texts.retain(|ids| ids.len() >= 2);
-        if texts.is_empty() {
-            return Err(Error::config("--data", "the text has fewer than two tokens; nothing can be predicted"));
-        }
+        let texts = self.texts(&base.path)?;
 
         let gpu = global.gpu()?;
         let mut model = Model::from_source(&gpu, &source, &load_options)?;
@@ -86,15 +77,28 @@ impl Evaluate {
         Ok(())
     }
 
+    /// Token ids of what is to be predicted: at least one text, each of two tokens or more.
     fn texts(&self, model: &Path) -> Result<Vec<Vec<u32>>> {
-        if let Some(path) = &self.input_ids {
-            return Ok(match format::read_json(path)? {
+        if let Some(path) = &self.data {
+            return Ok(vec![text_ids(model, path, self.max_tokens)?]);
+        }
+        let mut texts = match &self.input_ids {
+            Some(path) => match format::read_json(path)? {
                 Ids::One(ids) => vec![ids],
                 Ids::Several(lists) => lists,
-            });
+            },
+            None => Vec::new(),
+        };
+        let mut left = self.max_tokens.unwrap_or(usize::MAX);
+        for text in &mut texts {
+            text.truncate(left);
+            left -= text.len();
         }
-        let Some(path) = &self.data else { return Ok(Vec::new()) };
-        Ok(vec![text_ids(model, path, self.max_tokens)?])
+        texts.retain(|ids| ids.len() >= 2);
+        match texts.is_empty() {
+            true => Err(Error::config("--input-ids", "no text has two tokens; nothing can be predicted")),
+            false => Ok(texts),
+        }
     }
 }
 

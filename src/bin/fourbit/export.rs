@@ -162,8 +162,8 @@ fn of_gguf(summary: fourbit::model::GgufSummary) -> Summary {
 
 fn gguf(input: &Path, recipe: &Recipe, output: &Path) -> Result<GgufFile> {
     if let Some(activations) = recipe.activations {
-        let got = format!("rounded ({activations:?})");
-        return Err(Error::unsupported("activations in a GGUF file", got, "those as they are"));
+        let message = format!("a .gguf file cannot tell that inputs are rounded ({activations})");
+        return Err(Error::config("activations", message));
     }
     let block = |scheme: &Scheme| ggml::integers(*scheme) == Some(recipe.scheme);
     let scheme = [Scheme::Q4_0, Scheme::Q5_0, Scheme::Q8_0].into_iter().find(block).unwrap_or(recipe.scheme);

@@ -75,8 +75,7 @@ impl Finetune {
         let loader = self.data.loader(&data, &base, &source, &self.train)?;
         let steps = self.steps(&loader, showcase)?;
         let length = loader.longest().max(2);
-        let learning_rate = self.qat.learning_rate(showcase);
-        let config = self.train.config(showcase, length, steps, learning_rate)?;
+        let config = self.train.config(showcase, length, steps, self.qat.full)?;
 
         let gpu = global.gpu()?;
         note(format_args!("device: {} ({})", gpu.caps().name, gpu.caps().backend));

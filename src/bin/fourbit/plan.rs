@@ -41,7 +41,7 @@ impl Plan {
             Some(data) => self.data.loader(&data, &base, &source, &self.train)?.longest().max(2),
             None => max_seq_length(self.train.max_seq_length, &source)?,
         };
-        let config = self.train.config(showcase, length, 1, None)?;
+        let config = self.train.config(showcase, length, 1, self.qat.full)?;
         let options = self.qat.load_options(&self.quant, &source)?;
 
         // Everything is counted as a run would allocate it; the limit is not applied, so that the answer is whole.

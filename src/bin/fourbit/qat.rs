@@ -62,11 +62,6 @@ impl QatArgs {
         }
     }
 
-    /// The highest learning rate unless one is asked for: whole weights take smaller steps than an adapter's.
-    pub fn learning_rate(&self, embedded: bool) -> Option<f64> {
-        self.full.then_some(if embedded { 1e-3 } else { 5e-5 })
-    }
-
     /// Whether an adapter is to be trained. Errors: Config where options of one come with `--full`.
     pub fn trains_adapter(&self, lora: &LoraArgs, model: &ModelArgs) -> Result<bool> {
         if self.full && (lora.is_given() || model.adapter.is_some()) {

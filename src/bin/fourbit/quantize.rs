@@ -60,13 +60,10 @@ impl Quantize {
         let out = global.output();
         let recipe = suited(self.recipe()?, &self.output)?;
         let export = Export::open(&self.input, &recipe, &self.output)?;
-        // Rounding looks at one tensor at a time.
-        let calibrated = matches!(recipe.activations, Some(ActivationScales::Static(_)));
-        let by_tensor = recipe.method == Method::Rtn && recipe.options.weights == Observer::MinMax && !calibrated;
-        let Some(source) = export.source().filter(|_| !by_tensor) else {
-            if !by_tensor {
-                let message = format!("{} looks at a model, and {} is none", self.method, self.input.display());
-                return Err(Error::config("--method", message));
+        let asking = asks_for_a_model(&recipe);
+        let Some(source) = export.source().filter(|_| asking.is_some()) else {
+            if let Some(option) = asking {
+                return Err(Error::config(option, format!("needs a model, and {} is none", self.input.display())));
             }
             let mut progress = Progress::new(export.len() as u64, "tensors");
             return export.round(
@@ -90,6 +87,16 @@ impl Quantize {
         })?;
         progress.finish();
         export.write_model(out, &model, finetuned(out, &tuned))
+    }
+}
+
+/// The option that asks for more than rounding, which looks at one tensor at a time.
+fn asks_for_a_model(recipe: &Recipe) -> Option<&'static str> {
+    match recipe.activations {
+        _ if recipe.method != Method::Rtn => Some("--method"),
+        _ if recipe.options.weights != Observer::MinMax => Some("--weight-observer"),
+        Some(ActivationScales::Static(_)) => Some("--activations"),
+        _ => None,
     }
 }
 
@@ -143,10 +150,9 @@ impl Quantize {
             scheme = scheme.symmetric();
         }
         let recipe = Recipe { options: self.calibration.options(), ..Recipe::new(method, scheme) };
-        let Some(activations) = &self.activations else { return Ok(recipe) };
-        if is_gguf(&self.output) {
-            return Err(Error::config("--activations", "a .gguf file does not tell how inputs are rounded"));
+        match &self.activations {
+            Some(activations) => Ok(Recipe { activations: Some(activations.parse()?), ..recipe }),
+            None => Ok(recipe),
         }
-        Ok(Recipe { activations: Some(activations.parse()?), ..recipe })
     }
 }
