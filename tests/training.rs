@@ -144,6 +144,14 @@ fn a_replayed_step_makes_nothing() {
         trainer.step(&[batch(1, length, length as u64)]).unwrap();
     }
     assert_eq!(gpu.created(), made, "five steps in lengths whose buckets are there");
+
+    // A device that only counts makes as much of it.
+    let dry = Gpu::open(&GpuOptions { dry: true, ..GpuOptions::from_env().unwrap() }).unwrap();
+    let mut planned = Trainer::new(model(&dry, 0.0), config(1)).unwrap();
+    let longest = planned.activation_bytes();
+    planned.step(&[batch(1, 30, 4)]).unwrap();
+    assert_eq!(planned.activation_bytes(), longest, "shorter rows fit into the memory of the longest");
+    assert_eq!(dry.allocated_bytes(), gpu.allocated_bytes());
 }
 
 /// Loss of the first step at learning rate 0 with all values moved by `by` along `direction`, and the gradients.
