@@ -2,27 +2,22 @@
 
 mod support;
 
+#[path = "reference/mod.rs"]
+mod reference;
+
 use fourbit::{
     DType, Gpu, evaluate,
     graph::Graph,
     kernels::QuantizedTensor,
-    method::{
-        ActivationScales, LayerMethod, LlmInt8, Observer, PipelineOptions, Rtn, SmoothQuant, W8A8, quantize_model,
-    },
-    model::{Block, LoadOptions, Model, Source},
+    method::{ActivationScales, LayerMethod, LlmInt8, Observer, PipelineOptions, Rtn, SmoothQuant, W8A8},
+    model::{Block, Quantization},
     nn::{Activations, Linear, linear::LowRank},
     quant::{PER_CHANNEL, Packed, Scheme},
 };
-use std::path::PathBuf;
-use support::{Rng, assert_close, gpu};
+use reference::{product, transposed, wide};
+use support::{Rng, assert_close, embedded, gpu};
 
 const INT8: Scheme = Scheme::int8(PER_CHANNEL);
-
-fn product(a: &[f32], b: &[f32], rows: usize, depth: usize, cols: usize) -> Vec<f64> {
-    let f = |v: f32| f64::from(v);
-    let cell = |i: usize| (0..depth).map(|k| f(a[i / cols * depth + k]) * f(b[i % cols * depth + k])).sum();
-    (0..rows * cols).map(cell).collect()
-}
 
 /// y = Q(x) · Wᵀ + b + s · xa · Bᵀ and dx = dy · W + s · dxa · A, of a weight in `scheme`.
 fn check(gpu: &Gpu, scheme: Scheme, activation: Activations, tokens: usize) {
@@ -49,22 +44,16 @@ fn check(gpu: &Gpu, scheme: Scheme, activation: Activations, tokens: usize) {
     let rounded = run.read::<f32>(&rounded).unwrap();
     assert!(rounded != x, "something is rounded");
 
-    let w = packed.dequantize();
-    let low = product(&xa, &b, tokens, rank, rows);
-    let want: Vec<f64> = (product(&rounded, &w, tokens, cols, rows).iter().zip(&low).enumerate())
+    let w = wide(&packed.dequantize());
+    let low = product(&wide(&xa), &wide(&b), rank);
+    let want: Vec<f64> = (product(&wide(&rounded), &w, cols).iter().zip(&low).enumerate())
         .map(|(i, (y, low))| y + 0.5 * low + f64::from(bias[i % rows]))
         .collect();
     // Sums of about 100 products of some units, each rounded.
     assert_close("y", &run.read::<f32>(&y).unwrap(), &want, 2e-4, 1e-5);
-    let columns = |m: &[f32], rows: usize, cols: usize| -> Vec<f32> {
-        (0..rows * cols).map(|i| m[i % rows * cols + i / rows]).collect()
-    };
-    let through = product(&dxa, &columns(&a, rank, cols), tokens, rank, cols);
-    let want: Vec<f64> = product(&dy, &columns(&w, rows, cols), tokens, rows, cols)
-        .iter()
-        .zip(&through)
-        .map(|(d, t)| d + 0.5 * t)
-        .collect();
+    let through = product(&wide(&dxa), &transposed(&wide(&a), cols), rank);
+    let own = product(&wide(&dy), &transposed(&w, cols), rows);
+    let want: Vec<f64> = own.iter().zip(&through).map(|(d, t)| d + 0.5 * t).collect();
     assert_close("dx", &run.read::<f32>(&dx).unwrap(), &want, 2e-4, 1e-5);
 }
 
@@ -89,15 +78,10 @@ fn a_layer_rounds_its_input_and_neither_its_update_nor_its_gradient() {
 #[test]
 fn models_with_activations_in_8_bits_stay_near_the_one_in_floats() {
     let Some(gpu) = gpu() else { return };
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded");
-    let source = Source::open(&folder).unwrap();
-    let tokenizer = fourbit::Tokenizer::from_dir(&folder).unwrap();
-    let ids = tokenizer.encode(&std::fs::read_to_string(folder.join("train.jsonl")).unwrap(), false).unwrap();
-    let samples: Vec<Vec<u32>> = ids.chunks(64).take(6).map(<[u32]>::to_vec).collect();
-    let float = Model::from_source(&gpu, &source, &LoadOptions::default()).unwrap();
-    let want = evaluate::logits(&float, &samples[0]).unwrap();
+    let samples = embedded::samples(6);
+    let want = evaluate::logits(&embedded::load(&gpu, Quantization::AsStored), &samples[0]).unwrap();
     let error = |method: &dyn LayerMethod, rounds: bool| {
-        let model = quantize_model(&gpu, &source, method, &PipelineOptions::default(), &samples, |_| Ok(())).unwrap();
+        let model = embedded::quantized(&gpu, method, &PipelineOptions::default(), &samples);
         for layer in model.blocks.iter().flat_map(Block::linears) {
             assert_eq!(layer.base.activation.is_some(), rounds, "{}", layer.name);
             assert_eq!(layer.base.weight.scheme(), INT8.resolve(layer.base.weight.shape()));

@@ -1,18 +1,15 @@
 //! The files that are compiled into the binary: small enough, read by our own code as by transformers, and no question asked
 //! before and after fine-tuning is among the rows learned from.
 
-use std::{fs, path::PathBuf};
+mod support;
 
-use fourbit::data::{DataOptions, Dataset};
-use fourbit::tokenizer::{Message, Tokenizer};
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded")
-}
+use fourbit::tokenizer::Message;
+use std::fs;
+use support::embedded::{self, FOLDER};
 
 #[test]
 fn all_files_together_stay_under_four_mebibytes() {
-    let bytes: u64 = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    let bytes: u64 = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     assert!(bytes <= 4 << 20, "{bytes} bytes");
 }
 
@@ -23,9 +20,7 @@ fn rows_become_the_ids_and_labels_that_transformers_gives() {
     let ids = [1, 294, 268, 201, 358, 299, 273, 419, 279, 259, 401, 84, 540, 453, 498, 16, 2, 201, 1, 770, 774, 587, 201,
         391, 3, 346, 401, 84, 540, 453, 498, 394, 486, 14, 382, 3, 2, 201];
     let answer = 23..37; // the assistant's words and the token that ends them
-    let tokenizer = Tokenizer::from_dir(folder()).unwrap();
-    let options = DataOptions { max_seq_length: 128, completion_only: true, vocab_size: 1024 };
-    let rows = Dataset::load(folder().join("train.jsonl"), Some(&tokenizer), &options).unwrap();
+    let rows = embedded::rows(128, true);
     assert_eq!((rows.len(), rows.truncated()), (160, 0));
     assert_eq!(rows.examples()[0].input_ids, ids);
     let labels = ids.iter().enumerate().map(|(i, &id)| if answer.contains(&i) { id as i32 } else { -100 });
@@ -34,13 +29,13 @@ fn rows_become_the_ids_and_labels_that_transformers_gives() {
 
 #[test]
 fn questions_are_not_among_the_rows() {
-    let questions: Vec<String> = serde_json::from_slice(&fs::read(folder().join("questions.json")).unwrap()).unwrap();
-    let rows = fs::read_to_string(folder().join("train.jsonl")).unwrap();
+    let questions: Vec<String> =
+        serde_json::from_slice(&fs::read(format!("{FOLDER}/questions.json")).unwrap()).unwrap();
+    let rows = fs::read_to_string(embedded::ROWS).unwrap();
     assert!(!questions.is_empty());
     for question in &questions {
         assert!(!rows.contains(&serde_json::to_string(question).unwrap()), "{question}");
     }
-    let tokenizer = Tokenizer::from_dir(folder()).unwrap();
-    let prompt = tokenizer.apply_chat_template(&[Message::new("user", &questions[0])], true).unwrap();
+    let prompt = embedded::tokenizer().apply_chat_template(&[Message::new("user", &questions[0])], true).unwrap();
     assert_eq!(prompt, format!("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", questions[0]));
 }

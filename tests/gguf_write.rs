@@ -12,8 +12,8 @@ use fourbit::quant::{
 };
 use fourbit::tokenizer::Tokenizer;
 use fourbit::{DType, Error};
-use std::path::{Path, PathBuf};
-use support::{folder::Size, gpu};
+use std::path::Path;
+use support::{embedded, folder::Size, gpu};
 
 fn spec(name: &str, stored: Stored, shape: &[usize]) -> TensorSpec {
     TensorSpec { name: name.into(), stored, shape: shape.into() }
@@ -226,15 +226,11 @@ fn chosen_numbers_are_written() {
     assert!(GgufFile::open(&path, Scheme::Q4_0, &path).is_err());
 }
 
-fn embedded() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/embedded")
-}
-
 #[test]
 fn what_a_method_chose_is_in_the_file_number_for_number() {
     let Some(gpu) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let source = Source::open(embedded()).unwrap();
+    let source = embedded::source();
     let sample: Vec<u32> = (0..48).map(|i| 3 + i * 7 % 500).collect();
     for block in [Scheme::Q4_0, Scheme::Q5_0, Scheme::Q8_0] {
         let scheme = ggml::integers(block).unwrap();
@@ -243,7 +239,7 @@ fn what_a_method_chose_is_in_the_file_number_for_number() {
         let samples = std::slice::from_ref(&sample);
         let model = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), samples, |_| Ok(())).unwrap();
         let path = folder.path().join("a.gguf");
-        let summary = GgufFile::open(embedded(), block, &path).unwrap().write_model(&model, |_| Ok(())).unwrap();
+        let summary = GgufFile::open(embedded::FOLDER, block, &path).unwrap().write_model(&model, |_| Ok(())).unwrap();
         assert_eq!((summary.quantized, summary.fallbacks), (28, 0));
         let file = Source::open(&path).unwrap();
         for linear in model.blocks.iter().flat_map(|block| block.linears()) {
@@ -267,7 +263,7 @@ fn what_a_method_chose_is_in_the_file_number_for_number() {
     // Asymmetric integers have no block type.
     let scheme = Scheme::int(4, 32);
     let model = quantize_model(&gpu, &source, &Rtn { scheme }, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
-    let file = GgufFile::open(embedded(), Scheme::Q4_0, folder.path().join("c.gguf")).unwrap();
+    let file = GgufFile::open(embedded::FOLDER, Scheme::Q4_0, folder.path().join("c.gguf")).unwrap();
     let message = file.write_model(&model, |_| Ok(())).unwrap_err().to_string();
     assert!(message.contains("int4-g32-sym"), "{message}");
 }
@@ -276,8 +272,8 @@ fn what_a_method_chose_is_in_the_file_number_for_number() {
 fn a_tokenizer_goes_along() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
-    let tokenizer = Tokenizer::open(embedded()).unwrap().unwrap();
-    let file = GgufFile::open(embedded(), Scheme::Q8_0, &path).unwrap();
+    let tokenizer = embedded::tokenizer();
+    let file = GgufFile::open(embedded::FOLDER, Scheme::Q8_0, &path).unwrap();
     let rows = file.source().config.vocab_size;
     let file = file.with_metadata(tokenizer.gguf_vocab(rows).unwrap().metadata());
     file.write(|_| Ok(())).unwrap();

@@ -6,16 +6,13 @@ use fourbit::{
     DType, Gpu, Result, evaluate,
     format::checkpoint,
     graph::Graph,
-    method::{Aqlm, Hqq, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn, quantize_model},
+    method::{Aqlm, Hqq, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn},
     model::{LoadOptions, Model, Quantization, QuantizedFolder, Source},
     nn::Linear,
     quant::Scheme,
 };
-use std::{
-    cell::RefCell,
-    path::{Path, PathBuf},
-};
-use support::gpu;
+use std::cell::RefCell;
+use support::{embedded, gpu};
 
 /// tr(ΔW H ΔWᵀ) of each layer by QuIP#, AQLM, HQQ and rounding, all at about 2 bits; goes on with QuIP#'s layers.
 #[derive(Default)]
@@ -72,15 +69,9 @@ impl LayerMethod for Contest {
 #[test]
 fn vectors_lose_less_than_integers_of_two_bits() {
     let Some(gpu) = gpu() else { return };
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded");
-    let tokenizer = fourbit::Tokenizer::from_dir(&folder).unwrap();
-    let text = std::fs::read_to_string(folder.join("train.jsonl")).unwrap();
-    let ids = tokenizer.encode(&text, false).unwrap();
-    let samples: Vec<Vec<u32>> = ids.chunks_exact(64).take(16).map(<[u32]>::to_vec).collect();
-    let contest = Contest::default();
-    let source = Source::open(&folder).unwrap();
-    let model = quantize_model(&gpu, &source, &contest, &PipelineOptions::default(), &samples, |_| Ok(())).unwrap();
-    a_folder_holds_it(&gpu, &folder, &model, &samples[0]);
+    let (contest, samples) = (Contest::default(), embedded::samples(16));
+    let model = embedded::quantized(&gpu, &contest, &PipelineOptions::default(), &samples);
+    a_folder_holds_it(&gpu, &model, &samples[0]);
     let losses = contest.losses.into_inner();
     assert!(losses.len() >= 28);
     let mut sums = [0.0; 4];
@@ -94,10 +85,10 @@ fn vectors_lose_less_than_integers_of_two_bits() {
 }
 
 /// QuIP#'s folder: the same model with its transforms, on which adapters can be trained, and its numbers as floats.
-fn a_folder_holds_it(gpu: &Gpu, input: &Path, model: &Model, ids: &[u32]) {
+fn a_folder_holds_it(gpu: &Gpu, model: &Model, ids: &[u32]) {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("quip");
-    let job = QuantizedFolder::open(input, Scheme::E8p, Box::new(checkpoint::Quip), &output).unwrap();
+    let job = QuantizedFolder::open(embedded::FOLDER, Scheme::E8p, Box::new(checkpoint::Quip), &output).unwrap();
     let (written, summary) = job.write_model(model, |_| Ok(())).unwrap();
     written.commit().unwrap();
     assert_eq!(summary.quantized, 28);
@@ -118,6 +109,6 @@ fn a_folder_holds_it(gpu: &Gpu, input: &Path, model: &Model, ids: &[u32]) {
     std::fs::write(&config, text.replace("\"E8P\"", "\"E8P12RVQ4B\"")).unwrap();
     assert!(Source::open(&output).err().unwrap().to_string().contains("E8P12RVQ4B"));
     // A method without transforms does not fit.
-    let floats = Model::load(gpu, input, &LoadOptions { quantization: Quantization::To(Scheme::int(4, 64)) }).unwrap();
-    assert!(job.write_model(&floats, |_| Ok(())).is_err());
+    let plain = embedded::load(gpu, Quantization::To(Scheme::int(4, 64)));
+    assert!(job.write_model(&plain, |_| Ok(())).is_err());
 }

@@ -8,24 +8,19 @@ use fourbit::{
         Awq, AwqOptions, BlockStats, Gptq, GptqOptions, Layer, LayerMethod, Needs, PipelineOptions, Rtn, Site,
         SmoothQuant, SmoothQuantOptions, quantize_model,
     },
-    model::{Block, LoadOptions, Model, Quantization, Source},
+    model::{Block, Model, Quantization},
     nn::Linear,
     quant::{PER_CHANNEL, Scheme},
 };
-use std::{cell::RefCell, path::PathBuf};
-use support::gpu;
+use std::cell::RefCell;
+use support::{embedded, gpu};
 
-fn embedded() -> Source {
-    Source::open(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded")).unwrap()
-}
-
-/// Ids of the text that the embedded model learned, in samples of different lengths.
+/// Samples of different lengths.
 fn calibration() -> Vec<Vec<u32>> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded");
-    let tokenizer = fourbit::Tokenizer::from_dir(&folder).unwrap();
-    let text = std::fs::read_to_string(folder.join("train.jsonl")).unwrap();
-    let ids = tokenizer.encode(&text, false).unwrap();
-    [61usize, 64, 33, 64, 64, 64, 64, 64].iter().zip(ids.chunks(64)).map(|(&len, ids)| ids[..len].to_vec()).collect()
+    let mut samples = embedded::samples(8);
+    samples[0].truncate(61);
+    samples[2].truncate(33);
+    samples
 }
 
 const NF4: Scheme = Scheme::Nf4 { block_size: 64, double_quant: true };
@@ -33,8 +28,7 @@ const NF4: Scheme = Scheme::Nf4 { block_size: 64, double_quant: true };
 #[test]
 fn rounding_to_nearest_runs_no_text_and_equals_loading_in_the_scheme() {
     let Some(gpu) = gpu() else { return };
-    let source = embedded();
-    let mut names = Vec::new();
+    let (source, mut names) = (embedded::source(), Vec::new());
     let ours = quantize_model(&gpu, &source, &Rtn { scheme: NF4 }, &PipelineOptions::default(), &[], |report| {
         names.push(report.name.clone());
         assert_eq!((report.done, report.total), (names.len(), 28));
@@ -42,7 +36,7 @@ fn rounding_to_nearest_runs_no_text_and_equals_loading_in_the_scheme() {
     })
     .unwrap();
     assert_eq!(names[8], "model.layers.1.self_attn.k_proj");
-    let loaded = Model::from_source(&gpu, &source, &LoadOptions { quantization: Quantization::To(NF4) }).unwrap();
+    let loaded = embedded::load(&gpu, Quantization::To(NF4));
     for (a, b) in ours.blocks.iter().flat_map(Block::linears).zip(loaded.blocks.iter().flat_map(Block::linears)) {
         assert_eq!(a.name, b.name);
         assert_eq!(a.base.weight.download().unwrap(), b.base.weight.download().unwrap(), "{}", a.name);
@@ -85,17 +79,17 @@ impl LayerMethod for Probe {
 #[test]
 fn statistics_are_those_of_all_tokens_wherever_the_states_lie() {
     let Some(gpu) = gpu() else { return };
-    let (source, samples) = (embedded(), calibration());
+    let samples = calibration();
     let mut runs = Vec::new();
     // All states on the device; a few of them; none, and each layer's input collected anew.
     for (bytes, true_sequential) in [(1 << 30, false), (150_000, false), (0, true)] {
         let probe = Probe::default();
         let options = PipelineOptions { true_sequential, activation_bytes: bytes, ..PipelineOptions::default() };
-        let model = quantize_model(&gpu, &source, &probe, &options, &samples, |_| Ok(())).unwrap();
+        let model = embedded::quantized(&gpu, &probe, &options, &samples);
         runs.push((probe.seen.into_inner(), evaluate::logits(&model, &samples[0]).unwrap()));
     }
     assert!(runs[0] == runs[1] && runs[0] == runs[2], "the same bits");
-    let loaded = Model::from_source(&gpu, &source, &LoadOptions::default()).unwrap();
+    let loaded = embedded::load(&gpu, Quantization::AsStored);
     let want = evaluate::logits(&loaded, &samples[0]).unwrap();
     // The weights were halves, which f32 holds exactly; the products run through another kernel.
     support::assert_close("logits", &runs[0].1, &want.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), 1e-3, 1e-4);
@@ -118,7 +112,7 @@ fn statistics_are_those_of_all_tokens_wherever_the_states_lie() {
 #[test]
 fn calibration_that_cannot_be_used_is_refused() {
     let Some(gpu) = gpu() else { return };
-    let source = embedded();
+    let source = embedded::source();
     for (samples, expected) in [
         (vec![], "there is no sample"),
         (vec![vec![1], vec![]], "sample 1 has no token"),
@@ -134,8 +128,8 @@ fn calibration_that_cannot_be_used_is_refused() {
 }
 
 /// Mean squared difference of the logits of all samples from those of the model as it is stored.
-fn output_error(gpu: &Gpu, source: &Source, model: &Model, samples: &[Vec<u32>]) -> f64 {
-    let float = Model::from_source(gpu, source, &LoadOptions::default()).unwrap();
+fn output_error(model: &Model, samples: &[Vec<u32>]) -> f64 {
+    let float = embedded::load(model.gpu(), Quantization::AsStored);
     let errors = samples.iter().map(|ids| {
         let (a, b) = (evaluate::logits(model, ids).unwrap(), evaluate::logits(&float, ids).unwrap());
         let squares = a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2));
@@ -144,21 +138,21 @@ fn output_error(gpu: &Gpu, source: &Source, model: &Model, samples: &[Vec<u32>])
     errors.sum::<f64>() / samples.len() as f64
 }
 
-fn quantized(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, true_sequential: bool) -> Model {
+fn quantized(gpu: &Gpu, method: &dyn LayerMethod, true_sequential: bool) -> Model {
     let options = PipelineOptions { true_sequential, ..PipelineOptions::default() };
-    quantize_model(gpu, source, method, &options, &calibration(), |_| Ok(())).unwrap()
+    embedded::quantized(gpu, method, &options, &calibration())
 }
 
 #[test]
 fn calibrated_methods_lose_less_than_rounding_to_nearest() {
     let Some(gpu) = gpu() else { return };
-    let (source, samples) = (embedded(), calibration());
+    let samples = calibration();
     for bits in [4, 3] {
         let scheme = Scheme::int(bits, 64);
         let error = |method: &dyn LayerMethod, sequential| {
-            let model = quantized(&gpu, &source, method, sequential);
+            let model = quantized(&gpu, method, sequential);
             assert!(model.blocks.iter().flat_map(Block::linears).all(|l| l.base.weight.scheme() == scheme));
-            output_error(&gpu, &source, &model, &samples)
+            output_error(&model, &samples)
         };
         let nearest = error(&Rtn { scheme }, false);
         let plain = GptqOptions { act_order: false, ..GptqOptions::new(scheme) };
@@ -204,16 +198,16 @@ impl<M: LayerMethod> LayerMethod for FoldOnly<M> {
 #[test]
 fn folding_changes_weights_and_norms_but_not_the_model() {
     let Some(gpu) = gpu() else { return };
-    let (source, samples) = (embedded(), calibration());
-    let float = Model::from_source(&gpu, &source, &LoadOptions::default()).unwrap();
+    let samples = calibration();
+    let float = embedded::load(&gpu, Quantization::AsStored);
     let smooth = SmoothQuant::new(SmoothQuantOptions::default()).unwrap();
     let awq = Awq::new(AwqOptions::new(Scheme::int(3, 64))).unwrap();
-    let models = [quantized(&gpu, &source, &FoldOnly(smooth), false), quantized(&gpu, &source, &FoldOnly(awq), false)];
+    let models = [quantized(&gpu, &FoldOnly(smooth), false), quantized(&gpu, &FoldOnly(awq), false)];
     for model in models {
         let scale =
             evaluate::logits(&float, &samples[0]).unwrap().iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
         // f32 roundings of scaled weights and activations.
-        assert!(output_error(&gpu, &source, &model, &samples).sqrt() < 1e-5 * scale);
+        assert!(output_error(&model, &samples).sqrt() < 1e-5 * scale);
         for (a, b) in model.blocks.iter().zip(&float.blocks) {
             let read = |t: &fourbit::Tensor| t.read::<f32>().unwrap();
             assert_ne!(read(&a.input_norm.weight), read(&b.input_norm.weight));
@@ -224,7 +218,6 @@ fn folding_changes_weights_and_norms_but_not_the_model() {
 #[test]
 fn smooth_quant_evens_out_the_channels() {
     let Some(gpu) = gpu() else { return };
-    let source = embedded();
     // Collects what it smoothed.
     let smooth = SmoothQuant::new(SmoothQuantOptions::default()).unwrap();
     struct Watch(SmoothQuant, RefCell<Vec<[f64; 2]>>);
@@ -251,18 +244,14 @@ fn smooth_quant_evens_out_the_channels() {
         }
     }
     let watch = Watch(smooth, RefCell::default());
-    let model = quantized(&gpu, &source, &watch, false);
+    let model = quantized(&gpu, &watch, false);
     for [before, after] in watch.1.into_inner() {
         assert!(after < before, "{before} {after}");
     }
     // 8 bits a channel: a part in 256 of each row's range.
-    let error = output_error(&gpu, &source, &model, &calibration());
-    let nearest = output_error(
-        &gpu,
-        &source,
-        &quantized(&gpu, &source, &Rtn { scheme: Scheme::int8(PER_CHANNEL) }, false),
-        &calibration(),
-    );
+    let error = output_error(&model, &calibration());
+    let rtn = quantized(&gpu, &Rtn { scheme: Scheme::int8(PER_CHANNEL) }, false);
+    let nearest = output_error(&rtn, &calibration());
     assert!(error < 3.0 * nearest, "{error} {nearest}");
     assert!(SmoothQuant::new(SmoothQuantOptions { alpha: 1.5, ..SmoothQuantOptions::default() }).is_err());
 }

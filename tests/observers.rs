@@ -12,16 +12,15 @@ use fourbit::{
         ActivationScales, BINS, LayerFigures, LayerMethod, Observed, Observer, PipelineOptions, Quip, Rtn, RtnSearch,
         Seen, SmoothQuant, W8A8, quantize_model,
     },
-    model::{Block, Inputs, LoadOptions, Model, Quantization, Source},
+    model::{Block, Inputs, Model, Quantization},
     nn::Activations,
     quant::{PER_CHANNEL, Scheme},
 };
 use reference::{
     observer::{divergences, histogram, squared_error},
-    wide,
+    product, wide,
 };
-use std::path::PathBuf;
-use support::{Rng, gpu};
+use support::{Rng, embedded, gpu};
 
 fn seen(x: &[f32]) -> Seen {
     let fold = |f: fn(f32, f32) -> f32| x.iter().copied().reduce(f).unwrap();
@@ -135,14 +134,6 @@ fn ranges_suit_their_distributions() {
     }
 }
 
-fn embedded() -> (Source, Vec<Vec<u32>>) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded");
-    let tokenizer = fourbit::Tokenizer::from_dir(&folder).unwrap();
-    let text = std::fs::read_to_string(folder.join("train.jsonl")).unwrap();
-    let ids = tokenizer.encode(&text, false).unwrap();
-    (Source::open(folder).unwrap(), ids.chunks(64).take(5).map(<[u32]>::to_vec).collect())
-}
-
 /// The inputs of the linear layers of the first block, one list a sample.
 fn inputs(gpu: &Gpu, model: &Model, samples: &[Vec<u32>]) -> [Vec<Vec<f32>>; 7] {
     let mut all: [Vec<Vec<f32>>; 7] = Default::default();
@@ -194,14 +185,12 @@ const EAGER: Observer = Observer::MovingAverage { constant: 0.3 };
 #[test]
 fn static_scales_are_those_of_the_activations() {
     let Some(gpu) = gpu() else { return };
-    let (source, samples) = embedded();
-    let quantization = Quantization::To(Scheme::F32);
-    let float = Model::from_source(&gpu, &source, &LoadOptions { quantization }).unwrap();
-    let inputs = inputs(&gpu, &float, &samples);
+    let samples = embedded::samples(5);
+    let inputs = inputs(&gpu, &embedded::load(&gpu, Quantization::To(Scheme::F32)), &samples);
     for observer in Observer::ALL.into_iter().chain([EAGER, Observer::Percentile { percent: 99.0 }]) {
         let method =
             W8A8 { method: Box::new(Rtn { scheme: Scheme::F32 }), activations: ActivationScales::Static(observer) };
-        let model = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), &samples, |_| Ok(())).unwrap();
+        let model = embedded::quantized(&gpu, &method, &PipelineOptions::default(), &samples);
         for (index, batches) in inputs.iter().enumerate() {
             let (got, want) = (scale(&model.blocks[0], index), expected(observer, batches) / 127.0);
             // The block is the same, and so are its activations; averages are rounded differently.
@@ -213,7 +202,7 @@ fn static_scales_are_those_of_the_activations() {
 #[test]
 fn observers_see_inputs_as_they_are_after_folding() {
     let Some(gpu) = gpu() else { return };
-    let (source, samples) = embedded();
+    let samples = embedded::samples(5);
     for observer in Observer::ALL.into_iter().chain([EAGER]) {
         // Collecting anew comes to the same at this site; one observer shows it.
         for true_sequential in [false, true] {
@@ -223,7 +212,7 @@ fn observers_see_inputs_as_they_are_after_folding() {
             let method =
                 W8A8 { method: Box::new(SmoothQuant::default()), activations: ActivationScales::Static(observer) };
             let options = PipelineOptions { true_sequential, ..PipelineOptions::default() };
-            let model = quantize_model(&gpu, &source, &method, &options, &samples, |_| Ok(())).unwrap();
+            let model = embedded::quantized(&gpu, &method, &options, &samples);
             // The folded norm's output: nothing before it is rounded.
             let inputs = inputs(&gpu, &model, &samples);
             let (got, want) = (scale(&model.blocks[0], 0), expected(observer, &inputs[0]) / 127.0);
@@ -252,16 +241,10 @@ fn decibels(x: &[f64], y: &[f64]) -> f64 {
     10.0 * (squares(x) / squares(&difference)).log10()
 }
 
-/// x · Wᵀ, of [tokens, cols] and [rows, cols].
-fn product(x: &[f64], w: &[f64], cols: usize) -> Vec<f64> {
-    let w: Vec<&[f64]> = w.chunks(cols).collect();
-    x.chunks(cols).flat_map(|x| w.iter().map(|w| reference::dot(x, w)).collect::<Vec<_>>()).collect()
-}
-
-fn reported(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, samples: &[Vec<u32>]) -> (Model, Vec<LayerFigures>) {
+fn reported(gpu: &Gpu, method: &dyn LayerMethod, samples: &[Vec<u32>]) -> (Model, Vec<LayerFigures>) {
     let options = PipelineOptions { report: true, ..PipelineOptions::default() };
     let mut all = Vec::new();
-    let model = quantize_model(gpu, source, method, &options, samples, |layer| {
+    let model = quantize_model(gpu, &embedded::source(), method, &options, samples, |layer| {
         all.push(layer.figures.expect("a report was asked for"));
         assert_eq!((layer.done, layer.total), (all.len(), 28));
         Ok(())
@@ -270,12 +253,11 @@ fn reported(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, samples: &[Vec
 }
 
 /// The figures of the first block are those of an f64 computation from what is read back.
-fn check_figures(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, clips: bool) {
-    let samples = &embedded().1[..2];
-    let (model, figures) = reported(gpu, source, method, samples);
-    let quantization = Quantization::To(Scheme::F32);
-    let float = Model::from_source(gpu, source, &LoadOptions { quantization }).unwrap();
-    let inputs = inputs(gpu, &model, samples);
+fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
+    let samples = embedded::samples(2);
+    let (model, figures) = reported(gpu, method, &samples);
+    let float = embedded::load(gpu, Quantization::To(Scheme::F32));
+    let inputs = inputs(gpu, &model, &samples);
     let near = |what: &str, got: Option<f64>, want: f64| {
         let got = got.expect("something is lost");
         assert!((got - want).abs() < 0.01, "{what}: {got} dB, want {want}");
@@ -323,26 +305,26 @@ fn check_figures(gpu: &Gpu, source: &Source, method: &dyn LayerMethod, clips: bo
 #[test]
 fn reports_are_those_of_an_f64_computation() {
     let Some(gpu) = gpu() else { return };
-    let (source, _) = embedded();
     let scheme = Scheme::int8(PER_CHANNEL);
     let activations = |percent| ActivationScales::Static(Observer::Percentile { percent });
     let w8a8 = |percent| W8A8 { method: Box::new(Rtn { scheme }), activations: activations(percent) };
-    check_figures(&gpu, &source, &w8a8(99.0), true);
-    check_figures(&gpu, &source, &w8a8(100.0), false);
-    check_figures(&gpu, &source, &Rtn { scheme: Scheme::int(4, 64) }, false);
-    check_figures(&gpu, &source, &RtnSearch::new(Scheme::int(3, 64)).unwrap(), false);
+    check_figures(&gpu, &w8a8(99.0), true);
+    check_figures(&gpu, &w8a8(100.0), false);
+    check_figures(&gpu, &Rtn { scheme: Scheme::int(4, 64) }, false);
+    check_figures(&gpu, &RtnSearch::new(Scheme::int(3, 64)).unwrap(), false);
 }
 
 #[test]
 fn weights_behind_transforms_and_floats_are_reported_too() {
     let Some(gpu) = gpu() else { return };
-    let (source, samples) = embedded();
-    for figures in reported(&gpu, &source, &Quip::new(0, 0.01), &samples).1 {
-        // Two bits, rounded for the output's sake: the weight alone is told worse than the output.
+    let samples = embedded::samples(5);
+    for figures in reported(&gpu, &Quip::new(0, 0.01), &samples).1 {
+        // Transforms make normal numbers of weights: no code of one bit tells those better than 6.02 dB, none of two bits better
+        // than twice that. Rounding is for the output's sake, of which more is told than of the weight.
         let (weight, output) = (figures.weight.sqnr.unwrap(), figures.output_sqnr.unwrap());
-        assert!(weight > 4.0 && weight < 11.0 && output > weight, "{weight} {output}");
+        assert!(weight > 6.02 && weight < 12.04 && output > weight, "{weight} {output}");
     }
-    for figures in reported(&gpu, &source, &Rtn { scheme: Scheme::F32 }, &samples[..1]).1 {
+    for figures in reported(&gpu, &Rtn { scheme: Scheme::F32 }, &samples[..1]).1 {
         assert_eq!([figures.input.sqnr, figures.weight.sqnr, figures.output_sqnr], [None; 3], "nothing is lost");
     }
 }
@@ -350,18 +332,19 @@ fn weights_behind_transforms_and_floats_are_reported_too() {
 #[test]
 fn searched_ranges_lose_less_than_whole_ones() {
     let Some(gpu) = gpu() else { return };
-    let (source, samples) = embedded();
+    let samples = embedded::samples(1);
     for scheme in [Scheme::int(3, 64), Scheme::int(4, PER_CHANNEL), Scheme::Nf3 { block_size: 64 }] {
-        let whole = reported(&gpu, &source, &Rtn { scheme }, &samples[..1]).1;
-        let searched = reported(&gpu, &source, &RtnSearch::new(scheme).unwrap(), &samples[..1]).1;
+        let whole = reported(&gpu, &Rtn { scheme }, &samples).1;
+        let searched = reported(&gpu, &RtnSearch::new(scheme).unwrap(), &samples).1;
         for (whole, searched) in whole.iter().zip(&searched) {
             let [whole, searched] = [whole, searched].map(|figures| figures.weight.sqnr.unwrap());
-            assert!(searched > whole + 0.2, "{scheme}: {searched} dB, whole ranges {whole}");
+            // The whole range is tried too, so no block loses by it; reports are good to 0.01 dB.
+            assert!(searched > whole + 0.1, "{scheme}: {searched} dB, whole ranges {whole}");
         }
     }
     assert!(RtnSearch::new(Scheme::Q4K).is_err());
     let ragged = RtnSearch::new(Scheme::int(4, 40)).unwrap();
-    let error = quantize_model(&gpu, &source, &ragged, &PipelineOptions::default(), &[], |_| Ok(()));
+    let error = quantize_model(&gpu, &embedded::source(), &ragged, &PipelineOptions::default(), &[], |_| Ok(()));
     let message = error.err().expect("groups of 40").to_string();
     assert!(message.starts_with("model.layers.0.self_attn.q_proj.weight: groups of 40"), "{message}");
 }

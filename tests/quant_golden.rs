@@ -4,49 +4,15 @@
 //! back ends of bitsandbytes agree, bytes equal theirs; where they differ, the transcribed CUDA rule (`cuda_*`). An
 //! all-zero block takes the code of 0.0, and the subnormal cases are left out, since WGSL may flush them.
 
+mod support;
+
 use fourbit::quant::{
     self, Packed, Scheme,
     affine::{Affine, INT8, UINT8},
     blockwise4, dynamic8,
 };
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
-
-struct Golden(Vec<u8>);
-
-impl Golden {
-    fn open(name: &str) -> Golden {
-        Golden(std::fs::read(format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap())
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            SafeTensors::deserialize(&self.0).unwrap().names().into_iter().map(String::from).collect();
-        names.sort();
-        names
-    }
-
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        SafeTensors::deserialize(&self.0).unwrap().tensor(name).expect(name).data().to_vec()
-    }
-
-    fn has(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.0).unwrap().tensor(name).is_ok()
-    }
-
-    fn f32(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).expect(name);
-        let (halves, words) = (tensor.data().chunks_exact(2), tensor.data().chunks_exact(4));
-        match tensor.dtype() {
-            Dtype::F32 => words.map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-            Dtype::F16 => halves.map(|b| f16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect(),
-            Dtype::BF16 => halves.map(|b| bf16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect(),
-            Dtype::I32 => words.map(|b| i32::from_le_bytes(b.try_into().unwrap()) as f32).collect(),
-            other => panic!("{name}: {other:?}"),
-        }
-    }
-}
+use support::golden::Golden;
 
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| v.to_bits()).collect()

@@ -16,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
 };
+use support::embedded::{FOLDER as MODEL, ROWS};
 use tempfile::TempDir;
 
 /// A file of the tiny golden model.
@@ -23,9 +24,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny").join(name)
 }
 
-/// The model that is compiled into the binary, the rows that it learned, and how methods are shown some of them.
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
-const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded/train.jsonl");
+/// How methods are shown some of the rows.
 const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "8", "--calibration-length", "64"];
 
 /// What one run of the binary gave.

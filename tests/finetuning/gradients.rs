@@ -1,7 +1,7 @@
 //! The gradients of all that a block learns against finite differences of the whole block in f64.
 
 use crate::{
-    reference::{activation::swiglu, attention, norm::rms_norm, rope, wide},
+    reference::{activation::swiglu, attention, norm::rms_norm, product, rope, transposed, wide},
     support::{Rng, assert_close, gpu, packed},
 };
 use fourbit::{
@@ -88,17 +88,6 @@ fn hadamard(n: usize) -> Vec<f64> {
     (0..n * n).map(|i| entry(i / n, i % n)).collect()
 }
 
-/// a · b, a: [n, k], b: [k, m]
-fn product(a: &[f64], b: &[f64], k: usize, m: usize) -> Vec<f64> {
-    let cell = |r: usize, c: usize| (0..k).map(|i| a[r * k + i] * b[i * m + c]).sum();
-    (0..a.len() / k * m).map(|i| cell(i / m, i % m)).collect()
-}
-
-fn flipped(a: &[f64], cols: usize) -> Vec<f64> {
-    let rows = a.len() / cols;
-    (0..a.len()).map(|i| a[i % rows * cols + i / rows]).collect()
-}
-
 /// The weight of layer `index` from what it learns.
 fn dense(index: usize, learned: &[Vec<f64>]) -> Vec<f64> {
     let ([rows, cols], stored) = (SHAPES[index], store(index));
@@ -106,8 +95,9 @@ fn dense(index: usize, learned: &[Vec<f64>]) -> Vec<f64> {
         Scheme::F32 => learned[0].clone(),
         Scheme::E8p => {
             let (left, right) = (&learned[0], &learned[1]);
-            let inner = product(&wide(&stored.dequantize()), &hadamard(cols), cols, cols);
-            let inner = product(&flipped(&hadamard(rows), rows), &inner, rows, cols);
+            // Uᵀ · W · T
+            let inner = product(&wide(&stored.dequantize()), &transposed(&hadamard(cols), cols), cols);
+            let inner = product(&transposed(&hadamard(rows), rows), &transposed(&inner, cols), rows);
             (0..rows * cols).map(|i| left[i / cols] * inner[i] * right[i % cols]).collect()
         }
         _ => {
@@ -136,10 +126,7 @@ fn forward(learned: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
             dense(index, &learned[at - count(index)..at])
         })
         .collect();
-    let layer = |index: usize, x: &[f64]| {
-        let [rows, cols] = SHAPES[index];
-        product(x, &flipped(&weights[index], cols), cols, rows)
-    };
+    let layer = |index: usize, x: &[f64]| product(x, &weights[index], SHAPES[index][1]);
     let add = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
     let case = attention::Case {
         batch: 1,

@@ -1,27 +1,18 @@
 //! Blocks of the model that is compiled into the binary.
 
-use crate::support::gpu;
+use crate::support::{embedded, gpu};
 use fourbit::{
-    Gpu, Tokenizer,
-    data::{DataOptions, Dataset},
-    evaluate,
+    Gpu, evaluate,
     format::{Checkpoint, checkpoint},
     method::{Aqlm, FineTune, LayerMethod, PipelineOptions, Quip, Tuned, quantize_model},
-    model::{LoadOptions, Model, QuantizedFolder, Source},
+    model::{LoadOptions, Model, Quantization, QuantizedFolder},
     nn::Transform,
     quant::{PER_CHANNEL, Scheme},
 };
-use std::path::PathBuf;
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/embedded")
-}
 
 /// Rows of what the embedded model is about: samples to learn from, of different lengths, and others.
 fn texts() -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
-    let tokenizer = Tokenizer::from_dir(folder()).unwrap();
-    let options = DataOptions { max_seq_length: 32, completion_only: false, vocab_size: 1024 };
-    let data = Dataset::load(folder().join("train.jsonl"), Some(&tokenizer), &options).unwrap();
+    let data = embedded::rows(32, false);
     let rows = data.examples().iter().map(|row| row.input_ids.clone()).filter(|ids| ids.len() == 32);
     let mut samples: Vec<Vec<u32>> = rows.take(48).collect();
     let others = samples.split_off(32);
@@ -37,7 +28,7 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 
 /// How far the model's predictions are from the float model's: the mean of Σ p (log p - log q) over all tokens.
 fn divergence(model: &Model, texts: &[Vec<u32>]) -> f64 {
-    let float = Model::load(model.gpu(), folder(), &LoadOptions::default()).unwrap();
+    let float = embedded::load(model.gpu(), Quantization::AsStored);
     let mut sum = 0.0;
     for ids in texts {
         let [p, q] = [&float, model].map(|model| evaluate::logits(model, ids).unwrap());
@@ -51,15 +42,16 @@ fn divergence(model: &Model, texts: &[Vec<u32>]) -> f64 {
 }
 
 fn quantized(gpu: &Gpu, method: &dyn LayerMethod, samples: &[Vec<u32>]) -> (Model, Vec<(String, Tuned)>) {
-    let source = Source::open(folder()).unwrap();
     let mut tuned = Vec::new();
-    let model = quantize_model(gpu, &source, method, &PipelineOptions::default(), samples, |report| {
+    let model = quantize_model(gpu, &embedded::source(), method, &PipelineOptions::default(), samples, |report| {
         tuned.extend(report.tuned.map(|t| (report.name.clone(), t)));
         Ok(())
     });
     (model.unwrap(), tuned)
 }
 
+// A run gives the same bits each time, but not on every device: the bounds below are half of what was won when they were set,
+// which was a fifth to a sixth of each error by AQLM, and 30 % of the divergence and a tenth of the least error by QuIP#.
 const TUNE: FineTune = FineTune { epochs: 4, learning_rate: 5e-3, batch: 2, blocks: 2, between: false };
 
 /// The models of two methods, and what fine-tuning did in the second. No block's error on samples that it did not learn
@@ -95,9 +87,9 @@ fn aqlm() -> Aqlm {
 
 #[test]
 fn code_books_of_aqlm_learn_and_its_codes_stay() {
-    let Some((before, after, tuned)) = check(&aqlm(), &aqlm().finetuned(TUNE), 0.95) else { return };
+    let Some((before, after, tuned)) = check(&aqlm(), &aqlm().finetuned(TUNE), 0.9) else { return };
     assert_eq!(tuned.len(), 2);
-    assert!(tuned.iter().all(|tuned| tuned.after < 0.95 * tuned.before), "{tuned:?}");
+    assert!(tuned.iter().all(|tuned| tuned.after < 0.915 * tuned.before), "{tuned:?}");
     for (before, after) in stored(&before).iter().zip(&stored(&after)) {
         assert!(before.0 == after.0 && before.1 != after.1);
     }
@@ -112,7 +104,7 @@ fn code_books_of_aqlm_learn_and_its_codes_stay() {
 fn check_folder(scheme: Scheme, layout: Box<dyn Checkpoint>, before: &Model, after: &Model) {
     let target = tempfile::tempdir().unwrap();
     let path = target.path().join("model");
-    let job = QuantizedFolder::open(folder(), scheme, layout, &path).unwrap();
+    let job = QuantizedFolder::open(embedded::FOLDER, scheme, layout, &path).unwrap();
     job.write_model(after, |_| Ok(())).unwrap().0.commit().unwrap();
     let read = Model::load(after.gpu(), &path, &LoadOptions::default()).unwrap();
     assert!(stored(&read) == stored(after));
@@ -140,11 +132,8 @@ fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
     for linear in 0..6 {
         let (old, new) = (signs(&before, 0, linear), signs(&after, 0, linear));
         for (old, new) in old.iter().zip(&new) {
-            assert!(
-                old.iter().all(|sign| sign.abs() == 1.0)
-                    && old != new
-                    && old.iter().zip(new).all(|(a, b)| (a - b).abs() < 0.5)
-            );
+            assert!(old.iter().all(|sign| sign.abs() == 1.0) && old != new);
+            assert!(old.iter().zip(new).all(|(a, b)| a * b > 0.0), "no sign turns over");
         }
         // Other blocks keep their signs.
         assert_eq!(signs(&after, 2, linear), signs(&before, 2, linear));
@@ -169,7 +158,7 @@ fn the_same_samples_give_the_same_bits() {
 #[test]
 fn what_cannot_be_is_refused() {
     let Some(gpu) = gpu() else { return };
-    let source = Source::open(folder()).unwrap();
+    let source = embedded::source();
     for (tune, expected) in [
         (FineTune { learning_rate: f64::NAN, ..TUNE }, "learning rate of fine-tuning: NaN"),
         (FineTune { learning_rate: 1.5, ..TUNE }, "learning rate of fine-tuning: 1.5"),

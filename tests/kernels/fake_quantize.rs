@@ -1,7 +1,10 @@
 //! Training through rounding: values, gradients and gradients of steps against torch's goldens (`scripts/make_golden.py`,
 //! `scripts/make_qat_golden.py`) and against an f64 reference.
 
-use crate::support::{Rng, assert_close, gpu, int};
+use crate::{
+    reference::steps::{factor, slope},
+    support::{Rng, assert_close, golden::Golden, gpu, int},
+};
 use fourbit::{
     DType, QuantizedTensor,
     gpu::Gpu,
@@ -15,26 +18,6 @@ use fourbit::{
     quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, affine::stored_codes},
 };
 use half::f16;
-use safetensors::{Dtype, SafeTensors};
-
-struct Golden(Vec<u8>);
-
-impl Golden {
-    fn open(name: &str) -> Golden {
-        Golden(std::fs::read(format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap())
-    }
-
-    fn f32(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).expect(name);
-        let words = tensor.data().chunks_exact(4).map(|b| <[u8; 4]>::try_from(b).unwrap());
-        match tensor.dtype() {
-            Dtype::F32 => words.map(f32::from_le_bytes).collect(),
-            Dtype::I32 => words.map(|b| i32::from_le_bytes(b) as f32).collect(),
-            other => panic!("{name}: {other:?}"),
-        }
-    }
-}
 
 /// A weight of integers without codes yet, with these scales and zero points.
 fn with_scales(gpu: &Gpu, scheme: Scheme, shape: [usize; 2], scales: &[f32], zeros: &[f32]) -> QuantizedTensor {
@@ -165,28 +148,19 @@ fn trained_steps_equal_torch() {
 fn reference(packed: &Packed, x: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f64>, Vec<f64>) {
     let (block, bits) = (packed.scheme.block_size(), packed.scheme.code_bits() as u8);
     let (low, high) = stored_codes(bits);
-    let (low, high) = (low as f32, high as f32);
     let (mut dx, mut ds, mut size) = (dy.to_vec(), Vec::new(), Vec::new());
     for (b, start) in (0..x.len()).step_by(block).enumerate() {
         let (scale, zero) = packed.affine(b);
         let (mut sum, mut magnitude) = (0.0, 0.0);
         for i in start..(start + block).min(x.len()) {
-            // The code is that of f32; the slope is exact.
-            let v = x[i] * (1.0 / scale);
-            let code = v.round_ties_even() + zero;
-            let slope = match code {
-                c if c < low => f64::from(low - zero),
-                c if c > high => f64::from(high - zero),
-                _ => f64::from(v.round_ties_even()) - f64::from(x[i]) / f64::from(scale),
-            };
-            if !(low..=high).contains(&code) {
+            let (inside, slope) = slope(x[i], scale, zero, (low as f32, high as f32));
+            if !inside {
                 dx[i] = 0.0;
             }
             sum += f64::from(dy[i]) * slope;
-            magnitude += f64::from(dy[i]).abs() * f64::from(v).abs().max(1.0);
+            magnitude += f64::from(dy[i]).abs() * f64::from(x[i] / scale).abs().max(1.0);
         }
-        let n = block.min(x.len()) as f64;
-        let factor = 1.0 / (n * f64::from((1u32 << (bits - 1)) - 1)).sqrt();
+        let factor = factor(block.min(x.len()), (1 << (bits - 1)) - 1);
         ds.push(factor * sum);
         size.push(factor * magnitude);
     }

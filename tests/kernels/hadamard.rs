@@ -1,6 +1,9 @@
 //! Random Hadamard transforms against dense matrices in f64.
 
-use crate::support::{Rng, assert_close, gpu};
+use crate::{
+    reference::{product, transposed, wide},
+    support::{Rng, assert_close, gpu},
+};
 use fourbit::{
     DType, QuantizedTensor,
     gpu::{Gpu, GpuOptions},
@@ -153,13 +156,10 @@ fn check_layer(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, rank: usize, 
     let (xa, b, dxa, a, add) =
         (random(tokens, rank), random(rows, rank), random(tokens, rank), random(rank, cols), random(tokens, cols));
     let single = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect::<Vec<_>>();
-    let flipped = |w: &[f32], rows: usize, cols: usize| -> Vec<f32> {
-        (0..w.len()).map(|i| w[i % rows * cols + i / rows]).collect()
-    };
     // Rows by T, then columns by U.
     let stored = single(reference(&w, cols, 5, false));
-    let stored = single(reference(&flipped(&stored, rows, cols), rows, 6, false));
-    let packed = Packed::quantize(Scheme::F32, [rows, cols], &flipped(&stored, cols, rows)).unwrap();
+    let stored = single(reference(&transposed(&stored, cols), rows, 6, false));
+    let packed = Packed::quantize(Scheme::F32, [rows, cols], &transposed(&stored, rows)).unwrap();
     let layer = Linear {
         weight: QuantizedTensor::upload(gpu, "w", &packed).unwrap(),
         bias: bias.then(|| gpu.tensor("bias", [rows], DType::F32, &bias_values).unwrap()),
@@ -180,19 +180,14 @@ fn check_layer(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, rank: usize, 
     g.keep(&y);
     g.keep(&dx);
     let run = g.run().unwrap();
-    let f = |v: f32| f64::from(v);
-    let cell = |t: usize, r: usize| -> f64 {
-        let own: f64 = (0..cols).map(|c| f(x[t * cols + c]) * f(w[r * cols + c])).sum();
-        let low: f64 = (0..rank).map(|k| f(xa[t * rank + k]) * f(b[r * rank + k])).sum();
-        own + 0.5 * low + if bias { f(bias_values[r]) } else { 0.0 }
+    let [w, x, dy, xa, b, dxa, a, add] = [w, x, dy, xa, b, dxa, a, add].map(|v| wide(&v));
+    let sum = |own: Vec<f64>, low: Vec<f64>, add: &dyn Fn(usize) -> f64| -> Vec<f64> {
+        own.iter().zip(&low).enumerate().map(|(i, (own, low))| own + 0.5 * low + add(i)).collect()
     };
-    let gradient = |t: usize, c: usize| -> f64 {
-        let own: f64 = (0..rows).map(|r| f(dy[t * rows + r]) * f(w[r * cols + c])).sum();
-        let low: f64 = (0..rank).map(|k| f(dxa[t * rank + k]) * f(a[k * cols + c])).sum();
-        own + 0.5 * low + f(add[t * cols + c])
-    };
-    let want_y: Vec<f64> = (0..tokens * rows).map(|i| cell(i / rows, i % rows)).collect();
-    let want_dx: Vec<f64> = (0..tokens * cols).map(|i| gradient(i / cols, i % cols)).collect();
+    let of_bias = |i: usize| if bias { f64::from(bias_values[i % rows]) } else { 0.0 };
+    let want_y = sum(product(&x, &w, cols), product(&xa, &b, rank), &of_bias);
+    let (w, a) = (transposed(&w, cols), transposed(&a, cols));
+    let want_dx = sum(product(&dy, &w, rows), product(&dxa, &a, rank), &|i| add[i]);
     // Sums of up to 128 products of a few units each, through four transforms of f32.
     assert_close("y", &run.read::<f32>(&y).unwrap(), &want_y, 1e-4, 1e-5);
     assert_close("dx", &run.read::<f32>(&dx).unwrap(), &want_dx, 1e-4, 1e-5);

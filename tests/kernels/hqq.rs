@@ -1,6 +1,9 @@
 //! Half-quadratic quantization against plain loops in f64, and against the hqq package.
 
-use crate::support::{Rng, gpu};
+use crate::{
+    reference::wide,
+    support::{Rng, golden::Golden, gpu},
+};
 use fourbit::{
     DType, QuantizedTensor,
     gpu::Gpu,
@@ -8,7 +11,6 @@ use fourbit::{
     quant::{Packed, ScaleType, Scheme},
 };
 use half::{bf16, f16};
-use safetensors::SafeTensors;
 
 fn scheme(bits: u8, block_size: usize, scale: ScaleType) -> Scheme {
     Scheme::Int { bits, block_size, symmetric: false, scale }
@@ -203,15 +205,13 @@ fn what_cannot_be_solved_is_refused_by_name() {
 #[test]
 fn codes_equal_those_of_the_package() {
     let Some(gpu) = gpu() else { return };
-    let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/hqq/hqq.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: &str| bytemuck::pod_collect_to_vec::<u8, f32>(file.tensor(name).unwrap().data());
+    let golden = Golden::open("hqq/hqq.safetensors");
     for case in ["unit", "small", "tails"] {
-        let w = floats(&format!("{case}/w"));
+        let w = golden.f32(&format!("{case}/w"));
         for bits in [8u8, 4, 3, 2] {
             let key = |part: &str| format!("{case}/b{bits}/{part}");
-            let codes: Vec<f64> = file.tensor(&key("codes")).unwrap().data().iter().map(|&c| c.into()).collect();
-            let pairs = floats(&key("scale")).into_iter().zip(floats(&key("zero")));
+            let codes = wide(&golden.f32(&key("codes")));
+            let pairs = golden.f32(&key("scale")).into_iter().zip(golden.f32(&key("zero")));
             let scales: Vec<(f64, f64)> = pairs.map(|(s, z)| (s.into(), z.into())).collect();
             let packed = solve(&gpu, &w, [12, 128], scheme(bits, 64, ScaleType::F32));
             let differ = parts(&packed).0.iter().zip(&codes).filter(|(a, b)| a != b).count();

@@ -310,27 +310,23 @@ fn uploads_return_unchanged() {
 /// The golden files of bitsandbytes, under the rule that `cuda_*` keys hold; their README names the exceptions.
 mod golden {
     use super::*;
+    use crate::support::golden::Golden;
     use fourbit::quant::{NF4, blockwise4};
-    use safetensors::SafeTensors;
 
     #[test]
     fn codes_equal_bitsandbytes() {
         let Some(gpu) = gpu() else { return };
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/blockwise4.safetensors");
-        let bytes = std::fs::read(path).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let raw = |name: &str| file.tensor(name).unwrap().data().to_vec();
-        let floats = |name: &str| bytemuck::pod_collect_to_vec::<u8, f32>(&raw(name));
+        let golden = Golden::open("blockwise4.safetensors");
         let mut checked = 0;
-        let names = file.names();
+        let names = golden.names();
         let cases = names.iter().filter_map(|n| n.strip_suffix("/cuda_codes")).filter(|n| !n.starts_with("subnormal/"));
         for case in cases {
             let [name, kind, block]: [&str; 3] = case.split('/').collect::<Vec<_>>().try_into().unwrap();
             let block_size: usize = block[1..].parse().unwrap();
-            let (tensor_dtype, x) = match file.tensor(&format!("{name}/x")).unwrap().dtype() {
-                safetensors::Dtype::F16 => (DType::F16, raw(&format!("{name}/x"))),
-                safetensors::Dtype::BF16 => (DType::BF16, raw(&format!("{name}/x"))),
-                _ => (DType::F32, raw(&format!("{name}/x"))),
+            let (tensor_dtype, x) = match golden.dtype(&format!("{name}/x")) {
+                safetensors::Dtype::F16 => (DType::F16, golden.bytes(&format!("{name}/x"))),
+                safetensors::Dtype::BF16 => (DType::BF16, golden.bytes(&format!("{name}/x"))),
+                _ => (DType::F32, golden.bytes(&format!("{name}/x"))),
             };
             let len = x.len() / tensor_dtype.size();
             let source = gpu.tensor("x", [len], tensor_dtype, &x).unwrap();
@@ -340,25 +336,25 @@ mod golden {
             };
             let plain = quantize(&gpu, case, &source, [1, len], scheme(false)).unwrap().download().unwrap();
             let values: Vec<f32> = plain.scales.iter().map(|&s| f32::from_bits(s)).collect();
-            for (b, expected) in floats(&format!("{case}/absmax")).into_iter().enumerate() {
+            for (b, expected) in golden.f32(&format!("{case}/absmax")).into_iter().enumerate() {
                 // bitsandbytes writes 1e-38 for an all-zero partial block.
                 assert!(values[b] == expected || expected < 2e-38, "{case}: absmax {b}");
             }
             let zero = if kind == "nf4" { blockwise4::NF4_ZERO } else { 0 };
-            let theirs = raw(&format!("{case}/cuda_codes"));
+            let theirs = golden.bytes(&format!("{case}/cuda_codes"));
             for i in 0..len {
                 let nibble = theirs[i / 2] >> (4 * (1 - i % 2)) & 15;
                 let expected = if values[i / block_size] == 0.0 { zero } else { nibble };
                 assert_eq!(plain.code(i), u32::from(expected), "{case}: element {i}");
             }
-            if file.tensor(&format!("{case}/dq/offset")).is_ok() {
+            if golden.has(&format!("{case}/dq/offset")) {
                 let nested = quantize(&gpu, case, &source, [1, len], scheme(true)).unwrap().download().unwrap();
-                let expected = raw(&format!("{case}/dq/absmax_q"));
+                let expected = golden.bytes(&format!("{case}/dq/absmax_q"));
                 assert_eq!(&bytemuck::cast_slice::<u32, u8>(&nested.scales)[..expected.len()], expected, "{case}");
                 let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * b.abs();
-                let offset = floats(&format!("{case}/dq/offset"))[0];
+                let offset = golden.f32(&format!("{case}/dq/offset"))[0];
                 assert!(close(nested.nested[0], offset), "{case}: offset");
-                for (a, b) in nested.nested[257..].iter().zip(floats(&format!("{case}/dq/nested_absmax"))) {
+                for (a, b) in nested.nested[257..].iter().zip(golden.f32(&format!("{case}/dq/nested_absmax"))) {
                     // absmax - offset inherits the rounding of the offset.
                     assert!(close(*a, b) || (a - b).abs() <= 1e-6 * offset.abs(), "{case}: nested {a} {b}");
                 }

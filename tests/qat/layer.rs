@@ -1,6 +1,13 @@
 //! One layer: forward and backward through rounding, in f64 beside the device.
 
-use crate::support::{Rng, assert_close, gpu, int};
+use crate::{
+    reference::{
+        product,
+        steps::{factor, slope},
+        transposed, wide,
+    },
+    support::{Rng, assert_close, gpu, int},
+};
 use fourbit::{
     DType, Gpu, LoraConfig, QuantizedTensor, Tensor,
     adapter::{AdaptedLinear, Adapter, Float, InputScales, Qat, QatConfig, QatLayer, Ranges, StepValues},
@@ -127,11 +134,6 @@ fn run(gpu: &Gpu, case: &Case, x: &[f32], dy: &[f32], add: &[f32]) -> Got {
     }
 }
 
-/// sum over t of a(i, t) * b(t, j)
-fn product(rows: usize, cols: usize, depth: usize, term: impl Fn(usize, usize, usize) -> f64) -> Vec<f64> {
-    (0..rows * cols).map(|n| (0..depth).map(|t| term(n / cols, n % cols, t)).sum()).collect()
-}
-
 /// The layer in f64, straight through where nothing is clamped; codes are those of f32, as rounding is defined.
 fn check_against_f64(gpu: &Gpu, case: &Case) {
     let [outputs, inputs] = case.shape;
@@ -145,29 +147,19 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
         let want = Packed::quantize(case.config.scheme, case.shape, &got.w).unwrap();
         assert_eq!((&packed.codes, &packed.scales), (&want.codes, &want.scales), "{what}: rounding to nearest");
     }
-    let fq: Vec<f64> = packed.dequantize().iter().map(|&v| v.into()).collect();
-    let f = |values: &[f32], i: usize| f64::from(values[i]);
+    let (fq, dy) = (wide(&packed.dequantize()), wide(&dy));
 
     // Q(x), the clamped part of x, and the slope of its step.
-    let mut qx: Vec<f64> = x.iter().map(|&v| v.into()).collect();
-    let (mut inside, mut slope) = (vec![1.0; x.len()], vec![0.0; x.len()]);
-    let mut round = |i: usize, step: f32| {
-        let v = x[i] * (1.0 / step);
-        let code = v.round_ties_even();
-        qx[i] = f64::from(code.clamp(-127.0, 127.0) * step);
-        inside[i] = if code.abs() <= 127.0 { 1.0 } else { 0.0 };
-        slope[i] = if code.abs() <= 127.0 {
-            f64::from(code) - f64::from(x[i]) / f64::from(step)
-        } else {
-            f64::from(code.signum()) * 127.0
-        };
-    };
+    let mut qx = wide(&x);
+    let mut slopes = vec![(true, 0.0); x.len()];
     match &case.linear.base.activation {
         None => {}
         Some(Activations::Static { scale }) => {
             let step = scale.read::<f32>().unwrap()[0];
-            (0..x.len()).for_each(|i| round(i, step));
-            assert!(inside.contains(&0.0), "{what}: some inputs are clamped");
+            let code = |v: f32| (v * (1.0 / step)).round_ties_even().clamp(-127.0, 127.0);
+            qx = x.iter().map(|&v| f64::from(code(v) * step)).collect();
+            slopes = x.iter().map(|&v| slope(v, step, 0.0, (-127.0, 127.0))).collect();
+            assert!(slopes.iter().any(|(inside, _)| !inside), "{what}: some inputs are clamped");
         }
         _ => {
             // The rows' rule is tested with its kernel; here what it gives is taken over.
@@ -175,48 +167,41 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
             let vx = g.import(&gpu.tensor("x", [TOKENS, inputs], DType::F32, &x).unwrap());
             let rounded = Activations::Dynamic.round(&mut g, &vx).unwrap();
             g.keep(&rounded);
-            qx = g.run().unwrap().read::<f32>(&rounded).unwrap().iter().map(|&v| v.into()).collect();
+            qx = wide(&g.run().unwrap().read::<f32>(&rounded).unwrap());
         }
     }
 
     let bias = case.linear.base.bias.as_ref().unwrap().read::<f32>().unwrap();
-    let mut y = product(TOKENS, outputs, inputs, |i, j, t| qx[i * inputs + t] * fq[j * inputs + t]);
-    y.iter_mut().enumerate().for_each(|(n, y)| *y += f(&bias, n % outputs));
+    let mut y = product(&qx, &fq, inputs);
+    y.iter_mut().enumerate().for_each(|(n, y)| *y += f64::from(bias[n % outputs]));
     // f32's rounding over sums of up to 264 products of magnitude 30.
     assert_close(&format!("{what}: y"), &got.y, &y, 2e-4, 1e-5);
 
-    let dxq = product(TOKENS, inputs, outputs, |i, j, t| f(&dy, i * outputs + t) * fq[t * inputs + j]);
-    let dx: Vec<f64> = (0..x.len()).map(|i| dxq[i] * inside[i] + f(&add, i)).collect();
+    let dxq = product(&dy, &transposed(&fq, inputs), outputs);
+    let masked = dxq.iter().zip(&slopes).map(|(d, (inside, _))| if *inside { *d } else { 0.0 });
+    let dx: Vec<f64> = masked.zip(&add).map(|(d, add)| d + f64::from(*add)).collect();
     assert_close(&format!("{what}: dx"), &got.dx, &dx, 2e-4, 1e-5);
     if let Some(step) = got.input_step {
-        let sum: f64 = dxq.iter().zip(&slope).map(|(d, s)| d * s).sum::<f64>() / (inputs as f64 * 127.0).sqrt();
-        assert_close(&format!("{what}: input step"), &[step], &[2.0 * sum], 1e-3, 1e-4);
+        let sum: f64 = dxq.iter().zip(&slopes).map(|(d, (_, slope))| d * slope).sum();
+        assert_close(&format!("{what}: input step"), &[step], &[2.0 * sum * factor(inputs, 127)], 1e-3, 1e-4);
     }
 
-    let mut dw = product(outputs, inputs, TOKENS, |i, j, t| f(&dy, t * outputs + i) * qx[t * inputs + j]);
+    let mut dw = product(&transposed(&dy, outputs), &transposed(&qx, inputs), TOKENS);
     if let Scheme::Int { bits, .. } = packed.scheme {
         let (low, high) = stored_codes(bits);
-        let (low, high) = (low as f32, high as f32);
         let block = packed.scheme.block_size();
         let mut steps = vec![0.0; dw.len().div_ceil(block)];
         let mut clamped = 0;
         for (i, d) in dw.iter_mut().enumerate() {
             let (scale, zero) = packed.affine(i / block);
-            let v = got.w[i] * (1.0 / scale);
-            let code = v.round_ties_even() + zero;
-            steps[i / block] += *d
-                * match code {
-                    c if c < low => f64::from(low - zero),
-                    c if c > high => f64::from(high - zero),
-                    _ => f64::from(v.round_ties_even()) - f64::from(got.w[i]) / f64::from(scale),
-                };
-            if !(low..=high).contains(&code) {
+            let (inside, slope) = slope(got.w[i], scale, zero, (low as f32, high as f32));
+            steps[i / block] += *d * slope;
+            if !inside {
                 *d = 0.0;
                 clamped += 1;
             }
         }
-        let factor = 2.0 / (block as f64 * f64::from((1u32 << (bits - 1)) - 1)).sqrt();
-        steps.iter_mut().for_each(|s| *s *= factor);
+        steps.iter_mut().for_each(|s| *s *= 2.0 * factor(block, (1 << (bits - 1)) - 1));
         if let Some(got) = &got.steps {
             assert!(clamped > 0, "{what}: some weights are clamped");
             assert_close(&format!("{what}: steps"), got, &steps, 1e-3, 1e-4);
@@ -227,8 +212,9 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
             let lora = &merged.lora;
             let (a, b) = (lora.a.read::<f32>().unwrap(), lora.b.read::<f32>().unwrap());
             let (r, s) = (case.rank.unwrap(), 2.0 * f64::from(lora.scale));
-            let da = product(r, inputs, outputs, |i, j, t| s * f(&b, t * r + i) * dw[t * inputs + j]);
-            let db = product(outputs, r, inputs, |i, j, t| s * dw[i * inputs + t] * f(&a, j * inputs + t));
+            let scaled: Vec<f64> = dw.iter().map(|d| s * d).collect();
+            let da = product(&transposed(&wide(&b), r), &transposed(&scaled, inputs), outputs);
+            let db = product(&scaled, &wide(&a), inputs);
             assert_close(&format!("{what}: dA"), &got.grads[0], &da, 1e-3, 1e-4);
             assert_close(&format!("{what}: dB"), &got.grads[1], &db, 1e-3, 1e-4);
         }

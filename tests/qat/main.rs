@@ -4,5 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../reference/mod.rs"]
+mod reference;
+
 mod layer;
 mod training;

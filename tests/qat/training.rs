@@ -1,10 +1,10 @@
 //! A model: what it learns, and that it is the same however and wherever it is learned.
 
-use crate::support::{assert_close, gpu};
+use crate::support::{assert_close, embedded, gpu};
 use fourbit::{
-    Gpu, LoraConfig, Model, QuantizedTensor, Result, Tensor, Tokenizer, TrainConfig, Trainer,
+    Gpu, LoraConfig, Model, QuantizedTensor, Result, Tensor, TrainConfig, Trainer,
     adapter::{InputScales, Latent, QatConfig, Ranges},
-    data::{Batch, DataLoader, DataOptions, Dataset, Example, LoaderOptions},
+    data::{Batch, DataLoader, Example, LoaderOptions},
     evaluate,
     format::checkpoint::CompressedTensors,
     graph::Graph,
@@ -14,19 +14,10 @@ use fourbit::{
     train::Schedule,
 };
 
-const EMBEDDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
-
+/// Rows of which completions are learned.
 fn loader(batch_size: usize) -> DataLoader {
-    loader_of(batch_size, true)
-}
-
-/// Rows of the embedded data set, of which completions are learned, or all.
-fn loader_of(batch_size: usize, completion_only: bool) -> DataLoader {
-    let tokenizer = Tokenizer::open(EMBEDDED).unwrap().unwrap();
-    let options = DataOptions { max_seq_length: 64, completion_only, vocab_size: 1024 };
-    let dataset = Dataset::load(format!("{EMBEDDED}/train.jsonl"), Some(&tokenizer), &options).unwrap();
-    let options = LoaderOptions { batch_size, pad_id: tokenizer.pad_id(), ..LoaderOptions::default() };
-    DataLoader::new(dataset, options).unwrap()
+    let options = LoaderOptions { batch_size, pad_id: embedded::tokenizer().pad_id(), ..LoaderOptions::default() };
+    DataLoader::new(embedded::rows(64, true), options).unwrap()
 }
 
 fn config() -> TrainConfig {
@@ -34,7 +25,7 @@ fn config() -> TrainConfig {
 }
 
 fn model(gpu: &Gpu, lora: Option<usize>, qat: QatConfig) -> Model {
-    let mut model = Model::load(gpu, EMBEDDED, &LoadOptions::default()).unwrap();
+    let mut model = embedded::load(gpu, Quantization::AsStored);
     if let Some(r) = lora {
         model.add_adapter(LoraConfig { r, lora_alpha: 2.0 * r as f64, ..LoraConfig::default() }, true).unwrap();
     }
@@ -61,8 +52,8 @@ fn train(model: Model, config: TrainConfig) -> (Model, Vec<f64>) {
 
 /// Every fifth row of the data set as one text, and the others.
 fn held_out() -> (Vec<u32>, Vec<Example>) {
-    let rows = loader_of(1, false);
-    let rows = rows.dataset().examples().iter().cloned().enumerate();
+    let rows = embedded::rows(64, false);
+    let rows = rows.examples().iter().cloned().enumerate();
     let (held_out, rows): (Vec<_>, Vec<_>) = rows.partition(|(n, _)| n % 5 == 0);
     (held_out.into_iter().flat_map(|(_, row)| row.input_ids).collect(), rows.into_iter().map(|(_, row)| row).collect())
 }
@@ -232,6 +223,8 @@ fn an_adapter_learns_through_rounding() {
     let model = model(&gpu, Some(8), qat);
     let before = loss(&model, &text);
     let after = loss(&trained(model, &rows, 12, 4e-3), &text);
+    println!("{before:.4} -> {after:.4}");
+    // Less than half of what was won when the bound was set: 6.03 -> 4.89.
     assert!(after < before - 0.5, "{before} -> {after}");
 }
 
@@ -263,7 +256,7 @@ fn a_trained_model_is_written_and_read() {
         let out = tempfile::tempdir().unwrap();
         let layout = CompressedTensors::new(scheme).unwrap();
         let layout = if activations.is_some() { layout.with_static_inputs() } else { layout };
-        let job = QuantizedFolder::open(EMBEDDED, scheme, Box::new(layout), out.path().join("model")).unwrap();
+        let job = QuantizedFolder::open(embedded::FOLDER, scheme, Box::new(layout), out.path().join("model")).unwrap();
         job.write_model(&model, |_| Ok(())).unwrap().0.commit().unwrap();
         let read = Model::load(&gpu, out.path().join("model"), &LoadOptions::default()).unwrap();
         assert_eq!(read.blocks[0].q.base.weight.scheme(), scheme);
@@ -271,8 +264,7 @@ fn a_trained_model_is_written_and_read() {
         assert_eq!(evaluate::logits(&read, &IDS).unwrap(), evaluate::logits(&model, &IDS).unwrap());
         if activations.is_some() {
             // The plain layout has no room for the scales; the other one demands them.
-            let unrounded =
-                Model::load(&gpu, EMBEDDED, &LoadOptions { quantization: Quantization::To(scheme) }).unwrap();
+            let unrounded = embedded::load(&gpu, Quantization::To(scheme));
             let message = job.write_model(&unrounded, |_| Ok(())).err().unwrap().to_string();
             assert!(message.contains("no static scale"), "{message}");
         }
@@ -282,7 +274,7 @@ fn a_trained_model_is_written_and_read() {
 #[test]
 fn what_cannot_be_trained_is_refused() {
     let Some(gpu) = gpu() else { return };
-    let load = || Model::load(&gpu, EMBEDDED, &LoadOptions::default()).unwrap();
+    let load = || embedded::load(&gpu, Quantization::AsStored);
     let refusal = |model: &mut Model, qat: QatConfig| model.add_qat(qat, true).unwrap_err().to_string();
     let nf4 = |double_quant| Scheme::Nf4 { block_size: 64, double_quant };
     assert!(refusal(&mut load(), QatConfig::new(Scheme::Q4K)).contains("q4_k"));

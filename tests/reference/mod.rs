@@ -10,6 +10,7 @@ pub mod norm;
 pub mod observer;
 pub mod optimizer;
 pub mod rope;
+pub mod steps;
 
 /// f32 values as the references take them.
 pub fn wide(values: &[f32]) -> Vec<f64> {
@@ -19,6 +20,17 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
 /// Σ a · b
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// a · bᵀ, of [n, depth] and [m, depth].
+pub fn product(a: &[f64], b: &[f64], depth: usize) -> Vec<f64> {
+    a.chunks(depth).flat_map(|a| b.chunks(depth).map(move |b| dot(a, b))).collect()
+}
+
+/// aᵀ, of [_, cols].
+pub fn transposed<T: Copy>(a: &[T], cols: usize) -> Vec<T> {
+    let rows = a.len() / cols;
+    (0..a.len()).map(|i| a[i % rows * cols + i / rows]).collect()
 }
 
 /// df/dx by central differences of a scalar function.

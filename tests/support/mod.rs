@@ -1,7 +1,9 @@
 //! What all device tests share: the device, random numbers, and comparison.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod embedded;
 pub mod folder;
+pub mod golden;
 
 use fourbit::{
     gpu::Gpu,
