@@ -25,18 +25,28 @@ struct Params {
 
 /// Elements of a thread where each is by itself.
 const EIGHT: usize = 8;
-/// Elements of one partial sum.
-const PART: usize = 1024;
+/// Sums over blocks up to this length are one invocation's.
+const SHORT: usize = 128;
+/// Elements of one workgroup's part of a longer block, at least.
+const PART: usize = 4096;
+/// Parts of a block at most: what one workgroup joins.
+const PARTS: usize = 256;
 
 fn kernel(entry: &'static str, pair: &'static str) -> Kernel {
-    Kernel::new("fake_quantize", entry).import("pair", pair)
+    kernel_of(entry, pair, 16)
+}
+
+/// With workgroups of side² invocations, where the entry sums over them.
+fn kernel_of(entry: &'static str, pair: &'static str, side: u32) -> Kernel {
+    Kernel::new("fake_quantize", entry).with("LANES", side * side).with("SIDE", side).import("pair", pair)
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    let mut all = vec![kernel("step_gradients", "pair_step"), kernel("clamp_steps", "pair_step")];
+    let mut all = vec![kernel("join_steps", "pair_step"), kernel("clamp_steps", "pair_step")];
     for pair in ["pair_f32", "pair_f16", "pair_step"] {
-        all.extend(["mask", "mask_into", "partial_sums"].map(|entry| kernel(entry, pair)));
+        all.extend(["mask", "mask_into", "short_steps", "long_steps"].map(|entry| kernel(entry, pair)));
+        all.push(kernel_of("long_steps", pair, 8));
     }
     for pair in ["pair_f32", "pair_f16"] {
         all.extend(["load_steps", "store_steps"].map(|entry| kernel(entry, pair)));
@@ -99,8 +109,9 @@ impl Grid {
         self.len.div_ceil(self.block.max(1))
     }
 
+    /// Few long blocks are shared, so that the device is busy.
     fn parts(&self) -> usize {
-        self.block.div_ceil(PART)
+        if self.blocks() < 64 { self.block.div_ceil(PART).min(PARTS) } else { 1 }
     }
 
     fn params(&self) -> Params {
@@ -134,8 +145,8 @@ impl Grid {
     }
 
     fn by_block(&self, g: &mut Graph, entry: &'static str, pair: &'static str, args: &[&Value]) -> Result<()> {
-        let (groups, work) = (self.blocks().div_ceil(64), (self.blocks() * self.parts()) as f64);
-        g.dispatch(kernel(entry, pair), &self.params(), args, groups, 4.0 * work)
+        let blocks = self.blocks();
+        g.dispatch(kernel(entry, pair), &self.params(), args, blocks.div_ceil(64), 4.0 * blocks as f64)
     }
 }
 
@@ -176,12 +187,19 @@ pub fn step_gradients(
     grid.expect(op, &[x, dy])?;
     grid.expect_steps(op, dsteps)?;
     accumulate.expect(op, &[1])?;
-    let units = grid.blocks() * grid.parts();
-    let sums = g.value([units], DType::F32)?;
-    let args = [x, &grid.scales, dy, &sums];
-    let work = 8.0 * grid.len as f64;
-    g.dispatch(kernel("partial_sums", grid.pair), &grid.params(), &args, units.div_ceil(64), work)?;
-    grid.by_block(g, "step_gradients", "pair_step", &[accumulate, &sums, dsteps])
+    let (params, blocks, parts, work) = (grid.params(), grid.blocks(), grid.parts(), 8.0 * grid.len as f64);
+    if grid.block <= SHORT {
+        let args = [x, &grid.scales, dy, accumulate, dsteps];
+        return g.dispatch(kernel("short_steps", grid.pair), &params, &args, blocks.div_ceil(64), work);
+    }
+    let sums = if parts == 1 { dsteps.clone() } else { g.value([blocks * parts], DType::F32)? };
+    let long = kernel_of("long_steps", grid.pair, if grid.block <= 2048 { 8 } else { 16 });
+    g.dispatch(long, &params, &[x, &grid.scales, dy, accumulate, &sums], blocks * parts, work)?;
+    if parts > 1 {
+        let work = 8.0 * (blocks * PARTS) as f64;
+        g.dispatch(kernel("join_steps", "pair_step"), &params, &[accumulate, &sums, dsteps], blocks, work)?;
+    }
+    Ok(())
 }
 
 /// steps\[b\] = the step that the grid holds for block b.

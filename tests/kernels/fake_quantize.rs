@@ -194,7 +194,7 @@ fn awkward_shapes_equal_the_reference() {
         Scheme::int8(PER_CHANNEL),
         Scheme::int(8, 64),
     ];
-    for shape in [[1, 1], [3, 63], [7, 257], [5, 2304], [12, 48]] {
+    for shape in [[1, 1], [3, 63], [7, 257], [5, 2304], [12, 48], [33, 4096]] {
         for scheme in schemes {
             if scheme.resolve(shape).validate_for(shape).is_err() {
                 continue;
