@@ -8,6 +8,7 @@ struct Params {
     group_end: u32,
     len: u32, // of grad; in norm: of partials
     first: u32, // in squares: the slot of partials for workgroup 0
+    decays: u32, // in adamw: whether weight decay pulls param to 0
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -70,7 +71,7 @@ fn clip(
     }
 }
 
-// g = grad * coefficient; p *= 1 - lr * weight_decay; m += (g - m) * (1 - beta1); v = beta2 * v + (1 - beta2) * g^2;
+// g = grad * coefficient; p *= 1 - lr * weight_decay where it decays; m += (g - m) * (1 - beta1); v = beta2 * v + (1 - beta2) * g^2;
 // p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 @compute @workgroup_size(LANES)
 fn adamw(
@@ -83,7 +84,7 @@ fn adamw(
         return;
     }
     let coefficient = norm[1];
-    let decay = 1.0 - hyper[0] * hyper[4];
+    let decay = 1.0 - select(0.0, hyper[0] * hyper[4], params.decays != 0u);
     let rate1 = hyper[1];
     let rate2 = hyper[2];
     let eps = hyper[3];

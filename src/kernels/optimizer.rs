@@ -45,6 +45,7 @@ impl AdamW {
 struct Params {
     len: u32,
     first: u32,
+    decays: u32,
 }
 
 /// Elements of one workgroup.
@@ -74,28 +75,36 @@ pub fn grad_norm(g: &mut Graph, grads: &[Value], hyper: &Value, norm: &Value) ->
     let mut first = 0;
     for grad in grads {
         let len = grad.shape().len();
-        let params = Params { len: len as u32, first: first as u32 };
+        let params = Params { len: len as u32, first: first as u32, decays: 0 };
         g.dispatch(kernel("squares"), &params, &[grad, &partials], len.div_ceil(CHUNK), 5.0 * len as f64)?;
         first += len.div_ceil(CHUNK);
     }
-    let params = Params { len: groups as u32, first: 0 };
+    let params = Params { len: groups as u32, first: 0, decays: 0 };
     g.dispatch(kernel("clip"), &params, &[hyper, &partials, norm], 1, 1000.0 + 5.0 * groups as f64)
 }
 
+/// What one dispatch of [`adamw`] steps. All of one length, f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Stepped<'a> {
+    /// Overwritten.
+    pub param: &'a Value,
+    /// Its gradient.
+    pub grad: &'a Value,
+    /// First moments, overwritten.
+    pub m: &'a Value,
+    /// Second moments, overwritten.
+    pub v: &'a Value,
+    /// Whether weight decay pulls the parameters to 0.
+    pub decays: bool,
+}
+
 /// p ← p · (1 − lr · weight_decay) − lr / (1 − β1^t) · m / (√v / √(1 − β2^t) + eps), after m ← β1 m + (1 − β1) g and
-/// v ← β2 v + (1 − β2) g², with g = grad · norm\[1\]
+/// v ← β2 v + (1 − β2) g², with g = grad · norm\[1\]; weight_decay counts as 0 for what does not decay
 ///
-/// param, grad, m, v: one length, f32, all but grad overwritten; norm: [2] of [`grad_norm`]; hyper: [8] of
-/// [`AdamW::hyper`]. Errors: Shape. Loshchilov & Hutter 2019, in the order of `torch.optim.AdamW`.
-pub fn adamw(
-    g: &mut Graph,
-    param: &Value,
-    grad: &Value,
-    m: &Value,
-    v: &Value,
-    norm: &Value,
-    hyper: &Value,
-) -> Result<()> {
+/// norm: [2] of [`grad_norm`]; hyper: [8] of [`AdamW::hyper`]. Errors: Shape. Loshchilov & Hutter 2019, in the order of
+/// `torch.optim.AdamW`.
+pub fn adamw(g: &mut Graph, stepped: Stepped<'_>, norm: &Value, hyper: &Value) -> Result<()> {
+    let Stepped { param, grad, m, v, decays } = stepped;
     let len = param.shape().len();
     for other in [grad, m, v] {
         if other.shape().len() != len {
@@ -104,7 +113,7 @@ pub fn adamw(
     }
     norm.expect("adamw", &[2])?;
     hyper.expect("adamw", &[8])?;
-    let params = Params { len: len as u32, first: 0 };
+    let params = Params { len: len as u32, first: 0, decays: decays.into() };
     let args = [hyper, grad, norm, param, m, v];
     g.dispatch(kernel("adamw"), &params, &args, len.div_ceil(CHUNK), 40.0 * len as f64)
 }

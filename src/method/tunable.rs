@@ -11,7 +11,7 @@ use crate::{
         dequantize, diagonal, elementwise,
         hadamard::{Hadamard, transpose},
         lora,
-        optimizer::{self, AdamW},
+        optimizer::{self, AdamW, Stepped},
     },
     model::{Block, WeightGradients},
     nn::{Linear, RmsNorm, Transform, norm::Saved},
@@ -217,7 +217,8 @@ impl Steps {
             let (m, v, best) = (like("first moments")?, like("second moments")?, like("best values")?);
             let [value, grad, m, v, norm, hyper] =
                 [&param.value, &param.grad, &m, &v, &norm, &hyper.slice(HYPER * i, [8])?].map(|t| step.import(t));
-            optimizer::adamw(&mut step, &value, &grad, &m, &v, &norm, &hyper)?;
+            let stepped = Stepped { param: &value, grad: &grad, m: &m, v: &v, decays: false };
+            optimizer::adamw(&mut step, stepped, &norm, &hyper)?;
             let [value, kept] = [&param.value, &best].map(|t| keep.import(t));
             elementwise::assign(&mut keep, &kept, &value, 1.0)?;
             let [value, kept] = [&param.value, &best].map(|t| restore.import(t));

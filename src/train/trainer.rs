@@ -7,7 +7,7 @@ use crate::{
     data::Batch,
     gpu::{Readback, Tensor},
     graph::{Graph, KernelTime, Pool, Program},
-    kernels::optimizer::{self, AdamW},
+    kernels::optimizer::{self, AdamW, Stepped},
     model::{BUCKET, Inputs, LossValues, Model},
 };
 use std::{collections::HashMap, time::Instant};
@@ -47,8 +47,8 @@ struct Shared {
     accumulate: Tensor,
     /// [1] f32
     scale: Tensor,
-    /// See [`AdamW::hyper`]: with weight decay and without. [8] f32
-    hyper: [Tensor; 2],
+    /// See [`AdamW::hyper`]. [8] f32
+    hyper: Tensor,
     /// Metrics at 0, norm and clip coefficient at [`NORM`]; one range so that one copy reads all. f32
     results: Tensor,
     readback: Readback,
@@ -87,7 +87,7 @@ impl Trainer {
             seed: gpu.zeros("seed and step", [2], DType::U32)?,
             accumulate: f32s("accumulation flag", 1)?,
             scale: f32s("loss scale", 1)?,
-            hyper: [f32s("hyperparameters", 8)?, f32s("hyperparameters", 8)?],
+            hyper: f32s("hyperparameters", 8)?,
             results: f32s("results", 2 * NORM)?,
             readback: gpu.readback(8 * NORM as u64)?,
         };
@@ -165,10 +165,7 @@ impl Trainer {
         let c = &self.config;
         let learning_rate = c.learning_rate * c.lr_scheduler_type.factor(self.step, c.warmup_steps, c.max_steps);
         let adamw = AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, max_grad_norm: c.max_grad_norm };
-        for (tensor, weight_decay) in self.shared.hyper.iter().zip([c.weight_decay, 0.0]) {
-            let hyper = AdamW { weight_decay, ..adamw }.hyper(learning_rate, self.step as u64 + 1);
-            tensor.write(bytemuck::cast_slice(&hyper))?;
-        }
+        self.shared.hyper.write(bytemuck::cast_slice(&adamw.hyper(learning_rate, self.step as u64 + 1)))?;
         self.shared.scale.write(bytemuck::cast_slice(&[1.0f32 / predicted as f32]))?;
         Ok(learning_rate)
     }
@@ -247,15 +244,15 @@ impl Trainer {
 /// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.
 fn record_optimizer(model: &Model, shared: &Shared) -> Result<Graph> {
     let mut g = Graph::new(model.gpu());
-    let [decaying, plain] = shared.hyper.each_ref().map(|hyper| g.import(hyper));
+    let hyper = g.import(&shared.hyper);
     let norm = g.import(&shared.results.slice(NORM, [2])?);
     let training = || model.trained().filter_map(|c| c.training.as_ref().map(|t| (c, t)));
     let grads: Vec<_> = training().map(|(_, t)| g.import(&t.grads)).collect();
-    optimizer::grad_norm(&mut g, &grads, &decaying, &norm)?;
+    optimizer::grad_norm(&mut g, &grads, &hyper, &norm)?;
     for ((chunk, t), grads) in training().zip(&grads) {
         let (params, m, v) = (g.import(&chunk.params), g.import(&t.m), g.import(&t.v));
-        let hyper = if chunk.decays { &decaying } else { &plain };
-        optimizer::adamw(&mut g, &params, grads, &m, &v, &norm, hyper)?;
+        let stepped = Stepped { param: &params, grad: grads, m: &m, v: &v, decays: chunk.decays };
+        optimizer::adamw(&mut g, stepped, &norm, &hyper)?;
     }
     model.round_latents(&mut g)?;
     Ok(g)

@@ -5,7 +5,7 @@ use crate::{
 use fourbit::{
     DType,
     graph::{Graph, Pool, Value},
-    kernels::optimizer::{self, AdamW},
+    kernels::optimizer::{self, AdamW, Stepped},
 };
 
 #[test]
@@ -37,7 +37,7 @@ fn norms_and_coefficients() {
 fn twenty_steps_of_adamw() {
     let Some(gpu) = gpu() else { return };
     let constants = AdamW { betas: (0.9, 0.999), eps: 1e-6, weight_decay: 0.1, max_grad_norm: 30.0 };
-    for len in [1, 257, 5000] {
+    for (len, decays) in [(1, true), (257, true), (5000, true), (5000, false)] {
         let mut rng = Rng(len as u64);
         let start = rng.normals(len);
         let tensor = |values: &[f32]| gpu.tensor("adamw", [values.len()], DType::F32, values).unwrap();
@@ -47,7 +47,8 @@ fn twenty_steps_of_adamw() {
         let [vp, vg, vm, vv, vh] = [&param, &grad, &m, &v, &hyper].map(|t| g.import(t));
         let norm = g.value([2], DType::F32).unwrap();
         optimizer::grad_norm(&mut g, std::slice::from_ref(&vg), &vh, &norm).unwrap();
-        optimizer::adamw(&mut g, &vp, &vg, &vm, &vv, &norm, &vh).unwrap();
+        let stepped = Stepped { param: &vp, grad: &vg, m: &vm, v: &vv, decays };
+        optimizer::adamw(&mut g, stepped, &norm, &vh).unwrap();
         let mut program = g.plan().build(&mut Pool::default()).unwrap();
         let mut want = reference::AdamW { param: wide(&start), m: vec![0.0; len], v: vec![0.0; len] };
         for t in 1..=20 {
@@ -60,7 +61,8 @@ fn twenty_steps_of_adamw() {
             program.run().unwrap();
             let (_, coefficient) = reference::clip(wide(&step).iter(), constants.max_grad_norm);
             let clipped: Vec<f64> = step.iter().map(|g| f64::from(*g) * coefficient).collect();
-            want.step(&clipped, t, lr, constants.betas, constants.eps, constants.weight_decay);
+            let decay = if decays { constants.weight_decay } else { 0.0 };
+            want.step(&clipped, t, lr, constants.betas, constants.eps, decay);
         }
         // Each step rounds p once (6e-8 of up to 4) and adds an update of at most 0.1 with a relative error of 1e-6.
         assert_close("param", &param.read::<f32>().unwrap(), &want.param, 5e-6, 0.0);
@@ -76,8 +78,9 @@ fn other_shapes_are_refused() {
     let mut g = Graph::new(&gpu);
     let mut zeros = |len: usize| g.import(&gpu.zeros("operand", [len], DType::F32).unwrap());
     let (a, b, norm, hyper) = (zeros(5), zeros(6), zeros(2), zeros(8));
-    assert!(optimizer::adamw(&mut g, &a, &b, &a, &a, &norm, &hyper).is_err());
-    assert!(optimizer::adamw(&mut g, &a, &a, &a, &a, &hyper, &hyper).is_err());
+    let stepped = Stepped { param: &a, grad: &a, m: &a, v: &a, decays: true };
+    assert!(optimizer::adamw(&mut g, Stepped { grad: &b, ..stepped }, &norm, &hyper).is_err());
+    assert!(optimizer::adamw(&mut g, stepped, &hyper, &hyper).is_err());
     assert!(optimizer::grad_norm(&mut g, &[], &hyper, &norm).is_err());
     assert!(optimizer::grad_norm(&mut g, &[a], &norm, &norm).is_err());
 }
