@@ -55,9 +55,10 @@ pub fn variants() -> Vec<Kernel> {
 
 /// o\[t\] = softmax(scale · q\[t\] kᵀ) v over cache rows 0 ..= position + t
 ///
-/// q, o: [tokens, heads·head_dim]; k_cache, v_cache: [capacity, kv_heads·head_dim] f32, the rows of these tokens included (see
-/// [`cache_append`](super::kv_cache::cache_append)); position: [1] u32, an imported tensor that may change between runs.
-/// With a window, only the last `window` rows. `spec.batch` is 1, `spec.seq` the number of tokens. Positions at or past the capacity are held at its last row. Errors: Config, Shape.
+/// q, o: [tokens, heads·head_dim]; k_cache, v_cache: [capacity, kv_heads·head_dim] f32, the rows of these tokens included
+/// (see [`cache_append`](super::kv_cache::cache_append)); position: [1] u32, an imported tensor that may change between
+/// runs. With a window, only the last `window` rows. `spec.batch` is 1, `spec.seq` the number of tokens. Positions at or past
+/// the capacity are held at its last row. Errors: Config, Shape.
 pub fn attention_cached(
     g: &mut Graph,
     spec: &Attention,

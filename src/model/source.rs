@@ -125,8 +125,8 @@ impl Source {
         }
     }
 
-    /// The basis in which [`Source::packed`] gives a weight, where it is not its own: the layer has to put its input into it, and
-    /// its output back. Errors: MissingTensor, Format.
+    /// The basis in which [`Source::packed`] gives a weight, where it is not its own: the layer has to put its input into
+    /// it, and its output back. Errors: MissingTensor, Format.
     pub fn basis(&self, name: &str) -> Result<Option<Basis>> {
         let stored = self.stored_name(name);
         self.quantized(&stored).map_or(Ok(None), |checkpoint| checkpoint.basis(&self.weights, &stored))
@@ -185,8 +185,8 @@ impl Source {
         }
     }
 
-    /// Rows of a weight as f32, in its own basis, in pieces of at most `most` elements: `f(first element, values)`. Bounds the host's memory.
-    /// Errors: MissingTensor, Format, Shape, and those of `f`.
+    /// Rows of a weight as f32, in its own basis, in pieces of at most `most` elements: `f(first element, values)`. Bounds the
+    /// host's memory. Errors: MissingTensor, Format, Shape, and those of `f`.
     pub fn for_each_piece(
         &self,
         name: &str,
