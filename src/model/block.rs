@@ -107,6 +107,9 @@ impl WeightGradients for () {
 /// What a backward pass is asked for.
 struct Pass<'a> {
     step: &'a StepValues,
+    /// The gradient of the first norm's output, without which there is none of its input.
+    need_dn: bool,
+    /// The gradient of the block's input.
     need_dx: bool,
     weights: &'a mut dyn WeightGradients,
 }
@@ -172,11 +175,11 @@ impl Block {
         step: &StepValues,
         need_dx: bool,
     ) -> Result<Option<Value>> {
-        self.walk_back(g, saved, dy, cx, Pass { step, need_dx, weights: &mut () })
+        self.walk_back(g, saved, dy, cx, Pass { step, need_dn: need_dx, need_dx, weights: &mut () })
     }
 
-    /// [`Block::backward`] that shows `weights` what the gradients of the block's own weights come from. Errors: Shape,
-    /// those of `weights`.
+    /// [`Block::backward`] that shows `weights` what the gradients of the block's own weights come from, and returns no dx.
+    /// Errors: Shape, those of `weights`.
     pub fn backward_weights(
         &self,
         g: &mut Graph,
@@ -186,7 +189,7 @@ impl Block {
         step: &StepValues,
         weights: &mut dyn WeightGradients,
     ) -> Result<()> {
-        self.walk_back(g, saved, dy, cx, Pass { step, need_dx: true, weights }).map(|_| ())
+        self.walk_back(g, saved, dy, cx, Pass { step, need_dn: true, need_dx: false, weights }).map(|_| ())
     }
 
     fn walk_back(
@@ -197,7 +200,7 @@ impl Block {
         cx: &Context,
         pass: Pass<'_>,
     ) -> Result<Option<Value>> {
-        let Pass { step, need_dx, weights } = pass;
+        let Pass { step, need_dn, need_dx, weights } = pass;
         let [of_qkv, of_o, of_gate_up, of_down] = [&saved.qkv[0], &saved.o, &saved.gate_up[0], &saved.down];
         weights.linear(g, 6, of_down.input(), dy)?;
         let dh = self.down.backward(g, &saved.down, dy, None, step, true)?.expect("dx was asked for");
@@ -219,11 +222,14 @@ impl Block {
         for (index, dy) in [&dq, &dk, &dv].into_iter().enumerate() {
             weights.linear(g, index, of_qkv.input(), dy)?;
         }
-        let dn = self.q.backward(g, &saved.qkv[0], &dq, None, step, need_dx)?;
-        let dn = self.k.backward(g, &saved.qkv[1], &dk, dn.as_ref(), step, need_dx)?;
-        let dn = self.v.backward(g, &saved.qkv[2], &dv, dn.as_ref(), step, need_dx)?;
+        let dn = self.q.backward(g, &saved.qkv[0], &dq, None, step, need_dn)?;
+        let dn = self.k.backward(g, &saved.qkv[1], &dk, dn.as_ref(), step, need_dn)?;
+        let dn = self.v.backward(g, &saved.qkv[2], &dv, dn.as_ref(), step, need_dn)?;
         let Some(dn) = dn else { return Ok(None) };
         weights.norm(g, 0, &saved.input_norm, &dn)?;
+        if !need_dx {
+            return Ok(None);
+        }
         self.input_norm.backward(g, &saved.input_norm, &dn, Some(&dx1)).map(Some)
     }
 
