@@ -1,6 +1,6 @@
-// The grid of a table of numbers in -1..=1, times the largest magnitude of a group: which of them is nearest. The rules are those of
-// rounding to nearest (encode_absmax), so that a method which changes nothing gives the same codes; but magnitudes from 2^126 on,
-// whose errors would overflow where they are squared or passed on, are refused here.
+// The grid of a table of numbers in -1..=1, times the largest magnitude of a group: which of them is nearest. The rules are
+// those of rounding to nearest (encode_absmax), so that a method which changes nothing gives the same codes; but magnitudes
+// from 2^126 on, whose errors would overflow where they are squared or passed on, are refused here.
 import exact
 import encode
 import value_table

@@ -16,9 +16,9 @@ use crate::{
 
 /// What a rounded layer is trained by: y = Q(x) · fq(W)ᵀ + bias, where fq(W) is the layer's own, packed weight.
 ///
-/// W changes once an optimizer step, so it is rounded once a step, by the kernels that quantize models: the products decode what
-/// will be stored, and there is nothing to convert afterwards. The gradients go through rounding as if it were the identity
-/// (straight through, Bengio et al. 2013) where nothing is clamped; steps follow LSQ (Esser et al. 2020).
+/// W changes once an optimizer step, so it is rounded once a step, by the kernels that quantize models: the products decode
+/// what will be stored, and there is nothing to convert afterwards. The gradients go through rounding as if it were the
+/// identity (straight through, Bengio et al. 2013) where nothing is clamped; steps follow LSQ (Esser et al. 2020).
 #[derive(Clone)]
 pub struct Latent {
     /// W.
@@ -51,15 +51,33 @@ pub struct Merged {
     pub lora: Lora,
 }
 
+impl Merged {
+    /// W. [out, in] f32. Errors: Shape.
+    fn weight(&self, g: &mut Graph) -> Result<Value> {
+        let w = dequantize::dequantize(g, &self.frozen)?;
+        let (a, b) = (g.import(&self.lora.a), g.import(&self.lora.b));
+        lora::merged(g, &w, &b, &a, self.lora.scale)
+    }
+}
+
 impl Latent {
     /// Errors: OutOfMemory.
     pub fn new(gpu: &Gpu, float: Float, steps: Option<Trained>, input_step: Option<Trained>) -> Result<Latent> {
         Ok(Latent { float, steps, input_step, status: quantize::status(gpu)? })
     }
 
-    /// What rounding tells of numbers that cannot be stored: see [`quantize::status`].
-    pub fn status(&self) -> &Tensor {
-        &self.status
+    /// Memory for fq(W): zeros, or W's own where it is trained as the floats that it is. Errors: those of
+    /// [`QuantizedTensor::zeros`].
+    pub fn target(&self, gpu: &Gpu, name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<QuantizedTensor> {
+        match &self.float {
+            Float::Whole(w) if scheme == Scheme::F32 => QuantizedTensor::of_floats(name, &w.values),
+            _ => QuantizedTensor::zeros(gpu, name, scheme, shape),
+        }
+    }
+
+    /// Whether `target` is W itself.
+    fn is_own(&self, target: &QuantizedTensor) -> bool {
+        target.scheme() == Scheme::F32 && matches!(self.float, Float::Whole(_))
     }
 
     /// W as it is now. [out, in] f32; none where it is not trained. Errors: Shape.
@@ -67,46 +85,74 @@ impl Latent {
         match &self.float {
             Float::Fixed => Ok(None),
             Float::Whole(w) => Ok(Some(g.import(&w.values))),
-            Float::Merged(merged) => {
-                let (w, pair) = (dequantize::dequantize(g, &merged.frozen)?, &merged.lora);
-                let (a, b) = (g.import(&pair.a), g.import(&pair.b));
-                lora::merged(g, &w, &b, &a, pair.scale).map(Some)
-            }
+            Float::Merged(merged) => merged.weight(g).map(Some),
         }
     }
 
-    /// Records fq(W) into the layer's weight. `first`: the steps are taken from W's ranges, and where they are trained they
-    /// begin there, which for few bits lies nearer to the best ones than the paper's 2 · mean|W| / √Qp. Errors: Shape.
-    pub fn round(&self, g: &mut Graph, name: &str, target: &QuantizedTensor, first: bool) -> Result<()> {
-        let steps = self.steps.as_ref().map(|steps| g.import(&steps.values));
-        if let (Some(steps), false) = (&steps, first) {
-            let grid = grid(g, target)?;
-            fake_quantize::clamp_steps(g, steps)?;
-            fake_quantize::store_steps(g, &grid, steps)?;
+    /// Records the first rounding, of what `source` holds: W begins there, and so do steps that are trained, at those of
+    /// W's ranges. For few bits they lie nearer to the best ones than the paper's 2 · mean|W| / √Qp. target: of
+    /// [`Latent::target`]. Errors: Shape.
+    pub fn begin(&self, g: &mut Graph, name: &str, source: &QuantizedTensor, target: &QuantizedTensor) -> Result<()> {
+        let w = match &self.float {
+            Float::Merged(merged) => merged.weight(g)?,
+            Float::Whole(_) | Float::Fixed => dequantize::dequantize(g, source)?,
+        };
+        quantize::record(g, name, &w, target, false, &self.status)?;
+        if let Float::Whole(own) = &self.float
+            && !self.is_own(target)
+        {
+            let own = g.import(&own.values);
+            elementwise::assign(g, &own, &w, 1.0)?;
         }
-        if let Some(step) = self.input_step.as_ref().filter(|_| !first) {
-            let step = g.import(&step.values);
-            fake_quantize::clamp_steps(g, &step)?;
-        }
-        if let Some(w) = self.weight(g)? {
-            quantize::record(g, name, &w, target, steps.is_some() && !first, &self.status)?;
-        }
-        if let (Some(steps), true) = (&steps, first) {
-            let grid = grid(g, target)?;
-            fake_quantize::load_steps(g, &grid, steps)?;
+        if let Some(steps) = &self.steps {
+            let (steps, grid) = (g.import(&steps.values), grid(g, target)?);
+            fake_quantize::load_steps(g, &grid, &steps)?;
         }
         Ok(())
     }
 
+    /// Records fq(W) into the layer's weight, for values that have changed. Errors: Shape.
+    pub fn round(&self, g: &mut Graph, name: &str, target: &QuantizedTensor) -> Result<()> {
+        if let Some(steps) = &self.steps {
+            let (steps, grid) = (g.import(&steps.values), grid(g, target)?);
+            fake_quantize::clamp_steps(g, &steps)?;
+            fake_quantize::store_steps(g, &grid, &steps)?;
+        }
+        if let Some(step) = &self.input_step {
+            let step = g.import(&step.values);
+            fake_quantize::clamp_steps(g, &step)?;
+        }
+        if self.is_own(target) {
+            return Ok(());
+        }
+        match self.weight(g)? {
+            Some(w) => quantize::record(g, name, &w, target, self.steps.is_some(), &self.status),
+            None => Ok(()),
+        }
+    }
+
     /// Errors: Config with the tensor's name where a number could not be stored; Device.
-    pub fn check(&self, name: &str, scheme: Scheme) -> Result<()> {
-        quantize::report(name, scheme, &self.status.read::<u32>()?)
+    pub fn check(&self, name: &str, target: &QuantizedTensor) -> Result<()> {
+        let gpu = target.gpu();
+        if gpu.is_dry() {
+            return Ok(());
+        }
+        if let (Float::Whole(w), true) = (&self.float, self.is_own(target)) {
+            // No rounding looks at it while it learns.
+            let copy = QuantizedTensor::zeros(gpu, name, target.scheme(), target.shape())?;
+            let mut g = Graph::new(gpu);
+            let w = g.import(&w.values);
+            quantize::record(&mut g, name, &w, &copy, false, &self.status)?;
+            g.run()?;
+        }
+        quantize::report(name, target.scheme(), &self.status.read::<u32>()?)
     }
 
     /// Writes the gradients of what is trained, and returns dx (plus `add`) unless `need_dx` is false.
     ///
-    /// dW = dyᵀ · Q(x) where W is not clamped; dB = scale · dW · Aᵀ; dA = scale · Bᵀ · dW; dx = dy · fq(W) where x is not clamped.
-    /// x: [tokens, in], not rounded; dy: [tokens, out]; accumulate: [1], 0 where old gradients are replaced. Errors: Shape.
+    /// dW = dyᵀ · Q(x) where W is not clamped; dB = scale · dW · Aᵀ; dA = scale · Bᵀ · dW; dx = dy · fq(W) where x is not
+    /// clamped. x: [tokens, in], not rounded; dy: [tokens, out]; accumulate: [1], 0 where old gradients are replaced.
+    /// Errors: Shape.
     #[expect(clippy::too_many_arguments, reason = "those of `AdaptedLinear::backward`, and the layer")]
     pub fn backward(
         &self,

@@ -36,8 +36,8 @@ pub struct AdaptedLinear {
     pub base: Linear,
     /// The update; none where the layer is not targeted.
     pub lora: Option<Lora>,
-    /// The float weight that the layer's own is the rounding of, in quantization-aware training. It holds the update already,
-    /// which is then not added again.
+    /// The float weight that the layer's own is the rounding of, in quantization-aware training. It holds the update
+    /// already, which is then not added again.
     pub latent: Option<Latent>,
 }
 
@@ -68,6 +68,11 @@ impl AdaptedLinear {
     /// A layer that nothing is trained of.
     pub fn new(name: impl Into<String>, base: Linear) -> AdaptedLinear {
         AdaptedLinear { name: name.into(), base, lora: None, latent: None }
+    }
+
+    /// The name of its weight, as files and messages have it.
+    pub fn weight_name(&self) -> String {
+        format!("{}.weight", self.name)
     }
 
     /// `step` is given in training: it switches dropout on. Errors: Shape.

@@ -12,5 +12,5 @@ pub use config::{LINEAR_MODULES, LoraConfig};
 pub use latent::{Float, Latent, Merged};
 pub use linear::{AdaptedLinear, Lora, Saved, StepValues};
 pub use memory::{Chunk, Trained, Training};
-pub use qat::{InputScales, Qat, QatConfig, QatLayer, Ranges};
+pub use qat::{InputScales, Qat, QatConfig, Ranges};
 pub use store::{Adapter, Module};

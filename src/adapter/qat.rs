@@ -1,12 +1,7 @@
 //! Quantization-aware training: what is trained, and the memory it lies in.
 
-use super::{Chunk, Float, Latent, Lora, Merged, Trained, memory};
-use crate::{
-    Error, Result, Shape,
-    gpu::Gpu,
-    kernels::{QuantizedTensor, quantize},
-    quant::Scheme,
-};
+use super::{AdaptedLinear, Chunk, Float, Latent, Merged, Trained, memory};
+use crate::{Error, Result, Shape, gpu::Gpu, kernels::quantize, quant::Scheme};
 use std::{fmt, str::FromStr};
 
 /// Where the ranges that codes cover come from.
@@ -53,8 +48,8 @@ pub enum InputScales {
 /// What quantization-aware training rounds to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QatConfig {
-    /// How the weights of the blocks' linear layers are stored afterwards. With [`Scheme::F32`] nothing is rounded: the weights are
-    /// fine-tuned as floats.
+    /// How the weights of the blocks' linear layers are stored afterwards. With [`Scheme::F32`] nothing is rounded: the
+    /// weights are fine-tuned as floats.
     pub scheme: Scheme,
     /// Where the ranges of weights come from, and those of static activations.
     pub ranges: Ranges,
@@ -79,16 +74,6 @@ impl QatConfig {
     }
 }
 
-/// A layer before it is rounded.
-pub struct QatLayer {
-    /// Such as `model.layers.0.self_attn.q_proj`.
-    pub name: String,
-    /// Its weight.
-    pub weight: QuantizedTensor,
-    /// The adapter that trains it; where no layer has one, the weight is trained as a whole.
-    pub lora: Option<Lora>,
-}
-
 /// Quantization-aware training of a model: its configuration and memory.
 pub struct Qat {
     /// What is rounded to.
@@ -102,32 +87,23 @@ pub struct Qat {
 }
 
 impl Qat {
-    /// Memory for training `layers` through rounding, and each layer's part of it. The weights are not rounded yet. Errors:
-    /// Config, Unsupported, Shape for a weight that one binding cannot hold as f32, OutOfMemory.
-    pub fn new(gpu: &Gpu, config: QatConfig, layers: &[QatLayer], trainable: bool) -> Result<(Qat, Vec<Latent>)> {
+    /// Memory for training `layers` through rounding, and each layer's part of it: that of its adapter where it has one;
+    /// where no layer has, the weights are trained as a whole. The weights are not rounded yet. Errors: Config; Unsupported,
+    /// also for layers behind a transform; Shape for a weight that one binding cannot hold as f32; OutOfMemory.
+    pub fn new(gpu: &Gpu, config: QatConfig, layers: &[&AdaptedLinear], trainable: bool) -> Result<(Qat, Vec<Latent>)> {
         config.validate()?;
-        if let Some(layer) = layers.iter().find(|l| l.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0)) {
-            let message = "an update that is merged before rounding cannot drop inputs; set it to 0";
-            return Err(Error::config("lora_dropout", format!("of {}: {message}", layer.name)));
-        }
-        // Where an adapter is merged first, W lies in memory that is passed on from layer to layer.
-        let most = gpu.caps().max_binding;
-        if let Some(layer) = layers.iter().find(|layer| 4 * layer.weight.len() as u64 > most) {
-            let expected =
-                format!("a weight of at most {most} bytes as f32 on this device, to be trained through rounding");
-            return Err(Error::shape(&layer.name, expected, format!("{:?}", layer.weight.shape())));
-        }
+        layers.iter().try_for_each(|layer| check(gpu, layer))?;
         let whole = layers.iter().all(|layer| layer.lora.is_none());
         let learned = config.ranges == Ranges::Learned;
-        let trains = |layer: &QatLayer| whole || layer.lora.is_some();
+        let trains = |layer: &AdaptedLinear| whole || layer.lora.is_some();
+        let shape = |layer: &AdaptedLinear| layer.base.weight.shape();
         let weights: Vec<_> =
-            layers.iter().filter(|_| whole).map(|l| (l.name.clone(), l.weight.shape().into())).collect();
+            layers.iter().filter(|_| whole).map(|layer| (layer.name.clone(), shape(layer).into())).collect();
         let mut steps: Vec<(String, Shape)> = Vec::new();
         for layer in layers.iter().filter(|layer| learned && trains(layer)) {
-            let shape = layer.weight.shape();
-            let scheme = config.scheme.resolve(shape);
-            scheme.validate_for(shape).map_err(|error| Error::config(&layer.name, error.to_string()))?;
-            steps.push((layer.name.clone(), [layer.weight.len().div_ceil(scheme.block_size())].into()));
+            let scheme = config.scheme.resolve(shape(layer));
+            scheme.validate_for(shape(layer)).map_err(|error| Error::config(&layer.name, error.to_string()))?;
+            steps.push((layer.name.clone(), [layer.base.weight.len().div_ceil(scheme.block_size())].into()));
         }
         if learned && config.activations == Some(InputScales::Static) {
             steps.extend(layers.iter().map(|layer| (layer.name.clone(), [1].into())));
@@ -144,7 +120,9 @@ impl Qat {
         let mut latents = Vec::with_capacity(layers.len());
         for (layer, of_weight) in layers.iter().zip(of_weights) {
             let float = match (&layer.lora, whole_weights.next()) {
-                (Some(lora), _) => Float::Merged(Box::new(Merged { frozen: layer.weight.clone(), lora: lora.clone() })),
+                (Some(lora), _) => {
+                    Float::Merged(Box::new(Merged { frozen: layer.base.weight.clone(), lora: lora.clone() }))
+                }
                 (None, Some(weight)) => Float::Whole(weight),
                 (None, None) => Float::Fixed,
             };
@@ -152,4 +130,24 @@ impl Qat {
         }
         Ok((Qat { config, chunks, parameters, observed: false }, latents))
     }
+}
+
+/// Errors: Config, Unsupported, Shape where a layer cannot be trained through rounding.
+fn check(gpu: &Gpu, layer: &AdaptedLinear) -> Result<()> {
+    if layer.base.input.is_some() {
+        let (got, supported) = ("columns in another order or Hadamard", "layers without a transform");
+        return Err(Error::unsupported(format!("training through rounding of {}", layer.name), got, supported));
+    }
+    if layer.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0) {
+        let message = "an update that is merged before rounding cannot drop inputs; set it to 0";
+        return Err(Error::config("lora_dropout", format!("of {}: {message}", layer.name)));
+    }
+    // Where an adapter is merged first, W lies in memory that is passed on from layer to layer.
+    let (most, weight) = (gpu.caps().max_binding, &layer.base.weight);
+    if 4 * weight.len() as u64 > most {
+        let expected =
+            format!("a weight of at most {most} bytes as f32 on this device, to be trained through rounding");
+        return Err(Error::shape(&layer.name, expected, format!("{:?}", weight.shape())));
+    }
+    Ok(())
 }

@@ -80,6 +80,22 @@ impl QuantizedTensor {
         })
     }
 
+    /// Floats that lie in memory already, which is shared. values: [rows, cols] f32. Errors: Shape, also where the memory
+    /// ends before whole vec4.
+    pub fn of_floats(name: &str, values: &Tensor) -> Result<QuantizedTensor> {
+        let (scheme, dims) = (Scheme::F32, values.shape().dims());
+        let (DType::F32, &[rows, cols]) = (values.dtype(), dims) else {
+            return Err(Error::shape(name, "F32 [rows, cols]", format!("{} {}", values.dtype(), values.shape())));
+        };
+        let words = code_words(scheme, rows * cols);
+        if values.offset + 4 * words as u64 > values.buffer.size() || values.bytes() > values.gpu().caps().max_binding {
+            return Err(Error::shape(name, format!("{words} words that one binding holds"), values.shape()));
+        }
+        let part = Tensor::view(values.buffer.clone(), values.offset, [words].into(), DType::U32);
+        let parts = vec![part];
+        Ok(QuantizedTensor { scheme, shape: [rows, cols], parts, part_rows: rows.max(1), scales: None, nested: None })
+    }
+
     /// A weight from the host. Errors: as [`QuantizedTensor::zeros`], Device.
     pub fn upload(gpu: &Gpu, name: &str, packed: &Packed) -> Result<QuantizedTensor> {
         let (codes, scales) = (bytemuck::cast_slice(&packed.codes), bytemuck::cast_slice(&packed.scales));

@@ -1,7 +1,7 @@
 //! The hidden states of the calibration samples between two blocks.
 
 use crate::{
-    DType, Error, Result,
+    DType, Result,
     gpu::{Gpu, Tensor},
     graph::{Graph, Pool, Program, Value},
     kernels::elementwise,
@@ -61,7 +61,7 @@ impl Activations {
     /// The embeddings of `samples`. Errors: Config for samples that cannot be used, OutOfMemory, Device.
     pub fn new(model: &Model, samples: &[Vec<u32>], budget: u64) -> Result<Activations> {
         let gpu = model.gpu();
-        let longest = check(model, samples)?;
+        let longest = model.check_samples(samples)?;
         let mut this = Activations {
             gpu: gpu.clone(),
             rope: model.rope_table(longest)?,
@@ -218,22 +218,4 @@ fn copy(gpu: &Gpu, to: &Tensor, from: &Tensor) -> Result<Program> {
     let (to, from) = (g.import(to), g.import(from));
     elementwise::assign(&mut g, &to, &from, 1.0)?;
     g.plan().build(&mut Pool::default())
-}
-
-/// The longest sample. Errors: Config where there is none, or one has no token or one that the model does not know.
-fn check(model: &Model, samples: &[Vec<u32>]) -> Result<usize> {
-    let refused = |message: String| Err(Error::config("calibration", message));
-    let vocab = model.config.vocab_size;
-    for (i, ids) in samples.iter().enumerate() {
-        if ids.is_empty() {
-            return refused(format!("sample {i} has no token"));
-        }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return refused(format!("sample {i} has token {id}; the model's vocabulary has {vocab}"));
-        }
-    }
-    match samples.iter().map(Vec::len).max() {
-        Some(longest) => Ok(longest),
-        None => refused("this method needs a calibration text, and there is no sample".to_owned()),
-    }
 }

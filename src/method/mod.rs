@@ -27,6 +27,7 @@ mod stored;
 mod tunable;
 mod w8a8;
 
+pub use crate::model::Site;
 pub use aqlm::Aqlm;
 pub use awq::{Awq, AwqOptions};
 pub use finetune::{FineTune, Tuned};
@@ -41,7 +42,7 @@ pub use recipe::{Method, MethodOptions, Recipe};
 pub use report::{LayerFigures, TensorFigures};
 pub use rtn::{Rtn, RtnSearch};
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
-pub use stats::{BlockStats, ChannelStats, InputStats, Needs, Site};
+pub use stats::{BlockStats, ChannelStats, InputStats, Needs};
 pub use stored::Stored;
 pub use tunable::{Tunable, Tunables};
 pub use w8a8::{ActivationScales, W8A8};

@@ -6,7 +6,7 @@ use crate::{
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{elementwise, statistics},
-    model::Config,
+    model::{Config, Site},
 };
 
 /// What a method must know of each layer's input.
@@ -29,43 +29,6 @@ impl Needs {
     /// Whether it must be run before the block is folded.
     pub(super) fn before_folding(self) -> bool {
         self.hessian || self.channels
-    }
-}
-
-/// The four inputs that the seven linear layers of a block share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Site {
-    /// The first norm's output: q, k and v.
-    Qkv,
-    /// What the attention gives: o.
-    O,
-    /// The second norm's output: gate and up.
-    GateUp,
-    /// silu(gate) * up: down.
-    Down,
-}
-
-impl Site {
-    /// In the order of the block.
-    pub const ALL: [Site; 4] = [Site::Qkv, Site::O, Site::GateUp, Site::Down];
-
-    /// The linear layers that read it, as numbers into [`crate::model::Block::linears`].
-    pub fn linears(self) -> std::ops::Range<usize> {
-        match self {
-            Site::Qkv => 0..3,
-            Site::O => 3..4,
-            Site::GateUp => 4..6,
-            Site::Down => 6..7,
-        }
-    }
-
-    /// Width of the input.
-    pub fn width(self, config: &Config) -> usize {
-        match self {
-            Site::Qkv | Site::GateUp => config.hidden_size,
-            Site::O => config.heads * config.head_dim,
-            Site::Down => config.intermediate_size,
-        }
     }
 }
 

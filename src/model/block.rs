@@ -1,6 +1,6 @@
 //! One transformer block: attention and feed-forward, each behind a norm and around a residual.
 
-use super::KvCache;
+use super::{Config, KvCache};
 use crate::{
     Result,
     adapter::{AdaptedLinear, Saved as SavedLinear, StepValues},
@@ -73,6 +73,43 @@ pub struct Saved {
     /// [tokens, intermediate]
     up: Value,
     down: SavedLinear,
+}
+
+/// The four inputs that the seven linear layers of a block share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// The first norm's output: q, k and v.
+    Qkv,
+    /// What the attention gives: o.
+    O,
+    /// The second norm's output: gate and up.
+    GateUp,
+    /// silu(gate) * up: down.
+    Down,
+}
+
+impl Site {
+    /// In the order of the block.
+    pub const ALL: [Site; 4] = [Site::Qkv, Site::O, Site::GateUp, Site::Down];
+
+    /// The linear layers that read it, as numbers into [`Block::linears`].
+    pub fn linears(self) -> std::ops::Range<usize> {
+        match self {
+            Site::Qkv => 0..3,
+            Site::O => 3..4,
+            Site::GateUp => 4..6,
+            Site::Down => 6..7,
+        }
+    }
+
+    /// Width of the input.
+    pub fn width(self, config: &Config) -> usize {
+        match self {
+            Site::Qkv | Site::GateUp => config.hidden_size,
+            Site::O => config.heads * config.head_dim,
+            Site::Down => config.intermediate_size,
+        }
+    }
 }
 
 impl Saved {

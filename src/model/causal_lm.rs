@@ -183,6 +183,25 @@ impl Model {
         RopeTable::new(c.rope_theta, c.head_dim, c.rope_scaling, positions)?.upload(&self.gpu)
     }
 
+    /// The length of the longest of some samples of token ids. Errors: Config where there is none, or one has no token or one
+    /// that the model does not know.
+    pub(crate) fn check_samples(&self, samples: &[Vec<u32>]) -> Result<usize> {
+        let refused = |message: String| Err(Error::config("calibration", message));
+        let vocab = self.config.vocab_size;
+        for (i, ids) in samples.iter().enumerate() {
+            if ids.is_empty() {
+                return refused(format!("sample {i} has no token"));
+            }
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+                return refused(format!("sample {i} has token {id}; the model's vocabulary has {vocab}"));
+            }
+        }
+        match samples.iter().map(Vec::len).max() {
+            Some(longest) => Ok(longest),
+            None => refused("a calibration text is needed, and there is no sample".to_owned()),
+        }
+    }
+
     /// The shape of this model's attention over `batch` rows of `seq` tokens.
     pub fn attention(&self, batch: usize, seq: usize) -> Attention {
         let c = &self.config;

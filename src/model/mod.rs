@@ -13,7 +13,7 @@ mod quantized_folder;
 mod source;
 
 pub use adapter_files::load_adapter;
-pub use block::{Block, Context, WeightGradients};
+pub use block::{Block, Context, Site, WeightGradients};
 pub use causal_lm::{BUCKET, Inputs, KvCache, LossValues, Model};
 pub use config::{Config, FAMILIES, RopeScaling};
 pub use gguf_file::{GgufFile, GgufSummary};

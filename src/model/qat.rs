@@ -1,13 +1,18 @@
 //! Quantization-aware training of a whole model: from floats to rounded layers that learn, and to a quantized model.
 
-use super::{Inputs, Model};
+use super::{Inputs, Model, Site};
 use crate::{
     DType, Error, Result,
-    adapter::{AdaptedLinear, Float, InputScales, Latent, Qat, QatConfig, QatLayer},
-    graph::Graph,
-    kernels::{QuantizedTensor, dequantize, elementwise, quantize, reduce},
+    adapter::{AdaptedLinear, InputScales, Latent, Qat, QatConfig},
+    gpu::Tensor,
+    graph::{Graph, Pool, Program},
+    kernels::observe,
     nn::Activations,
 };
+use std::collections::{HashMap, hash_map::Entry};
+
+/// Words from one range to the next: 256 bytes on, the strictest alignment of a binding.
+const SLOT: usize = 64;
 
 impl Model {
     /// Begins quantization-aware training: the linear layers of the blocks are rounded to `config`'s scheme from here on, and
@@ -23,22 +28,9 @@ impl Model {
         if self.qat.is_some() {
             return Err(Error::config("add_qat", "the model is trained through rounding already"));
         }
-        let mut layers = Vec::with_capacity(7 * self.blocks.len());
-        for linear in self.blocks.iter().flat_map(|block| block.linears()) {
-            if linear.base.input.is_some() {
-                let (got, supported) = ("columns in another order or Hadamard", "layers without a transform");
-                return Err(Error::unsupported(
-                    format!("training through rounding of {}", linear.name),
-                    got,
-                    supported,
-                ));
-            }
-            let (name, weight, lora) = (linear.name.clone(), linear.base.weight.clone(), linear.lora.clone());
-            layers.push(QatLayer { name, weight, lora });
-        }
+        let layers: Vec<_> = self.blocks.iter().flat_map(|block| block.linears()).collect();
         let (mut qat, latents) = Qat::new(&self.gpu, config, &layers, trainable)?;
         qat.observed = config.activations != Some(InputScales::Static);
-        drop(layers);
         for (linear, latent) in self.blocks.iter_mut().flat_map(|block| block.linears_mut()).zip(latents) {
             begin(linear, latent, &config)?;
         }
@@ -54,10 +46,7 @@ impl Model {
         if !statics {
             return Err(Error::config("activations", "no layer has a static scale to be observed"));
         }
-        let longest = samples.iter().map(Vec::len).max().unwrap_or(0);
-        if samples.iter().any(Vec::is_empty) || longest == 0 {
-            return Err(Error::config("calibration", "static scales need samples of at least one token"));
-        }
+        let longest = self.check_samples(samples)?;
         let mut activations = Vec::new();
         for linear in self.blocks.iter_mut().flat_map(|block| block.linears_mut()) {
             activations.push(linear.base.activation.take());
@@ -69,10 +58,6 @@ impl Model {
         }
         let largest = largest?;
         for (linear, &most) in self.blocks.iter().flat_map(|block| block.linears()).zip(&largest) {
-            if !most.is_finite() {
-                let message = "its input holds numbers that are not finite";
-                return Err(Error::config(&linear.name, message));
-            }
             if let Some(Activations::Static { scale }) = &linear.base.activation {
                 scale.write(bytemuck::cast_slice(&[(most / 127.0).max(f32::EPSILON)]))?;
             }
@@ -83,36 +68,54 @@ impl Model {
         Ok(())
     }
 
-    /// The largest magnitude in the input of each linear layer.
+    /// The largest magnitude in the input of each linear layer. Errors: Config where it holds numbers that are not finite.
     fn largest_inputs(&self, samples: &[Vec<u32>], longest: usize) -> Result<Vec<f32>> {
         let rope = self.rope_table(longest)?;
-        let mut largest = vec![0.0f32; 7 * self.blocks.len()];
+        // A range for each site of each block, at offsets that can be bound.
+        let ranges = self.gpu.zeros("ranges", [self.blocks.len() * Site::ALL.len() * SLOT], DType::U32)?;
+        let mut pool = Pool::default();
+        let mut programs: HashMap<usize, (Inputs, Program)> = HashMap::new();
         for ids in samples {
-            let inputs = Inputs::new(&self.gpu, 1, ids.len())?;
-            let positions: Vec<u32> = (0..ids.len() as u32).collect();
-            inputs.write(ids, &positions, &vec![1; ids.len()], &vec![0; ids.len()])?;
-            let mut g = Graph::new(&self.gpu);
-            let cx = self.context(&mut g, &inputs, &rope, None);
-            let token_ids = g.import(&inputs.ids);
-            let mut x = self.embed(&mut g, &token_ids)?;
-            let mut found = Vec::with_capacity(largest.len());
-            for block in &self.blocks {
-                let (y, saved) = block.forward(&mut g, &x, &cx)?;
-                for input in saved.linear_inputs() {
-                    let (absmax, bad) = reduce::absmax(&mut g, input, input.shape().len())?;
-                    g.keep(&absmax);
-                    g.keep(&bad);
-                    found.push((absmax, bad));
-                }
-                x = y;
+            let (inputs, program) = match programs.entry(ids.len()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(self.record_ranges(ids.len(), &rope, &ranges, &mut pool)?),
+            };
+            inputs.ids.write(bytemuck::cast_slice(ids))?;
+            program.run()?;
+        }
+        let ranges = ranges.read::<u32>()?;
+        let mut largest = Vec::with_capacity(7 * self.blocks.len());
+        let sites = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| (block, site)));
+        for ((block, site), range) in sites.zip(ranges.chunks_exact(SLOT)) {
+            let linears = &block.linears()[site.linears()];
+            if range[4] > 0 {
+                return Err(Error::config(&linears[0].name, "its input holds numbers that are not finite"));
             }
-            let program = g.run()?;
-            for (most, (absmax, bad)) in largest.iter_mut().zip(&found) {
-                let bad = program.read::<u32>(bad)?[0];
-                *most = if bad > 0 { f32::INFINITY } else { most.max(program.read::<f32>(absmax)?[0]) };
-            }
+            let absmax = (-f32::from_bits(range[0])).max(f32::from_bits(range[1]));
+            largest.extend(linears.iter().map(|_| absmax));
         }
         Ok(largest)
+    }
+
+    /// A program that adds a sample of `len` tokens to the ranges of all sites.
+    fn record_ranges(&self, len: usize, rope: &Tensor, ranges: &Tensor, pool: &mut Pool) -> Result<(Inputs, Program)> {
+        let inputs = Inputs::new(&self.gpu, 1, len)?;
+        let positions: Vec<u32> = (0..len as u32).collect();
+        inputs.write(&vec![0; len], &positions, &vec![1; len], &vec![0; len])?;
+        let mut g = Graph::new(&self.gpu);
+        let cx = self.context(&mut g, &inputs, rope, None);
+        let ids = g.import(&inputs.ids);
+        let mut x = self.embed(&mut g, &ids)?;
+        let mut slots = (0..).step_by(SLOT);
+        for block in &self.blocks {
+            let (y, saved) = block.forward(&mut g, &x, &cx)?;
+            for (site, slot) in Site::ALL.into_iter().zip(&mut slots) {
+                let range = g.import(&ranges.slice(slot, [observe::RANGE])?);
+                observe::join_range(&mut g, saved.linear_inputs()[site.linears().start], &range, 1.0)?;
+            }
+            x = y;
+        }
+        Ok((inputs, g.plan().build(pool)?))
     }
 
     /// Records the rounding of all weights that are trained through rounding: an optimizer step ends with it.
@@ -120,7 +123,7 @@ impl Model {
     pub fn round_latents(&self, g: &mut Graph) -> Result<()> {
         for linear in self.blocks.iter().flat_map(|block| block.linears()) {
             if let Some(latent) = &linear.latent {
-                latent.round(g, &linear.name, &linear.base.weight, false)?;
+                latent.round(g, &linear.weight_name(), &linear.base.weight)?;
             }
         }
         Ok(())
@@ -131,7 +134,7 @@ impl Model {
     /// Errors: Config where there is no such training, or a weight is not finite; Device.
     pub fn convert_qat(&mut self) -> Result<()> {
         let missing = || Error::config("convert_qat", "the model is not trained through rounding");
-        if !self.qat.as_ref().ok_or_else(missing)?.observed {
+        if !self.qat.as_ref().ok_or_else(missing)?.observed && !self.gpu.is_dry() {
             return Err(Error::config("activations", "their static scales were never observed; call observe_inputs"));
         }
         // Values may have been written since the last step.
@@ -142,7 +145,7 @@ impl Model {
         }
         for linear in self.blocks.iter().flat_map(|block| block.linears()) {
             if let Some(latent) = &linear.latent {
-                latent.check(&format!("{}.weight", linear.name), linear.base.weight.scheme())?;
+                latent.check(&linear.weight_name(), &linear.base.weight)?;
             }
         }
         for linear in self.blocks.iter_mut().flat_map(|block| block.linears_mut()) {
@@ -161,26 +164,14 @@ impl Model {
 
 /// Rounds a layer for the first time.
 fn begin(linear: &mut AdaptedLinear, latent: Latent, config: &QatConfig) -> Result<()> {
-    let gpu = linear.base.weight.gpu().clone();
-    let name = format!("{}.weight", linear.name);
-    let target = QuantizedTensor::zeros(&gpu, &name, config.scheme, linear.base.weight.shape())?;
+    let (gpu, name) = (linear.base.weight.gpu().clone(), linear.weight_name());
+    let target = latent.target(&gpu, &name, config.scheme, linear.base.weight.shape())?;
     let mut g = Graph::new(&gpu);
-    match &latent.float {
-        Float::Whole(weight) => {
-            let (w, copy) = (dequantize::dequantize(&mut g, &linear.base.weight)?, g.import(&weight.values));
-            elementwise::assign(&mut g, &copy, &w, 1.0)?;
-        }
-        Float::Fixed => {
-            let w = dequantize::dequantize(&mut g, &linear.base.weight)?;
-            quantize::record(&mut g, &name, &w, &target, false, latent.status())?;
-        }
-        Float::Merged(..) => {}
-    }
-    latent.round(&mut g, &name, &target, true)?;
+    latent.begin(&mut g, &name, &linear.base.weight, &target)?;
     if !gpu.is_dry() {
         g.run()?;
-        latent.check(&name, target.scheme())?;
     }
+    latent.check(&name, &target)?;
     linear.base.activation = match (config.activations, &latent.input_step) {
         (None, _) => None,
         (Some(InputScales::Dynamic), _) => Some(Activations::Dynamic),

@@ -10,7 +10,7 @@ use crate::{
 };
 use fourbit::{
     DType, Gpu, LoraConfig, QuantizedTensor, Tensor,
-    adapter::{AdaptedLinear, Adapter, Float, InputScales, Qat, QatConfig, QatLayer, Ranges, StepValues},
+    adapter::{AdaptedLinear, Adapter, Float, InputScales, Qat, QatConfig, Ranges, StepValues},
     graph::{Graph, Value},
     kernels::elementwise,
     nn::{Activations, Linear},
@@ -47,15 +47,12 @@ fn case(gpu: &Gpu, config: QatConfig, shape: [usize; 2], rank: Option<usize>) ->
         adapter
     });
     let lora = adapter.as_ref().map(|a| a.modules[0].lora.clone());
-    let layer = QatLayer { name: "layer".to_owned(), weight: weight.clone(), lora: lora.clone() };
-    let (_, mut latents) = Qat::new(gpu, config, &[layer], true).unwrap();
+    let layer = AdaptedLinear { lora, ..AdaptedLinear::new("layer", Linear::new(weight, None)) };
+    let (_, mut latents) = Qat::new(gpu, config, &[&layer], true).unwrap();
     let latent = latents.remove(0);
-    if let Float::Whole(trained) = &latent.float {
-        trained.values.write(bytemuck::cast_slice(&w)).unwrap();
-    }
-    let target = QuantizedTensor::zeros(gpu, "w", config.scheme, shape).unwrap();
+    let target = latent.target(gpu, "w", config.scheme, shape).unwrap();
     let mut g = Graph::new(gpu);
-    latent.round(&mut g, "w", &target, true).unwrap();
+    latent.begin(&mut g, "w", &layer.base.weight, &target).unwrap();
     g.run().unwrap();
     if let Some(steps) = &latent.steps {
         // Smaller ones clamp numbers at both ends.
@@ -73,7 +70,7 @@ fn case(gpu: &Gpu, config: QatConfig, shape: [usize; 2], rank: Option<usize>) ->
     });
     let bias = gpu.tensor("bias", [outputs], DType::F32, &rng.normals(outputs)).unwrap();
     let base = Linear { activation, ..Linear::new(target, Some(bias)) };
-    let linear = AdaptedLinear { name: "layer".to_owned(), base, lora, latent: Some(latent) };
+    let linear = AdaptedLinear { base, latent: Some(latent), ..layer };
     Case { config, shape, rank, linear, _adapter: adapter }
 }
 
@@ -93,7 +90,7 @@ fn run(gpu: &Gpu, case: &Case, x: &[f32], dy: &[f32], add: &[f32]) -> Got {
     let [outputs, inputs] = case.shape;
     let latent = case.linear.latent.as_ref().unwrap();
     let mut g = Graph::new(gpu);
-    latent.round(&mut g, "w", &case.linear.base.weight, false).unwrap();
+    latent.round(&mut g, "w", &case.linear.base.weight).unwrap();
     let mut import = |rows: usize, cols: usize, values: &[f32]| {
         g.import(&gpu.tensor("values", [rows, cols], DType::F32, values).unwrap())
     };
@@ -232,6 +229,7 @@ fn a_layers_gradients_equal_the_f64_reference() {
     let learned = |scheme| QatConfig { ranges: Ranges::Learned, ..QatConfig::new(scheme) };
     let with = |config: QatConfig, scales| QatConfig { activations: Some(scales), ..config };
     let configs = [
+        observed(Scheme::F32),
         observed(Scheme::int(3, 64)),
         observed(Scheme::Nf4 { block_size: 64, double_quant: false }),
         with(observed(int(4, PER_CHANNEL, true)), InputScales::Dynamic),
@@ -263,8 +261,9 @@ fn a_weight_beyond_a_binding_is_refused_by_name() {
             Adapter::new(&dry, lora, &[("wide".to_owned(), 4096, rows)], true).unwrap()
         });
         let lora = adapter.map(|a| a.modules[0].lora.clone());
-        let layer = QatLayer { name: "wide".to_owned(), weight: weight.clone(), lora };
-        let message = Qat::new(&dry, QatConfig::new(Scheme::int(4, 64)), &[layer], true).err().unwrap().to_string();
+        let base = Linear::new(weight.clone(), None);
+        let layer = AdaptedLinear { lora, ..AdaptedLinear::new("wide", base) };
+        let message = Qat::new(&dry, QatConfig::new(Scheme::int(4, 64)), &[&layer], true).err().unwrap().to_string();
         assert!(message.starts_with("wide: expected a weight of at most"), "{message}");
     }
 }

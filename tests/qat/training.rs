@@ -7,9 +7,11 @@ use fourbit::{
     data::{Batch, DataLoader, Example, LoaderOptions},
     evaluate,
     format::checkpoint::CompressedTensors,
+    gpu::GpuOptions,
     graph::Graph,
     kernels::elementwise,
-    model::{LoadOptions, Quantization, QuantizedFolder},
+    model::{Inputs, LoadOptions, Quantization, QuantizedFolder},
+    nn::Activations,
     quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
     train::Schedule,
 };
@@ -246,6 +248,56 @@ fn weight_decay_leaves_steps_alone() {
 }
 
 #[test]
+fn static_scales_come_from_the_largest_inputs() {
+    let Some(gpu) = gpu() else { return };
+    let weights = QatConfig::new(Scheme::int(4, 64));
+    let plain = model(&gpu, None, weights);
+    let samples = [IDS[..7].to_vec(), IDS[3..10].to_vec(), IDS.to_vec()];
+    let rope = plain.rope_table(IDS.len()).unwrap();
+    let mut largest = vec![0.0f32; 7 * plain.blocks.len()];
+    for ids in &samples {
+        let (len, inputs) = (ids.len(), Inputs::new(&gpu, 1, ids.len()).unwrap());
+        inputs.write(ids, &(0..len as u32).collect::<Vec<_>>(), &vec![1; len], &vec![0; len]).unwrap();
+        let mut g = Graph::new(&gpu);
+        let cx = plain.context(&mut g, &inputs, &rope, None);
+        let ids = g.import(&inputs.ids);
+        let mut x = plain.embed(&mut g, &ids).unwrap();
+        let mut seen = Vec::new();
+        for block in &plain.blocks {
+            let (y, saved) = block.forward(&mut g, &x, &cx).unwrap();
+            seen.extend(saved.linear_inputs().map(Clone::clone));
+            x = y;
+        }
+        seen.iter().for_each(|value| g.keep(value));
+        let program = g.run().unwrap();
+        for (most, value) in largest.iter_mut().zip(&seen) {
+            *most = program.read::<f32>(value).unwrap().iter().fold(*most, |m, v| m.max(v.abs()));
+        }
+    }
+    let mut model = embedded::load(&gpu, Quantization::AsStored);
+    model.add_qat(QatConfig { activations: Some(InputScales::Static), ..weights }, true).unwrap();
+    model.observe_inputs(&samples).unwrap();
+    for (linear, most) in model.blocks.iter().flat_map(|b| b.linears()).zip(largest) {
+        let Some(Activations::Static { scale }) = &linear.base.activation else { panic!("{}", linear.name) };
+        assert_eq!(scale.read::<f32>().unwrap(), [most / 127.0], "{}", linear.name);
+    }
+}
+
+#[test]
+fn floats_that_are_trained_are_held_once() {
+    let gpu = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() }).unwrap();
+    let mut model = embedded::load(&gpu, Quantization::AsStored);
+    let stored: u64 = model.blocks.iter().flat_map(|b| b.linears()).map(|l| l.base.weight.bytes()).sum();
+    let before = gpu.allocated_bytes() - stored;
+    model.add_qat(QatConfig::new(Scheme::F32), true).unwrap();
+    let trained: u64 = model.trained().map(|chunk| chunk.bytes()).sum();
+    assert!(trained >= 16 * model.trained_parameters() as u64);
+    // What rounding tells of a layer is 16 bytes.
+    assert_eq!(gpu.allocated_bytes(), before + trained + 16 * 7 * model.blocks.len() as u64);
+    model.convert_qat().unwrap();
+}
+
+#[test]
 fn a_trained_model_is_written_and_read() {
     let Some(gpu) = gpu() else { return };
     let scheme = Scheme::int(3, 64);
@@ -291,6 +343,8 @@ fn what_cannot_be_trained_is_refused() {
         .unwrap();
     assert!(model.add_adapter(LoraConfig::default(), true).is_err(), "too late for an adapter");
     assert!(model.observe_inputs(&[]).is_err());
+    let message = model.observe_inputs(&[vec![1, 2], vec![3, 1024]]).unwrap_err().to_string();
+    assert_eq!(message, "calibration: sample 1 has token 1024; the model's vocabulary has 1024");
     let message = Trainer::new(model, config()).err().unwrap().to_string();
     assert!(message.contains("observe_inputs"), "{message}");
 
