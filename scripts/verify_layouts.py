@@ -3,9 +3,10 @@
     python scripts/verify_layouts.py [--fourbit target/release/fourbit] [--work FOLDER]
 
 For each method `fourbit quantize` writes a folder, the method's own tool or transformers loads it, and the logits of a text are
-compared with those of `fourbit evaluate` on the same folder. GGUF files are decoded by the package `gguf`. A tool that is not
-installed is named and left out; `scripts/requirements.txt` has those that install in a minute, GPTQ and AWQ folders need
-`pip install gptqmodel optimum`, whose build takes long. A figure outside its bound ends the script with status 1.
+compared with those of `fourbit evaluate` on the same folder. GGUF files are decoded by the package `gguf` and continue prompts in
+llama.cpp with the tokens that fourbit chooses (see verify_gguf.py). A tool that is not installed is named and left out;
+`scripts/requirements.txt` has those that install in a minute, GPTQ and AWQ folders need `pip install gptqmodel optimum`, whose
+build takes long. A figure outside its bound ends the script with status 1.
 """
 
 import argparse
@@ -40,6 +41,7 @@ LAYOUTS = [
     ("GPTQ", ["--method", "gptq", *CALIBRATION], ["gptqmodel", "optimum"], 2e-2),
     ("AWQ", ["--method", "awq", *CALIBRATION], ["gptqmodel"], 2e-2),
 ]
+GGUF = "q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs".split()
 failures = []
 
 
@@ -111,12 +113,12 @@ def check_hqq(binary, work):
 
 def check_gguf(binary, work):
     import gguf
-    from verify_gguf import in_rotary_order, transformers_name
+    from verify_gguf import TIE, TIE_OF_FLOATS, divergence, in_rotary_order, transformers_name
 
     with open(os.path.join(MODEL, "config.json")) as file:
         config = json.load(file)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for words in (["--method", "gptq", "--scheme", "q4_0", *CALIBRATION], ["--scheme", "q8_0"], ["--scheme", "q4_1"]):
+    for words in [["--method", "gptq", "--scheme", "q4_0", *CALIBRATION], *(["--scheme", scheme] for scheme in GGUF)]:
         path, floats = os.path.join(work, "model.gguf"), os.path.join(work, "gguf-floats")
         done = fourbit(binary, "quantize", MODEL, *words, "--output", path)
         shutil.rmtree(floats, ignore_errors=True)
@@ -134,6 +136,13 @@ def check_gguf(binary, work):
             worst = max(worst, ((values - expected).abs().max() / expected.abs().max()).item())
             count += 1
         report(f"GGUF {done['recipe']} (gguf)", worst, 1e-6, f"{count} weights")
+        if importlib.util.find_spec("xllamacpp") is None:
+            print("skip  greedy tokens in llama.cpp: xllamacpp not installed", flush=True)
+            continue
+        copy = os.path.join(work, "f32.gguf")
+        fourbit(binary, "quantize", path, "--scheme", "f32", "--output", copy)
+        for path, bound in ((path, TIE), (copy, TIE_OF_FLOATS)):
+            report(f"GGUF {done['recipe']} (llama.cpp, greedy)", divergence(path, binary), bound, "nats where tokens differ")
 
 
 def check_all(binary, work):
