@@ -11,6 +11,7 @@ struct Params {
     bits: u32,
     symmetric: u32,
     search: u32, // whether smaller ranges are tried too
+    keep: u32, // numbers of a group that are not clipped, where ranges are not searched for
     rows: u32,
     cols: u32,
     group: u32, // columns that share a scale
@@ -52,6 +53,11 @@ fn scales_of_groups(
         low = min(low, w[c]);
         high = max(high, w[c]);
     }
+    if (params.keep < params.group) {
+        let limit = magnitude(start, params.keep);
+        low = max(low, -limit);
+        high = min(high, limit);
+    }
     var best = fit(low, high);
     if (best.x < 0.0) {
         atomicMax(&status[0], row + 1u);
@@ -77,6 +83,26 @@ fn scales_of_groups(
 }
 
 const LARGEST_F32: f32 = 0x1.fffffep+127f;
+
+// The least magnitude that `keep` numbers of the group do not exceed: bits of magnitudes are ordered as the magnitudes are, and
+// are bisected.
+fn magnitude(start: u32, keep: u32) -> f32 {
+    var low = 0u;
+    var high = bitcast<u32>(LARGEST_F32);
+    while (low < high) {
+        let middle = (low + high) / 2u;
+        var held = 0u;
+        for (var c = start; c < start + params.group; c++) {
+            held += u32((bitcast<u32>(w[c]) & 0x7fffffffu) <= middle);
+        }
+        if (held >= keep) {
+            high = middle;
+        } else {
+            low = middle + 1u;
+        }
+    }
+    return bitcast<f32>(low);
+}
 
 // Columns order[first .. first + count]: v becomes the nearest number q that can be stored, and e = (v - q) / U[i, i] times
 // U[i, j] is taken off each column j of the block that follows. The errors e go to columns beyond the block by a product.

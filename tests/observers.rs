@@ -9,7 +9,7 @@ use fourbit::{
     DType, Gpu,
     graph::Graph,
     method::{
-        ActivationScales, BINS, LayerFigures, LayerMethod, Observed, Observer, PipelineOptions, Quip, Rtn, RtnSearch,
+        ActivationScales, BINS, LayerFigures, LayerMethod, Observed, Observer, PipelineOptions, Quip, Rtn, RtnObserved,
         Seen, SmoothQuant, W8A8, quantize_model,
     },
     model::{Block, Inputs, Model, Quantization},
@@ -311,7 +311,7 @@ fn reports_are_those_of_an_f64_computation() {
     check_figures(&gpu, &w8a8(99.0), true);
     check_figures(&gpu, &w8a8(100.0), false);
     check_figures(&gpu, &Rtn { scheme: Scheme::int(4, 64) }, false);
-    check_figures(&gpu, &RtnSearch::new(Scheme::int(3, 64)).unwrap(), false);
+    check_figures(&gpu, &RtnObserved::new(Scheme::int(3, 64), Observer::Mse).unwrap(), false);
 }
 
 #[test]
@@ -335,15 +335,15 @@ fn searched_ranges_lose_less_than_whole_ones() {
     let samples = embedded::samples(1);
     for scheme in [Scheme::int(3, 64), Scheme::int(4, PER_CHANNEL), Scheme::Nf3 { block_size: 64 }] {
         let whole = reported(&gpu, &Rtn { scheme }, &samples).1;
-        let searched = reported(&gpu, &RtnSearch::new(scheme).unwrap(), &samples).1;
+        let searched = reported(&gpu, &RtnObserved::new(scheme, Observer::Mse).unwrap(), &samples).1;
         for (whole, searched) in whole.iter().zip(&searched) {
             let [whole, searched] = [whole, searched].map(|figures| figures.weight.sqnr.unwrap());
             // The whole range is tried too, so no block loses by it; reports are good to 0.01 dB.
             assert!(searched > whole + 0.1, "{scheme}: {searched} dB, whole ranges {whole}");
         }
     }
-    assert!(RtnSearch::new(Scheme::Q4K).is_err());
-    let ragged = RtnSearch::new(Scheme::int(4, 40)).unwrap();
+    assert!(RtnObserved::new(Scheme::Q4K, Observer::Mse).is_err());
+    let ragged = RtnObserved::new(Scheme::int(4, 40), Observer::Mse).unwrap();
     let error = quantize_model(&gpu, &embedded::source(), &ragged, &PipelineOptions::default(), &[], |_| Ok(()));
     let message = error.err().expect("groups of 40").to_string();
     assert!(message.starts_with("model.layers.0.self_attn.q_proj.weight: groups of 40"), "{message}");

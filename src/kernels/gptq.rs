@@ -19,8 +19,29 @@ pub struct Grid {
     pub scheme: Scheme,
     /// The number of the first row's first scale.
     pub first_block: u32,
-    /// Whether smaller ranges than the whole one are tried for a smaller squared error.
-    pub search: bool,
+    /// How the range of a group is chosen.
+    pub range: BlockRange,
+}
+
+/// Which range of a group's numbers its codes are to hold. What lies beyond it is clipped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BlockRange {
+    /// All of it.
+    Whole,
+    /// That with the least squared error, of 80 from the whole one down to a fifth of it.
+    LeastError,
+    /// Up to the least magnitude that so many percent of the numbers do not exceed, above 0 and at most 100.
+    Percentile(f64),
+}
+
+impl BlockRange {
+    /// How many of `group` numbers are not clipped; `LeastError` does not say.
+    fn keep(self, group: usize) -> usize {
+        match self {
+            BlockRange::Percentile(percent) => ((group as f64 * percent / 100.0).ceil() as usize).clamp(1, group),
+            _ => group,
+        }
+    }
 }
 
 #[repr(C)]
@@ -29,6 +50,7 @@ struct Params {
     bits: u32,
     symmetric: u32,
     search: u32,
+    keep: u32,
     rows: u32,
     cols: u32,
     group: u32,
@@ -50,7 +72,7 @@ impl Grid {
 
     /// That of a weight [rows, cols]. Errors: Unsupported; Config, with the weight's name, where groups do not divide its rows.
     pub fn of(name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<Grid> {
-        let (grid, cols) = (Grid { scheme: scheme.resolve(shape), first_block: 0, search: false }, shape[1]);
+        let (grid, cols) = (Grid { scheme: scheme.resolve(shape), first_block: 0, range: BlockRange::Whole }, shape[1]);
         check(&grid, cols).map_err(|error| match error {
             Error::Shape { .. } => {
                 let group = grid.group();
@@ -93,7 +115,7 @@ impl Grid {
     /// One for every way in which integers specialise.
     pub(super) fn integers() -> [Grid; 2] {
         let int = Scheme::int(4, 64);
-        [int.with_f32_scales(), int].map(|scheme| Grid { scheme, first_block: 0, search: false })
+        [int.with_f32_scales(), int].map(|scheme| Grid { scheme, first_block: 0, range: BlockRange::Whole })
     }
 
     fn tables() -> [Grid; 4] {
@@ -104,7 +126,7 @@ impl Grid {
             Scheme::Nf3 { block_size },
             Scheme::Nf2 { block_size },
         ];
-        tables.map(|scheme| Grid { scheme, first_block: 0, search: false })
+        tables.map(|scheme| Grid { scheme, first_block: 0, range: BlockRange::Whole })
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
@@ -116,7 +138,8 @@ impl Grid {
         Params {
             bits,
             symmetric,
-            search: self.search.into(),
+            search: u32::from(self.range == BlockRange::LeastError),
+            keep: self.range.keep(self.group()) as u32,
             rows: rows as u32,
             cols: cols as u32,
             group: self.group() as u32,
@@ -153,7 +176,12 @@ pub fn scales(
     }
     let params = grid.params((rows, cols), groups.start, groups.len());
     let threads = rows * groups.len();
-    let work = (threads * grid.group()) as f64 * if grid.search { 800.0 } else { 4.0 };
+    let steps = match grid.range {
+        BlockRange::Whole => 4.0,
+        BlockRange::LeastError => 800.0,
+        BlockRange::Percentile(_) => 100.0,
+    };
+    let work = (threads * grid.group()) as f64 * steps;
     let kernel = grid.kernel("scales_of_groups");
     g.dispatch(kernel, &params, &[w, scales, status], threads.div_ceil(64), work)
 }

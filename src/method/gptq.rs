@@ -1,13 +1,13 @@
 //! GPTQ: columns are rounded one after the other, and what each one loses is made up for by those after it.
 
-use super::{Layer, LayerMethod, Needs, fold, linalg, of_hessian::OfHessian};
+use super::{Layer, LayerMethod, Needs, Observer, fold, linalg, of_hessian::OfHessian};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::{
         QuantizedTensor, Shard, elementwise,
-        gptq::{self, BLOCK, Grid},
+        gptq::{self, BLOCK, BlockRange, Grid},
         permute, quantize,
     },
     nn::{Linear, Permutation, Transform},
@@ -28,14 +28,14 @@ pub struct GptqOptions {
     /// needs no order. Without it groups are of columns that follow each other in the new order, and the layer permutes its
     /// input.
     pub static_groups: bool,
-    /// Try smaller ranges than that of the numbers for each group's scale, for a smaller squared error.
-    pub search: bool,
+    /// How the range of each group is chosen ([`Observer::of_blocks`]).
+    pub observer: Observer,
 }
 
 impl GptqOptions {
     /// 1 % damping, columns with large inputs first, in static groups: nothing of the order is stored.
     pub fn new(scheme: Scheme) -> GptqOptions {
-        GptqOptions { scheme, damping: 0.01, act_order: true, static_groups: true, search: false }
+        GptqOptions { scheme, damping: 0.01, act_order: true, static_groups: true, observer: Observer::MinMax }
     }
 }
 
@@ -46,6 +46,7 @@ impl GptqOptions {
 #[derive(Debug)]
 pub struct Gptq {
     options: GptqOptions,
+    range: BlockRange,
     factor: OfHessian<Factor>,
 }
 
@@ -61,7 +62,7 @@ struct Factor {
 }
 
 impl Gptq {
-    /// Errors: Config for options that cannot work.
+    /// Errors: Config, Unsupported for options that cannot work.
     pub fn new(options: GptqOptions) -> Result<Gptq> {
         if !Grid::serves(options.scheme) {
             return Err(Error::unsupported("scheme for gptq", options.scheme, "int2 to int8, nf4, fp4, nf3, nf2"));
@@ -70,7 +71,7 @@ impl Gptq {
             let message = format!("expected a part of the mean above 0 and at most 1, got {}", options.damping);
             return Err(Error::config("damping", message));
         }
-        Ok(Gptq { options, factor: OfHessian::default() })
+        Ok(Gptq { options, range: options.observer.of_blocks()?, factor: OfHessian::default() })
     }
 
     /// The factor of a layer's Hessian. Errors: Config where the activations were not finite.
@@ -131,7 +132,7 @@ impl LayerMethod for Gptq {
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, [rows, cols]) = (layer.weight_name(), layer.shape());
-        let grid = Grid { search: self.options.search, ..Grid::of(&name, self.options.scheme, [rows, cols])? };
+        let grid = Grid { range: self.range, ..Grid::of(&name, self.options.scheme, [rows, cols])? };
         let (scheme, group) = (grid.scheme, grid.group());
         let factor = self.factor(layer)?;
         // In the new order the columns of a group lie side by side, and so the weight is stored.

@@ -40,7 +40,7 @@ pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
 pub use quip::Quip;
 pub use recipe::{Method, MethodOptions, Recipe};
 pub use report::{LayerFigures, TensorFigures};
-pub use rtn::{Rtn, RtnSearch};
+pub use rtn::{Rtn, RtnObserved};
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs};
 pub use stored::Stored;

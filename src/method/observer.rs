@@ -5,7 +5,10 @@ use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::observe::{self, RANGE},
+    kernels::{
+        gptq::BlockRange,
+        observe::{self, RANGE},
+    },
 };
 use std::{
     fmt,
@@ -88,6 +91,18 @@ impl Observer {
             _ => f64::from(seen.absmax()),
         };
         Ok((clip as f32).min(seen.absmax()))
+    }
+
+    /// The range of each block of a weight. Percentiles are exact, of the block's own numbers: of 64 they clip one from 98.4
+    /// percent down. Errors: Unsupported for the moving average, since weights are seen once, and for `Entropy`, which compares
+    /// distributions that a block has too few numbers for.
+    pub fn of_blocks(self) -> Result<BlockRange> {
+        match self {
+            Observer::MinMax => Ok(BlockRange::Whole),
+            Observer::Mse => Ok(BlockRange::LeastError),
+            Observer::Percentile { percent } => Ok(BlockRange::Percentile(percent)),
+            other => Err(Error::unsupported("observer of weights", other, "minmax, mse, percentile")),
+        }
     }
 }
 

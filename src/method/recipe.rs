@@ -2,7 +2,7 @@
 
 use super::{
     ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, Observer,
-    PipelineOptions, Quip, Rtn, RtnSearch, SmoothQuant, SmoothQuantOptions, W8A8,
+    PipelineOptions, Quip, Rtn, RtnObserved, SmoothQuant, SmoothQuantOptions, W8A8,
 };
 use crate::{
     Error, Result,
@@ -111,7 +111,7 @@ pub struct MethodOptions {
     pub threshold: f32,
     /// QuIP#: the seed of the random signs.
     pub seed: u64,
-    /// RTN, GPTQ: how the range of each block of weights is chosen, [`Observer::MinMax`] or [`Observer::Mse`].
+    /// RTN, GPTQ: how the range of each block of weights is chosen ([`Observer::of_blocks`]).
     pub weights: Observer,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized.
     pub true_sequential: bool,
@@ -165,26 +165,22 @@ impl Recipe {
     /// The method, ready for [`quantize_model`](super::quantize_model). Errors: Config, Unsupported for a scheme or options
     /// that it cannot work with.
     pub fn build(&self) -> Result<Box<dyn LayerMethod>> {
-        let MethodOptions { act_order, damping, clip, alpha, threshold, seed, .. } = self.options;
+        let MethodOptions { act_order, damping, clip, alpha, threshold, seed, weights, .. } = self.options;
         let scheme = self.scheme;
         if self.method.has_one_scheme() && scheme != self.method.default_scheme() {
             let name = format!("scheme for {}", self.method.name());
             return Err(Error::unsupported(name, scheme, self.method.default_scheme()));
         }
-        let search = match self.options.weights {
-            Observer::MinMax => false,
-            Observer::Mse => true,
-            other => return Err(Error::unsupported("observer of weights", other, "minmax, mse")),
-        };
         let method: Box<dyn LayerMethod> = match self.method {
-            Method::Rtn if search => Box::new(RtnSearch::new(scheme)?),
-            Method::Rtn => Box::new(Rtn { scheme }),
+            Method::Rtn if weights == Observer::MinMax => Box::new(Rtn { scheme }),
+            Method::Rtn => Box::new(RtnObserved::new(scheme, weights)?),
             Method::Hqq if scheme == scheme.symmetric() => {
                 return Err(Error::unsupported("scheme for hqq", scheme, "int2 to int8 with zero points"));
             }
             Method::Hqq => Box::new(Hqq { scheme, options: HalfQuadratic::default() }),
             Method::Gptq => {
-                Box::new(Gptq::new(GptqOptions { act_order, damping, search, ..GptqOptions::new(scheme) })?)
+                let observer = weights;
+                Box::new(Gptq::new(GptqOptions { act_order, damping, observer, ..GptqOptions::new(scheme) })?)
             }
             Method::Awq => Box::new(Awq::new(AwqOptions { clip, ..AwqOptions::new(scheme) })?),
             Method::SmoothQuant => Box::new(SmoothQuant::new(SmoothQuantOptions { scheme, alpha })?),

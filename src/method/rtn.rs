@@ -1,13 +1,13 @@
 //! Round to nearest: each number by itself.
 
-use super::{Layer, LayerMethod};
+use super::{Layer, LayerMethod, Observer};
 use crate::{
     DType, Error, Result,
     gpu::Gpu,
     graph::Graph,
     kernels::{
         QuantizedTensor,
-        gptq::{self, Grid},
+        gptq::{self, BlockRange, Grid},
         quantize,
     },
     nn::Linear,
@@ -44,20 +44,23 @@ impl LayerMethod for Rtn {
     }
 }
 
-/// Rounding to nearest within the range of each block that leaves the least squared error: 80 of them are tried, from the whole
-/// range of its numbers down to a fifth of it. What lies beyond is clipped; nothing is calibrated.
+/// Rounding to nearest within the range of each block that an observer chooses. What lies beyond is clipped; nothing is
+/// calibrated.
 #[derive(Clone, Copy, Debug)]
-pub struct RtnSearch {
+pub struct RtnObserved {
     scheme: Scheme,
+    range: BlockRange,
 }
 
-impl RtnSearch {
-    /// `scheme`: integers, or a table with an absmax a block, in blocks that divide a row. Errors: Unsupported for others.
-    pub fn new(scheme: Scheme) -> Result<RtnSearch> {
+impl RtnObserved {
+    /// `scheme`: integers, or a table with an absmax a block, in blocks that divide a row. Errors: Unsupported for others, and
+    /// for observers that do not choose ranges of blocks ([`Observer::of_blocks`]).
+    pub fn new(scheme: Scheme, observer: Observer) -> Result<RtnObserved> {
+        let range = observer.of_blocks()?;
         match Grid::serves(scheme) {
-            true => Ok(RtnSearch { scheme }),
+            true => Ok(RtnObserved { scheme, range }),
             false => Err(Error::unsupported(
-                "scheme for a search of ranges",
+                "scheme for observed ranges of weights",
                 scheme,
                 "int2 to int8, nf4, fp4, nf3, nf2 without double quantization",
             )),
@@ -65,14 +68,14 @@ impl RtnSearch {
     }
 }
 
-impl LayerMethod for RtnSearch {
+impl LayerMethod for RtnObserved {
     fn name(&self) -> &'static str {
         "rtn"
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, [rows, cols]) = (layer.weight_name(), layer.shape());
-        let grid = Grid { search: true, ..Grid::of(&name, self.scheme, [rows, cols])? };
+        let grid = Grid { range: self.range, ..Grid::of(&name, self.scheme, [rows, cols])? };
         let scheme = grid.scheme;
         let target = QuantizedTensor::zeros(gpu, &name, scheme, [rows, cols])?;
         if gpu.is_dry() {

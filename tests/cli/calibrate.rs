@@ -84,16 +84,22 @@ fn observers_are_taken_by_name() {
 
     // Ranges of weights that are searched for are written as any other.
     let out = place.text("out");
-    let words = ["quantize", MODEL, "--bits", "3", "--weight-observer", "mse", "--output", &out, "--json"];
-    assert_eq!(fourbit(&words).json()["quantized"], 28);
-    let whole = place.text("whole");
-    fourbit(&["quantize", MODEL, "--bits", "3", "--output", &whole, "--json"]).json();
+    let observed = |observer: &str, out: &str| {
+        let words = ["quantize", MODEL, "--bits", "3", "--weight-observer", observer, "--output", out, "--json"];
+        assert_eq!(fourbit(&words).json()["quantized"], 28);
+    };
+    let (whole, clipped) = (place.text("whole"), place.text("clipped"));
+    observed("mse", &out);
+    observed("minmax", &whole);
+    observed("percentile-95", &clipped);
     let scales = |folder: &str| {
         let name = "model.layers.0.mlp.down_proj.weight";
         let source = Source::open(folder).unwrap();
         source.packed(name, source.shape(name).unwrap()).unwrap().scales
     };
     assert_ne!(scales(&out), scales(&whole));
+    assert_ne!(scales(&clipped), scales(&whole));
+    assert_ne!(scales(&clipped), scales(&out));
 }
 
 #[test]
@@ -112,8 +118,8 @@ fn what_cannot_be_calibrated_is_refused() {
         (&["--calibration", ROWS, "--observer", "mse", "--method", "stored"], "says already"),
         (&["--calibration", ROWS, "--observer", "mse", "--method", "llm-int8"], "its own way"),
         (&["--calibration", ROWS, "--method", "best"], "rtn, hqq, gptq"),
-        (&["--calibration", ROWS, "--method", "rtn:q4_k", "--weight-observer", "mse"], "search of ranges"),
-        (&["--calibration", ROWS, "--weight-observer", "entropy"], "supported: minmax, mse"),
+        (&["--calibration", ROWS, "--method", "rtn:q4_k", "--weight-observer", "mse"], "observed ranges"),
+        (&["--calibration", ROWS, "--weight-observer", "entropy"], "supported: minmax, mse, percentile"),
     ] {
         let done = fourbit(&[&["calibrate", MODEL, "--output", &output], words].concat());
         assert!(done.error().contains(expected), "{words:?}: {}", done.error());

@@ -4,12 +4,16 @@ use fourbit::{
     DType, Gpu,
     gpu::Tensor,
     graph::Graph,
-    kernels::{awq, gptq::Grid, quantize},
+    kernels::{
+        awq,
+        gptq::{BlockRange, Grid},
+        quantize,
+    },
     quant::{ScaleType, Scheme},
 };
 
 fn grid(scheme: Scheme) -> Grid {
-    Grid { scheme, first_block: 0, search: false }
+    Grid { scheme, first_block: 0, range: BlockRange::Whole }
 }
 
 fn tensor(gpu: &Gpu, shape: [usize; 2], values: &[f32]) -> Tensor {

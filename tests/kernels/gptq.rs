@@ -10,10 +10,10 @@ use fourbit::{
     DType, Gpu,
     graph::Graph,
     kernels::{dequantize, quantize},
-    method::{Gptq, GptqOptions, InputStats, Layer, LayerMethod},
+    method::{Gptq, GptqOptions, InputStats, Layer, LayerMethod, Observer, RtnObserved},
     nn::Linear,
     quant::{
-        FP4, NF4, ScaleType, Scheme,
+        FP4, NF4, PER_CHANNEL, Packed, ScaleType, Scheme,
         blockwise4::{NF2, NF3},
     },
 };
@@ -238,9 +238,44 @@ fn the_error_of_the_output_is_below_that_of_rounding_to_nearest() {
         let rtn = quantize::quantize(&gpu, "w", &weight, [rows, n], scheme).unwrap();
         let nearest = loss(&values(&gpu, &Linear::new(rtn, None)), &w, &h, n);
         let plain = GptqOptions { act_order: false, ..GptqOptions::new(scheme) };
-        for options in [plain, GptqOptions { act_order: true, ..plain }, GptqOptions { search: true, ..plain }] {
+        let searched = GptqOptions { observer: Observer::Mse, ..plain };
+        for options in [plain, GptqOptions { act_order: true, ..plain }, searched] {
             let ours = loss(&values(&gpu, &run(&gpu, options, &w, &h, n).unwrap()), &w, &h, n);
             assert!(ours < 0.6 * nearest, "{options:?}: {ours} against {nearest}");
+        }
+    }
+}
+
+#[test]
+fn percentiles_clip_each_block_at_its_own_magnitudes() {
+    let Some(gpu) = gpu() else { return };
+    let (rows, cols) = (9, 192);
+    let mut w = Rng(5).normals(rows * cols);
+    (w[0], w[70], w[cols + 3]) = (1e4, -1e4, 0.0);
+    w[2 * cols..3 * cols].fill(0.0);
+    w[3 * cols..4 * cols].fill(-0.75);
+    let tables = [Scheme::Nf4 { block_size: 64, double_quant: false }, Scheme::Nf3 { block_size: 32 }];
+    let int = |block_size, symmetric| scheme(3, block_size, symmetric, ScaleType::F16);
+    for scheme in [int(64, false), int(64, true), int(PER_CHANNEL, false)].into_iter().chain(tables) {
+        for percent in [50.0, 90.0, 98.0, 100.0] {
+            let block = scheme.resolve([rows, cols]).block_size();
+            let mut clipped = w.clone();
+            for block in clipped.chunks_mut(block) {
+                let mut magnitudes: Vec<f32> = block.iter().map(|v| v.abs()).collect();
+                magnitudes.sort_by(f32::total_cmp);
+                let limit = magnitudes[(block.len() as f64 * percent / 100.0).ceil() as usize - 1];
+                block.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
+            }
+            // Codes of the clipped numbers may lie nearer than the last one that the limit itself takes: scales are compared.
+            let want = Packed::quantize(scheme, [rows, cols], &clipped).unwrap().scales;
+            let weight = gpu.tensor("w", [rows, cols], DType::F32, &w).unwrap();
+            let layer = Layer { name: "layer", weight, bias: None, stats: &InputStats::default() };
+            let method = RtnObserved::new(scheme, Observer::Percentile { percent }).unwrap();
+            let got = method.quantize(&gpu, &layer).unwrap().weight.download().unwrap();
+            assert_eq!(got.scales, want, "{scheme:?} {percent}");
+            if percent == 100.0 {
+                assert_eq!(got, Packed::quantize(scheme, [rows, cols], &w).unwrap(), "{scheme:?}");
+            }
         }
     }
 }

@@ -48,7 +48,8 @@ struct OptionArgs {
     /// quip: seed of the random signs
     #[arg(long, value_name = "N", default_value_t = 0)]
     method_seed: u64,
-    /// rtn, gptq: how the range of each block of weights is chosen: minmax, or mse for the least squared error
+    /// rtn, gptq: how the range of each block of weights is chosen: minmax, mse for the least squared
+    /// error, or percentile-99 to clip one number in a hundred
     #[arg(long, value_name = "NAME", default_value_t = Observer::MinMax)]
     weight_observer: Observer,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized; slower
