@@ -102,7 +102,8 @@ impl Checkpoint for Aqlm {
     fn config(&self, _: DType) -> Result<Value> {
         Ok(json!({
             "in_group_size": VECTOR,
-            "linear_weights_not_to_quantize": ["lm_head.weight"],
+            // transformers 4 names weights here, transformers 5 modules.
+            "linear_weights_not_to_quantize": ["lm_head", "lm_head.weight"],
             "nbits_per_codebook": 8,
             "num_codebooks": 2,
             "out_group_size": 1,
