@@ -1,16 +1,12 @@
 //! GGUF's block types against what the package `gguf` decodes and encodes (`scripts/make_gguf_golden.py`).
 
+mod support;
+
 use fourbit::quant::ggml::BlockType;
-use safetensors::SafeTensors;
+use support::golden::Golden;
 
-const GOLDEN: &[u8] = include_bytes!("golden/gguf/blocks.safetensors");
-
-fn bytes(name: &str) -> Vec<u8> {
-    SafeTensors::deserialize(GOLDEN).unwrap().tensor(name).expect(name).data().to_vec()
-}
-
-fn floats(name: &str) -> Vec<f32> {
-    bytes(name).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+fn golden() -> Golden {
+    Golden::open("gguf/blocks.safetensors")
 }
 
 fn decode(ty: BlockType, bytes: &[u8]) -> Vec<f32> {
@@ -28,8 +24,8 @@ fn rmse(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn every_type_decodes_as_gguf_does() {
     for ty in BlockType::ALL {
-        let expected = floats(&format!("{}/values", ty.name()));
-        let got = decode(ty, &bytes(&format!("{}/bytes", ty.name())));
+        let expected = golden().f32(&format!("{}/values", ty.name()));
+        let got = decode(ty, &golden().bytes(&format!("{}/bytes", ty.name())));
         assert_eq!(got.len(), expected.len());
         for (i, (a, b)) in got.iter().zip(&expected).enumerate() {
             assert_eq!(a.to_bits(), b.to_bits(), "{} element {i}: {a} {b}", ty.name());
@@ -39,9 +35,9 @@ fn every_type_decodes_as_gguf_does() {
 
 #[test]
 fn simple_types_encode_to_the_bytes_of_gguf() {
-    let x = floats("encode/x");
+    let x = golden().f32("encode/x");
     for ty in [BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1, BlockType::Q8_0] {
-        let expected = bytes(&format!("{}/encoded", ty.name()));
+        let expected = golden().bytes(&format!("{}/encoded", ty.name()));
         let got = ty.encode(&x).unwrap();
         assert_eq!(got.len(), expected.len());
         let blocks = got.chunks(ty.block_bytes()).zip(expected.chunks(ty.block_bytes()));
@@ -53,7 +49,7 @@ fn simple_types_encode_to_the_bytes_of_gguf() {
 
 #[test]
 fn awkward_rows_come_back_near() {
-    let x = floats("encode/x");
+    let x = golden().f32("encode/x");
     for ty in BlockType::ALL {
         let y = decode(ty, &ty.encode(&x).unwrap());
         // Half of the widest step, on the scale of the row's largest number, and twice that for two-level scales; scales
@@ -91,7 +87,7 @@ fn hashed_rows() -> Vec<f32> {
 fn the_error_is_no_larger_than_that_of_llama_cpp() {
     let x = hashed_rows();
     for ty in BlockType::ALL {
-        let theirs = f64::from(floats(&format!("{}/rmse", ty.name()))[0]);
+        let theirs = f64::from(golden().f32(&format!("{}/rmse", ty.name()))[0]);
         let ours = rmse(&x, &decode(ty, &ty.encode(&x).unwrap()));
         // Where the bytes are the same, the sums differ by their rounding.
         assert!(ours <= theirs * (1.0 + 1e-6), "{}: {ours} {theirs}", ty.name());
