@@ -68,6 +68,8 @@ pub struct Grid {
 
 impl Grid {
     /// The grid of a weight of integers. LSQ's factor of the steps' gradients is 1 / √(block · Qp), Qp = 2^(bits - 1) - 1.
+    /// It is made for plain gradient descent: AdamW divides by the gradients' own size, so that there it weighs the steps
+    /// only in the norm that clipping looks at.
     ///
     /// weight: its only shard. Errors: Unsupported for other schemes.
     pub fn of_weight(g: &mut Graph, scheme: Scheme, cols: usize, weight: &Shard) -> Result<Grid> {
