@@ -2,10 +2,10 @@
 """Writes tests/golden/gguf/blocks.safetensors: GGUF blocks, and what the package `gguf` makes of them.
 
     pip install gguf==0.19.0 numpy==2.4.6 safetensors==0.8.0
-    python scripts/make_gguf_golden.py [tests/golden/gguf [libggml-base.so]]
+    python scripts/make_gguf_golden.py [tests/golden/gguf [LIBRARY.so]]
 
-Deterministic: fixed seeds, no timestamps. The library is that of llama.cpp (the package llama-cpp-python has it under
-llama_cpp/lib); without it the errors of its encoder are taken over from the old file.
+Deterministic: fixed seeds, no timestamps. The library is llama.cpp's (libggml-base.so, or xllamacpp.abi3.so of the package
+xllamacpp 2026.10.11549: both gave the same file); without it the errors of its encoder are taken over from the old file.
 
     <type>/bytes    blocks of random bits (the f16 scales are finite), u8 [blocks, bytes of a block]
     <type>/values   gguf.quants.dequantize of them, f32 [blocks, elements of a block]
