@@ -29,6 +29,7 @@ from types import SimpleNamespace
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"  # threads of aqlm's kernel add to one vector at once
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -252,8 +253,8 @@ def aqlm(folder):
         parts = {"codes": codes, "codebooks": torch.stack(books)[:, :, None], "scales": scales.reshape(-1, 1, 1, 1)}
         decoded[name] = _dequantize_weight(unpack_int_data(codes, 8), parts["codebooks"].float(), parts["scales"].float())
         tensors |= {f"{name}.{part}": value for part, value in parts.items()}
-    quantization = {"in_group_size": 8, "linear_weights_not_to_quantize": ["lm_head.weight"], "nbits_per_codebook": 8,
-                    "num_codebooks": 2, "out_group_size": 1, "quant_method": "aqlm"}
+    quantization = {"in_group_size": 8, "linear_weights_not_to_quantize": ["lm_head", "lm_head.weight"],
+                    "nbits_per_codebook": 8, "num_codebooks": 2, "out_group_size": 1, "quant_method": "aqlm"}
     finish(folder, tensors, quantization, decoded)
 
 

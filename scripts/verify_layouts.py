@@ -40,6 +40,7 @@ LAYOUTS = [
     ("compressed-tensors int4", ["--scheme", "int4-g64", "--symmetric"], ["compressed_tensors"], 1e-3),
     ("compressed-tensors int8", ["--scheme", "int8-channel-sym-f32"], ["compressed_tensors"], 1e-3),
     ("compressed-tensors W8A8", ["--method", "smoothquant", *CALIBRATION], ["compressed_tensors"], 5e-2),
+    ("compressed-tensors W8A8, static", ["--method", "smoothquant", "--activations", "a8-mse", *CALIBRATION], ["compressed_tensors"], 5e-2),
     ("AQLM", ["--method", "aqlm", *CALIBRATION], ["aqlm", "numba"], 1e-3),
     ("GPTQ", ["--method", "gptq", *CALIBRATION], ["gptqmodel", "optimum"], 2e-2),
     ("AWQ", ["--method", "awq", *CALIBRATION], ["gptqmodel"], 2e-2),
