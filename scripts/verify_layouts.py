@@ -31,7 +31,8 @@ MODEL = os.path.join(ROOT, "assets", "embedded")
 IDS = [3 + 7 * i % 900 for i in range(48)]
 CALIBRATION = ["--calibration", os.path.join(MODEL, "train.jsonl"), "--calibration-samples", "8", "--calibration-length", "64"]
 # name, words of `fourbit quantize`, what must be installed, bound on the largest difference over the largest logit. Tools that
-# compute in halves, or round activations at another place, get a wider one.
+# compute in halves, or round activations at another place, get a wider one; static scales of whole ranges are so coarse for this
+# model's down_proj that a single tie which falls the other way shows.
 LAYOUTS = [
     ("bf16", ["--scheme", "bf16"], [], 1e-4),
     ("bitsandbytes nf4", ["--scheme", "nf4", "--double-quant"], ["bitsandbytes"], 1e-3),
@@ -40,7 +41,7 @@ LAYOUTS = [
     ("compressed-tensors int4", ["--scheme", "int4-g64", "--symmetric"], ["compressed_tensors"], 1e-3),
     ("compressed-tensors int8", ["--scheme", "int8-channel-sym-f32"], ["compressed_tensors"], 1e-3),
     ("compressed-tensors W8A8", ["--method", "smoothquant", *CALIBRATION], ["compressed_tensors"], 5e-2),
-    ("compressed-tensors W8A8, static", ["--method", "smoothquant", "--activations", "a8-mse", *CALIBRATION], ["compressed_tensors"], 5e-2),
+    ("compressed-tensors W8A8, static", ["--method", "smoothquant", "--activations", "a8-percentile", *CALIBRATION], ["compressed_tensors"], 5e-2),
     ("AQLM", ["--method", "aqlm", *CALIBRATION], ["aqlm", "numba"], 1e-3),
     ("GPTQ", ["--method", "gptq", *CALIBRATION], ["gptqmodel", "optimum"], 2e-2),
     ("AWQ", ["--method", "awq", *CALIBRATION], ["gptqmodel"], 2e-2),
