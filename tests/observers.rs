@@ -318,7 +318,7 @@ fn reports_are_those_of_an_f64_computation() {
 fn weights_behind_transforms_and_floats_are_reported_too() {
     let Some(gpu) = gpu() else { return };
     let samples = embedded::samples(5);
-    for figures in reported(&gpu, &Quip::new(0, 0.01), &samples).1 {
+    for figures in reported(&gpu, &Quip::new(0, 0.01).unwrap(), &samples).1 {
         // Transforms make normal numbers of weights: no code of one bit tells those better than 6.02 dB, none of two bits better
         // than twice that. Rounding is for the output's sake, of which more is told than of the weight.
         let (weight, output) = (figures.weight.sqnr.unwrap(), figures.output_sqnr.unwrap());

@@ -1,6 +1,9 @@
 //! AQLM: eight weights are the sum of two vectors of two code books that are learned for the layer.
 
-use super::{FineTune, Layer, LayerMethod, Needs, fold, linalg, of_hessian::OfHessian};
+use super::{
+    FineTune, Layer, LayerMethod, Needs, fold, linalg,
+    of_hessian::{self, OfHessian},
+};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
@@ -63,9 +66,9 @@ impl Default for Aqlm {
 }
 
 impl Aqlm {
-    /// With this damping.
-    pub fn new(damping: f64) -> Aqlm {
-        Aqlm { damping, ..Aqlm::default() }
+    /// With this damping, which is above 0 and at most 1. Errors: Config.
+    pub fn new(damping: f64) -> Result<Aqlm> {
+        Ok(Aqlm { damping: of_hessian::damping(damping)?, ..Aqlm::default() })
     }
 
     /// The same with blocks fine-tuned in this way.
@@ -131,12 +134,17 @@ impl LayerMethod for Aqlm {
                 let mut packed = lattice::additive(gpu, &name, &weight, lower, &books, &fit.scales)?.download()?;
                 packed.nested = fit.solve(&packed, self.steps)?;
                 let loss = fit.loss(&packed)?;
-                if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                if loss.is_finite() && best.as_ref().is_none_or(|(least, _)| loss < *least) {
                     improved = true;
                     best = Some((loss, packed));
                 }
             }
-            let (loss, packed) = best.as_ref().expect("a first round is always the best so far");
+            let Some((loss, packed)) = &best else {
+                return Err(Error::config(
+                    name,
+                    "no code books give a finite error: its weights or inputs are too large",
+                ));
+            };
             log::debug!("{name}: round {round}, error {loss:.4}");
             books.clone_from(&packed.nested);
             if !improved {

@@ -1,6 +1,9 @@
 //! GPTQ: columns are rounded one after the other, and what each one loses is made up for by those after it.
 
-use super::{Layer, LayerMethod, Needs, Observer, fold, linalg, of_hessian::OfHessian};
+use super::{
+    Layer, LayerMethod, Needs, Observer, fold, linalg,
+    of_hessian::{OfHessian, damping},
+};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
@@ -67,10 +70,7 @@ impl Gptq {
         if !Grid::serves(options.scheme) {
             return Err(Error::unsupported("scheme for gptq", options.scheme, "int2 to int8, nf4, fp4, nf3, nf2"));
         }
-        if !(options.damping > 0.0 && options.damping <= 1.0) {
-            let message = format!("expected a part of the mean above 0 and at most 1, got {}", options.damping);
-            return Err(Error::config("damping", message));
-        }
+        damping(options.damping)?;
         Ok(Gptq { options, range: options.observer.of_blocks()?, factor: OfHessian::default() })
     }
 

@@ -1,6 +1,9 @@
 //! QuIP#: weights between random Hadamard transforms, rounded to a lattice with what is lost carried over.
 
-use super::{FineTune, Layer, LayerMethod, Needs, linalg, of_hessian::OfHessian};
+use super::{
+    FineTune, Layer, LayerMethod, Needs, fold, linalg,
+    of_hessian::{self, OfHessian},
+};
 use crate::{
     Error, Result,
     gpu::{Gpu, Tensor},
@@ -47,9 +50,9 @@ fn hash(text: &str) -> u64 {
 }
 
 impl Quip {
-    /// With these signs and this damping.
-    pub fn new(seed: u64, damping: f64) -> Quip {
-        Quip { seed, damping, ..Quip::default() }
+    /// With these signs and this damping, which is above 0 and at most 1. Errors: Config.
+    pub fn new(seed: u64, damping: f64) -> Result<Quip> {
+        Ok(Quip { seed, damping: of_hessian::damping(damping)?, ..Quip::default() })
     }
 
     /// The same with blocks fine-tuned in this way.
@@ -58,12 +61,12 @@ impl Quip {
     }
 
     /// The block-lower factor of the damped Hessian between the input's transform, whose signs are those of `seed`. H:
-    /// [n, n]. Errors: Config, where it is no Hessian.
+    /// [n, n]. Errors: Shape, Config where it is no Hessian.
     fn solve(&self, name: &str, hessian: &Tensor, n: usize, seed: u64) -> Result<Vec<f32>> {
         if hessian.shape().dims() != [n, n] {
             return Err(Error::shape(name, format!("a Hessian of [{n}, {n}]"), hessian.shape()));
         }
-        let mut h: Vec<f64> = hessian.read::<f32>()?.into_iter().map(f64::from).collect();
+        let mut h: Vec<f64> = fold::finite(name, hessian.read::<f32>()?)?.into_iter().map(f64::from).collect();
         // H is symmetric: rows, then columns as rows.
         hadamard::apply(&mut h, n, seed)?;
         for (r, c) in (0..n).flat_map(|r| (0..r).map(move |c| (r, c))) {

@@ -79,8 +79,8 @@ impl Method {
         }
     }
 
-    /// Whether the method stores its numbers in one scheme alone.
-    const fn has_one_scheme(self) -> bool {
+    /// Whether the method stores its numbers in one scheme alone: [`Method::default_scheme`].
+    pub const fn has_one_scheme(self) -> bool {
         matches!(self, Method::LlmInt8 | Method::Quip | Method::Aqlm)
     }
 }
@@ -172,6 +172,10 @@ impl Recipe {
             return Err(Error::unsupported(name, scheme, self.method.default_scheme()));
         }
         let method: Box<dyn LayerMethod> = match self.method {
+            Method::Rtn | Method::SmoothQuant if scheme.is_vector() => {
+                let name = format!("scheme for {}", self.method.name());
+                return Err(Error::unsupported(name, scheme, "those that can be rounded to: not e8p and aqlm"));
+            }
             Method::Rtn if weights == Observer::MinMax => Box::new(Rtn { scheme }),
             Method::Rtn => Box::new(RtnObserved::new(scheme, weights)?),
             Method::Hqq if scheme == scheme.symmetric() => {
@@ -185,8 +189,8 @@ impl Recipe {
             Method::Awq => Box::new(Awq::new(AwqOptions { clip, ..AwqOptions::new(scheme) })?),
             Method::SmoothQuant => Box::new(SmoothQuant::new(SmoothQuantOptions { scheme, alpha })?),
             Method::LlmInt8 => Box::new(LlmInt8::new(threshold)?),
-            Method::Quip => Box::new(Quip::new(seed, damping).finetuned(self.finetune(true)?)),
-            Method::Aqlm => Box::new(Aqlm::new(damping).finetuned(self.finetune(false)?)),
+            Method::Quip => Box::new(Quip::new(seed, damping)?.finetuned(self.finetune(true)?)),
+            Method::Aqlm => Box::new(Aqlm::new(damping)?.finetuned(self.finetune(false)?)),
         };
         Ok(match self.activations {
             None => method,
@@ -303,6 +307,9 @@ mod tests {
             "hqq:nf4",
             "hqq:int4-sym",
             "rtn:int99",
+            "rtn:e8p",
+            "rtn:aqlm",
+            "smoothquant:e8p",
             "gptq:",
             "quip:nf4",
             "llm-int8+a8",
@@ -323,6 +330,14 @@ mod tests {
         tuned.options.finetune_lr = 0.0;
         let message = tuned.build().err().unwrap().to_string();
         assert!(message.contains("learning rate") && message.contains("above 0"), "{message}");
+        for method in [Method::Gptq, Method::Quip, Method::Aqlm] {
+            let mut recipe = Recipe::new(method, method.default_scheme());
+            for damping in [0.0, -0.01, 1.5, f64::NAN, f64::INFINITY] {
+                recipe.options.damping = damping;
+                let message = recipe.build().err().unwrap().to_string();
+                assert!(message.starts_with("damping: ") && message.contains("at most 1"), "{recipe}: {message}");
+            }
+        }
         let message = "rtn:q4_k".parse::<Recipe>().unwrap().layout().unwrap_err().to_string();
         assert!(message.contains("q4_k") && message.contains(".gguf"), "{message}");
     }
