@@ -103,6 +103,14 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         (&["--scheme", "nf4", "--output", &gguf], "q4_k"),
         (&["--scheme", "int4-big", "--output", &out], "int4-big"),
         (&["--bits", "9", "--output", &out], "bits"),
+        (&["--bits", "3", "--output", &gguf], "4, 5, 8 (q4_0, q5_0, q8_0)"),
+        (&["--method", "llm-int8", "--bits", "4", "--output", &out], "unsupported bits for llm-int8: 4; supported: 8"),
+        (&["--scheme", "e8p", "--output", &out], "unsupported scheme for rtn: e8p"),
+        // The bits are taken; what is missing is the text.
+        (&["--method", "quip", "--bits", "2", "--output", &out], "--calibration"),
+        (&["--method", "aqlm", "--bits", "2", "--output", &out], "--calibration"),
+        (&["--method", "gptq", "--bits", "5", "--output", &gguf], "--calibration"),
+        (&["--method", "gptq", "--bits", "4", "--symmetric", "--output", &gguf], "--calibration"),
         (&["--scheme", "q4_k", "--block-size", "64", "--output", &gguf], "fixed"),
         (&["--symmetric", "--output", &out], "--symmetric"),
         (&["--group-size", "0", "--output", &out], "--group-size"),
@@ -118,6 +126,23 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     let compare = fourbit(&["compare", MODEL, "--methods", "awq", "--data", ROWS]);
     assert!(compare.error().contains("--calibration"), "{}", compare.error());
     assert_eq!(place.names(), before);
+}
+
+#[test]
+fn bits_name_the_scheme_that_a_method_or_a_file_has() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    for (name, words, recipe) in [
+        ("bits4.gguf", &["--bits", "4"][..], "rtn:q4_0"),
+        ("bits8.gguf", &["--bits", "8", "--symmetric"], "rtn:q8_0"),
+        ("bits8", &["--method", "llm-int8", "--bits", "8"], "llm-int8:int8-channel-sym-f32"),
+    ] {
+        let out = place.text(name);
+        let done = fourbit(&[&["quantize", MODEL, "--output", &out, "--json"], words].concat()).json();
+        assert_eq!((done["recipe"].as_str(), done["quantized"].as_u64()), (Some(recipe), Some(28)), "{words:?}");
+    }
 }
 
 #[test]

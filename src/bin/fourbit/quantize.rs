@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use fourbit::{
     Error, Result,
     method::{ActivationScales, Method, Observer, Recipe, Tuned, quantize_model},
-    quant::{PER_CHANNEL, Scheme},
+    quant::{PER_CHANNEL, Scheme, ggml},
 };
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ pub struct Quantize {
     /// a .gguf file), int4-g64 for hqq, gptq and awq (q4_0 in a .gguf file, which hqq cannot fill)]
     #[arg(long, value_name = "SCHEME")]
     scheme: Option<String>,
-    /// Bits of integers, 2 to 8
+    /// Bits of integers, 2 to 8; of a .gguf file 4, 5 or 8 (q4_0, q5_0, q8_0)
     #[arg(long, value_name = "N", conflicts_with = "scheme")]
     bits: Option<u8>,
     /// Elements that share a scale; -1 for a row [default: 64]
@@ -114,7 +114,31 @@ fn finetuned(out: Output, tuned: &[(String, Tuned)]) -> serde_json::Map<String, 
     told
 }
 
+/// The blocks of a GGUF file that hold integers, which all methods that choose integers can fill.
+const BLOCKS: [Scheme; 3] = [Scheme::Q4_0, Scheme::Q5_0, Scheme::Q8_0];
+
 impl Quantize {
+    /// What `--bits` stands for, where `default` is the scheme without it. Errors: Unsupported.
+    fn integers(&self, method: Method, default: Scheme, bits: u8) -> Result<Scheme> {
+        let own = method.default_scheme();
+        if method.has_one_scheme() {
+            return match own.code_bits() == usize::from(bits) {
+                true => Ok(own),
+                false => Err(Error::unsupported(format!("bits for {}", method.name()), bits, own.code_bits())),
+            };
+        }
+        if is_gguf(&self.output) {
+            let block = BLOCKS.into_iter().find(|block| block.code_bits() == usize::from(bits));
+            let supported = "4, 5, 8 (q4_0, q5_0, q8_0), and others by --scheme, such as q3_k";
+            return block.ok_or_else(|| Error::unsupported("bits for a .gguf file", bits, supported));
+        }
+        Ok(match method {
+            // SmoothQuant's bytes have f32 scales; all other integers have halves.
+            Method::SmoothQuant if bits == 8 => own,
+            _ => Scheme::int(bits, default.block_size()),
+        })
+    }
+
     /// Method, scheme and options. Errors: Config, Unsupported.
     fn recipe(&self) -> Result<Recipe> {
         let method: Method = self.method.parse()?;
@@ -125,12 +149,7 @@ impl Quantize {
             None => method.default_scheme(),
         };
         if let Some(bits) = self.bits {
-            // SmoothQuant's bytes have f32 scales; all other integers have halves.
-            scheme = if bits == 8 && method == Method::SmoothQuant {
-                scheme
-            } else {
-                Scheme::int(bits, scheme.block_size())
-            };
+            scheme = self.integers(method, scheme, bits)?;
         }
         let mut group_size = None;
         if let Some(size) = self.group_size {
@@ -144,7 +163,8 @@ impl Quantize {
         }
         scheme = shaped(scheme, group_size, self.double_quant)?;
         if self.symmetric {
-            if scheme.symmetric() == scheme && !matches!(scheme, Scheme::Int { .. }) {
+            let has_none = matches!(scheme, Scheme::Int { .. }) || ggml::integers(scheme).is_some();
+            if scheme.symmetric() == scheme && !has_none {
                 return Err(Error::config("--symmetric", format!("{scheme} has no zero point to leave out")));
             }
             scheme = scheme.symmetric();
