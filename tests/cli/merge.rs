@@ -37,6 +37,14 @@ fn a_merge_tells_what_it_costs_and_the_folder_keeps_it() {
     let lost = |what: &str| (loss(what) - loss("before")).abs();
     assert!(lost("merged") < lost("naive"), "{done}");
 
+    // Nothing is rounded to nearest where that cannot be done.
+    let quip = place.text("quip");
+    let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--method", "quip", "--output", &quip, "--json"];
+    let run = fourbit(&[words.as_slice(), &measure, &CALIBRATION].concat());
+    let told = run.json();
+    assert!(told["naive"].is_null() && told["merged"]["loss"].as_f64().unwrap() > before, "{told}");
+    assert!(run.stderr.contains("naive merge: none"), "{}", run.stderr);
+
     // As floats nothing is lost but halves' rounding of the sum.
     let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--quantization", "nf4", "--output", &floats];
     let done = fourbit(&[words.as_slice(), &["--method", "rtn", "--scheme", "bf16", "--json"]].concat()).json();
@@ -68,6 +76,13 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
         let done = fourbit(&[&["merge", "--model", MODEL], words].concat());
         assert!(done.error().contains(expected), "{words:?}: {}", done.error());
     }
+    // What is refused is refused before anything is measured.
+    let text = place.embedded_text();
+    let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--method", "rtn", "--scheme", "e8p"];
+    let done = fourbit(&[&words[..], &["--data", &text, "--output", &out]].concat());
+    assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+    assert!(done.error().contains("unsupported scheme for rtn: e8p"), "{}", done.error());
+    fs::remove_file(text).unwrap();
     // An adapter for another model.
     let done = fourbit(&[
         "merge",

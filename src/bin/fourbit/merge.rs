@@ -85,7 +85,9 @@ impl Merge {
         if ids.is_some() {
             tell("before", "before: base and adapter".to_owned(), &job.unmerged()?)?;
             let nearest = Recipe { activations: recipe.activations, ..Recipe::new(Method::Rtn, recipe.scheme) };
-            if nearest != recipe && nearest.build().is_ok() {
+            if nearest.build().is_err() {
+                out.line(format_args!("naive merge: none, since rounding to nearest cannot make {}", recipe.scheme));
+            } else if nearest != recipe {
                 tell("naive", format!("naive merge: {nearest}"), &job.merged(&nearest)?)?;
             }
         }
