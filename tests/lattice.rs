@@ -6,7 +6,7 @@ use fourbit::{
     DType, Gpu, Result, evaluate,
     format::checkpoint,
     graph::Graph,
-    method::{Aqlm, Hqq, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn},
+    method::{Aqlm, Hqq, InputStats, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn},
     model::{LoadOptions, Model, Quantization, QuantizedFolder, Source},
     nn::Linear,
     quant::Scheme,
@@ -111,4 +111,28 @@ fn a_folder_holds_it(gpu: &Gpu, model: &Model, ids: &[u32]) {
     // A method without transforms does not fit.
     let plain = embedded::load(gpu, Quantization::To(Scheme::int(4, 64)));
     assert!(job.write_model(&plain, |_| Ok(())).is_err());
+}
+
+#[test]
+fn what_is_not_finite_is_refused_with_its_name() {
+    let Some(gpu) = gpu() else { return };
+    let refused = |method: &dyn LayerMethod, weight: f32, diagonal: f32| {
+        let weights: Vec<f32> = (0..256).map(|i| weight * (i % 7 - 3) as f32).collect();
+        let hessian: Vec<f32> = (0..256).map(|i| if i / 16 == i % 16 { diagonal } else { 0.0 }).collect();
+        let tensor = |values: &[f32]| gpu.tensor("test", [16, 16], DType::F32, values).unwrap();
+        let stats = InputStats { tokens: 16, hessian: Some(tensor(&hessian)), channels: None, observed: None };
+        let layer = Layer { name: "model.down_proj", weight: tensor(&weights), bias: None, stats: &stats };
+        method.quantize(&gpu, &layer).err().map(|error| error.to_string())
+    };
+    for method in [&Quip::default() as &dyn LayerMethod, &Aqlm::default()] {
+        assert_eq!(refused(method, 1.0, 1.0), None);
+        for value in [f32::NAN, f32::INFINITY] {
+            let message = refused(method, 1.0, value).unwrap();
+            let expected = "model.down_proj.weight: the inputs of the calibration text are not finite";
+            assert!(message.starts_with(expected), "{}: {message}", method.name());
+        }
+    }
+    // The square of a row's size is beyond f32.
+    let message = refused(&Aqlm::default(), 1e25, 1.0).unwrap();
+    assert!(message.starts_with("model.down_proj.weight: no code books give a finite error"), "{message}");
 }
