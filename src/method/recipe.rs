@@ -1,8 +1,8 @@
 //! A method with its scheme and options, by name: what a command line asks for.
 
 use super::{
-    ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, Observer,
-    PipelineOptions, Quip, Rtn, RtnObserved, SmoothQuant, SmoothQuantOptions, W8A8,
+    ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, MethodOptions,
+    Observer, PipelineOptions, Quip, Rtn, RtnObserved, SmoothQuant, SmoothQuantOptions, W8A8,
 };
 use crate::{
     Error, Result,
@@ -92,52 +92,6 @@ impl FromStr for Method {
         let found = Method::ALL.into_iter().find(|method| method.name() == text);
         let names: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
         found.ok_or_else(|| Error::unsupported("method", text, names.join(", ")))
-    }
-}
-
-/// Options of the methods; each takes those that are its own.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MethodOptions {
-    /// GPTQ: columns with large inputs first, in groups of neighbours all the same (static groups), so that nothing is stored
-    /// of the order. Small models and short calibration texts lose much without it.
-    pub act_order: bool,
-    /// GPTQ: what is added to the Hessian's diagonal, in parts of its mean.
-    pub damping: f64,
-    /// AWQ: whether ranges are cut too.
-    pub clip: bool,
-    /// SmoothQuant: how much of the difficulty moves into the weights, 0 to 1.
-    pub alpha: f32,
-    /// LLM.int8(): columns of an input with a magnitude of at least this are not rounded to 8 bits.
-    pub threshold: f32,
-    /// QuIP#: the seed of the random signs.
-    pub seed: u64,
-    /// RTN, GPTQ: how the range of each block of weights is chosen ([`Observer::of_blocks`]).
-    pub weights: Observer,
-    /// Calibrate each layer with what the layers before it in its block give once they are quantized.
-    pub true_sequential: bool,
-    /// QuIP#, AQLM: times that each block learns from the calibration text at most; 0 for no fine-tuning.
-    pub finetune_epochs: usize,
-    /// QuIP#, AQLM: how many blocks are fine-tuned, from the first on.
-    pub finetune_blocks: usize,
-    /// QuIP#, AQLM: the step of fine-tuning ([`FineTune::learning_rate`]).
-    pub finetune_lr: f64,
-}
-
-impl Default for MethodOptions {
-    fn default() -> MethodOptions {
-        MethodOptions {
-            act_order: true,
-            damping: 0.01,
-            clip: true,
-            alpha: 0.5,
-            threshold: 6.0,
-            seed: 0,
-            weights: Observer::MinMax,
-            true_sequential: false,
-            finetune_epochs: FineTune::default().epochs,
-            finetune_blocks: FineTune::default().blocks,
-            finetune_lr: FineTune::default().learning_rate,
-        }
     }
 }
 

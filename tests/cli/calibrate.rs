@@ -117,6 +117,8 @@ fn what_cannot_be_calibrated_is_refused() {
         (&["--calibration", ROWS, "--observer", "mse", "--method", "rtn+a8"], "says already"),
         (&["--calibration", ROWS, "--observer", "mse", "--method", "stored"], "says already"),
         (&["--calibration", ROWS, "--observer", "mse", "--method", "llm-int8"], "its own way"),
+        (&["--calibration", ROWS, "--method", "stored", "--alpha", "1"], "--alpha: does nothing for what is asked for"),
+        (&["--calibration", ROWS, "--method", "awq", "--method-seed", "1"], "--method-seed: does nothing for awq"),
         (&["--calibration", ROWS, "--method", "best"], "rtn, hqq, gptq"),
         (&["--calibration", ROWS, "--method", "rtn:q4_k", "--weight-observer", "mse"], "observed ranges"),
         (&["--calibration", ROWS, "--weight-observer", "entropy"], "supported: minmax, mse, percentile"),

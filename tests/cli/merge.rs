@@ -72,6 +72,7 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
         (&["--output", &out, "--adapter", &adapter, "--scheme", "q4_k"], "q4_k"),
         (&["--output", &out, "--adapter", &place.text("nowhere"), "--method", "rtn"], "nowhere"),
         (&["--output", MODEL, "--adapter", &adapter, "--method", "rtn"], "--output"),
+        (&["--output", &out, "--adapter", &adapter, "--threshold", "1"], "--threshold: does nothing for gptq"),
     ] {
         let done = fourbit(&[&["merge", "--model", MODEL], words].concat());
         assert!(done.error().contains(expected), "{words:?}: {}", done.error());

@@ -37,7 +37,7 @@ fn what_a_method_writes_is_what_it_measures() {
     fs::write(&table, saved.to_string()).unwrap();
     assert_eq!(fourbit(&words).json()["rows"][1]["loss"], 7.0);
     assert!(fs::read_to_string(place.path("table.svg")).unwrap().contains("gptq:int4-g64"));
-    let other = fourbit(&[words.as_slice(), &["--alpha", "0.7"]].concat());
+    let other = fourbit(&[words.as_slice(), &["--damping", "0.02"]].concat());
     assert!(other.error().contains("other settings"), "{}", other.error());
 
     // The folders have the same numbers: halves for scales, all else as it was.
@@ -106,6 +106,8 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         (&["--bits", "3", "--output", &gguf], "4, 5, 8 (q4_0, q5_0, q8_0)"),
         (&["--method", "llm-int8", "--bits", "4", "--output", &out], "unsupported bits for llm-int8: 4; supported: 8"),
         (&["--scheme", "e8p", "--output", &out], "unsupported scheme for rtn: e8p"),
+        (&["--alpha", "0.7", "--output", &out], "--alpha: does nothing for rtn; taken by smoothquant"),
+        (&["--method", "hqq", "--damping", "0.1", "--output", &out], "--damping: does nothing for hqq"),
         // The bits are taken; what is missing is the text.
         (&["--method", "quip", "--bits", "2", "--output", &out], "--calibration"),
         (&["--method", "aqlm", "--bits", "2", "--output", &out], "--calibration"),
@@ -123,8 +125,14 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         let done = fourbit(&["quantize", &tensors, "--scheme", "int4-g32", option, name, "--output", &out]);
         assert!(done.error().starts_with(&format!("{option}: needs a model")), "{}", done.error());
     }
-    let compare = fourbit(&["compare", MODEL, "--methods", "awq", "--data", ROWS]);
-    assert!(compare.error().contains("--calibration"), "{}", compare.error());
+    for (words, expected) in [
+        (&["awq"][..], "--calibration"),
+        (&["rtn,hqq", "--no-clip"], "--no-clip: does nothing for rtn, hqq; taken by awq"),
+        (&["awq,gptq", "--no-clip"], "--calibration"),
+    ] {
+        let done = fourbit(&[&["compare", MODEL, "--data", ROWS, "--methods"], words].concat());
+        assert!(done.error().contains(expected), "{words:?}: {}", done.error());
+    }
     assert_eq!(place.names(), before);
 }
 

@@ -67,6 +67,7 @@ impl Calibrate {
     pub fn run(&self, global: &Global) -> Result<()> {
         let out = global.output();
         let recipe = self.recipe()?;
+        self.calibration.options().check_taken(recipe.as_slice())?;
         let source = Source::open(&self.model)?;
         let method: Box<dyn LayerMethod + '_> = match &recipe {
             Some(recipe) => recipe.build()?,

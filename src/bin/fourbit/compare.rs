@@ -57,6 +57,7 @@ impl Compare {
             recipe.build().map(|_| recipe)
         };
         let recipes = self.methods.iter().map(parse).collect::<Result<Vec<_>>>()?;
+        self.calibration.options().check_taken(&recipes)?;
         let source = Source::open(&self.model)?;
         let window = max_seq_length(self.max_seq_length, &source)?;
         let ids = text_ids(&self.model, &self.data, self.max_tokens)?;

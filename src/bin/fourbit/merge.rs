@@ -68,6 +68,7 @@ impl Merge {
         let source = Source::open(&base.path)?;
         let LoadOptions { quantization } = self.base.options(&source)?;
         let recipe = self.recipe(held(&source, quantization)?)?;
+        recipe.options.check_taken(&[recipe])?;
         let export = Export::open(&base.path, &recipe, &self.output)?;
         let window = max_seq_length(self.max_seq_length, &source)?;
         let ids = self.data.as_ref().map(|text| text_ids(&base.path, text, self.max_tokens)).transpose()?;

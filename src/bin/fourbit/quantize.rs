@@ -59,6 +59,7 @@ impl Quantize {
     pub fn run(&self, global: &Global) -> Result<()> {
         let out = global.output();
         let recipe = suited(self.recipe()?, &self.output)?;
+        recipe.options.check_taken(&[recipe])?;
         let export = Export::open(&self.input, &recipe, &self.output)?;
         let asking = asks_for_a_model(&recipe);
         let Some(source) = export.source().filter(|_| asking.is_some()) else {
@@ -114,7 +115,7 @@ fn finetuned(out: Output, tuned: &[(String, Tuned)]) -> serde_json::Map<String, 
     told
 }
 
-/// The blocks of a GGUF file that hold integers, which all methods that choose integers can fill.
+/// The blocks of a GGUF file that hold integers without zero points.
 const BLOCKS: [Scheme; 3] = [Scheme::Q4_0, Scheme::Q5_0, Scheme::Q8_0];
 
 impl Quantize {
@@ -129,7 +130,7 @@ impl Quantize {
         }
         if is_gguf(&self.output) {
             let block = BLOCKS.into_iter().find(|block| block.code_bits() == usize::from(bits));
-            let supported = "4, 5, 8 (q4_0, q5_0, q8_0), and others by --scheme, such as q3_k";
+            let supported = "4, 5, 8 (q4_0, q5_0, q8_0); rtn has others by --scheme, such as q3_k";
             return block.ok_or_else(|| Error::unsupported("bits for a .gguf file", bits, supported));
         }
         Ok(match method {
