@@ -7,7 +7,7 @@ use crate::{
     method::{LayerReport, Recipe, quantize_model},
     model::{LoadOptions, Model, Source},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::time::Instant;
 
 /// What is measured for every method.
@@ -34,9 +34,11 @@ pub struct Row {
     pub bytes: u64,
     /// Seconds from the files to the quantized model.
     pub quantize_seconds: f64,
-    /// Mean loss of a predicted token.
+    /// Mean loss of a predicted token; JSON has null where it is not finite, which reads as NaN.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
-    /// exp(loss)
+    /// exp(loss), in JSON as the loss.
+    #[serde(deserialize_with = "or_nan")]
     pub perplexity: f64,
     /// Tokens a second of generating one sequence; `None` where nothing was generated.
     pub tokens_per_second: Option<f64>,
@@ -44,6 +46,11 @@ pub struct Row {
     pub quantize_peak_bytes: u64,
     /// The most device memory while evaluating and generating.
     pub peak_bytes: u64,
+}
+
+/// A number, or NaN for null: JSON has no numbers that are not finite, and a method may lose a model so far.
+fn or_nan<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// How far a row is.
@@ -128,4 +135,30 @@ fn speed(model: &Model, what: &Measure<'_>) -> Result<f64> {
     let start = start.filter(|_| count > WARM);
     let start = start.ok_or_else(|| Error::config("generate", format!("the model holds {count} tokens; too few")))?;
     Ok((count - WARM) as f64 / start.elapsed().as_secs_f64().max(1e-9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_lost_the_model_are_read_back() {
+        let row = Row {
+            recipe: "rtn:int2-g64".into(),
+            bits_per_weight: 2.5,
+            bytes: 1,
+            quantize_seconds: 1.0,
+            loss: f64::NAN,
+            perplexity: f64::INFINITY,
+            tokens_per_second: None,
+            quantize_peak_bytes: 1,
+            peak_bytes: 1,
+        };
+        let text = serde_json::to_string(&row).unwrap();
+        assert!(text.contains("\"loss\":null,\"perplexity\":null"), "{text}");
+        let read: Row = serde_json::from_str(&text).unwrap();
+        assert!(read.loss.is_nan() && read.perplexity.is_nan());
+        let finite = Row { loss: 0.1 + 0.2, perplexity: 1.5, ..row };
+        assert_eq!(serde_json::from_str::<Row>(&serde_json::to_string(&finite).unwrap()).unwrap(), finite);
+    }
 }

@@ -36,6 +36,11 @@ fn what_a_method_writes_is_what_it_measures() {
     saved["rows"][1]["loss"] = 7.0.into();
     fs::write(&table, saved.to_string()).unwrap();
     assert_eq!(fourbit(&words).json()["rows"][1]["loss"], 7.0);
+    // A row without a loss, as a method that lost the model leaves one, is taken too.
+    saved["rows"][1]["loss"] = Value::Null;
+    saved["rows"][1]["perplexity"] = Value::Null;
+    fs::write(&table, saved.to_string()).unwrap();
+    assert!(fourbit(&words).json()["rows"][1]["loss"].is_null());
     assert!(fs::read_to_string(place.path("table.svg")).unwrap().contains("gptq:int4-g64"));
     let other = fourbit(&[words.as_slice(), &["--damping", "0.02"]].concat());
     assert!(other.error().contains("other settings"), "{}", other.error());

@@ -143,16 +143,21 @@ fn header(out: Output) {
     ));
 }
 
+/// A number with so many decimals; a dash where a method lost the model.
+fn finite(value: f64, decimals: usize) -> String {
+    if value.is_finite() { format!("{value:.decimals$}") } else { "-".to_owned() }
+}
+
 fn line(out: Output, row: &Row) {
     let speed = row.tokens_per_second.map_or("-".to_owned(), |speed| format!("{speed:.1}"));
     out.line(format_args!(
-        "{:26} {:6.3} {:>10} {:>7.1} s {:8.4} {:12.3} {speed:>9} {:>10}",
+        "{:26} {:6.3} {:>10} {:>7.1} s {:>8} {:>12} {speed:>9} {:>10}",
         row.recipe,
         row.bits_per_weight,
         bytes(row.bytes),
         row.quantize_seconds,
-        row.loss,
-        row.perplexity,
+        finite(row.loss, 4),
+        finite(row.perplexity, 3),
         bytes(row.peak_bytes),
     ));
 }
