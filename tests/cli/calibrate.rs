@@ -111,6 +111,8 @@ fn what_cannot_be_calibrated_is_refused() {
     for (words, expected) in [
         (&["--calibration", &empty][..], "has no sample of two tokens"),
         (&["--calibration", &missing], "none.txt"),
+        (&["--calibration", ROWS, "--calibration-samples", "0"], "--calibration-samples: expected at least 1"),
+        (&["--calibration", ROWS, "--calibration-length", "1"], "--calibration-length: "),
         (&[], "--calibration: calibrate needs a text"),
         (&["--calibration", ROWS, "--observer", "best"], "minmax, moving-average, percentile, mse, entropy"),
         (&["--calibration", ROWS, "--observer", "percentile-101"], "at most 100"),

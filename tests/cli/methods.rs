@@ -159,6 +159,45 @@ fn bits_name_the_scheme_that_a_method_or_a_file_has() {
 }
 
 #[test]
+fn a_text_that_is_both_shown_and_measured_is_told_of() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let text = place.embedded_text();
+    // The same file by another name.
+    let again = place.path("model/../text.txt").display().to_string();
+    let told = |method: &str| {
+        let words = ["compare", MODEL, "--methods", method, "--data", &text, "--calibration", &again];
+        let few = ["--max-tokens", "32", "--generate", "0", "--calibration-samples", "2", "--calibration-length", "32"];
+        let done = fourbit(&[&words[..], &few].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        done.stderr.contains("is both --calibration and --data")
+    };
+    assert!(told("smoothquant"));
+    assert!(!told("rtn"), "which is shown nothing");
+}
+
+#[test]
+fn awq_says_once_that_long_groups_are_not_cut() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let text = place.embedded_text();
+    let told = |method: &str| {
+        let words = ["compare", MODEL, "--methods", method, "--data", &text, "--calibration", ROWS];
+        let few = ["--max-tokens", "32", "--generate", "0", "--calibration-samples", "2", "--calibration-length", "32"];
+        let done = fourbit(&[&words[..], &few].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        done.stderr.matches("awq cuts no ranges").count()
+    };
+    // Rows of 448 columns, four of them.
+    assert_eq!(told("awq:int4-channel"), 1);
+    assert_eq!(told("awq:int4-g64"), 0);
+}
+
+#[test]
 fn blocks_are_fine_tuned_where_asked() {
     if support::gpu().is_none() {
         return;

@@ -1,5 +1,6 @@
 //! The texts that methods calibrate with, and the methods' own options.
 
+use crate::output::note;
 use clap::Args;
 use fourbit::{
     Error, Result,
@@ -93,6 +94,18 @@ impl CalibrationArgs {
         format!("{path}, {} samples of up to {} tokens", self.calibration_samples, self.calibration_length)
     }
 
+    /// Says so where methods are shown the text that is measured: they then look better than they are.
+    pub fn note_same(&self, recipes: &[Recipe], data: &Path) {
+        let shown = recipes.iter().any(|recipe| recipe.build().is_ok_and(|method| method.needs().any()));
+        let whole = |path: &Path| path.canonicalize().ok();
+        if let Some(path) =
+            self.calibration.as_deref().filter(|path| shown && whole(path).is_some_and(|p| Some(p) == whole(data)))
+        {
+            let path = path.display();
+            note(format_args!("note: {path} is both --calibration and --data: take different texts to compare fairly"));
+        }
+    }
+
     /// Token ids of the samples, where one of `recipes` needs them. Errors: Config where no file was given or it holds too
     /// little; Io, Format, Data.
     pub fn samples(&self, recipes: &[Recipe], model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
@@ -110,7 +123,10 @@ impl CalibrationArgs {
         let path = self.calibration.as_ref();
         let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
         let length = self.calibration_length.min(source.config.max_positions);
-        if length < 2 || self.calibration_samples == 0 {
+        if self.calibration_samples == 0 {
+            return Err(Error::config("--calibration-samples", "expected at least 1"));
+        }
+        if length < 2 {
             return Err(Error::config("--calibration-length", "expected samples of at least 2 tokens"));
         }
         let tokenizer = Tokenizer::open(model)?;

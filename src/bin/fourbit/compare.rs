@@ -62,6 +62,7 @@ impl Compare {
         let window = max_seq_length(self.max_seq_length, &source)?;
         let ids = text_ids(&self.model, &self.data, self.max_tokens)?;
         let calibration = self.calibration.samples(&recipes, &self.model, &source)?;
+        self.calibration.note_same(&recipes, &self.data);
         let what = Measure { ids: &ids, window, calibration: &calibration, generate: self.generate };
         let gpu = global.gpu()?;
         let mut table = self.table(&ids, window)?;

@@ -73,6 +73,9 @@ impl Merge {
         let window = max_seq_length(self.max_seq_length, &source)?;
         let ids = self.data.as_ref().map(|text| text_ids(&base.path, text, self.max_tokens)).transpose()?;
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;
+        if let Some(text) = &self.data {
+            self.calibration.note_same(&[recipe], text);
+        }
         let job = Job { gpu: global.gpu()?, source: &source, adapter, base: quantization, samples };
 
         let mut told = serde_json::Map::new();
