@@ -13,6 +13,7 @@ use crate::{
     nn::Linear,
     quant::Scheme,
 };
+use std::sync::Once;
 
 /// How [`Awq`] chooses numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,6 +116,9 @@ fn scales(means: &[f32], ratio: f32) -> Vec<f32> {
     raw.into_iter().map(|v| v / middle).collect()
 }
 
+/// Whether it was told that groups are too long to be cut: once, not for every layer.
+static WARNED: Once = Once::new();
+
 impl LayerMethod for Awq {
     fn name(&self) -> &'static str {
         "awq"
@@ -144,7 +148,11 @@ impl LayerMethod for Awq {
         let grid = Grid::of(layer.name, self.options.scheme, [rows, cols])?;
         // The product of q and k decides where attention goes; the paper leaves their ranges alone.
         let attends = [".q_proj", ".k_proj"].iter().any(|end| layer.name.ends_with(end));
-        if self.options.clip && !attends && grid.group() <= LONGEST {
+        if self.options.clip && !attends && grid.group() > LONGEST {
+            WARNED.call_once(|| {
+                log::warn!("awq cuts no ranges in groups of more than {LONGEST} columns, such as {}'s", layer.name);
+            });
+        } else if self.options.clip && !attends {
             let h = layer.stats.hessian.as_ref();
             let h = h.ok_or_else(|| Error::config(layer.name, "awq needs the Hessian"))?;
             let mut g = Graph::new(gpu);
