@@ -11,7 +11,7 @@ use fourbit::{
     model::Source,
 };
 
-const RECIPES: [&str; 8] = [
+const RECIPES: [&str; 10] = [
     "rtn:nf4",
     "hqq:int4-g64",
     "gptq:int4-g64",
@@ -19,7 +19,9 @@ const RECIPES: [&str; 8] = [
     "rtn:int3-g64",
     "gptq:int3-g64",
     "smoothquant",
+    "llm-int8",
     "quip",
+    "aqlm",
 ];
 
 fn main() -> Result<()> {
