@@ -14,6 +14,7 @@ use fourbit::{
         safetensors::Writer,
     },
     gpu::{Gpu, GpuOptions},
+    method::Recipe,
     model::{LoadOptions, Model, Quantization, Source},
     quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
     train::{TrainConfig, Trainer},
@@ -286,6 +287,41 @@ fn what_is_written_is_read_back() {
         assert!(relative(&got, &want) <= most, "{layout:?}");
         assert_eq!(weights.names().filter_map(|n| reader.weight_name(&weights, n)).collect::<Vec<_>>(), [Q]);
     }
+}
+
+#[test]
+fn the_threshold_of_llm_int8_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe: Recipe = "llm-int8".parse().unwrap();
+    let packed = Packed::quantize(recipe.scheme, [64, 96], &Rng(3).normals(64 * 96)).unwrap();
+    for (threshold, want) in [
+        (4.5, Rounding::LlmInt8 { threshold: 4.5 }),
+        (0.1, Rounding::LlmInt8 { threshold: 0.1 }),
+        (0.0, Rounding::Dynamic),
+    ] {
+        recipe.options.threshold = threshold;
+        let layout = recipe.layout().unwrap();
+        let weights = written(folder.path(), &*layout, &[(Q, &packed, None)]);
+        let reader = checkpoint::open(&layout.config(DType::F16).unwrap()).unwrap();
+        assert_eq!(reader.rounding(&weights, Q).unwrap(), Some(want));
+    }
+}
+
+#[test]
+fn how_gptq_was_calibrated_is_told() {
+    let mut recipe: Recipe = "gptq:int4-g32".parse().unwrap();
+    for (true_sequential, act_order) in [(false, true), (true, false)] {
+        (recipe.options.true_sequential, recipe.options.act_order) = (true_sequential, act_order);
+        let config = recipe.layout().unwrap().config(DType::F16).unwrap();
+        assert_eq!(
+            (&config["true_sequential"], &config["static_groups"]),
+            (&json!(true_sequential), &json!(act_order))
+        );
+        // Static groups lie side by side, so that a reader needs no order.
+        assert_eq!(config["desc_act"], false);
+    }
+    let untold = Gptq::new(Scheme::int(4, 32), false).unwrap().config(DType::F16).unwrap();
+    assert!(untold.get("true_sequential").is_none());
 }
 
 #[test]

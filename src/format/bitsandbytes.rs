@@ -307,6 +307,11 @@ impl Bitsandbytes {
         Ok(Bitsandbytes { scheme: Some(scheme), ..Bitsandbytes::default() })
     }
 
+    /// For writing an LLM.int8 model whose columns with a magnitude of at least `threshold` are not rounded.
+    pub fn with_threshold(self, threshold: f32) -> Bitsandbytes {
+        Bitsandbytes { threshold, ..self }
+    }
+
     fn scheme(&self) -> Result<Scheme> {
         self.scheme.ok_or_else(|| Error::unsupported("scheme for the bitsandbytes layout", "none", SUPPORTED))
     }
@@ -359,7 +364,7 @@ impl Checkpoint for Bitsandbytes {
 
     fn config(&self, dtype: DType) -> Result<Value> {
         match self.scheme()? {
-            INT8 => Ok(llm_int8::quantization_config()),
+            INT8 => Ok(llm_int8::quantization_config(self.threshold)),
             scheme => quantization_config(scheme, dtype),
         }
     }

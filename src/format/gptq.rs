@@ -32,6 +32,14 @@ pub struct Gptq {
     act_order: bool,
     /// Whether zero points are stored less one.
     less_one: bool,
+    calibration: Option<Calibration>,
+}
+
+/// How the numbers were found, which a configuration tells beside them.
+#[derive(Clone, Copy, Debug)]
+struct Calibration {
+    true_sequential: bool,
+    static_groups: bool,
 }
 
 /// What a weight's parts say.
@@ -63,6 +71,7 @@ impl Gptq {
             symmetric: config["sym"].as_bool().unwrap_or(true),
             act_order: config["desc_act"].as_bool().unwrap_or(false),
             less_one,
+            calibration: None,
         })
     }
 
@@ -72,7 +81,13 @@ impl Gptq {
         let (bits, block) = groups::int_scheme("GPTQ", scheme, &WIDTHS, &[ScaleType::F16])?;
         let symmetric = matches!(scheme, Scheme::Int { symmetric: true, .. });
         let group_size = (block != PER_CHANNEL).then_some(block);
-        Ok(Gptq { bits: bits.into(), group_size, symmetric, act_order, less_one: true })
+        Ok(Gptq { bits: bits.into(), group_size, symmetric, act_order, less_one: true, calibration: None })
+    }
+
+    /// Tells in the configuration whether each layer was calibrated with what the quantized layers before it give, and
+    /// whether scales were chosen before columns were reordered. Nothing is told of either otherwise.
+    pub fn with_calibration(self, true_sequential: bool, static_groups: bool) -> Gptq {
+        Gptq { calibration: Some(Calibration { true_sequential, static_groups }), ..self }
     }
 
     fn header(&self, module: &Module) -> Result<Header> {
@@ -199,7 +214,7 @@ impl Checkpoint for Gptq {
     }
 
     fn config(&self, _: DType) -> Result<Value> {
-        Ok(json!({
+        let mut config = json!({
             "bits": self.bits,
             "checkpoint_format": if self.less_one { "gptq" } else { "gptq_v2" },
             "desc_act": self.act_order,
@@ -207,8 +222,12 @@ impl Checkpoint for Gptq {
             "lm_head": false,
             "quant_method": "gptq",
             "sym": self.symmetric,
-            "true_sequential": true,
-        }))
+        });
+        if let Some(Calibration { true_sequential, static_groups }) = self.calibration {
+            config["true_sequential"] = true_sequential.into();
+            config["static_groups"] = static_groups.into();
+        }
+        Ok(config)
     }
 }
 

@@ -75,8 +75,9 @@ pub fn tensors<'a>(name: &str, packed: &'a Packed, basis: Option<&Basis>) -> Res
     ])
 }
 
-/// The `quantization_config` of transformers, with its names and defaults.
-pub fn quantization_config() -> Value {
+/// The `quantization_config` of transformers, with its names and defaults; columns with a magnitude of at least `threshold`
+/// stay in halves.
+pub fn quantization_config(threshold: f32) -> Value {
     json!({
         "_load_in_4bit": false,
         "_load_in_8bit": true,
@@ -87,7 +88,7 @@ pub fn quantization_config() -> Value {
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": null,
-        "llm_int8_threshold": THRESHOLD,
+        "llm_int8_threshold": threshold,
         "load_in_4bit": false,
         "load_in_8bit": true,
         "quant_method": "bitsandbytes",

@@ -187,9 +187,14 @@ impl Recipe {
         }
         Ok(match (self.method, scheme) {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
-            (Method::Gptq, Scheme::Int { .. }) => Box::new(checkpoint::Gptq::new(scheme, false)?),
+            (Method::Gptq, Scheme::Int { .. }) => {
+                let MethodOptions { true_sequential, act_order, .. } = self.options;
+                Box::new(checkpoint::Gptq::new(scheme, false)?.with_calibration(true_sequential, act_order))
+            }
             (Method::Awq, Scheme::Int { bits: 4, .. }) => Box::new(checkpoint::Awq::new(scheme)?),
-            (Method::LlmInt8, _) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
+            (Method::LlmInt8, _) => {
+                Box::new(checkpoint::Bitsandbytes::new(scheme)?.with_threshold(self.options.threshold))
+            }
             (Method::Aqlm, _) => Box::new(checkpoint::Aqlm),
             (Method::Quip, _) => Box::new(checkpoint::Quip),
             (_, Scheme::Nf4 { .. } | Scheme::Fp4 { .. }) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
