@@ -48,12 +48,33 @@ enum Inputs {
 }
 
 impl Inputs {
-    fn of(args: &Value) -> Inputs {
+    /// `None` for another rounding than those that are known.
+    fn of(args: &Value) -> Option<Inputs> {
+        if args.is_null() {
+            return Some(Inputs::AsTheyAre);
+        }
         let symmetric = args["type"] == "int" && args["num_bits"] == 8 && args["symmetric"] == true;
         match (symmetric, args["dynamic"].as_bool(), args["strategy"].as_str()) {
-            (true, Some(true), Some("token")) => Inputs::Dynamic,
-            (true, Some(false), Some("tensor")) => Inputs::Static,
-            _ => Inputs::AsTheyAre,
+            (true, Some(true), Some("token")) => Some(Inputs::Dynamic),
+            (true, Some(false), Some("tensor")) => Some(Inputs::Static),
+            _ => None,
+        }
+    }
+
+    /// What all groups of layers say, and what of it cannot be done: another rounding, or one for some layers alone. Then no
+    /// layer is taken to round.
+    fn of_all(groups: &[(&str, Option<Inputs>)]) -> (Inputs, Option<String>) {
+        if let Some((name, _)) = groups.iter().find(|(_, inputs)| inputs.is_none()) {
+            let known = "symmetric 8 bits, a dynamic scale a token or a static one a tensor";
+            return (Inputs::AsTheyAre, Some(format!("input_activations of {name} are not {known}")));
+        }
+        let first = groups.first().and_then(|group| group.1).unwrap_or(Inputs::AsTheyAre);
+        match groups.iter().find(|group| group.1 != Some(first)) {
+            None => (first, None),
+            Some((other, _)) => {
+                let message = format!("input_activations of {} and {other} differ", groups[0].0);
+                (Inputs::AsTheyAre, Some(message))
+            }
         }
     }
 }
@@ -103,7 +124,7 @@ impl CompressedTensors {
                 ));
             }
             widths.push(bits as usize);
-            inputs.push(Inputs::of(&group["input_activations"]));
+            inputs.push((name.as_str(), Inputs::of(&group["input_activations"])));
         }
         for field in ["transform_config", "sparsity_config"] {
             let value = &config[field];
@@ -114,9 +135,13 @@ impl CompressedTensors {
         }
         widths.sort_unstable();
         widths.dedup();
-        // Layers may differ: then none is taken to round.
-        let all = inputs.first().copied().filter(|first| inputs.iter().all(|other| other == first));
-        Ok(CompressedTensors { widths, scheme: Scheme::int(4, 128), inputs: all.unwrap_or(Inputs::AsTheyAre) })
+        let (inputs, ignored) = Inputs::of_all(&inputs);
+        if let Some(ignored) = ignored {
+            log::warn!(
+                "compressed-tensors: {ignored}; inputs are left as they are, so that outputs may differ a little"
+            );
+        }
+        Ok(CompressedTensors { widths, scheme: Scheme::int(4, 128), inputs })
     }
 
     /// For writing weights of this scheme, [`Scheme::Int`]: of 8 bits `int-quantized`, of fewer `pack-quantized`.
@@ -391,5 +416,36 @@ impl Checkpoint for CompressedTensors {
             "quant_method": "compressed-tensors",
             "quantization_status": "compressed",
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_that_cannot_be_rounded_as_told_are_named() {
+        let args = |symmetric: bool, bits: u32, dynamic: bool, strategy: &str| json!({"type": "int", "num_bits": bits, "symmetric": symmetric, "dynamic": dynamic, "strategy": strategy});
+        let (token, tensor) = (args(true, 8, true, "token"), args(true, 8, false, "tensor"));
+        let of = |values: &[Value]| {
+            let names = ["group_0", "group_1"];
+            let groups: Vec<_> = names.into_iter().zip(values.iter().map(Inputs::of)).collect();
+            Inputs::of_all(&groups)
+        };
+        assert_eq!(of(&[]), (Inputs::AsTheyAre, None));
+        assert_eq!(of(&[Value::Null, Value::Null]), (Inputs::AsTheyAre, None));
+        assert_eq!(of(&[token.clone(), token.clone()]), (Inputs::Dynamic, None));
+        assert_eq!(of(&[tensor.clone()]), (Inputs::Static, None));
+        let others = [args(false, 8, true, "token"), args(true, 4, true, "token"), args(true, 8, true, "group")];
+        for other in others.into_iter().chain([json!({"type": "float", "num_bits": 8})]) {
+            let (inputs, ignored) = of(&[token.clone(), other.clone()]);
+            assert_eq!(inputs, Inputs::AsTheyAre);
+            assert!(ignored.is_some_and(|text| text.contains("group_1")), "{other}");
+        }
+        for other in [Value::Null, tensor] {
+            let (inputs, ignored) = of(&[token.clone(), other]);
+            assert_eq!(inputs, Inputs::AsTheyAre);
+            assert!(ignored.is_some_and(|text| text.contains("group_0 and group_1 differ")));
+        }
     }
 }
