@@ -190,11 +190,6 @@ impl<'m> Generator<'m> {
         Ok(out)
     }
 
-    /// The logits after the last token read. [vocab] Errors: Device.
-    pub fn last_logits(&mut self) -> Result<Vec<f32>> {
-        self.readback.fetch(&self.logits)
-    }
-
     fn next(&mut self, sampling: &Sampling, draw: u64) -> Result<u32> {
         if let (true, Some(likeliest)) = (sampling.temperature == 0.0, &self.likeliest) {
             return Ok(self.readback.fetch::<u32>(likeliest)?[0]);
