@@ -81,6 +81,7 @@ fn observers_are_taken_by_name() {
     assert!(mse.unwrap() < whole.unwrap(), "{mse:?} {whole:?}");
     assert_eq!(report(&["--method", "smoothquant"]), ("smoothquant:int8-channel-sym-f32+a8".to_owned(), None));
     assert_eq!(report(&["--method", "llm-int8"]).0, "llm-int8:int8-channel-sym-f32");
+    assert_eq!(report(&["--method", "quip"]).0, "quip:e8p");
 
     // Ranges of weights that are searched for are written as any other.
     let out = place.text("out");

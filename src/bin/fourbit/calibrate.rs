@@ -31,7 +31,7 @@ pub struct Calibrate {
     method: String,
     /// What chooses the scale of each layer's input: minmax, moving-average, percentile, mse or entropy, with a parameter
     /// such as percentile-99.9; dynamic for a scale a token; none to leave inputs as they are [default: the method's, or
-    /// else minmax]
+    /// else minmax; none for llm-int8 and quip]
     #[arg(long, value_name = "NAME")]
     observer: Option<String>,
     #[command(flatten)]
@@ -116,7 +116,8 @@ impl Calibrate {
             Some("none") => None,
             Some("dynamic") => Some(ActivationScales::Dynamic),
             Some(name) => Some(ActivationScales::Static(name.parse()?)),
-            None if recipe.method == Method::LlmInt8 => None,
+            // The one has its own way, the other's inputs are seen before its Hadamard transforms alone.
+            None if matches!(recipe.method, Method::LlmInt8 | Method::Quip) => None,
             None => recipe.activations.or(Some(ActivationScales::Static(Observer::MinMax))),
         };
         let recipe = Recipe { activations, options: self.calibration.options(), ..recipe };
