@@ -79,6 +79,8 @@ impl Compare {
             table.rows.push(row);
             self.save(&table)?;
         }
+        // Once more, since the plot may be missing beside a table that had all rows.
+        self.save(&table)?;
         out.result(&serde_json::to_value(&table).map_err(|e| Error::config("compare", e.to_string()))?);
         Ok(())
     }
