@@ -435,7 +435,7 @@ mod tests {
         assert_eq!(of(&[]), (Inputs::AsTheyAre, None));
         assert_eq!(of(&[Value::Null, Value::Null]), (Inputs::AsTheyAre, None));
         assert_eq!(of(&[token.clone(), token.clone()]), (Inputs::Dynamic, None));
-        assert_eq!(of(&[tensor.clone()]), (Inputs::Static, None));
+        assert_eq!(of(std::slice::from_ref(&tensor)), (Inputs::Static, None));
         let others = [args(false, 8, true, "token"), args(true, 4, true, "token"), args(true, 8, true, "group")];
         for other in others.into_iter().chain([json!({"type": "float", "num_bits": 8})]) {
             let (inputs, ignored) = of(&[token.clone(), other.clone()]);
