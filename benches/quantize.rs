@@ -43,7 +43,7 @@ impl Bench {
             }
             Work::Quantize(source, scheme) => drop(quantize(gpu, "bench", source, SHAPE, *scheme)?),
             Work::Dequantize(program) => program.run()?,
-            Work::Unpack(scheme, blocks) => drop(ggml::unpack_blocks(*scheme, SHAPE, blocks)?),
+            Work::Unpack(scheme, blocks) => drop(ggml::unpack_blocks("benchmark", *scheme, SHAPE, blocks)?),
         }
         gpu.wait()?;
         self.seconds.push(start.elapsed().as_secs_f64());

@@ -131,7 +131,7 @@ impl<'a> TensorView<'a> {
         let (rows, cols) = Shape::from(self.shape).rows_cols();
         let shape = [rows, cols];
         match (self.stored, self.stored.scheme()) {
-            (Stored::Ggml(scheme), _) => ggml::unpack_blocks(scheme, shape, self.bytes),
+            (Stored::Ggml(scheme), _) => ggml::unpack_blocks(self.name, scheme, shape, self.bytes),
             (Stored::Plain(DType::F64), _) => {
                 let words = self.to_f32()?.into_iter().map(f32::to_bits).collect();
                 Packed::new(Scheme::F32, shape, words, vec![], vec![])

@@ -149,7 +149,7 @@ impl Source {
         match (view.stored, self.rotated_heads(name)) {
             (Stored::Ggml(scheme), Some(heads)) => {
                 let bytes = unrotate(view.bytes, shape[0], heads);
-                ggml::unpack_blocks(scheme, shape, &bytes)
+                ggml::unpack_blocks(view.name, scheme, shape, &bytes)
             }
             (Stored::Plain(_), Some(heads)) => {
                 let bytes = unrotate(view.bytes, shape[0], heads);

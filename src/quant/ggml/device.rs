@@ -35,6 +35,23 @@ impl BlockType {
         })
     }
 
+    /// Where in a head on the device its halves lie: d, and m or dmin.
+    const fn halves(self) -> &'static [usize] {
+        match self {
+            BlockType::Q4_0 | BlockType::Q5_0 | BlockType::Q8_0 | BlockType::Iq4Nl | BlockType::Iq4Xs => &[0],
+            BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K => &[0, 2],
+            BlockType::Q2K => &[16, 18],
+            BlockType::Q3K => &[12],
+            BlockType::Q6K => &[16],
+        }
+    }
+
+    /// The first scale of a head that is NaN or infinite: its exponent is all ones.
+    fn broken_scale(self, head: &[u8]) -> Option<f32> {
+        let broken = self.halves().iter().find(|&&at| head[at + 1] & 0x7c == 0x7c);
+        broken.map(|&at| super::half_at(head, at))
+    }
+
     /// Bytes of the codes of a block on the device.
     const fn code_bytes(self) -> usize {
         self.layout().block * self.layout().bits / 8
@@ -128,11 +145,11 @@ pub fn block_bytes(scheme: Scheme) -> Option<usize> {
     BlockType::of(scheme).map(BlockType::block_bytes)
 }
 
-/// Blocks as they lie in a file to the device layout.
+/// Blocks as they lie in a file to the device layout. `name` is the tensor's.
 ///
 /// bytes: `[rows * cols / block_size * block_bytes]`; shape: (rows, cols), cols a multiple of the block size.
-/// Errors: Shape, Unsupported.
-pub fn unpack_blocks(scheme: Scheme, shape: [usize; 2], bytes: &[u8]) -> Result<Packed> {
+/// Errors: Shape, Unsupported; Config, with the name, for scales that are NaN or infinite.
+pub fn unpack_blocks(name: &str, scheme: Scheme, shape: [usize; 2], bytes: &[u8]) -> Result<Packed> {
     let ty = BlockType::expect(scheme)?;
     let layout = ty.layout();
     let blocks = ty.check_shape(shape)? / layout.block;
@@ -144,10 +161,13 @@ pub fn unpack_blocks(scheme: Scheme, shape: [usize; 2], bytes: &[u8]) -> Result<
     let mut heads = vec![0; blocks * layout.stride];
     let mut block = [0; MOST];
     let places = codes.chunks_exact_mut(ty.code_bytes()).zip(heads.chunks_exact_mut(layout.stride));
-    for (raw, (codes, head)) in bytes.chunks_exact(layout.bytes).zip(places) {
+    for (b, (raw, (codes, head))) in bytes.chunks_exact(layout.bytes).zip(places).enumerate() {
         layout.read_codes(raw, &mut block[..layout.block]);
         ty.write_words(&block[..layout.block], codes);
         layout.read_head(raw, head);
+        if let Some(scale) = ty.broken_scale(head) {
+            return Err(Error::config(name, format!("block {b} has the scale {scale}; only finite ones can be used")));
+        }
     }
     Packed::new(scheme, shape, bytes_to_words(&codes), bytes_to_words(&heads), vec![])
 }
@@ -220,14 +240,50 @@ mod tests {
     use super::*;
     use half::f16;
 
+    /// Changes the high bytes of the halves of a block as it lies in a file.
+    fn set_scales(ty: BlockType, raw: &mut [u8], change: impl Fn(u8) -> u8) {
+        let mut head = [0; 20];
+        ty.layout().read_head(raw, &mut head);
+        ty.halves().iter().for_each(|at| head[at + 1] = change(head[at + 1]));
+        ty.layout().write_head(&head, raw);
+    }
+
+    #[test]
+    fn scales_that_are_not_finite_are_refused_by_name() {
+        for ty in BlockType::ALL {
+            let (size, shape) = (ty.block_bytes(), [3, ty.block_size()]);
+            let x: Vec<f32> = (0..3 * ty.block_size()).map(|i| (i % 13) as f32 - 5.0).collect();
+            let good = ty.encode(&x).unwrap();
+            assert!(unpack_blocks("w", ty.scheme(), shape, &good).is_ok());
+            for &at in ty.halves() {
+                for half in [f16::NAN, f16::INFINITY, f16::NEG_INFINITY] {
+                    let (mut bytes, mut head) = (good.clone(), [0; 20]);
+                    let raw = &mut bytes[2 * size..];
+                    ty.layout().read_head(raw, &mut head);
+                    head[at..at + 2].copy_from_slice(&half.to_le_bytes());
+                    ty.layout().write_head(&head, raw);
+                    // The place is that of a scale: the numbers are broken too.
+                    let mut y = vec![0.0; x.len()];
+                    ty.decode(&bytes, &mut y);
+                    assert!(y[2 * ty.block_size()..].iter().any(|v| !v.is_finite()), "{ty:?} {at}");
+                    let error = unpack_blocks("blk.0.attn_q", ty.scheme(), shape, &bytes).unwrap_err().to_string();
+                    assert!(error.starts_with("blk.0.attn_q: block 2 has the scale"), "{error}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn file_blocks_return_unchanged() {
         for ty in BlockType::ALL {
             let scheme = ty.scheme();
             assert_eq!(BlockType::of(scheme), Some(ty));
             for blocks in [1, 3] {
-                let bytes: Vec<u8> = (0..blocks * ty.block_bytes()).map(|i| (i * 37 + 11) as u8).collect();
-                let packed = unpack_blocks(scheme, [blocks, ty.block_size()], &bytes).unwrap();
+                let mut bytes: Vec<u8> = (0..blocks * ty.block_bytes()).map(|i| (i * 37 + 11) as u8).collect();
+                for raw in bytes.chunks_exact_mut(ty.block_bytes()) {
+                    set_scales(ty, raw, |high| high & 0xbf);
+                }
+                let packed = unpack_blocks("w", scheme, [blocks, ty.block_size()], &bytes).unwrap();
                 assert_eq!(pack_blocks(&packed).unwrap(), bytes);
                 let codes = |b: usize| {
                     let mut codes = vec![0; ty.block_size()];
@@ -274,15 +330,15 @@ mod tests {
         raw[..2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());
         raw[2..4].copy_from_slice(&f16::from_f32(-1.0).to_le_bytes());
         raw[4] = 0xf3;
-        let y = unpack_blocks(Scheme::Q4_1, [1, 32], &raw).unwrap().dequantize();
+        let y = unpack_blocks("w", Scheme::Q4_1, [1, 32], &raw).unwrap().dequantize();
         assert_eq!((y[0], y[16], y[1]), (0.5 * 3.0 - 1.0, 0.5 * 15.0 - 1.0, -1.0));
     }
 
     #[test]
     fn wrong_lengths_and_columns_are_refused() {
-        assert!(matches!(unpack_blocks(Scheme::Q4_0, [1, 32], &[0; 17]), Err(Error::Shape { .. })));
-        assert!(matches!(unpack_blocks(Scheme::Q4_0, [2, 16], &[0; 18]), Err(Error::Shape { .. })));
-        assert!(matches!(unpack_blocks(Scheme::F16, [1, 32], &[0; 64]), Err(Error::Unsupported { .. })));
+        assert!(matches!(unpack_blocks("w", Scheme::Q4_0, [1, 32], &[0; 17]), Err(Error::Shape { .. })));
+        assert!(matches!(unpack_blocks("w", Scheme::Q4_0, [2, 16], &[0; 18]), Err(Error::Shape { .. })));
+        assert!(matches!(unpack_blocks("w", Scheme::F16, [1, 32], &[0; 64]), Err(Error::Unsupported { .. })));
         assert!(matches!(Packed::quantize(Scheme::Q8_0, [1, 32], &[1e38; 32]), Err(Error::Config { .. })));
     }
 }
