@@ -5,15 +5,15 @@ mod support;
 use fourbit::{
     Error, Gpu, Result, evaluate,
     method::{
-        Awq, AwqOptions, BlockStats, Gptq, GptqOptions, Layer, LayerMethod, Needs, PipelineOptions, Rtn, Site,
-        SmoothQuant, SmoothQuantOptions, quantize_model,
+        Awq, AwqOptions, BlockStats, Gptq, GptqOptions, Layer, LayerMethod, Method, Needs, PipelineOptions, Recipe,
+        Rtn, Site, SmoothQuant, SmoothQuantOptions, quantize_model,
     },
-    model::{Block, Model, Quantization},
+    model::{Block, Model, Quantization, Source},
     nn::Linear,
     quant::{PER_CHANNEL, Scheme},
 };
-use std::cell::RefCell;
-use support::{embedded, gpu};
+use std::{cell::RefCell, path::Path};
+use support::{embedded, folder::Size, gpu};
 
 /// Samples of different lengths.
 fn calibration() -> Vec<Vec<u32>> {
@@ -254,4 +254,35 @@ fn smooth_quant_evens_out_the_channels() {
     let nearest = output_error(&rtn, &calibration());
     assert!(error < 3.0 * nearest, "{error} {nearest}");
     assert!(SmoothQuant::new(SmoothQuantOptions { alpha: 1.5, ..SmoothQuantOptions::default() }).is_err());
+}
+
+/// Writes a number over the last one of a bf16 tensor.
+fn overwrite(file: &Path, tensor: &str, value: f32) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let end = 8 + header + json[tensor]["data_offsets"][1].as_u64().unwrap() as usize;
+    bytes[end - 2..end].copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn every_method_refuses_weights_that_are_not_finite_by_name() {
+    let Some(gpu) = gpu() else { return };
+    let size = Size { hidden: 64, intermediate: 64, layers: 1, heads: 2, kv_heads: 1, vocab: 32 };
+    for (tensor, value) in [("self_attn.k_proj", f32::NAN), ("mlp.down_proj", f32::NEG_INFINITY)] {
+        let folder = tempfile::tempdir().unwrap();
+        size.write(folder.path());
+        let tensor = format!("model.layers.0.{tensor}.weight");
+        overwrite(&folder.path().join("model.safetensors"), &tensor, value);
+        let source = Source::open(folder.path()).unwrap();
+        for method in Method::ALL {
+            let recipe = Recipe::new(method, method.default_scheme());
+            let built = recipe.build().unwrap();
+            let result = quantize_model(&gpu, &source, &*built, &recipe.pipeline(), &[vec![1, 2, 3]], |_| Ok(()));
+            let message = result.err().unwrap_or_else(|| panic!("{recipe} takes {value}")).to_string();
+            let named = message.starts_with(&format!("{tensor}: ")) && message.contains("not finite");
+            assert!(named, "{recipe}: {message}");
+        }
+    }
 }
