@@ -159,7 +159,7 @@ impl Case {
 
 const NF4: Scheme = Scheme::Nf4 { block_size: 64, double_quant: false };
 
-fn schemes() -> Vec<Scheme> {
+pub fn schemes() -> Vec<Scheme> {
     let mut all = vec![
         Scheme::F32,
         Scheme::F16,
@@ -187,7 +187,7 @@ fn schemes() -> Vec<Scheme> {
 }
 
 /// `k`, or as much as rows of whole blocks need.
-fn row_of(scheme: Scheme, k: usize) -> usize {
+pub fn row_of(scheme: Scheme, k: usize) -> usize {
     if scheme.is_ggml() { k.next_multiple_of(scheme.scale_entry().0) } else { k }
 }
 
