@@ -1,11 +1,12 @@
 //! Quantizes a model by several methods and prints what each costs in perplexity.
 //!
 //! `cargo run --release --example compare_methods [-- MODEL TEXT CALIBRATION]`; the texts are plain text files, and the
-//! calibration text is not the one that is evaluated. Without them the embedded model is compared on its own training data.
+//! calibration text is not the one that is evaluated. Without them the embedded model is compared on chats of its data set.
 
 use fourbit::{
     Error, Gpu, Result, Tokenizer,
     compare::{Measure, measure},
+    data::{DataOptions, Dataset},
     format::read_text,
     method::Recipe,
     model::Source,
@@ -28,12 +29,16 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let embedded = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/embedded");
     let model = arguments.first().map_or(embedded, String::as_str);
+    let source = Source::open(model)?;
     let tokenizer = Tokenizer::open(model)?.ok_or_else(|| Error::config("model", "it has no tokenizer"))?;
     let ids = |path: &str| -> Result<Vec<u32>> { tokenizer.encode(&read_text(path)?, false) };
     let (text, calibration) = match arguments.get(1..3) {
         Some([text, calibration]) => (ids(text)?, ids(calibration)?),
         _ => {
-            let mut text = ids(&format!("{embedded}/train.jsonl"))?;
+            let options =
+                DataOptions { max_seq_length: 128, completion_only: false, vocab_size: source.config.vocab_size };
+            let chats = Dataset::load(format!("{embedded}/train.jsonl"), Some(&tokenizer), &options)?;
+            let mut text = chats.examples().iter().flat_map(|chat| chat.input_ids.clone()).collect::<Vec<u32>>();
             let calibration = text.split_off(text.len() / 2);
             (text, calibration)
         }
@@ -42,14 +47,13 @@ fn main() -> Result<()> {
     let text = &text[..text.len().min(2048)];
 
     let gpu = Gpu::new()?;
-    let source = Source::open(model)?;
     let window = 256.min(source.config.max_positions);
     let what = Measure { ids: text, window, calibration: &samples, generate: 16 };
-    println!("{:24} {:>6} {:>12} {:>10}", "method", "bits", "perplexity", "seconds");
+    println!("{:36} {:>6} {:>12} {:>10}", "method", "bits", "perplexity", "seconds");
     for recipe in std::iter::once(None).chain(RECIPES.map(Some)) {
         let recipe = recipe.map(str::parse::<Recipe>).transpose()?;
         let row = measure(&gpu, &source, recipe.as_ref(), &what, |_| Ok(()))?;
-        println!("{:24} {:6.3} {:12.3} {:10.1}", row.recipe, row.bits_per_weight, row.perplexity, row.quantize_seconds);
+        println!("{:36} {:6.3} {:12.3} {:10.1}", row.recipe, row.bits_per_weight, row.perplexity, row.quantize_seconds);
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ use fourbit::{Error, Result, compare::Row};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (900, 560);
+/// Of a label's letters.
+const HEIGHT: i32 = 11;
 
 /// Rows whose perplexity is more than this many times the best are left out: they have lost the model.
 const WORST: f64 = 20.0;
@@ -51,15 +53,40 @@ fn draw(
         .draw()?;
     let mut methods: Vec<&str> = rows.iter().map(|row| method(row)).collect();
     methods.dedup();
+    let mut labels = Labels::default();
     for row in rows {
         let index = methods.iter().position(|&name| name == method(row)).unwrap_or(0);
         let color = Palette99::pick(index).to_rgba();
         let at = (bits(row), row.perplexity);
-        let label = Text::new(row.recipe.clone(), (7, -5), ("sans-serif", 11).into_font().color(&color));
+        let (x, y) = chart.backend_coord(&at);
+        let above = labels.place(x, y, row.recipe.len());
+        let label = Text::new(row.recipe.clone(), (7, above), ("sans-serif", HEIGHT).into_font().color(&color));
         chart.draw_series([EmptyElement::at(at) + Circle::new((0, 0), 4, color.filled()) + label])?;
     }
     root.present()?;
     Ok(())
+}
+
+/// Where labels are, in pixels, so that those of near points do not lie on each other.
+#[derive(Default)]
+struct Labels {
+    placed: Vec<[i32; 3]>,
+}
+
+impl Labels {
+    /// How far below its point, at (x, y), a label of so many letters begins: as near as there is room.
+    fn place(&mut self, x: i32, y: i32, letters: usize) -> i32 {
+        let width = letters as i32 * HEIGHT * 6 / 11;
+        let free = |top: i32| {
+            let apart =
+                |&[other, at, wide]: &[i32; 3]| (top - at).abs() >= HEIGHT || x + width <= other || other + wide <= x;
+            self.placed.iter().all(apart)
+        };
+        let steps = (0..40).flat_map(|n| [-n, n]);
+        let top = steps.map(|n| y - HEIGHT / 2 + n * HEIGHT / 2).find(|&top| free(top)).unwrap_or(y);
+        self.placed.push([x, top, width]);
+        top - y
+    }
 }
 
 fn method(row: &Row) -> &str {
@@ -82,6 +109,16 @@ mod tests {
             quantize_peak_bytes: 1,
             peak_bytes: 1,
         }
+    }
+
+    #[test]
+    fn labels_of_near_points_do_not_lie_on_each_other() {
+        let mut labels = Labels::default();
+        let tops = [300, 300, 302, 306].map(|y| y + labels.place(100, y, 10));
+        for (i, a) in tops.iter().enumerate() {
+            assert!(tops[..i].iter().all(|b| (a - b).abs() >= HEIGHT), "{tops:?}");
+        }
+        assert_eq!(labels.place(400, 300, 10), -HEIGHT / 2, "far from all others");
     }
 
     #[test]
