@@ -52,7 +52,11 @@ fn draw(
         .light_line_style(WHITE)
         .draw()?;
     let mut methods: Vec<&str> = rows.iter().map(|row| method(row)).collect();
+    methods.sort_unstable();
     methods.dedup();
+    // From the lowest point up, as labels make way.
+    let mut rows = rows.to_vec();
+    rows.sort_by(|a, b| a.perplexity.total_cmp(&b.perplexity));
     let mut labels = Labels::default();
     for row in rows {
         let index = methods.iter().position(|&name| name == method(row)).unwrap_or(0);
@@ -60,7 +64,7 @@ fn draw(
         let at = (bits(row), row.perplexity);
         let (x, y) = chart.backend_coord(&at);
         let above = labels.place(x, y, row.recipe.len());
-        let label = Text::new(row.recipe.clone(), (7, above), ("sans-serif", HEIGHT).into_font().color(&color));
+        let label = Text::new(row.recipe.clone(), (7, above), ("sans-serif", HEIGHT).into_font());
         chart.draw_series([EmptyElement::at(at) + Circle::new((0, 0), 4, color.filled()) + label])?;
     }
     root.present()?;
@@ -74,7 +78,7 @@ struct Labels {
 }
 
 impl Labels {
-    /// How far below its point, at (x, y), a label of so many letters begins: as near as there is room.
+    /// How far below its point, at (x, y), a label of so many letters begins: beside it, or above where there is room.
     fn place(&mut self, x: i32, y: i32, letters: usize) -> i32 {
         let width = letters as i32 * HEIGHT * 6 / 11;
         let free = |top: i32| {
@@ -82,8 +86,7 @@ impl Labels {
                 |&[other, at, wide]: &[i32; 3]| (top - at).abs() >= HEIGHT || x + width <= other || other + wide <= x;
             self.placed.iter().all(apart)
         };
-        let steps = (0..40).flat_map(|n| [-n, n]);
-        let top = steps.map(|n| y - HEIGHT / 2 + n * HEIGHT / 2).find(|&top| free(top)).unwrap_or(y);
+        let top = (0..y).map(|up| y - HEIGHT / 2 - up).find(|&top| free(top)).unwrap_or(y);
         self.placed.push([x, top, width]);
         top - y
     }
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn labels_of_near_points_do_not_lie_on_each_other() {
         let mut labels = Labels::default();
-        let tops = [300, 300, 302, 306].map(|y| y + labels.place(100, y, 10));
+        let tops = [306, 302, 300, 300].map(|y| y + labels.place(100, y, 10));
         for (i, a) in tops.iter().enumerate() {
             assert!(tops[..i].iter().all(|b| (a - b).abs() >= HEIGHT), "{tops:?}");
         }
