@@ -4,7 +4,7 @@ use fourbit::{Error, Result, compare::Row};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (900, 560);
-/// Of a label's letters.
+/// Pixels of a label's letters.
 const HEIGHT: i32 = 11;
 
 /// Rows whose perplexity is more than this many times the best are left out: they have lost the model.
@@ -80,7 +80,8 @@ struct Labels {
 impl Labels {
     /// How far below its point, at (x, y), a label of so many letters begins: beside it, or above where there is room.
     fn place(&mut self, x: i32, y: i32, letters: usize) -> i32 {
-        let width = letters as i32 * HEIGHT * 6 / 11;
+        // A letter is about half as wide as it is high.
+        let width = letters as i32 * HEIGHT / 2;
         let free = |top: i32| {
             let apart =
                 |&[other, at, wide]: &[i32; 3]| (top - at).abs() >= HEIGHT || x + width <= other || other + wide <= x;
