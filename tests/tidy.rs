@@ -214,6 +214,35 @@ fn every_snippet_is_imported() {
     }
 }
 
+/// Metal compiles with fast math, and WGSL lets every compiler assume that there are no NaN: what is compared with itself may
+/// be folded away. NaN and infinity are told by their bits.
+#[test]
+fn no_shader_tells_nan_by_comparing_a_value_with_itself() {
+    let operand = |text: &str, forward: bool| -> String {
+        let part = |c: &char| c.is_alphanumeric() || "_.[]".contains(*c);
+        let trimmed = text.trim();
+        match forward {
+            true => trimmed.chars().take_while(part).collect(),
+            false => trimmed.chars().rev().take_while(part).collect::<Vec<_>>().into_iter().rev().collect(),
+        }
+    };
+    let with_itself = |line: &str| {
+        ["!=", "=="].iter().any(|sign| {
+            let sides = line.split_once(sign).map(|(a, b)| (operand(a, false), operand(b, true)));
+            sides.is_some_and(|(a, b)| !a.is_empty() && a == b)
+        })
+    };
+    assert!(with_itself("if (x[i] != x[i]) {") && with_itself("select(a, b, v.x == v.x)"));
+    assert!(!with_itself("if (x != xs) {") && !with_itself("a.x == b.x"));
+    let shaders = files("shaders", &["wgsl"]);
+    assert!(shaders.len() > 50);
+    for path in shaders {
+        for (i, line) in code(&fs::read_to_string(&path).unwrap()).lines().enumerate() {
+            assert!(!with_itself(line), "{}:{}: {line}", short(&path), i + 1);
+        }
+    }
+}
+
 #[test]
 fn files_stay_readable() {
     for path in sources() {
