@@ -2,15 +2,19 @@
 //!
 //! Nothing here knows what a kernel computes. A [`Gpu`] is a cheap handle; everything made from it keeps it alive.
 
+mod adapter;
 mod buffer;
 mod caps;
 mod commands;
+mod known;
 mod pipeline;
 mod shader;
 
+pub use adapter::{Adapter, Backend, Dx12Compiler, Search};
 pub use buffer::{Buffer, Readback, Tensor};
 pub use caps::{Caps, DeviceKind};
 pub use commands::{BindGroup, Commands, Timings};
+pub use known::{Known, known};
 pub use pipeline::Pipeline;
 pub use shader::{Access, Binding, Expanded, Kernel, shader_names};
 
@@ -28,10 +32,11 @@ use std::{
 pub struct GpuOptions {
     /// Adapter number as `fourbit devices` lists it, or a part of its name. `None`: the fastest kind there is.
     pub device: Option<String>,
-    /// Use subgroup operations where the device has them.
-    pub subgroups: bool,
-    /// Use f16 arithmetic where the device has it.
-    pub f16: bool,
+    /// Where adapters are looked for.
+    pub search: Search,
+    /// Use subgroup operations where the device has them. `None`: on drivers that run on the processor alone, since kernels
+    /// for GPUs do without.
+    pub subgroups: Option<bool>,
     /// Use the packed integer dot product where WGSL has it.
     pub packed_dot: bool,
     /// Ask for WebGPU's default limits instead of the adapter's own.
@@ -50,8 +55,8 @@ impl Default for GpuOptions {
     fn default() -> Self {
         GpuOptions {
             device: None,
-            subgroups: true,
-            f16: true,
+            search: Search::default(),
+            subgroups: None,
             packed_dot: true,
             baseline: false,
             checked: false,
@@ -63,16 +68,17 @@ impl Default for GpuOptions {
 }
 
 impl GpuOptions {
-    /// The defaults, changed by `FOURBIT_DEVICE`, `FOURBIT_SUBGROUPS=0`, `FOURBIT_F16=0`,
-    /// `FOURBIT_PACKED_DOT=0`, `FOURBIT_BASELINE=1`, `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` (bytes). Errors: Config.
+    /// The defaults, changed by `FOURBIT_DEVICE`, `WGPU_BACKEND`, `WGPU_DX12_COMPILER`, `FOURBIT_SUBGROUPS=0|1`,
+    /// `FOURBIT_PACKED_DOT=0`, `FOURBIT_BASELINE=1`, `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` (bytes).
+    /// Errors: Config, Unsupported.
     pub fn from_env() -> Result<GpuOptions> {
-        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let flag = |name: &str, default: bool| match var(name).as_deref() {
-            None => Ok(default),
-            Some("0") => Ok(false),
-            Some("1") => Ok(true),
+        let given = |name: &str| match var(name).as_deref() {
+            None => Ok(None),
+            Some("0") => Ok(Some(false)),
+            Some("1") => Ok(Some(true)),
             Some(other) => Err(Error::config(name, format!("expected 0 or 1, got {other}"))),
         };
+        let flag = |name: &str, default: bool| Ok::<_, Error>(given(name)?.unwrap_or(default));
         let memory_limit = match var("FOURBIT_MEMORY_LIMIT") {
             None => None,
             Some(text) => Some(
@@ -82,8 +88,8 @@ impl GpuOptions {
         };
         Ok(GpuOptions {
             device: var("FOURBIT_DEVICE"),
-            subgroups: flag("FOURBIT_SUBGROUPS", true)?,
-            f16: flag("FOURBIT_F16", true)?,
+            search: Search::from_env()?,
+            subgroups: given("FOURBIT_SUBGROUPS")?,
             packed_dot: flag("FOURBIT_PACKED_DOT", true)?,
             baseline: flag("FOURBIT_BASELINE", false)?,
             checked: flag("FOURBIT_CHECKED", false)?,
@@ -131,62 +137,9 @@ pub struct Gpu {
     inner: Arc<Inner>,
 }
 
-/// The adapters there are, in the order that [`GpuOptions::device`] numbers them: fastest kind first.
-pub fn devices() -> Vec<Caps> {
-    let instance = instance(false);
-    let packed_dot = has_packed_dot(&instance);
-    let describe = |a: &wgpu::Adapter| Caps::of(&a.get_info(), a.features(), &a.limits(), packed_dot);
-    adapters(&instance).iter().map(describe).collect()
-}
-
-fn has_packed_dot(instance: &wgpu::Instance) -> bool {
-    instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct)
-}
-
-fn instance(noop: bool) -> wgpu::Instance {
-    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    if noop {
-        desc.backends = wgpu::Backends::NOOP;
-        desc.backend_options.noop = wgpu::NoopBackendOptions::enabled();
-    } else {
-        desc.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    }
-    // Debug builds would ask for validation layers, which cost more than the work they watch.
-    desc.flags = wgpu::InstanceFlags::empty();
-    wgpu::Instance::new(desc)
-}
-
-fn adapters(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-    adapters.sort_by_key(|a| match caps::kind(a.get_info().device_type) {
-        DeviceKind::Discrete => 0,
-        DeviceKind::Integrated => 1,
-        DeviceKind::Virtual => 2,
-        DeviceKind::Other => 3,
-        DeviceKind::Cpu => 4,
-    });
-    adapters
-}
-
-fn choose(mut adapters: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<wgpu::Adapter> {
-    let names = || adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect::<Vec<_>>();
-    if adapters.is_empty() {
-        let message = "no Vulkan, Metal or DX12 adapter was found; install a GPU driver, or software Vulkan with \
-                       scripts/setup.sh (Debian package mesa-vulkan-drivers)";
-        return Err(Error::NoAdapter { message: message.to_owned() });
-    }
-    let Some(wanted) = wanted else { return Ok(adapters.swap_remove(0)) };
-    let found = match wanted.parse::<usize>() {
-        Ok(index) => (index < adapters.len()).then_some(index),
-        Err(_) => adapters.iter().position(|a| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase())),
-    };
-    match found {
-        Some(index) => Ok(adapters.swap_remove(index)),
-        None => {
-            let message = format!("no adapter matches --device {wanted}; there are {}", names().join(", "));
-            Err(Error::NoAdapter { message })
-        }
-    }
+/// An environment variable that is set to something.
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
 impl Gpu {
@@ -198,18 +151,24 @@ impl Gpu {
 
     /// Opens a device. Errors: NoAdapter, Device.
     pub fn open(options: &GpuOptions) -> Result<Gpu> {
-        let instance = instance(options.noop);
-        let adapter = choose(adapters(&instance), options.device.as_deref())?;
-        let offered = adapter.features();
-        let mut features = wgpu::Features::empty();
-        let mut want = |feature: wgpu::Features, on: bool| {
-            features |= if on { offered & feature } else { wgpu::Features::empty() }
+        let (instance, adapter) = match options.noop {
+            true => {
+                let noop = adapter::noop();
+                let adapter = Search::default().choose(&noop, None)?;
+                (noop, adapter)
+            }
+            false => {
+                let instance = options.search.instance()?;
+                let adapter = options.search.choose(&instance, options.device.as_deref())?;
+                (instance, adapter)
+            }
         };
-        want(wgpu::Features::SUBGROUP, options.subgroups);
-        want(wgpu::Features::SHADER_F16, options.f16);
-        want(wgpu::Features::TIMESTAMP_QUERY, true);
+        // The noop device stands for all of them: it accepts every kernel.
+        let subgroups = options.subgroups.or(options.noop.then_some(true));
+        let features = adapter::used_features(&adapter.get_info(), adapter.features(), subgroups);
         let limits = if options.baseline || options.noop { wgpu::Limits::default() } else { adapter.limits() };
-        let caps = Caps::of(&adapter.get_info(), features, &limits, options.packed_dot && has_packed_dot(&instance));
+        let packed_dot = options.packed_dot && adapter::has_packed_dot(&instance);
+        let caps = Caps::of(&adapter.get_info(), features, &limits, packed_dot);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("fourbit"),
             required_features: features,

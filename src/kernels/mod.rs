@@ -45,7 +45,19 @@ pub mod statistics;
 
 pub use quantized::{QuantizedTensor, Shard};
 
-use crate::gpu::Kernel;
+use crate::gpu::{Caps, Kernel};
+
+/// Which design of each heavy kernel runs on a device: (what it computes, the design).
+pub fn designs(caps: &Caps) -> Vec<(&'static str, &'static str)> {
+    /// A head as long as those of most models.
+    const HEAD_DIM: usize = 64;
+    let by = |subgroups: bool| if subgroups { "by subgroup shuffles" } else { "through workgroup memory" };
+    vec![
+        ("products", by(matmul::prefers_subgroups(caps))),
+        ("attention", by(matches!(attention::Design::of(caps, HEAD_DIM), attention::Design::Lanes(_)))),
+        ("int8 products", if caps.packed_dot { "by packed dot products" } else { "by shifts" }),
+    ]
+}
 
 /// Every kernel that this crate may run.
 pub fn variants() -> Vec<Kernel> {

@@ -4,6 +4,7 @@
 mod support;
 
 mod calibrate;
+mod devices;
 mod merge;
 mod methods;
 mod qat;

@@ -50,20 +50,6 @@ fn help_names_the_words_of_the_field_and_wrong_usage_ends_with_status_2() {
 }
 
 #[test]
-fn devices_are_numbered() {
-    if support::gpu().is_none() {
-        return;
-    }
-    let list = fourbit(&["devices", "--json"]).json();
-    let first = &list["devices"][0];
-    assert_eq!(first["index"], 0);
-    let name = first["name"].as_str().unwrap();
-    assert!(fourbit(&["devices"]).stdout.starts_with(&format!("0: {name}")));
-    let plan = fourbit(&["plan", "--device", name, "--json"]).json();
-    assert_eq!(plan["device"], name);
-}
-
-#[test]
 fn a_run_writes_what_it_learned_and_the_plan_knew_its_memory() {
     if support::gpu().is_none() {
         return;

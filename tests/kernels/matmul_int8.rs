@@ -28,7 +28,7 @@ fn weight(rows: usize, cols: usize) -> Packed {
 fn devices() -> Vec<Gpu> {
     let Some(gpu) = gpu() else { return vec![] };
     let open = |subgroups, packed_dot| {
-        Gpu::open(&GpuOptions { subgroups, packed_dot, ..GpuOptions::from_env().unwrap() }).unwrap()
+        Gpu::open(&GpuOptions { subgroups: Some(subgroups), packed_dot, ..GpuOptions::from_env().unwrap() }).unwrap()
     };
     vec![gpu, open(true, false), open(false, true), open(false, false)]
 }

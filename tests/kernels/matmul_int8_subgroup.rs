@@ -29,7 +29,7 @@ fn product(gpu: &Gpu, tokens: usize, cols: usize, rows: usize) -> Vec<f32> {
 #[test]
 fn it_agrees_with_the_other_variant() {
     let Some(gpu) = gpu() else { return };
-    let other = Gpu::open(&GpuOptions { subgroups: false, ..GpuOptions::from_env().unwrap() }).unwrap();
+    let other = Gpu::open(&GpuOptions { subgroups: Some(false), ..GpuOptions::from_env().unwrap() }).unwrap();
     for (tokens, cols, rows) in [(8, 64, 32), (9, 63, 33), (16, 100, 64), (70, 257, 130)] {
         assert!(product(&gpu, tokens, cols, rows) == product(&other, tokens, cols, rows), "{tokens} {cols} {rows}");
     }

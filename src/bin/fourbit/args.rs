@@ -8,7 +8,7 @@ use fourbit::{
     adapter::LoraConfig,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
     format::{self, peft::AdapterConfig},
-    gpu::{Gpu, GpuOptions},
+    gpu::{Backend, Gpu, GpuOptions, Search},
     model::{LoadOptions, Model, Quantization, Source},
     quant::Scheme,
     tokenizer::Tokenizer,
@@ -22,6 +22,9 @@ pub struct Global {
     /// Device: a number of `fourbit devices` or a part of a name [default: FOURBIT_DEVICE, else the fastest kind]
     #[arg(long, global = true, value_name = "N|NAME")]
     pub device: Option<String>,
+    /// Backend to open, and no other: vulkan, metal, dx12, or a list [default: WGPU_BACKEND, else all there are]
+    #[arg(long, global = true, value_name = "NAMES")]
+    pub backend: Option<String>,
     /// Print the result as one line of JSON on stdout, and everything else on stderr
     #[arg(long, global = true)]
     pub json: bool,
@@ -33,9 +36,18 @@ impl Global {
         Output::new(self.json)
     }
 
-    /// The environment's options with `--device` on top. Errors: Config.
+    /// Where the environment and `--backend` look for adapters. Errors: Unsupported.
+    pub fn search(&self) -> Result<Search> {
+        let mut search = Search::from_env()?;
+        if let Some(names) = &self.backend {
+            search.backends = Backend::parse_list(names)?;
+        }
+        Ok(search)
+    }
+
+    /// The environment's options with `--device` and `--backend` on top. Errors: Config, Unsupported.
     pub fn gpu_options(&self) -> Result<GpuOptions> {
-        let mut options = GpuOptions::from_env()?;
+        let mut options = GpuOptions { search: self.search()?, ..GpuOptions::from_env()? };
         options.device = self.device.clone().or(options.device);
         Ok(options)
     }

@@ -16,9 +16,11 @@ mod merge;
 mod output;
 mod plan;
 mod plot;
+mod probe;
 mod progress;
 mod qat;
 mod quantize;
+mod report;
 
 use args::Global;
 use clap::{Parser, Subcommand};
@@ -37,9 +39,10 @@ struct Cli {
 const ENVIRONMENT: &str = "\
 Environment:
   FOURBIT_DEVICE=N|NAME       as --device
+  WGPU_BACKEND=NAMES          as --backend
+  WGPU_DX12_COMPILER=NAME     auto, dxc (dxcompiler.dll), staticdxc or fxc
   FOURBIT_MEMORY_LIMIT=BYTES  use no more device memory than this
-  FOURBIT_SUBGROUPS=0         do without subgroup operations
-  FOURBIT_F16=0               do without f16 arithmetic
+  FOURBIT_SUBGROUPS=0|1       without subgroup operations, or with them on GPUs too
   FOURBIT_BASELINE=1          ask for WebGPU's default limits instead of the adapter's own
   FOURBIT_CHECKED=1           compile shaders with bounds checks
   RUST_LOG=info               log to stderr
