@@ -111,6 +111,20 @@ fn reading_and_writing_one_value_in_a_dispatch_is_refused() {
 }
 
 #[test]
+fn large_tensors_come_back_whole_through_little_staging_memory() {
+    let Some(device) = gpu() else { return };
+    let gpu = Gpu::open(&GpuOptions::from_env().unwrap()).unwrap();
+    drop(device);
+    // Two pieces of 16 MiB and an odd rest.
+    let len = (2 << 23) + 301;
+    let values: Vec<u16> = (0..len).map(|i| (i % 65521) as u16).collect();
+    let tensor = gpu.tensor("large", [len], DType::F16, &values).unwrap();
+    gpu.reset_peak();
+    assert_eq!(tensor.read::<u16>().unwrap(), values);
+    assert_eq!(gpu.peak_bytes(), tensor.bytes().next_multiple_of(4) + (16 << 20));
+}
+
+#[test]
 fn memory_limits_are_kept_and_named() {
     if gpu().is_none() {
         return;

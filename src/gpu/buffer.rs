@@ -24,8 +24,9 @@ impl Drop for Buffer {
     }
 }
 
-/// Bytes that travel to the device in one staging copy; bounds what an upload holds twice.
-const UPLOAD_CHUNK: usize = 16 << 20;
+/// Bytes that lie in staging memory at once, on their way up or down: it is the host's, and scarce and easily fragmented where
+/// cards map all of their memory.
+const STAGING: usize = 16 << 20;
 
 impl Gpu {
     /// A buffer of at least `size` bytes, zeroed. Errors: OutOfMemory, with `what` and a remedy.
@@ -188,7 +189,7 @@ impl Tensor {
         let gpu = self.gpu();
         let Some(raw) = &self.buffer.raw else { return Ok(()) };
         let mut at = self.offset + from;
-        for chunk in bytes.chunks(UPLOAD_CHUNK) {
+        for chunk in bytes.chunks(STAGING) {
             if chunk.len() % 4 == 0 {
                 gpu.queue().write_buffer(raw, at, chunk);
             } else {
@@ -198,7 +199,10 @@ impl Tensor {
                 gpu.queue().write_buffer(raw, at, &padded);
             }
             at += chunk.len() as u64;
-            if bytes.len() > UPLOAD_CHUNK {
+            // wgpu stages every write until the next submit, also the many small ones of a model that is loaded.
+            let staged = &gpu.inner.counters.staged;
+            if staged.fetch_add(chunk.len() as u64, Ordering::Relaxed) + chunk.len() as u64 >= STAGING as u64 {
+                staged.store(0, Ordering::Relaxed);
                 gpu.queue().submit([]);
                 gpu.wait()?;
             }
@@ -208,8 +212,19 @@ impl Tensor {
 
     /// The contents. Waits for the device. Errors: Device, DeviceLost.
     pub fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self) -> Result<Vec<T>> {
-        let mut readback = self.gpu().readback(self.bytes())?;
-        readback.fetch(self)
+        let bytes = self.bytes();
+        let mut readback = self.gpu().readback(bytes.min(STAGING as u64))?;
+        if bytes <= STAGING as u64 {
+            return readback.fetch(self);
+        }
+        let mut values = Vec::with_capacity(bytes as usize / size_of::<T>());
+        let (len, piece) = (self.shape.len(), STAGING / self.dtype.size());
+        for start in (0..len).step_by(piece) {
+            let offset = self.offset + (start * self.dtype.size()) as u64;
+            let piece = Tensor::view(self.buffer.clone(), offset, [piece.min(len - start)].into(), self.dtype);
+            values.append(&mut readback.fetch(&piece)?);
+        }
+        Ok(values)
     }
 }
 

@@ -117,6 +117,8 @@ struct Counters {
     buffers: AtomicU64,
     bytes: AtomicU64,
     peak: AtomicU64,
+    /// Bytes written to buffers since the staging memory was last emptied.
+    staged: AtomicU64,
 }
 
 struct Inner {
