@@ -65,6 +65,11 @@ impl<'a> Fields<'a> {
         self.path
     }
 
+    /// The names of all fields, sorted or as they stand.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.map.keys().map(String::as_str)
+    }
+
     /// The value as it stands, null included; `None` where the field is missing.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.asked.borrow_mut().insert(name.to_owned());
