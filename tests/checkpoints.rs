@@ -276,7 +276,7 @@ fn what_is_written_is_read_back() {
         let packed = Packed::quantize(scheme, [64, 96], &x).unwrap();
         let weights = written(folder.path(), &*layout, &[(Q, &packed, None)]);
         // A model's configuration tells the rest, as it would on disk.
-        let reader = checkpoint::open(&layout.config(fourbit::DType::F16).unwrap()).unwrap();
+        let reader = checkpoint::open(&layout.config(fourbit::DType::F16).unwrap(), "config.json".as_ref()).unwrap();
         assert!(reader.is_quantized(&weights, Q), "{layout:?}");
         let back = reader.read(&weights, Q).unwrap();
         assert_eq!(reader.describe(&weights, Q).unwrap().scheme, back.scheme, "{layout:?}");
@@ -302,7 +302,7 @@ fn the_threshold_of_llm_int8_is_told() {
         recipe.options.threshold = threshold;
         let layout = recipe.layout().unwrap();
         let weights = written(folder.path(), &*layout, &[(Q, &packed, None)]);
-        let reader = checkpoint::open(&layout.config(DType::F16).unwrap()).unwrap();
+        let reader = checkpoint::open(&layout.config(DType::F16).unwrap(), "config.json".as_ref()).unwrap();
         assert_eq!(reader.rounding(&weights, Q).unwrap(), Some(want));
     }
 }
@@ -331,7 +331,7 @@ fn vectors_are_read_and_written() {
     let packed = source.packed(DOWN, [64, 96]).unwrap();
     assert_eq!(packed.scheme, Scheme::Aqlm { block_size: 96 });
     let weights = written(folder.path(), &Aqlm, &[(DOWN, &packed, None)]);
-    let reader = checkpoint::open(&Aqlm.config(fourbit::DType::F16).unwrap()).unwrap();
+    let reader = checkpoint::open(&Aqlm.config(fourbit::DType::F16).unwrap(), "config.json".as_ref()).unwrap();
     assert_eq!(reader.read(&weights, DOWN).unwrap(), packed);
     let codes = DOWN.replace("weight", "codes");
     assert!(weights.get(&codes).unwrap().bytes == source.weights().get(&codes).unwrap().bytes);
@@ -492,7 +492,10 @@ fn configurations_that_would_be_read_wrongly_are_refused() {
         ),
         (json!({"quant_method": "compressed-tensors", "transform_config": {"u": {}}}), "transform_config"),
     ] {
-        let error = checkpoint::open(&config).err().map(|e| e.to_string()).unwrap_or_else(|| panic!("{config}"));
+        let error = checkpoint::open(&config, "config.json".as_ref())
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_else(|| panic!("{config}"));
         assert!(error.contains(message), "{error}");
     }
 }

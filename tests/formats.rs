@@ -404,7 +404,7 @@ fn four_bit_tensors_that_disagree_are_refused() {
 #[test]
 fn the_quantization_config_is_that_of_transformers() {
     let config: serde_json::Value = fourbit::format::read_json(golden("bnb-nf4-dq/config.json")).unwrap();
-    fourbit::format::checkpoint::open(&config["quantization_config"]).unwrap();
+    fourbit::format::checkpoint::open(&config["quantization_config"], "config.json".as_ref()).unwrap();
     let scheme = Scheme::Nf4 { block_size: 64, double_quant: true };
     assert_eq!(bitsandbytes::quantization_config(scheme, DType::F32).unwrap(), config["quantization_config"]);
 }

@@ -9,10 +9,8 @@
 //!
 //! They are written as F32.
 
-use super::checkpoint::{
-    Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, integer, weight_name,
-};
-use super::{Weights, safetensors::TensorSpec};
+use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, weight_name};
+use super::{Weights, fields::Fields, safetensors::TensorSpec};
 use crate::quant::{PER_CHANNEL, Packed, Scheme, VECTOR, bytes_to_words};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
@@ -26,19 +24,20 @@ const BOOKS: [usize; 4] = [2, 256, 1, VECTOR];
 pub struct Aqlm;
 
 impl Aqlm {
-    /// From a `quantization_config`. Errors: Config, Unsupported for other code books than 2x8 of 8 inputs and 1 output.
-    pub fn from_config(config: &Value) -> Result<Aqlm> {
+    /// From a `quantization_config`. Errors: Format, Unsupported for other code books than 2x8 of 8 inputs and 1 output.
+    pub fn from_config(f: &Fields<'_>) -> Result<Aqlm> {
         for (field, default, only) in [
             ("num_codebooks", 1, 2),
             ("nbits_per_codebook", 16, 8),
-            ("in_group_size", 8, VECTOR as i64),
+            ("in_group_size", 8, VECTOR),
             ("out_group_size", 1, 1),
         ] {
-            let got = integer(config, field, Some(default))?;
+            let got = f.extent_or(field, default)?;
             if got != only {
                 return Err(Error::unsupported(format!("{field} of an AQLM model"), got, only));
             }
         }
+        f.ignore(&["linear_weights_not_to_quantize"]);
         Ok(Aqlm)
     }
 }
@@ -72,7 +71,7 @@ impl Checkpoint for Aqlm {
     }
 
     fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
-        weight_name(weights, tensor, "codes")
+        weight_name(weights, tensor, "codes", &["codebooks", "scales"])
     }
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {

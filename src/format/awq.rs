@@ -9,10 +9,10 @@
 //! Nibble i of a word, from the lowest, is output 0, 2, 4, 6, 1, 3, 5, 7 of its eight.
 
 use super::checkpoint::{
-    Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, group_size, integer, weight_name,
+    Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, group_size, weight_name,
 };
 use super::groups::{self, Groups, blocks_of_row, integer_zero};
-use super::{Weights, safetensors::TensorSpec};
+use super::{Weights, fields::Fields, safetensors::TensorSpec};
 use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
@@ -33,17 +33,23 @@ struct Header {
 }
 
 impl Awq {
-    /// From a `quantization_config`. Errors: Config, Unsupported.
-    pub fn from_config(config: &Value) -> Result<Awq> {
-        let bits = integer(config, "bits", None)?;
+    /// From a `quantization_config`, or AutoAWQ's `quant_config.json` with its names. Errors: Format, Unsupported.
+    pub fn from_config(f: &Fields<'_>) -> Result<Awq> {
+        let either = |name: &'static str, old: &'static str| if f.has(old) { old } else { name };
+        let bits = f.extent(either("bits", "w_bit"))?;
         if bits != 4 {
             return Err(Error::unsupported("bits of an AWQ model", bits, 4));
         }
-        let version = config["version"].as_str().or(config["format"].as_str()).unwrap_or("gemm").to_ascii_lowercase();
+        let (version, format) = (f.nullable_text("version")?, f.nullable_text("format")?);
+        let version = version.or(format).unwrap_or("gemm").to_ascii_lowercase();
         if version != "gemm" {
             return Err(Error::unsupported("version of an AWQ model", version, "gemm"));
         }
-        Ok(Awq { group_size: group_size(config, Some(128))? })
+        if !f.flag("zero_point", true)? {
+            return Err(Error::unsupported("zero_point of an AWQ model", false, true));
+        }
+        f.ignore(&["backend", "do_fuse", "exllama_config", "fuse_max_seq_len", "modules_to_fuse"]);
+        Ok(Awq { group_size: group_size(f, either("group_size", "q_group_size"), 128)? })
     }
 
     /// For writing weights of this scheme: [`Scheme::int`] of 4 bits. Errors: Unsupported.
@@ -102,7 +108,7 @@ impl Checkpoint for Awq {
     }
 
     fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
-        weight_name(weights, tensor, "qweight")
+        weight_name(weights, tensor, "qweight", &["qzeros", "scales"])
     }
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {

@@ -11,7 +11,7 @@
 
 use super::checkpoint::{Basis, Checkpoint, Description, Parts, Rounding, expect_own_basis};
 use super::safetensors::{TensorSpec, Writer};
-use super::{TensorView, Weights, llm_int8};
+use super::{TensorView, Weights, fields::Fields, llm_int8};
 use crate::quant::{self, PER_CHANNEL, Packed, Scheme, bytes_to_words, dynamic8, nested_array};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
@@ -43,10 +43,20 @@ pub fn is_quantized(weights: &Weights, name: &str) -> bool {
     ["nf4", "fp4"].iter().any(|kind| weights.contains(&state_name(name, kind)))
 }
 
+/// The weight to whose quantization a tensor of this name belongs: `X.absmax`, `X.quant_map` and the like of X; of LLM.int8
+/// `X.SCB` and `X.weight_format` of `X.weight`.
+fn owner(name: &str) -> Option<String> {
+    const PARTS: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
+    const INT8_PARTS: [&str; 2] = [".SCB", ".weight_format"];
+    let state = name.find(".quant_state.bitsandbytes__").map(|at| name[..at].to_owned());
+    let part = || PARTS.iter().find_map(|part| name.strip_suffix(part)).map(str::to_owned);
+    let int8 = || INT8_PARTS.iter().find_map(|part| name.strip_suffix(part)).map(|base| format!("{base}.weight"));
+    state.or_else(part).or_else(int8)
+}
+
 /// Whether a tensor belongs to another one's quantization: `X.absmax`, `X.quant_map` and the like; of LLM.int8 too.
 pub fn is_part(name: &str) -> bool {
-    const PARTS: [&str; 6] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format"];
-    PARTS.iter().any(|part| name.ends_with(part)) || name.contains(".quant_state.bitsandbytes__")
+    owner(name).is_some()
 }
 
 /// What a weight's quant state says: scheme, (out, in), and the dtype before.
@@ -293,10 +303,24 @@ impl Default for Bitsandbytes {
 }
 
 impl Bitsandbytes {
-    /// From a `quantization_config`.
-    pub fn from_config(config: &Value) -> Bitsandbytes {
-        let threshold = config["llm_int8_threshold"].as_f64().map_or(llm_int8::THRESHOLD, |t| t as f32);
-        Bitsandbytes { scheme: None, threshold }
+    /// From a `quantization_config`. Errors: Format.
+    pub fn from_config(f: &Fields<'_>) -> Result<Bitsandbytes> {
+        let threshold = f.number_or("llm_int8_threshold", f64::from(llm_int8::THRESHOLD))? as f32;
+        // What else it tells, each weight's parts tell too, or it is about the dtype that Python computes in.
+        f.ignore(&[
+            "_load_in_4bit",
+            "_load_in_8bit",
+            "bnb_4bit_compute_dtype",
+            "bnb_4bit_quant_storage",
+            "bnb_4bit_quant_type",
+            "bnb_4bit_use_double_quant",
+            "llm_int8_enable_fp32_cpu_offload",
+            "llm_int8_has_fp16_weight",
+            "llm_int8_skip_modules",
+            "load_in_4bit",
+            "load_in_8bit",
+        ]);
+        Ok(Bitsandbytes { scheme: None, threshold })
     }
 
     /// For writing weights of this scheme: NF4, FP4, or [`Scheme::int8`] by rows for LLM.int8. Errors: Unsupported.
@@ -341,8 +365,9 @@ impl Checkpoint for Bitsandbytes {
         Ok(llm_int8::is_quantized(weights, name).then_some(rounding))
     }
 
-    fn weight_name(&self, _: &Weights, tensor: &str) -> Option<String> {
-        (!is_part(tensor)).then(|| tensor.to_owned())
+    fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
+        let owner = owner(tensor).filter(|owner| self.is_quantized(weights, owner));
+        owner.is_none().then(|| tensor.to_owned())
     }
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {

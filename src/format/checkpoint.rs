@@ -16,13 +16,14 @@
 //! they are halves, else as f32. Where a file tells to round activations too (W8A8, LLM.int8), [`Checkpoint::rounding`] says
 //! so.
 
+use super::fields::{Fields, MAX_EXTENT};
 use super::{
     TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, plain, quip, safetensors::TensorSpec,
 };
 use crate::quant::{Packed, Scheme, bytes_to_words, hadamard};
 use crate::{DType, Error, Result};
 use serde_json::Value;
-use std::{borrow::Cow, fmt::Debug};
+use std::{borrow::Cow, fmt::Debug, path::Path};
 
 pub use {
     aqlm::Aqlm, awq::Awq, bitsandbytes::Bitsandbytes, compressed_tensors::CompressedTensors, gptq::Gptq, hqq::Hqq,
@@ -161,40 +162,40 @@ pub trait Checkpoint: Debug + Send + Sync {
     fn config(&self, dtype: DType) -> Result<Value>;
 }
 
-/// The layout that a `quantization_config` tells. Errors: Unsupported, Config.
-pub fn open(config: &Value) -> Result<Box<dyn Checkpoint>> {
-    let method = config["quant_method"].as_str().unwrap_or("bitsandbytes");
-    Ok(match method {
-        "bitsandbytes" => Box::new(Bitsandbytes::from_config(config)),
-        "gptq" => Box::new(Gptq::from_config(config)?),
-        "awq" => Box::new(Awq::from_config(config)?),
-        "aqlm" => Box::new(Aqlm::from_config(config)?),
-        "hqq" => Box::new(Hqq::from_config(config)?),
-        "compressed-tensors" => Box::new(CompressedTensors::from_config(config)?),
-        "quip" => Box::new(Quip::from_config(config)?),
+/// The layout that a `quantization_config` tells; `path` is the file that it stands in. Errors: Format, Unsupported.
+pub fn open(config: &Value, path: &Path) -> Result<Box<dyn Checkpoint>> {
+    of_fields(&Fields::new(config, path)?.within("quantization_config"))
+}
+
+/// The layout that the fields of a `quantization_config` tell. Every field has to be known: one that is not may change what the
+/// codes mean. Errors: Format, Unsupported.
+pub(crate) fn of_fields(f: &Fields<'_>) -> Result<Box<dyn Checkpoint>> {
+    let method = f.text("quant_method")?.unwrap_or("bitsandbytes");
+    let checkpoint: Box<dyn Checkpoint> = match method {
+        "bitsandbytes" => Box::new(Bitsandbytes::from_config(f)?),
+        "gptq" => Box::new(Gptq::from_config(f)?),
+        "awq" => Box::new(Awq::from_config(f)?),
+        "aqlm" => Box::new(Aqlm::from_config(f)?),
+        "hqq" => Box::new(Hqq::from_config(f)?),
+        "compressed-tensors" => Box::new(CompressedTensors::from_config(f)?),
+        "quip" => Box::new(Quip::from_config(f)?),
         _ => {
             let supported = "bitsandbytes, gptq, awq, hqq, aqlm, compressed-tensors, quip";
             return Err(Error::unsupported("quantization method of the model", method, supported));
         }
-    })
+    };
+    // Which modules are left as they are shows in their tensors.
+    f.ignore(&["modules_to_not_convert", "lm_head"]);
+    f.refuse_unknown()?;
+    Ok(checkpoint)
 }
 
-/// A number in `config`, or `default` where there is none. Errors: Config.
-pub(super) fn integer(config: &Value, field: &str, default: Option<i64>) -> Result<i64> {
-    let value = &config[field];
-    match (value.as_i64(), default) {
-        (Some(n), _) => Ok(n),
-        (None, Some(n)) if value.is_null() => Ok(n),
-        _ => Err(Error::config(format!("quantization_config.{field}"), format!("expected a number, got {value}"))),
-    }
-}
-
-/// The group size that `config` tells: `None` for -1, a group a row. Errors: Config.
-pub(super) fn group_size(config: &Value, default: Option<i64>) -> Result<Option<usize>> {
-    match integer(config, "group_size", default)? {
+/// The group size that `name` tells: `None` for -1, a group a row. Errors: Format.
+pub(super) fn group_size(f: &Fields<'_>, name: &str, default: usize) -> Result<Option<usize>> {
+    match f.integer(name, -1..=MAX_EXTENT)?.unwrap_or(default as i64) {
         -1 => Ok(None),
-        size if size > 0 => Ok(Some(size as usize)),
-        size => Err(Error::config("quantization_config.group_size", format!("{size} is neither positive nor -1"))),
+        0 => Err(f.fail(name, "a positive number, or -1 for a group a row")),
+        size => Ok(Some(size as usize)),
     }
 }
 
@@ -269,11 +270,11 @@ impl<'a> Module<'a> {
     }
 }
 
-/// [`Checkpoint::weight_name`] for layouts whose codes are in `X.{codes}`: of such a module only the bias keeps its name.
-pub(super) fn weight_name(weights: &Weights, tensor: &str, codes: &str) -> Option<String> {
+/// [`Checkpoint::weight_name`] for layouts whose codes are in `X.{codes}` and whose other parts are `X.{parts}`.
+pub(super) fn weight_name(weights: &Weights, tensor: &str, codes: &str, parts: &[&str]) -> Option<String> {
     match tensor.rsplit_once('.') {
         Some((base, part)) if part == codes => Some(format!("{base}.weight")),
-        Some((base, part)) if part != "bias" && weights.contains(&format!("{base}.{codes}")) => None,
+        Some((base, part)) if parts.contains(&part) && weights.contains(&format!("{base}.{codes}")) => None,
         _ => Some(tensor.to_owned()),
     }
 }

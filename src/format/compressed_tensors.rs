@@ -17,7 +17,7 @@ use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, Rounding,
 use super::groups::{
     self, Groups, blocks_of_row, field, integer_zero, scale_dtype, set_field, stream_words, unsigned_code,
 };
-use super::{Stored, TensorView, Weights, safetensors::TensorSpec};
+use super::{Stored, TensorView, Weights, fields::Fields, safetensors::TensorSpec};
 use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
@@ -48,17 +48,19 @@ enum Inputs {
 }
 
 impl Inputs {
-    /// `None` for another rounding than those that are known.
-    fn of(args: &Value) -> Option<Inputs> {
-        if args.is_null() {
-            return Some(Inputs::AsTheyAre);
-        }
-        let symmetric = args["type"] == "int" && args["num_bits"] == 8 && args["symmetric"] == true;
-        match (symmetric, args["dynamic"].as_bool(), args["strategy"].as_str()) {
+    /// `None` for another rounding than those that are known. Errors: Format.
+    fn of(args: Option<Fields<'_>>) -> Result<Option<Inputs>> {
+        let Some(f) = args else { return Ok(Some(Inputs::AsTheyAre)) };
+        let (kind, bits) = (f.text("type")?.unwrap_or("int"), f.extent_or("num_bits", 8)?);
+        let symmetric = f.flag("symmetric", true)? && kind == "int" && bits == 8;
+        // Besides true and false, "local" is known there.
+        let dynamic =
+            if f.get("dynamic").is_some_and(Value::is_string) { None } else { Some(f.flag("dynamic", false)?) };
+        Ok(match (symmetric, dynamic, f.nullable_text("strategy")?) {
             (true, Some(true), Some("token")) => Some(Inputs::Dynamic),
-            (true, Some(false), Some("tensor")) => Some(Inputs::Static),
+            (true, Some(false), Some("tensor") | None) => Some(Inputs::Static),
             _ => None,
-        }
+        })
     }
 
     /// What all groups of layers say, and what of it cannot be done: another rounding, or one for some layers alone. Then no
@@ -96,43 +98,22 @@ struct Header<'a> {
 }
 
 impl CompressedTensors {
-    /// From a `quantization_config`. Errors: Config, Unsupported.
-    pub fn from_config(config: &Value) -> Result<CompressedTensors> {
-        let supported = format!("{PACKED}, {PLAIN}");
+    /// From a `quantization_config`. Errors: Format, Unsupported.
+    pub fn from_config(f: &Fields<'_>) -> Result<CompressedTensors> {
         let (mut widths, mut inputs) = (Vec::new(), Vec::new());
-        let groups = config["config_groups"].as_object();
-        for (name, group) in groups.into_iter().flatten() {
-            let format = group["format"].as_str().or(config["format"].as_str()).unwrap_or(PACKED);
-            if !matches!(format, PACKED | PLAIN | "naive-quantized" | "dense") {
-                return Err(Error::unsupported(
-                    format!("format of {name} in a compressed-tensors model"),
-                    format,
-                    supported,
-                ));
-            }
-            let weights = &group["weights"];
-            if weights.is_null() {
+        let format = f.nullable_text("format")?.unwrap_or(PACKED);
+        let groups = f.object("config_groups")?;
+        let names: Vec<String> = groups.iter().flat_map(|groups| groups.names().map(str::to_owned)).collect();
+        for name in &names {
+            let Some(group) = groups.as_ref().map(|groups| groups.object(name)).transpose()?.flatten() else {
                 continue;
-            }
-            let (kind, bits) = (weights["type"].as_str().unwrap_or("int"), weights["num_bits"].as_u64().unwrap_or(8));
-            if kind != "int" || !(2..=8).contains(&bits) {
-                let got = format!("{kind} of {bits} bits");
-                return Err(Error::unsupported(
-                    format!("weights of {name} in a compressed-tensors model"),
-                    got,
-                    "int of 2 to 8 bits",
-                ));
-            }
-            widths.push(bits as usize);
-            inputs.push((name.as_str(), Inputs::of(&group["input_activations"])));
-        }
-        for field in ["transform_config", "sparsity_config"] {
-            let value = &config[field];
-            let empty = value.is_null() || value.as_object().is_some_and(|o| o.is_empty());
-            if !empty && value["format"].as_str() != Some("dense") {
-                return Err(Error::unsupported(format!("{field} of a compressed-tensors model"), value, "none"));
+            };
+            if let Some(bits) = width(&group, name, format)? {
+                widths.push(bits);
+                inputs.push((name.as_str(), Inputs::of(group.object("input_activations")?)?));
             }
         }
+        refuse_extras(f)?;
         widths.sort_unstable();
         widths.dedup();
         let (inputs, ignored) = Inputs::of_all(&inputs);
@@ -178,8 +159,12 @@ impl CompressedTensors {
             _ => return Err(module.fail(format!("expected [{rows}, groups] scales, got {:?}", scale.shape))),
         };
         let count = scale_cols.max(1);
-        let groups = if module.has("weight_g_idx") {
-            let index = module.get("weight_g_idx")?.expect_shape(&[cols])?.to_i64()?;
+        let index = match module.has("weight_g_idx") {
+            true => Some(module.get("weight_g_idx")?.expect_shape(&[cols])?.to_i64()?),
+            false => None,
+        };
+        // An index that was made and never filled in: all -1 is how compressed-tensors says that columns lie in order.
+        let groups = if let Some(index) = index.filter(|index| index.iter().any(|&group| group != -1)) {
             Groups::from_index(module, &index, count)?
         } else {
             if cols % count != 0 {
@@ -227,6 +212,47 @@ impl CompressedTensors {
     fn symmetric(&self) -> bool {
         matches!(self.scheme, Scheme::Int { symmetric: true, .. })
     }
+}
+
+/// Bits of a group's weights; `None` where they are floats. Errors: Format, Unsupported.
+fn width(group: &Fields<'_>, name: &str, format: &str) -> Result<Option<usize>> {
+    let format = group.nullable_text("format")?.unwrap_or(format);
+    if !matches!(format, PACKED | PLAIN | "naive-quantized" | "dense") {
+        let what = format!("format of {name} in a compressed-tensors model");
+        return Err(Error::unsupported(what, format, format!("{PACKED}, {PLAIN}")));
+    }
+    if group.object("output_activations")?.is_some() {
+        let what = format!("output_activations of {name} in a compressed-tensors model");
+        return Err(Error::unsupported(what, "rounded outputs", "none"));
+    }
+    group.ignore(&["targets"]);
+    let Some(weights) = group.object("weights")? else { return Ok(None) };
+    let (kind, bits) = (weights.text("type")?.unwrap_or("int"), weights.extent_or("num_bits", 8)?);
+    if kind != "int" || !(2..=8).contains(&bits) {
+        let what = format!("weights of {name} in a compressed-tensors model");
+        return Err(Error::unsupported(what, format!("{kind} of {bits} bits"), "int of 2 to 8 bits"));
+    }
+    // The tensors tell these: extents, and whether there are zero points and indices of groups.
+    weights.flag("symmetric", true)?;
+    weights.nullable_text("strategy")?;
+    weights.ignore(&["group_size", "actorder", "block_structure", "dynamic", "observer", "observer_kwargs"]);
+    weights.ignore(&["scale_dtype", "zp_dtype"]);
+    weights.refuse_unknown()?;
+    Ok(Some(bits))
+}
+
+/// Errors: Unsupported for transforms, sparsity and a rounded cache of keys and values.
+fn refuse_extras(f: &Fields<'_>) -> Result<()> {
+    for field in ["transform_config", "sparsity_config", "kv_cache_scheme"] {
+        let Some(value) = f.object(field)? else { continue };
+        if value.names().next().is_some() && value.nullable_text("format")? != Some("dense") {
+            let got = f.get(field).map_or_else(String::new, Value::to_string);
+            return Err(Error::unsupported(format!("{field} of a compressed-tensors model"), got, "none"));
+        }
+    }
+    f.ignore(&["global_compression_ratio", "ignore", "quantization_status", "run_compressed", "version"]);
+    f.ignore(&["is_quantization_compressed"]);
+    Ok(())
 }
 
 impl Checkpoint for CompressedTensors {
@@ -429,7 +455,12 @@ mod tests {
         let (token, tensor) = (args(true, 8, true, "token"), args(true, 8, false, "tensor"));
         let of = |values: &[Value]| {
             let names = ["group_0", "group_1"];
-            let groups: Vec<_> = names.into_iter().zip(values.iter().map(Inputs::of)).collect();
+            let inputs = |value: &Value| {
+                let group = json!({"input_activations": value});
+                let group = Fields::new(&group, "config.json".as_ref()).unwrap();
+                Inputs::of(group.object("input_activations").unwrap()).unwrap()
+            };
+            let groups: Vec<_> = names.into_iter().zip(values.iter().map(inputs)).collect();
             Inputs::of_all(&groups)
         };
         assert_eq!(of(&[]), (Inputs::AsTheyAre, None));

@@ -9,13 +9,15 @@
 //!
 //! Arrays (a vocabulary has a hundred thousand strings) stay in the mapping and are read on demand.
 
-use crate::format::{self, Stored, TensorView};
+use crate::format::{self, Stored, TensorView, fields::Fields};
 use crate::quant::ggml::BlockType;
 use crate::{DType, Error, Result, Shape};
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+mod split;
 mod write;
 
 pub use write::{ALIGNMENT, MetaValue, TensorSpec, Writer};
@@ -42,6 +44,8 @@ pub struct Gguf {
     version: u32,
     metadata: BTreeMap<String, Entry>,
     tensors: BTreeMap<String, Info>,
+    /// The further files of a model in several.
+    others: Vec<(PathBuf, memmap2::Mmap)>,
 }
 
 /// A metadata value and the bytes it comes from: the type's number, then the value.
@@ -77,12 +81,18 @@ struct Info {
     stored: Option<Stored>,
     begin: usize,
     end: usize,
+    /// 0, or one more than the number in [`Gguf::others`].
+    part: usize,
 }
 
 impl Gguf {
-    /// Maps a file and checks its header. Errors: Io, Format, Unsupported version.
+    /// Maps a file and checks its header; of a model in several files all of them, whichever is given.
+    /// Errors: Io, Format, Unsupported version.
     pub fn open(path: impl Into<PathBuf>) -> Result<Gguf> {
-        let path = path.into();
+        split::join(Gguf::open_part(path.into())?)
+    }
+
+    fn open_part(path: PathBuf) -> Result<Gguf> {
         let map = format::map(&path)?;
         let mut reader = Reader { path: &path, bytes: &map, at: 0 };
         if reader.take(4, "the magic")? != MAGIC {
@@ -112,10 +122,10 @@ impl Gguf {
         }
         let alignment = alignment(&path, &metadata)?;
         let tensors = read_infos(&mut reader, tensor_count, alignment)?;
-        Ok(Gguf { version, metadata, tensors, path, map })
+        Ok(Gguf { version, metadata, tensors, path, map, others: Vec::new() })
     }
 
-    /// The file.
+    /// The file, or the first of several.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -140,11 +150,15 @@ impl Gguf {
         let Some((name, info)) = self.tensors.get_key_value(name) else {
             return Err(format::missing(&self.path, name, self.names()));
         };
+        let (path, map) = match info.part.checked_sub(1) {
+            None => (&self.path, &self.map),
+            Some(other) => (&self.others[other].0, &self.others[other].1),
+        };
         let stored = info.stored.ok_or_else(|| {
-            let what = format!("type of tensor {name} in {}", self.path.display());
+            let what = format!("type of tensor {name} in {}", path.display());
             Error::unsupported(what, type_name(info.kind), supported_types())
         })?;
-        Ok(TensorView { path: &self.path, name, stored, shape: &info.shape, bytes: &self.map[info.begin..info.end] })
+        Ok(TensorView { path, name, stored, shape: &info.shape, bytes: &map[info.begin..info.end] })
     }
 
     /// The keys of the metadata, sorted.
@@ -222,6 +236,36 @@ impl Gguf {
         (0..count).map(number).collect::<Result<_>>().map(Some)
     }
 
+    /// The entries whose keys begin with `prefix`, without it. Numbers that are none (NaN, infinite) are texts, and of arrays
+    /// only those of numbers, of a length that one a block may have, are told. Errors: Format for texts that are no UTF-8.
+    pub fn fields(&self, prefix: &str) -> Result<Fields<'_>> {
+        const MOST: usize = 1 << 16;
+        let float = |v: f64| serde_json::Number::from_f64(v).map_or_else(|| v.to_string().into(), Json::Number);
+        let mut map = serde_json::Map::new();
+        for (key, entry) in &self.metadata {
+            let Some(name) = key.strip_prefix(prefix) else { continue };
+            let value = match entry.value {
+                Value::Unsigned(v) => v.into(),
+                Value::Signed(v) => v.into(),
+                Value::Float(v) => float(v),
+                Value::Bool(v) => v.into(),
+                Value::Text(start, len) => self.utf8(key, &self.map[start..start + len])?.into(),
+                Value::Array { kind: 0..=7 | 10..=12, count: 0..=MOST, .. } => {
+                    let numbers = self.numbers(key)?.unwrap_or_default();
+                    Json::Array(
+                        numbers
+                            .into_iter()
+                            .map(|v| if v.fract() == 0.0 { (v as i64).into() } else { float(v) })
+                            .collect(),
+                    )
+                }
+                Value::Array { .. } => "an array".into(),
+            };
+            map.insert(name.to_owned(), value);
+        }
+        Ok(Fields::owned(map, &self.path).within(prefix.trim_end_matches('.')))
+    }
+
     /// A metadata entry as the file has it, to be written to another; `None` where the key is absent.
     pub fn raw(&self, key: &str) -> Option<MetaValue> {
         let entry = self.metadata.get(key)?;
@@ -288,7 +332,7 @@ fn read_infos(reader: &mut Reader, count: usize, alignment: usize) -> Result<BTr
             None => 0,
         };
         let end = begin.checked_add(size).ok_or_else(|| fail("its offset overflows".into()))?;
-        let info = Info { shape, kind, stored, begin, end };
+        let info = Info { shape, kind, stored, begin, end, part: 0 };
         if infos.insert(name.clone(), info).is_some() {
             return Err(Error::format(path, format!("tensor {name} is listed twice")));
         }

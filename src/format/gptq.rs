@@ -13,9 +13,9 @@
 //! With act-order `g_idx` is no ascending sequence: columns are then read in the order of their groups, and the layer has to
 //! put its input into that order.
 
-use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, group_size, integer, weight_name};
+use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, group_size, weight_name};
 use super::groups::{self, Groups, blocks_of_row, field, integer_zero, set_field, stream_words, unsigned_code};
-use super::{Weights, safetensors::TensorSpec};
+use super::{Weights, fields::Fields, safetensors::TensorSpec};
 use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
@@ -50,26 +50,61 @@ struct Header {
 }
 
 impl Gptq {
-    /// From a `quantization_config`. Errors: Config, Unsupported.
-    pub fn from_config(config: &Value) -> Result<Gptq> {
-        let bits = integer(config, "bits", None)?;
-        if !WIDTHS.iter().any(|&b| i64::from(b) == bits) {
+    /// From a `quantization_config`. Errors: Format, Unsupported.
+    pub fn from_config(f: &Fields<'_>) -> Result<Gptq> {
+        let bits = f.extent("bits")?;
+        if !WIDTHS.iter().any(|&b| usize::from(b) == bits) {
             return Err(Error::unsupported("bits of a GPTQ model", bits, "2, 3, 4, 8"));
         }
-        let format = config["checkpoint_format"].as_str().or(config["format"].as_str()).unwrap_or("gptq");
+        // Two names of one field, and a flag of AutoGPTQ's for a third format.
+        let (named, short) = (f.nullable_text("checkpoint_format")?, f.nullable_text("format")?);
+        let format = match named.or(short).unwrap_or("gptq") {
+            _ if f.flag("is_marlin_format", false)? => "marlin",
+            format => format,
+        };
         let less_one = match format {
             "gptq" => true,
             "gptq_v2" => false,
             _ => return Err(Error::unsupported("checkpoint_format of a GPTQ model", format, "gptq, gptq_v2")),
         };
-        if config["is_marlin_format"].as_bool() == Some(true) {
-            return Err(Error::unsupported("checkpoint_format of a GPTQ model", "marlin", "gptq, gptq_v2"));
+        if f.object("dynamic")?.is_some_and(|rules| rules.names().next().is_some()) {
+            return Err(Error::unsupported("dynamic of a GPTQ model", "rules for single layers", "none"));
         }
+        // How the numbers were found, and with which kernels they are multiplied.
+        f.ignore(&[
+            "backend",
+            "batch_size",
+            "block_name_to_quantize",
+            "cache_block_outputs",
+            "damp_auto_increment",
+            "damp_percent",
+            "dataset",
+            "disable_exllama",
+            "exllama_config",
+            "max_input_length",
+            "meta",
+            "model_file_base_name",
+            "model_name_or_path",
+            "model_seqlen",
+            "module_name_preceding_first_block",
+            "modules_in_block_to_quantize",
+            "pack_dtype",
+            "pad_token_id",
+            "quantizer",
+            "static_groups",
+            "tokenizer",
+            "true_sequential",
+            "use_cuda_fp16",
+            "use_exllama",
+            "mse",
+            "offload_to_disk",
+            "act_group_aware",
+        ]);
         Ok(Gptq {
-            bits: bits as usize,
-            group_size: group_size(config, Some(128))?,
-            symmetric: config["sym"].as_bool().unwrap_or(true),
-            act_order: config["desc_act"].as_bool().unwrap_or(false),
+            bits,
+            group_size: group_size(f, "group_size", 128)?,
+            symmetric: f.flag("sym", true)?,
+            act_order: f.flag("desc_act", false)?,
             less_one,
             calibration: None,
         })
@@ -152,7 +187,7 @@ impl Checkpoint for Gptq {
     }
 
     fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
-        weight_name(weights, tensor, "qweight")
+        weight_name(weights, tensor, "qweight", &["qzeros", "scales", "g_idx"])
     }
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {

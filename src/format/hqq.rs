@@ -13,7 +13,7 @@
 
 use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, weight_name};
 use super::groups::{self, code_offset, scale_dtype, unsigned_code};
-use super::{Weights, safetensors::TensorSpec};
+use super::{Weights, fields::Fields, safetensors::TensorSpec};
 use crate::quant::{self, Packed, ScaleType, Scheme, affine_words, pack_codes};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
@@ -63,7 +63,8 @@ impl Packing {
 
 impl Hqq {
     /// From a `quantization_config`, whose settings the layers repeat.
-    pub fn from_config(_: &Value) -> Result<Hqq> {
+    pub fn from_config(f: &Fields<'_>) -> Result<Hqq> {
+        f.ignore(&["quant_config", "skip_modules"]);
         Ok(Hqq { scheme: Scheme::int(4, 64) })
     }
 
@@ -151,7 +152,10 @@ impl Checkpoint for Hqq {
     }
 
     fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
-        weight_name(weights, tensor, "W_q")
+        let settings = settings(self.scheme);
+        let parts: Vec<_> =
+            ["scale", "zero", "shape"].into_iter().chain(settings.iter().map(|(name, ..)| *name)).collect();
+        weight_name(weights, tensor, "W_q", &parts)
     }
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {

@@ -13,6 +13,8 @@ mod awq;
 pub mod bitsandbytes;
 pub mod checkpoint;
 mod compressed_tensors;
+pub mod fields;
+mod foreign;
 pub mod gguf;
 mod gptq;
 mod groups;
@@ -33,6 +35,7 @@ use crate::quant::Packed;
 use crate::{DType, Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The file that lists the shards of a folder.
@@ -60,7 +63,12 @@ pub struct Weights {
 
 #[derive(Debug)]
 enum Source {
-    Folder { shards: Vec<Safetensors>, shard_of: BTreeMap<String, usize> },
+    /// promised: the file in which the index says that a tensor is.
+    Folder {
+        shards: Vec<Safetensors>,
+        shard_of: BTreeMap<String, usize>,
+        promised: BTreeMap<String, String>,
+    },
     Gguf(Gguf),
     Safetensors(Safetensors),
 }
@@ -76,6 +84,10 @@ impl Weights {
         } else if gguf::is_gguf(path)? {
             Source::Gguf(Gguf::open(path)?)
         } else {
+            let mut begin = Vec::new();
+            let file = File::open(path).map_err(Error::io(path))?;
+            file.take(64).read_to_end(&mut begin).map_err(Error::io(path))?;
+            foreign::refuse_known(path, &begin)?;
             Source::Safetensors(Safetensors::open(path)?)
         };
         Ok(Weights { path: path.into(), source })
@@ -124,9 +136,13 @@ impl Weights {
     /// The tensor of this name, borrowed from the mapping. Errors: MissingTensor, Unsupported block type.
     pub fn get(&self, name: &str) -> Result<TensorView<'_>> {
         match &self.source {
-            Source::Folder { shards, shard_of } => match shard_of.get(name) {
-                Some(&shard) => shards[shard].get(name),
-                None => Err(self.missing(name)),
+            Source::Folder { shards, shard_of, promised } => match (shard_of.get(name), promised.get(name)) {
+                (Some(&shard), _) => shards[shard].get(name),
+                (None, Some(file)) => {
+                    let hint = Some(format!("{INDEX} says that it is there"));
+                    Err(Error::MissingTensor { path: self.path.join(file), name: name.to_owned(), hint })
+                }
+                (None, None) => Err(self.missing(name)),
             },
             Source::Gguf(gguf) => gguf.get(name),
             Source::Safetensors(file) => file.get(name),
@@ -162,21 +178,18 @@ fn missing<'a>(path: &Path, name: &str, names: impl Iterator<Item = &'a str>) ->
     Error::MissingTensor { path: path.into(), name: name.into(), hint }
 }
 
+/// As transformers does: a file with all tensors wins over an index, which may be older.
 fn open_folder(folder: &Path) -> Result<Source> {
-    let index = folder.join(INDEX);
-    if index.exists() {
-        return open_shards(folder, &index);
+    let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
+    if single.exists() {
+        if index.exists() {
+            log::warn!("{}: {SINGLE} is read and {INDEX} is not, as transformers does", folder.display());
+        }
+        let file = Safetensors::open(&single)?;
+        let shard_of = file.names().map(|name| (name.to_string(), 0)).collect();
+        return Ok(Source::Folder { shards: vec![file], shard_of, promised: BTreeMap::new() });
     }
-    let single = folder.join(SINGLE);
-    if !single.exists() {
-        let message = format!(
-            "the folder has neither {SINGLE} nor {INDEX}; weights in other formats (.bin, .pt) need converting"
-        );
-        return Err(Error::format(folder, message));
-    }
-    let file = Safetensors::open(&single)?;
-    let shard_of = file.names().map(|name| (name.to_string(), 0)).collect();
-    Ok(Source::Folder { shards: vec![file], shard_of })
+    if index.exists() { open_shards(folder, &index) } else { Err(foreign::no_weights(folder)) }
 }
 
 #[derive(serde::Deserialize)]
@@ -205,14 +218,7 @@ fn open_shards(folder: &Path, index_path: &Path) -> Result<Source> {
         }
         shards.push(shard);
     }
-    for (name, file) in &index.weight_map {
-        let found = shard_of.get(name).map(|&shard| shards[shard].path());
-        if found != Some(folder.join(file).as_path()) {
-            let hint = Some(format!("{INDEX} says that it is there"));
-            return Err(Error::MissingTensor { path: folder.join(file), name: name.clone(), hint });
-        }
-    }
-    Ok(Source::Folder { shards, shard_of })
+    Ok(Source::Folder { shards, shard_of, promised: index.weight_map })
 }
 
 /// The largest text file that [`read_text`] takes; tokenizers reach a few tens of megabytes.
@@ -226,6 +232,7 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
         return Err(Error::format(path, format!("{len} bytes are too many for a text file (limit {TEXT_LIMIT})")));
     }
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    foreign::refuse_pointer(path, &bytes)?;
     String::from_utf8(bytes).map_err(|e| Error::format(path, format!("not UTF-8: {e}")))
 }
 
@@ -243,5 +250,7 @@ fn map(path: &Path) -> Result<memmap2::Mmap> {
     }
     // SAFETY: the mapping is read-only and private to us; the module's documentation asks that no other process changes
     // the file meanwhile, and files that this crate writes are replaced by renaming, never in place.
-    unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+    foreign::refuse_pointer(path, &map)?;
+    Ok(map)
 }

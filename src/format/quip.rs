@@ -11,13 +11,13 @@
 //! other tools do not load it. Factors follow from the numbers of columns ([`crate::quant::hadamard`]), so that none is stored.
 
 use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, weight_name};
-use super::{Weights, safetensors::TensorSpec};
+use super::{Weights, fields::Fields, safetensors::TensorSpec};
 use crate::quant::{Packed, Scheme, VECTOR, bytes_to_words, hadamard, lattice};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 
 /// The number of this way to write it.
-const FORMAT: u64 = 1;
+const FORMAT: i64 = 1;
 
 /// The layout of QuIP# models at 2 bits.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,9 @@ pub struct Quip;
 
 impl Quip {
     /// Errors: Unsupported for other code books, and for files of its authors' tools.
-    pub fn from_config(config: &Value) -> Result<Quip> {
-        let (codebook, format) = (config["codebook"].as_str().unwrap_or_default(), config["fourbit_format"].as_u64());
+    pub fn from_config(f: &Fields<'_>) -> Result<Quip> {
+        let (codebook, format) =
+            (f.nullable_text("codebook")?.unwrap_or_default(), f.integer("fourbit_format", 0..=i64::MAX)?);
         if (codebook, format) != ("E8P", Some(FORMAT)) {
             let got = format!("codebook {codebook:?}, fourbit_format {format:?}");
             return Err(Error::unsupported("QuIP# files", got, format!("codebook \"E8P\", fourbit_format {FORMAT}")));
@@ -71,7 +72,7 @@ impl Checkpoint for Quip {
     }
 
     fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
-        weight_name(weights, tensor, "Qidxs")
+        weight_name(weights, tensor, "Qidxs", &["SU", "SV", "Wscale"])
     }
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {

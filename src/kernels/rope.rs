@@ -5,10 +5,10 @@ use crate::{
     gpu::{Gpu, Kernel, Tensor},
     graph::{Graph, Value},
 };
-use std::f64::consts::TAU;
+use std::{f64::consts::TAU, sync::Arc};
 
 /// How the angles are stretched for contexts longer than the pretraining's.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum RopeScaling {
     /// As pretrained.
     #[default]
@@ -29,6 +29,8 @@ pub enum RopeScaling {
         /// Context of the pretraining, in tokens.
         original_max_position_embeddings: usize,
     },
+    /// Each angle divided by a number of its own, whatever it was computed from. [head_dim / 2]
+    Divisors(Arc<[f64]>),
 }
 
 /// cos and sin of every position's angles.
@@ -44,7 +46,7 @@ impl RopeTable {
     ///
     /// Computed in f64. Errors: Config where head_dim is odd or zero, or a factor or theta is not positive.
     /// RoPE, Su et al. 2021.
-    pub fn new(theta: f64, head_dim: usize, scaling: RopeScaling, positions: usize) -> Result<RopeTable> {
+    pub fn new(theta: f64, head_dim: usize, scaling: &RopeScaling, positions: usize) -> Result<RopeTable> {
         let frequencies = frequencies(theta, head_dim, scaling)?;
         let len = positions.checked_mul(head_dim).filter(|&n| n > 0 && n <= u32::MAX as usize);
         let len = len.ok_or_else(|| {
@@ -72,7 +74,7 @@ impl RopeTable {
     }
 }
 
-fn frequencies(theta: f64, head_dim: usize, scaling: RopeScaling) -> Result<Vec<f64>> {
+fn frequencies(theta: f64, head_dim: usize, scaling: &RopeScaling) -> Result<Vec<f64>> {
     if head_dim == 0 || !head_dim.is_multiple_of(2) {
         return Err(Error::config("head_dim", format!("expected a positive even number, got {head_dim}")));
     }
@@ -82,8 +84,16 @@ fn frequencies(theta: f64, head_dim: usize, scaling: RopeScaling) -> Result<Vec<
     };
     positive("rope_theta", theta)?;
     let plain = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
-    match scaling {
+    match *scaling {
         RopeScaling::None => Ok(plain.collect()),
+        RopeScaling::Divisors(ref divisors) => {
+            if divisors.len() != head_dim / 2 {
+                let message = format!("expected {} for heads of {head_dim}, got {}", head_dim / 2, divisors.len());
+                return Err(Error::config("divisors of the rotary frequencies", message));
+            }
+            divisors.iter().try_for_each(|&divisor| positive("divisor of a rotary frequency", divisor))?;
+            Ok(plain.zip(divisors.iter()).map(|(f, divisor)| f / divisor).collect())
+        }
         RopeScaling::Linear { factor } => {
             positive("rope_scaling.factor", factor)?;
             Ok(plain.map(|f| f / factor).collect())

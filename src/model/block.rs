@@ -35,11 +35,13 @@ pub struct Block {
     pub up: AdaptedLinear,
     /// [hidden, intermediate]
     pub down: AdaptedLinear,
+    /// Keys further back than this are not seen; `None`: all are.
+    pub window: Option<usize>,
 }
 
 /// What all blocks share in one recording.
 pub struct Context {
-    /// Shape of the attention.
+    /// Shape of the attention, without the blocks' windows.
     pub attention: Attention,
     /// Position of each token. [tokens] u32
     pub positions: Value,
@@ -162,6 +164,10 @@ impl Block {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
     }
 
+    fn attention(&self, cx: &Context) -> Attention {
+        Attention { window: self.window, ..cx.attention }
+    }
+
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context) -> Result<(Value, Saved)> {
         let step = cx.step.as_ref();
@@ -169,10 +175,11 @@ impl Block {
         let (q, saved_q) = self.q.forward(g, &n, step)?;
         let (k, saved_k) = self.k.forward(g, &n, step)?;
         let (v, saved_v) = self.v.forward(g, &n, step)?;
-        let Attention { heads, kv_heads, head_dim, .. } = cx.attention;
+        let spec = self.attention(cx);
+        let Attention { heads, kv_heads, head_dim, .. } = spec;
         rope::rope(g, &q, &cx.rope, &cx.positions, heads, head_dim, false)?;
         rope::rope(g, &k, &cx.rope, &cx.positions, kv_heads, head_dim, false)?;
-        let (attended, lse) = attention::attention(g, &cx.attention, &q, &k, &v, &cx.segments)?;
+        let (attended, lse) = attention::attention(g, &spec, &q, &k, &v, &cx.segments)?;
         let (y, saved_o) = self.o.forward(g, &attended, step)?;
         let x1 = elementwise::add(g, x, &y, 1.0)?;
         let (m, post_norm) = self.post_norm.forward(g, &x1)?;
@@ -251,9 +258,9 @@ impl Block {
         weights.linear(g, 3, of_o.input(), &dx1)?;
         let d_attended = self.o.backward(g, &saved.o, &dx1, None, step, true)?.expect("dx was asked for");
         let Saved { q, k, v, attended, lse, .. } = saved;
-        let (dq, dk, dv) =
-            attention::attention_backward(g, &cx.attention, &d_attended, q, k, v, attended, lse, &cx.segments)?;
-        let Attention { heads, kv_heads, head_dim, .. } = cx.attention;
+        let spec = self.attention(cx);
+        let (dq, dk, dv) = attention::attention_backward(g, &spec, &d_attended, q, k, v, attended, lse, &cx.segments)?;
+        let Attention { heads, kv_heads, head_dim, .. } = spec;
         rope::rope(g, &dq, &cx.rope, &cx.positions, heads, head_dim, true)?;
         rope::rope(g, &dk, &cx.rope, &cx.positions, kv_heads, head_dim, true)?;
         for (index, dy) in [&dq, &dk, &dv].into_iter().enumerate() {
@@ -277,13 +284,13 @@ impl Block {
         let (q, _) = self.q.forward(g, &n, None)?;
         let (k, _) = self.k.forward(g, &n, None)?;
         let (v, _) = self.v.forward(g, &n, None)?;
-        let spec = &cx.attention;
+        let spec = self.attention(cx);
         rope::rope(g, &q, &cx.rope, &cx.positions, spec.heads, spec.head_dim, false)?;
         rope::rope(g, &k, &cx.rope, &cx.positions, spec.kv_heads, spec.head_dim, false)?;
         let (keys, values) = (g.import(&cache.keys), g.import(&cache.values));
         kv_cache::cache_append(g, &k, &keys, position)?;
         kv_cache::cache_append(g, &v, &values, position)?;
-        let attended = attention_cached::attention_cached(g, spec, &q, &keys, &values, position)?;
+        let attended = attention_cached::attention_cached(g, &spec, &q, &keys, &values, position)?;
         let (y, _) = self.o.forward(g, &attended, None)?;
         let x1 = elementwise::add(g, x, &y, 1.0)?;
         let (m, _) = self.post_norm.forward(g, &x1)?;

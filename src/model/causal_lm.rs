@@ -180,7 +180,7 @@ impl Model {
             return Err(Error::config("max_seq_length", format!("{positions} is more than the model's {longest}")));
         }
         let c = &self.config;
-        RopeTable::new(c.rope_theta, c.head_dim, c.rope_scaling, positions)?.upload(&self.gpu)
+        RopeTable::new(c.rope_theta, c.head_dim, &c.rope_scaling, positions)?.upload(&self.gpu)
     }
 
     /// The length of the longest of some samples of token ids. Errors: Config where there is none, or one has no token or one
@@ -202,7 +202,7 @@ impl Model {
         }
     }
 
-    /// The shape of this model's attention over `batch` rows of `seq` tokens.
+    /// The shape of this model's attention over `batch` rows of `seq` tokens; each block adds its own window.
     pub fn attention(&self, batch: usize, seq: usize) -> Attention {
         let c = &self.config;
         Attention {
@@ -212,7 +212,7 @@ impl Model {
             kv_heads: c.kv_heads,
             head_dim: c.head_dim,
             scale: 1.0 / (c.head_dim as f32).sqrt(),
-            window: c.sliding_window,
+            window: None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Model families as data: the numbers and switches that tell one Llama-like model from another.
 
+use super::config_fields;
 pub use crate::kernels::rope::RopeScaling;
-use crate::{Error, Result, adapter::LoraConfig};
+use crate::{Error, Result, adapter::LoraConfig, format::fields::Fields};
 use serde_json::Value;
 use std::path::Path;
 
@@ -40,8 +41,8 @@ pub struct Config {
     pub o_bias: bool,
     /// Whether the feed-forward layers have a bias.
     pub mlp_bias: bool,
-    /// Keys further back than this are not seen.
-    pub sliding_window: Option<usize>,
+    /// Of each block: keys further back than this are not seen; `None`: all are.
+    pub windows: Vec<Option<usize>>,
     /// The configuration as read or as transformers would write it; kept so that a saved model loses nothing.
     pub json: Value,
 }
@@ -49,53 +50,34 @@ pub struct Config {
 /// The families that [`Config`] can describe, as `model_type` names them.
 pub const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
 
-/// Larger extents are no model that exists; they are refused before anything is computed from them.
-const MAX_EXTENT: u64 = 1 << 24;
-
 impl Config {
-    /// Reads a `config.json`. Errors: Format naming the field, Unsupported for another family or option.
+    /// Reads a `config.json` as the family's class in transformers 5.23 does, its defaults included.
+    /// Errors: Format naming the field, Unsupported for another family or option.
     pub fn from_json(json: Value, path: &Path) -> Result<Config> {
-        let read = Reader { json: &json, path };
-        let model_type = json["model_type"].as_str().unwrap_or("").to_owned();
-        if !FAMILIES.contains(&model_type.as_str()) {
-            let got = if model_type.is_empty() { "no model_type".to_owned() } else { model_type };
-            return Err(Error::unsupported(format!("architecture in {}", path.display()), got, FAMILIES.join(", ")));
-        }
-        let activation = json["hidden_act"].as_str().unwrap_or("silu");
-        if activation != "silu" {
-            return Err(Error::unsupported("hidden_act", activation, "silu"));
-        }
-        let hidden_size = read.extent("hidden_size")?;
-        let heads = read.extent("num_attention_heads")?;
-        let qwen = model_type == "qwen2";
-        let window = match (json["sliding_window"].as_u64(), qwen) {
-            (window, false) => window,
-            (window, true) => window.filter(|_| json["use_sliding_window"].as_bool().unwrap_or(false)),
-        };
-        let flag = |name: &str| json[name].as_bool().unwrap_or(false);
-        let (rope_theta, rope_scaling) = read.rope()?;
-        let config = Config {
-            hidden_size,
-            intermediate_size: read.extent("intermediate_size")?,
-            layers: read.extent("num_hidden_layers")?,
-            heads,
-            kv_heads: read.extent_or("num_key_value_heads", heads)?,
-            head_dim: read.extent_or("head_dim", hidden_size / heads)?,
-            vocab_size: read.extent("vocab_size")?,
-            max_positions: read.extent_or("max_position_embeddings", 2048)?,
-            rms_norm_eps: json["rms_norm_eps"].as_f64().unwrap_or(1e-6) as f32,
-            rope_theta,
-            rope_scaling,
-            tie_embeddings: flag("tie_word_embeddings"),
-            qkv_bias: qwen || flag("attention_bias"),
-            o_bias: !qwen && flag("attention_bias"),
-            mlp_bias: flag("mlp_bias"),
-            sliding_window: window.map(|w| w as usize),
-            model_type,
-            json,
-        };
+        let config = config_fields::read(&Fields::new(&json, path)?)?;
         config.check(path)?;
-        Ok(config)
+        Ok(Config { json, ..config })
+    }
+
+    /// Whether a model of this configuration has a tensor of this name.
+    pub(super) fn has(&self, tensor: &str) -> bool {
+        if ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"].contains(&tensor) {
+            return true;
+        }
+        let Some((layer, rest)) = tensor.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+            return false;
+        };
+        if !layer.parse::<usize>().is_ok_and(|n| n < self.layers && n.to_string() == layer) {
+            return false;
+        }
+        match rest.rsplit_once('.') {
+            Some(("input_layernorm" | "post_attention_layernorm", "weight")) => true,
+            Some((module, "weight")) => self.linears().iter().any(|(linear, _)| *linear == module),
+            Some(("self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj", "bias")) => self.qkv_bias,
+            Some(("self_attn.o_proj", "bias")) => self.o_bias,
+            Some(("mlp.gate_proj" | "mlp.up_proj" | "mlp.down_proj", "bias")) => self.mlp_bias,
+            _ => false,
+        }
     }
 
     /// PEFT's paths within a block, and (out, in), of its linear layers, in the order of [`crate::adapter::LINEAR_MODULES`].
@@ -139,58 +121,6 @@ impl Config {
     }
 }
 
-struct Reader<'a> {
-    json: &'a Value,
-    path: &'a Path,
-}
-
-impl Reader<'_> {
-    fn extent(&self, name: &str) -> Result<usize> {
-        match &self.json[name] {
-            Value::Null => Err(Error::format(self.path, format!("{name} is missing"))),
-            value => self.checked(name, value),
-        }
-    }
-
-    fn extent_or(&self, name: &str, default: usize) -> Result<usize> {
-        match &self.json[name] {
-            Value::Null => Ok(default),
-            value => self.checked(name, value),
-        }
-    }
-
-    fn checked(&self, name: &str, value: &Value) -> Result<usize> {
-        match value.as_u64() {
-            Some(n) if (1..=MAX_EXTENT).contains(&n) => Ok(n as usize),
-            _ => Err(Error::format(self.path, format!("{name}: expected 1 to {MAX_EXTENT}, got {value}"))),
-        }
-    }
-
-    /// transformers 5 keeps theta and scaling in `rope_parameters`; before, in `rope_theta` and `rope_scaling`.
-    fn rope(&self) -> Result<(f64, RopeScaling)> {
-        let (parameters, old) = (&self.json["rope_parameters"], &self.json["rope_scaling"]);
-        let from = if parameters.is_object() { parameters } else { old };
-        let theta = parameters["rope_theta"].as_f64().or(self.json["rope_theta"].as_f64()).unwrap_or(10000.0);
-        let number = |name: &str| {
-            from[name].as_f64().filter(|v| *v > 0.0).ok_or_else(|| {
-                Error::format(self.path, format!("rope scaling: {name} is {}; expected a positive number", from[name]))
-            })
-        };
-        let scaling = match from["rope_type"].as_str().or(from["type"].as_str()).unwrap_or("default") {
-            "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: number("factor")? },
-            "llama3" => RopeScaling::Llama3 {
-                factor: number("factor")?,
-                low_freq_factor: number("low_freq_factor")?,
-                high_freq_factor: number("high_freq_factor")?,
-                original_max_position_embeddings: number("original_max_position_embeddings")? as usize,
-            },
-            other => return Err(Error::unsupported("rope scaling", other, "default, linear, llama3")),
-        };
-        Ok((theta, scaling))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +151,7 @@ mod tests {
             j["sliding_window"] = 4096.into();
         })
         .unwrap();
-        assert!(c.qkv_bias && !c.o_bias && c.sliding_window.is_none());
+        assert!(c.qkv_bias && !c.o_bias && c.windows == [None, None]);
     }
 
     #[test]
@@ -245,9 +175,12 @@ mod tests {
     fn bad_files_are_named() {
         let message = |change: fn(&mut Value)| read(change).unwrap_err().to_string();
         assert!(message(|j| j["model_type"] = "gpt2".into()).contains("gpt2"));
-        assert!(message(|j| j["hidden_size"] = (-3).into()).contains("hidden_size: expected 1 to 16777216, got -3"));
+        assert!(
+            message(|j| j["hidden_size"] = (-3).into())
+                .contains("hidden_size: expected a whole number from 1 to 16777216, got -3")
+        );
         assert!(message(|j| j["num_key_value_heads"] = 3.into()).contains("no multiple"));
-        assert!(message(|j| j["vocab_size"] = Value::Null).contains("vocab_size is missing"));
+        assert!(message(|j| j["vocab_size"] = Value::Null).contains("vocab_size: expected a whole number"));
         assert!(message(|j| j["rope_scaling"] = json!({"rope_type": "yarn"})).contains("yarn"));
     }
 }

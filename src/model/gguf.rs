@@ -1,8 +1,14 @@
 //! GGUF's names and metadata in transformers' words.
 
 use super::Config;
-use crate::{Error, Result, format::Gguf};
-use serde_json::json;
+use crate::{
+    Error, Result,
+    format::{
+        Gguf,
+        fields::{Fields, MAX_EXTENT},
+    },
+};
+use serde_json::{Value, json};
 
 /// (GGUF, transformers) names outside of the blocks.
 const OUTER: [(&str, &str); 3] = [
@@ -48,62 +54,112 @@ pub(super) fn stored_name(name: &str) -> Option<String> {
 
 /// The configuration that transformers would write for this file. Errors: Format naming the key, Unsupported.
 pub(super) fn config(gguf: &Gguf) -> Result<Config> {
-    let missing = |key: &str| Error::format(gguf.path(), format!("metadata {key} is missing"));
-    let arch = gguf.text("general.architecture")?.ok_or_else(|| missing("general.architecture"))?.to_owned();
-    let (class, bias) = match arch.as_str() {
-        "llama" => ("LlamaForCausalLM", false),
-        "qwen2" => ("Qwen2ForCausalLM", true),
+    let general = gguf.fields("general.")?;
+    let arch = general.text("architecture")?.ok_or_else(|| general.fail("architecture", "a text"))?.to_owned();
+    let class = match arch.as_str() {
+        "llama" => "LlamaForCausalLM",
+        "qwen2" => "Qwen2ForCausalLM",
         other => return Err(Error::unsupported("architecture in a GGUF file", other, "llama (with Mistral), qwen2")),
     };
-    let key = |name: &str| format!("{arch}.{name}");
-    let uint = |name: &str| gguf.uint(&key(name))?.ok_or_else(|| missing(&key(name)));
-    let hidden = uint("embedding_length")?;
-    let heads = uint("attention.head_count")?.max(1);
-    let head_dim = gguf.uint(&key("attention.key_length"))?.unwrap_or(hidden / heads);
-    let embedding = gguf.get("token_embd.weight")?.shape.first().copied().unwrap_or(0);
-    let eps = gguf.float(&key("attention.layer_norm_rms_epsilon"))?.ok_or_else(|| missing("the norm's epsilon"))?;
-    let mut rope = json!({
-        "rope_type": "default",
-        "rope_theta": gguf.float(&key("rope.freq_base"))?.unwrap_or(10000.0),
-    });
-    match gguf.text(&key("rope.scaling.type"))?.unwrap_or("none") {
-        "none" => {}
-        "linear" => {
-            rope["rope_type"] = "linear".into();
-            rope["factor"] = json!(gguf.float(&key("rope.scaling.factor"))?.unwrap_or(1.0));
+    let f = gguf.fields(&format!("{arch}."))?;
+    refuse_options(&f)?;
+    let hidden = f.extent("embedding_length")?;
+    let heads = same_for_all(&f, "attention.head_count", None)?;
+    let head_dim = f.extent_or("attention.key_length", hidden / heads)?;
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if f.extent_or(name, head_dim)? != head_dim {
+            return Err(f.fail(name, format!("the width of a head, {head_dim}")));
         }
-        other => return Err(Error::unsupported("rope scaling in a GGUF file", other, "none, linear")),
     }
-    if gguf.contains("rope_freqs.weight") {
-        llama3_scaling(gguf, &mut rope, head_dim)?;
-    }
+    let embedding = gguf.get("token_embd.weight")?.shape.first().copied().unwrap_or(0);
+    let bias = |kinds: &[&str]| gguf.names().any(|name| kinds.iter().any(|kind| name.ends_with(kind)));
+    let qkv_bias = bias(&[".attn_q.bias", ".attn_k.bias", ".attn_v.bias"]);
+    let o_bias = bias(&[".attn_output.bias"]);
     let mut json = json!({
         "architectures": [class],
         "model_type": arch,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": uint("feed_forward_length")?,
-        "num_hidden_layers": uint("block_count")?,
+        "intermediate_size": same_for_all(&f, "feed_forward_length", None)?,
+        "num_hidden_layers": f.extent("block_count")?,
         "num_attention_heads": heads,
-        "num_key_value_heads": gguf.uint(&key("attention.head_count_kv"))?.unwrap_or(heads),
+        "num_key_value_heads": same_for_all(&f, "attention.head_count_kv", Some(heads))?,
         "head_dim": head_dim,
         "vocab_size": embedding,
-        "max_position_embeddings": gguf.uint(&key("context_length"))?.unwrap_or(2048),
-        "rms_norm_eps": shortest(eps as f32),
-        "rope_parameters": rope,
+        "max_position_embeddings": f.extent_or("context_length", 2048)?,
+        "rms_norm_eps": shortest(f.number("attention.layer_norm_rms_epsilon")? as f32),
+        "rope_parameters": rope(gguf, &f, head_dim)?,
         "tie_word_embeddings": !gguf.contains("output.weight"),
-        "attention_bias": bias,
+        "attention_bias": qkv_bias || o_bias,
+        "mlp_bias": bias(&[".ffn_gate.bias", ".ffn_up.bias", ".ffn_down.bias"]),
         "dtype": "bfloat16",
     });
+    f.refuse_unknown()?;
+    let tokenizer = gguf.fields("tokenizer.ggml.")?;
     for (field, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        if let Some(id) = gguf.uint(&format!("tokenizer.ggml.{name}_token_id"))? {
+        if let Some(id) = tokenizer.integer(&format!("{name}_token_id"), 0..=u32::MAX.into())? {
             json[field] = id.into();
         }
     }
     let mut config = Config::from_json(json, gguf.path())?;
-    // Llama files may carry biases (rare conversions); the tensors tell.
-    config.qkv_bias |= gguf.contains("blk.0.attn_q.bias");
+    // Some conversions to Llama files have biases, all of them or those of query, key and value alone: the tensors tell.
+    (config.qkv_bias, config.o_bias) = (qkv_bias || arch == "qwen2", o_bias);
     Ok(config)
+}
+
+/// Refuses what changes the forward pass of llama.cpp in a way that is not computed here, and passes over what changes nothing.
+/// Errors: Format, Unsupported.
+fn refuse_options(f: &Fields<'_>) -> Result<()> {
+    let experts = f.integer("expert_count", 0..=MAX_EXTENT)?.unwrap_or(0);
+    if experts > 0 {
+        let got = format!("a mixture of {experts} experts");
+        return Err(Error::unsupported(format!("model in {}", f.path().display()), got, "models without experts"));
+    }
+    if !f.flag("attention.causal", true)? {
+        return Err(f.fail("attention.causal", "true"));
+    }
+    // Multiplies the rotated queries and keys in every kind of scaling.
+    if f.number_or("rope.scaling.attn_factor", 1.0)? != 1.0 {
+        return Err(f.fail("rope.scaling.attn_factor", "1.0"));
+    }
+    f.ignore(&["vocab_size", "expert_used_count", "tensor_data_layout", "rope.scaling.finetuned"]);
+    // Told beside the one that Llama has, and what YaRN alone reads.
+    f.ignore(&["attention.layer_norm_epsilon", "rope.scaling.original_context_length"]);
+    Ok(())
+}
+
+/// A whole number, or a list of one a block where they are all the same. Errors: Format.
+fn same_for_all(f: &Fields<'_>, name: &str, default: Option<usize>) -> Result<usize> {
+    let Some(Value::Array(list)) = f.get(name) else {
+        return default.map_or_else(|| f.extent(name), |default| f.extent_or(name, default));
+    };
+    let first = list.first().and_then(Value::as_u64).filter(|&n| n > 0 && n <= MAX_EXTENT as u64);
+    match first.filter(|_| list.iter().all(|other| *other == list[0])) {
+        Some(n) => Ok(n as usize),
+        None => Err(f.fail(name, "the same positive number for every block")),
+    }
+}
+
+/// Base and scaling of the rotary frequencies, as llama.cpp reads them. Errors: Format, Unsupported.
+fn rope(gguf: &Gguf, f: &Fields<'_>, head_dim: usize) -> Result<Value> {
+    let theta = f.number_or("rope.freq_base", 10000.0)?;
+    // The newer key wins over the older one even where it says 0, which is no scaling.
+    let older = f.number_or("rope.scale_linear", 0.0)?;
+    let given = f.number_or("rope.scaling.factor", older)?;
+    let factor = match f.text("rope.scaling.type")?.unwrap_or("linear") {
+        "none" => 1.0,
+        "linear" if given == 0.0 => 1.0,
+        "linear" if given > 0.0 => given,
+        "linear" => return Err(f.fail("rope.scaling.factor", "a positive number, or 0 for no scaling")),
+        other => return Err(Error::unsupported("rope scaling in a GGUF file", other, "none, linear")),
+    };
+    if gguf.contains("rope_freqs.weight") {
+        return divisors(gguf, theta, factor, head_dim);
+    }
+    Ok(match factor == 1.0 {
+        true => json!({"rope_type": "default", "rope_theta": theta}),
+        false => json!({"rope_type": "linear", "rope_theta": theta, "factor": factor}),
+    })
 }
 
 /// The f32 as the decimal that was meant: 1e-5 rather than 9.99999974737875e-06.
@@ -111,26 +167,30 @@ fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-/// Llama 3.1 files hold the divisors of the frequencies as a tensor instead of the scheme's numbers, which are the same in
-/// all published models but for the factor.
-fn llama3_scaling(gguf: &Gguf, rope: &mut serde_json::Value, head_dim: u64) -> Result<()> {
+/// The divisors of the frequencies that a file holds as a tensor, taken as they are. Where they are those of Llama 3.1's published
+/// models, as f32 has them, they are told by that scheme's numbers, which more programs read. Errors: Format.
+fn divisors(gguf: &Gguf, theta: f64, factor: f64, head_dim: usize) -> Result<Value> {
     let divisors = gguf.get("rope_freqs.weight")?.to_f32()?;
-    let theta = rope["rope_theta"].as_f64().unwrap_or(10000.0);
-    let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
-    let (low, high, original) = (1.0, 4.0, 8192.0);
-    let agrees = divisors.iter().enumerate().all(|(i, &divisor)| {
-        let wavelength = std::f64::consts::TAU * theta.powf(2.0 * i as f64 / head_dim as f64);
-        let smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);
-        let expected = 1.0 / ((1.0 - smooth) / factor + smooth);
-        (f64::from(divisor) - expected).abs() <= 1e-3 * expected
-    });
-    if !agrees {
-        let supported = "the divisors of Llama 3.1 (low 1, high 4, 8192 positions)";
-        return Err(Error::unsupported("rope_freqs.weight", format!("{} divisors", divisors.len()), supported));
+    if divisors.len() != head_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
+        let message = format!("rope_freqs.weight: expected {} positive numbers, got {divisors:?}", head_dim / 2);
+        return Err(Error::format(gguf.path(), message));
     }
-    *rope = json!({"rope_type": "llama3", "rope_theta": theta, "factor": factor, "low_freq_factor": low,
-                   "high_freq_factor": high, "original_max_position_embeddings": original});
-    Ok(())
+    let most = f64::from(divisors.iter().copied().fold(1.0, f32::max));
+    let (low, high, original) = (1.0, 4.0, 8192);
+    let published = divisors.iter().enumerate().all(|(i, &divisor)| {
+        let wavelength = std::f64::consts::TAU * theta.powf(2.0 * i as f64 / head_dim as f64);
+        let smooth = ((f64::from(original) / wavelength - low) / (high - low)).clamp(0.0, 1.0);
+        let expected = 1.0 / ((1.0 - smooth) / most + smooth);
+        // Those who wrote the file computed in f32, or in f64 and rounded.
+        (f64::from(divisor) - expected).abs() <= 1e-5 * expected
+    });
+    if published && factor == 1.0 {
+        return Ok(json!({"rope_type": "llama3", "rope_theta": theta, "factor": most, "low_freq_factor": low,
+                         "high_freq_factor": high, "original_max_position_embeddings": original}));
+    }
+    let divisors: Vec<f64> = divisors.iter().map(|&divisor| factor * f64::from(divisor)).collect();
+    Ok(json!({"rope_type": "longrope", "rope_theta": theta, "short_factor": divisors, "long_factor": divisors,
+              "attention_factor": 1.0, "factor": 1.0}))
 }
 
 #[cfg(test)]

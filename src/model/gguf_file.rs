@@ -88,6 +88,13 @@ impl GgufFile {
         }
         let source = Source::open(input)?;
         gguf_metadata::architecture(&source.config)?;
+        if let Some(window) = source.config.windows.iter().flatten().min().filter(|&&w| w < source.config.max_positions)
+        {
+            log::warn!(
+                "llama.cpp's files have no windows: behind {window} tokens it sees more than {}",
+                input.display()
+            );
+        }
         // A device that only counts reads every header and shape, so that nothing is begun with a part missing.
         let counting = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() })?;
         Model::from_source(&counting, &source, &LoadOptions::default())?;
@@ -189,7 +196,7 @@ impl GgufFile {
         summary.bytes = std::fs::metadata(&self.output).map_err(Error::io(&self.output))?.len();
         let weights = self.source.weights();
         for name in weights.names() {
-            summary.source_bytes += weights.get(name)?.bytes.len() as u64;
+            summary.source_bytes += weights.get(name).map_or(0, |view| view.bytes.len() as u64);
         }
         Ok(summary)
     }
@@ -298,7 +305,8 @@ fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
         // What transformers has no name for.
         Some(gguf) => {
             for name in gguf.names().filter(|name| gguf::transformers_name(name).is_none()) {
-                let view = gguf.get(name)?;
+                // One that cannot be read is one that the model does not use.
+                let Ok(view) = gguf.get(name) else { continue };
                 let spec = TensorSpec { name: name.to_owned(), stored: view.stored, shape: view.shape.to_vec() };
                 items.push(Item { name: name.to_owned(), spec, action: Action::Copy });
             }
@@ -315,12 +323,9 @@ fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-/// `None` for tensors that a GGUF file does not have: inverse frequencies in old folders, a head that is the embedding.
+/// `None` for a tensor that a GGUF file does not have: a head that is the embedding.
 fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
     let Some(stored_name) = gguf::stored_name(&name) else {
-        if name.ends_with("rotary_emb.inv_freq") {
-            return Ok(None);
-        }
         return Err(Error::unsupported("tensor for a GGUF file", name, "the weights of Llama-like models"));
     };
     let tied = source.config.tie_embeddings;

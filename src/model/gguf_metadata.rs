@@ -100,12 +100,15 @@ fn of_config(source: &Source) -> Result<Vec<(String, MetaValue)>> {
     Ok(entries)
 }
 
-/// The divisors of the rotary frequencies that llama.cpp reads as a tensor for Llama 3.1's scaling: `[head_dim / 2]`.
+/// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,
+/// or one that metadata tell.
 pub(super) fn rope_divisors(config: &Config) -> Option<Vec<f32>> {
-    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-        config.rope_scaling
-    else {
-        return None;
+    let (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) = match config.rope_scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => return None,
+        RopeScaling::Divisors(ref divisors) => return Some(divisors.iter().map(|&d| d as f32).collect()),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings)
+        }
     };
     let original = original_max_position_embeddings as f64;
     let divisor = |i: usize| {

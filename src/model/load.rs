@@ -109,6 +109,7 @@ impl<'a> Loader<'a> {
             gate: linear(gate, c.mlp_bias)?,
             up: linear(up, c.mlp_bias)?,
             down: linear(down, c.mlp_bias)?,
+            window: c.windows[layer],
         })
     }
 

@@ -1,9 +1,11 @@
 //! Llama-family models: configuration, blocks, the causal language model and its weights.
 
+mod accounting;
 mod adapter_files;
 mod block;
 mod causal_lm;
 mod config;
+mod config_fields;
 mod gguf;
 mod gguf_file;
 mod gguf_metadata;

@@ -88,6 +88,11 @@ impl QuantizedFolder {
             (Input::Tensors(weights), items)
         } else {
             let source = Source::open(input)?;
+            if source.config.model_type == "llama" && source.config.qkv_bias != source.config.o_bias {
+                let what = format!("biases of {}", input.display());
+                let supported = "those of q, k, v and o together, which config.json can tell, or a GGUF file";
+                return Err(Error::unsupported(what, "some of q, k, v and o", supported));
+            }
             // A device that only counts reads every header and shape, so that nothing is begun with a part missing.
             let counting = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() })?;
             Model::from_source(&counting, &source, &LoadOptions::default())?;
@@ -204,7 +209,7 @@ impl QuantizedFolder {
         summary.bytes = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
         let weights = self.weights();
         for name in weights.names() {
-            summary.source_bytes += weights.get(name)?.bytes.len() as u64;
+            summary.source_bytes += weights.get(name).map_or(0, |view| view.bytes.len() as u64);
         }
         Ok((folder, summary))
     }
@@ -261,7 +266,7 @@ impl QuantizedFolder {
             Input::Model(source) => source,
         };
         if source.weights().kind() != Kind::Gguf {
-            return writer.write(&spec.name, source.weights().get(&spec.name)?.bytes);
+            return writer.write(&spec.name, source.view(&spec.name)?.bytes);
         }
         let shape = source.shape(&spec.name)?;
         let mut halves: Vec<bf16> = Vec::with_capacity(shape[0] * shape[1]);
@@ -364,7 +369,7 @@ fn model_item(source: &Source, name: &str) -> Result<Item> {
         let vector = name.ends_with("norm.weight") || name.ends_with(".bias");
         Action::Copy(TensorSpec::new(name, DType::BF16, if vector { vec![cols] } else { vec![rows, cols] }))
     } else {
-        let view = source.weights().get(name)?;
+        let view = source.view(name)?;
         let Stored::Plain(dtype) = view.stored else {
             return Err(Error::unsupported(format!("tensor {name}"), view.stored, "plain floats"));
         };

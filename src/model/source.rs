@@ -1,11 +1,12 @@
 //! A model on disk under transformers' tensor names, whatever the file calls them.
 
-use super::{Config, gguf};
+use super::{Config, accounting, gguf};
 use crate::{
     DType, Error, Result, Shape,
     format::{
         self, Checkpoint, Kind, Stored, TensorView, Weights,
         checkpoint::{self, Basis, Bitsandbytes, Rounding},
+        fields::Fields,
     },
     quant::{Packed, Scheme, ggml},
 };
@@ -21,10 +22,27 @@ pub struct Source {
     weights: Weights,
     /// How weights that are quantized in a folder are stored.
     checkpoint: Box<dyn Checkpoint>,
+    naming: Naming,
+    /// Whether the one table of a tied model is stored as the head.
+    head_alone: bool,
 }
 
+/// How the tensors of a file are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Naming {
+    /// As transformers calls them.
+    Transformers,
+    /// Without `model.`, as a model saved without its head has them.
+    Bare,
+    Gguf,
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 impl Source {
-    /// Opens a Hugging Face folder, also one that another tool quantized (see [`checkpoint`]), or a GGUF file.
+    /// Opens a Hugging Face folder, also one that another tool quantized (see [`checkpoint`]), or a GGUF file. Every tensor of
+    /// it has to be one that the model uses, or one that is known to change nothing.
     /// Errors: Io, Format, Config, Unsupported.
     pub fn open(path: impl AsRef<Path>) -> Result<Source> {
         let path = path.as_ref();
@@ -35,10 +53,11 @@ impl Source {
             Kind::Folder => {
                 let file = path.join("config.json");
                 let json: serde_json::Value = format::read_json(&file)?;
-                if !json["quantization_config"].is_null() {
-                    checkpoint = checkpoint::open(&json["quantization_config"])?;
+                let config = Config::from_json(json, &file)?;
+                if let Some(layout) = layout(path, &file, &config.json)? {
+                    checkpoint = layout;
                 }
-                Config::from_json(json, &file)?
+                config
             }
             Kind::Safetensors => {
                 let message =
@@ -46,7 +65,50 @@ impl Source {
                 return Err(Error::format(path, message));
             }
         };
-        Ok(Source { config, weights, checkpoint })
+        let bare = |name: &str| name.starts_with("layers.") || name == "embed_tokens.weight";
+        let naming = match weights.kind() {
+            Kind::Gguf => Naming::Gguf,
+            _ if !weights.names().any(|n| n.starts_with("model.")) && weights.names().any(bare) => Naming::Bare,
+            _ => Naming::Transformers,
+        };
+        let mut source = Source { config, weights, checkpoint, naming, head_alone: false };
+        source.untie()?;
+        accounting::check(&source)?;
+        Ok(source)
+    }
+
+    /// A model whose configuration ties embedding and head may hold both: then it keeps its head, unless they are the same. It
+    /// may hold the head alone: then that is the embedding too. transformers 5 does both.
+    fn untie(&mut self) -> Result<()> {
+        if !self.config.tie_embeddings || self.naming == Naming::Gguf {
+            return Ok(());
+        }
+        match (self.contains(EMBEDDING), self.contains(HEAD)) {
+            (false, true) => self.head_alone = true,
+            (true, true) if !self.same(EMBEDDING, HEAD)? => {
+                log::warn!(
+                    "{}: tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}: the model keeps both, as in transformers 5",
+                    self.weights.path().display()
+                );
+                self.config.tie_embeddings = false;
+                self.config.json["tie_word_embeddings"] = false.into();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether two tensors hold the same numbers.
+    fn same(&self, a: &str, b: &str) -> Result<bool> {
+        let (a, b) = (self.stored_name(a), self.stored_name(b));
+        if self.quantized(&a).is_some() || self.quantized(&b).is_some() {
+            return Ok(false);
+        }
+        let (a, b) = (self.weights.get(&a)?, self.weights.get(&b)?);
+        if a.shape != b.shape {
+            return Ok(false);
+        }
+        Ok(if a.stored == b.stored { a.bytes == b.bytes } else { a.to_f32()? == b.to_f32()? })
     }
 
     /// The files.
@@ -60,15 +122,32 @@ impl Source {
     }
 
     fn is_gguf(&self) -> bool {
-        self.weights.kind() == Kind::Gguf
+        self.naming == Naming::Gguf
     }
 
     /// The name in the file of the tensor that transformers calls `name`.
     fn stored_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
-        match self.is_gguf() {
-            true => gguf::stored_name(name).map_or(Cow::Borrowed(name), Cow::Owned),
-            false => Cow::Borrowed(name),
+        let name = if self.head_alone && name == EMBEDDING { HEAD } else { name };
+        match self.naming {
+            Naming::Transformers => Cow::Borrowed(name),
+            Naming::Bare => Cow::Borrowed(name.strip_prefix("model.").unwrap_or(name)),
+            Naming::Gguf => gguf::stored_name(name).map_or(Cow::Borrowed(name), Cow::Owned),
         }
+    }
+
+    /// The weight that a tensor of the file holds, or holds the codes of, by transformers' name; `None` for the other parts of a
+    /// weight, and in a GGUF file for what transformers has no name for.
+    pub(super) fn name_of(&self, stored: &str) -> Option<String> {
+        if self.naming == Naming::Gguf {
+            return gguf::transformers_name(stored);
+        }
+        let name = self.checkpoint.weight_name(&self.weights, stored)?;
+        Some(match name.as_str() {
+            HEAD if self.head_alone => EMBEDDING.to_owned(),
+            HEAD => name,
+            _ if self.naming == Naming::Bare => format!("model.{name}"),
+            _ => name,
+        })
     }
 
     /// The layout of a weight of this stored name, where another tool quantized it.
@@ -82,12 +161,15 @@ impl Source {
         self.weights.contains(&stored) || self.quantized(&stored).is_some()
     }
 
-    /// Transformers' names of all tensors, sorted; the parts of quantized weights are left out.
+    /// A tensor as it lies in the file. Errors: MissingTensor, Unsupported.
+    pub(super) fn view(&self, name: &str) -> Result<TensorView<'_>> {
+        self.weights.get(&self.stored_name(name))
+    }
+
+    /// Transformers' names of all tensors that the model uses, sorted; the parts of quantized weights are left out.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = match self.is_gguf() {
-            true => self.weights.names().filter_map(gguf::transformers_name).collect(),
-            false => self.weights.names().filter_map(|n| self.checkpoint.weight_name(&self.weights, n)).collect(),
-        };
+        let named = self.weights.names().filter_map(|stored| self.name_of(stored));
+        let mut names: Vec<String> = named.filter(|name| self.config.has(name)).collect();
         names.sort();
         names
     }
@@ -245,6 +327,27 @@ impl Source {
             None
         }
     }
+}
+
+/// How the weights of a folder are quantized: what config.json says, or the file beside it in which older tools kept it.
+/// Errors: Io, Format, Unsupported.
+fn layout(folder: &Path, file: &Path, json: &serde_json::Value) -> Result<Option<Box<dyn Checkpoint>>> {
+    if let Some(fields) = Fields::new(json, file)?.object("quantization_config")? {
+        return checkpoint::of_fields(&fields).map(Some);
+    }
+    // AutoGPTQ's and AutoAWQ's, of before transformers read their models.
+    for (name, method) in [("quantize_config.json", "gptq"), ("quant_config.json", "awq")] {
+        let file = folder.join(name);
+        if !file.exists() {
+            continue;
+        }
+        let mut json: serde_json::Value = format::read_json(&file)?;
+        if let Some(fields) = json.as_object_mut() {
+            fields.entry("quant_method").or_insert_with(|| method.into());
+        }
+        return checkpoint::of_fields(&Fields::new(&json, &file)?).map(Some);
+    }
+    Ok(None)
 }
 
 /// The stored row of transformers' row `row`: pairs of a rotation lie side by side there, half a head apart here.

@@ -36,7 +36,7 @@ fn tables_follow_every_scaling() {
     for (scaling, want) in
         [(RopeScaling::None, &plain), (RopeScaling::Linear { factor: 4.0 }, &linear), (scaled, &llama3)]
     {
-        let table = RopeTable::new(500000.0, 64, scaling, 300).unwrap();
+        let table = RopeTable::new(500000.0, 64, &scaling, 300).unwrap();
         // f64 angles, rounded once to f32.
         assert_close("table", table.values(), &table_of(want, 300), 1e-7, 0.0);
     }
@@ -53,7 +53,7 @@ fn bad_tables_are_refused() {
         (1e4, 64, RopeScaling::None, 0),
         (1e4, 64, RopeScaling::None, usize::MAX),
     ] {
-        assert!(RopeTable::new(theta, head_dim, scaling, positions).is_err(), "{theta} {head_dim} {positions}");
+        assert!(RopeTable::new(theta, head_dim, &scaling, positions).is_err(), "{theta} {head_dim} {positions}");
     }
 }
 
@@ -74,7 +74,7 @@ fn rotates_and_turns_back() {
         let x = rng.normals(rows * heads * head_dim);
         // Positions restart, as in packed rows, and reach the table's end.
         let positions: Vec<u32> = (0..rows as u32).map(|r| if r == 0 { 99 } else { r * 7 % 100 }).collect();
-        let table = RopeTable::new(1e4, head_dim, RopeScaling::None, 100).unwrap().upload(&gpu).unwrap();
+        let table = RopeTable::new(1e4, head_dim, &RopeScaling::None, 100).unwrap().upload(&gpu).unwrap();
         let mut g = Graph::new(&gpu);
         let table = g.import(&table);
         let tp = g.import(&gpu.tensor("positions", [rows], DType::U32, &positions).unwrap());

@@ -18,7 +18,8 @@ pub struct Safetensors {
 
 #[derive(Debug)]
 struct Entry {
-    dtype: DType,
+    /// The name of a dtype that cannot be read, where it has one: nobody may want the tensor.
+    dtype: Result<DType, String>,
     shape: Vec<usize>,
     /// From the start of the file.
     begin: usize,
@@ -26,7 +27,7 @@ struct Entry {
 }
 
 impl Safetensors {
-    /// Maps a file and checks its header. Errors: Io, Format, Unsupported dtype.
+    /// Maps a file and checks its header. Errors: Io, Format.
     pub fn open(path: impl Into<PathBuf>) -> Result<Safetensors> {
         let path = path.into();
         let map = format::map(&path)?;
@@ -50,15 +51,19 @@ impl Safetensors {
         self.tensors.contains_key(name)
     }
 
-    /// The tensor of this name. Errors: MissingTensor.
+    /// The tensor of this name. Errors: MissingTensor, Unsupported dtype.
     pub fn get(&self, name: &str) -> Result<TensorView<'_>> {
         let Some((name, entry)) = self.tensors.get_key_value(name) else {
             return Err(format::missing(&self.path, name, self.names()));
         };
+        let dtype = entry.dtype.as_ref().copied().map_err(|got| {
+            let supported = "F64, F32, F16, BF16, I64, I32, I16, I8, U32, U8, BOOL";
+            Error::unsupported(format!("dtype of tensor {name} in {}", self.path.display()), got, supported)
+        })?;
         Ok(TensorView {
             path: &self.path,
             name,
-            stored: Stored::Plain(entry.dtype),
+            stored: Stored::Plain(dtype),
             shape: &entry.shape,
             bytes: &self.map[entry.begin..entry.end],
         })
@@ -96,7 +101,7 @@ impl<'de> Deserialize<'de> for Header {
                 let mut header = Header::default();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        header.metadata = map.next_value()?;
+                        header.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
                     } else {
                         let entry = map.next_value().map_err(|e| A::Error::custom(format!("tensor {name}: {e}")))?;
                         header.entries.push((name, entry));
@@ -135,22 +140,23 @@ fn check_entries(
     let mut tensors = BTreeMap::new();
     for (name, entry) in raw {
         let fail = |message: String| Err(Error::format(path, format!("tensor {name}: {message}")));
-        let Some(dtype) = parse_dtype(&entry.dtype) else {
-            let supported = "F64, F32, F16, BF16, I64, I32, I16, I8, U32, U8, BOOL";
-            let what = format!("dtype of tensor {name} in {}", path.display());
-            return Err(Error::unsupported(what, entry.dtype, supported));
-        };
+        let dtype = parse_dtype(&entry.dtype).ok_or(entry.dtype);
         let [begin, end] = entry.data_offsets;
-        let size = Shape::from(&entry.shape[..]).checked_len().and_then(|len| len.checked_mul(dtype.size()));
+        let len = Shape::from(&entry.shape[..]).checked_len();
+        let size = match &dtype {
+            Ok(dtype) => len.and_then(|len| len.checked_mul(dtype.size())),
+            // Its elements have a size that is not known.
+            Err(_) => len.and(end.checked_sub(begin)),
+        };
         let Some(size) = size else {
-            return fail(format!("the shape {:?} overflows", entry.shape));
+            return fail(format!("the shape {:?} overflows, or the offsets {begin}..{end} do", entry.shape));
         };
         if end > data_len {
             return fail(format!("ends at byte {end} of the data, but the file has {data_len}: it is truncated"));
         }
         if end.checked_sub(begin) != Some(size) {
-            let [b, e] = entry.data_offsets;
-            return fail(format!("{dtype} {:?} takes {size} bytes, the offsets are {b}..{e}", entry.shape));
+            let dtype = dtype.as_ref().map_or("", |dtype| dtype.name());
+            return fail(format!("{dtype} {:?} takes {size} bytes, the offsets are {begin}..{end}", entry.shape));
         }
         ranges.push((begin, end, name.clone()));
         let (begin, end) = (data_start + begin, data_start + end);
