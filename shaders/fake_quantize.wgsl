@@ -23,7 +23,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> dy: array<f32>; // [len]
 @group(0) @binding(4) var<storage, read> gate: array<f32>; // [1]: whether gradients are added to (1) or replaced (0)
 @group(0) @binding(5) var<storage, read> sums: array<f32>; // [blocks, parts]
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>; // [len]
+@group(0) @binding(6) var<storage, read_write> dx_out: array<f32>; // [len]
 @group(0) @binding(7) var<storage, read_write> dsteps: array<f32>; // [blocks]
 @group(0) @binding(8) var<storage, read_write> steps: array<f32>; // [blocks]
 
@@ -80,7 +80,7 @@ fn mask(
     let inside = inside_from(first);
     for (var i = first; i < min(first + EIGHT, params.len); i++) {
         if (((inside >> (i - first)) & 1u) == 0u) {
-            dx[i] = 0.0;
+            dx_out[i] = 0.0;
         }
     }
 }
@@ -102,9 +102,9 @@ fn mask_into(
     for (var i = first; i < min(first + EIGHT, params.len); i++) {
         var d = select(0.0, dy[i], ((inside >> (i - first)) & 1u) != 0u);
         if (adds) {
-            d += gate[0] * dx[i];
+            d += gate[0] * dx_out[i];
         }
-        dx[i] = d;
+        dx_out[i] = d;
     }
 }
 

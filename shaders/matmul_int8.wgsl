@@ -60,10 +60,8 @@ fn tiled(
     var sums: array<vec4<f32>, 4>;
     for (var n = 0u; n < kept_count(); n++) {
         let c = kept_column(n);
-        var w: vec4<f32>;
-        for (var j = 0u; j < 4u; j++) {
-            w[j] = weight_at(min(col0 + col + j, params.cols - 1u), c);
-        }
+        let at = min(col0 + col + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.cols - 1u));
+        let w = vec4<f32>(weight_at(at.x, c), weight_at(at.y, c), weight_at(at.z, c), weight_at(at.w, c));
         for (var i = 0u; i < 4u; i++) {
             sums[i] = fma(vec4<f32>(kept_at(min(row0 + row + i, params.rows - 1u), c)), w, sums[i]);
         }

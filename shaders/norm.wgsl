@@ -20,7 +20,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> dy: array<f32>; // [rows, cols]
 @group(0) @binding(6) var<storage, read> rstd: array<f32>; // [rows]
 @group(0) @binding(7) var<storage, read> residual: array<f32>; // [rows, cols]
-@group(0) @binding(8) var<storage, read_write> dx: array<f32>; // [rows, cols]
+@group(0) @binding(8) var<storage, read_write> dx_out: array<f32>; // [rows, cols]
 
 // rstd[r] = 1 / sqrt(mean(x[r]^2) + eps);  y[r, c] = x[r, c] * rstd[r] * w[c]
 @compute @workgroup_size(LANES)
@@ -75,7 +75,7 @@ fn backward(
     let along = lean(row, lane);
     let r = rstd[row];
     for (var c = lane; c < params.cols; c += LANES) {
-        dx[base + c] = r * (dy[base + c] * w[c] - x[base + c] * along);
+        dx_out[base + c] = r * (dy[base + c] * w[c] - x[base + c] * along);
     }
 }
 
@@ -94,6 +94,6 @@ fn backward_residual(
     let along = lean(row, lane);
     let r = rstd[row];
     for (var c = lane; c < params.cols; c += LANES) {
-        dx[base + c] = residual[base + c] + r * (dy[base + c] * w[c] - x[base + c] * along);
+        dx_out[base + c] = residual[base + c] + r * (dy[base + c] * w[c] - x[base + c] * along);
     }
 }

@@ -74,10 +74,10 @@ fn report(first_word: u32, end_word: u32, block: u32) {
 fn of_block(word: u32, block: u32) -> array<vec4<u32>, 2> {
     var x = source8(word);
     if (RAGGED == 1u) {
-        for (var t = 0u; t < 4u; t++) {
-            x[0][t] = select(0u, x[0][t], (8u * word + t) / params.block == block);
-            x[1][t] = select(0u, x[1][t], (8u * word + 4u + t) / params.block == block);
-        }
+        let at = 8u * word + vec4<u32>(0u, 1u, 2u, 3u);
+        let none = vec4<u32>(0u);
+        x[0] = select(none, x[0], at / params.block == vec4<u32>(block));
+        x[1] = select(none, x[1], (at + 4u) / params.block == vec4<u32>(block));
     }
     return x;
 }

@@ -3,7 +3,7 @@
 
 fn base(at: u32) -> Out {
     if (gate[0] == 0.0) {
-        return Out();
+        return Out(0.0);
     }
     return gate[0] * y[at];
 }

@@ -46,23 +46,31 @@ fn store_scale(block: u32, low: f32, high: f32) {
     store_pair(params.first_block + block, scale, zero_point);
 }
 
-fn encode4(x: vec4<u32>, inverse: f32, zero_point: f32) -> vec4<u32> {
+// What is known of the block of element i: 1 / scale, zero point.
+fn grid_of(i: u32) -> vec2<f32> {
+    let s = load_pair(params.first_block + block_of(i));
+    return vec2<f32>(divide(1.0, s.x), s.y);
+}
+
+fn encode4(x: vec4<u32>, inverse: vec4<f32>, zero_point: vec4<f32>) -> vec4<u32> {
     let code = round(bitcast<vec4<f32>>(x) * inverse) + zero_point;
     return bitcast<vec4<u32>>(vec4<i32>(clamp(code, vec4<f32>(MIN_CODE), vec4<f32>(MAX_CODE))));
 }
 
+// Elements i to i + 3, each by its own block.
+fn encode4_apart(x: vec4<u32>, i: u32) -> vec4<u32> {
+    let a = grid_of(i);
+    let b = grid_of(i + 1u);
+    let c = grid_of(i + 2u);
+    let d = grid_of(i + 3u);
+    return encode4(x, vec4<f32>(a.x, b.x, c.x, d.x), vec4<f32>(a.y, b.y, c.y, d.y));
+}
+
 fn encode8(word: u32, x: array<vec4<u32>, 2>) -> Codes {
-    var c: Codes;
-    if (RAGGED == 0u) {
-        let s = load_pair(params.first_block + block_of(8u * word));
-        let inverse = divide(1.0, s.x);
-        return Codes(encode4(x[0], inverse, s.y), encode4(x[1], inverse, s.y));
+    let i = 8u * word;
+    if (RAGGED == 1u) {
+        return Codes(encode4_apart(x[0], i), encode4_apart(x[1], i + 4u));
     }
-    for (var t = 0u; t < 4u; t++) {
-        let lo = load_pair(params.first_block + block_of(8u * word + t));
-        let hi = load_pair(params.first_block + block_of(8u * word + 4u + t));
-        c.lo[t] = encode4(x[0], divide(1.0, lo.x), lo.y)[t];
-        c.hi[t] = encode4(x[1], divide(1.0, hi.x), hi.y)[t];
-    }
-    return c;
+    let s = grid_of(i);
+    return Codes(encode4(x[0], vec4<f32>(s.x), vec4<f32>(s.y)), encode4(x[1], vec4<f32>(s.x), vec4<f32>(s.y)));
 }
