@@ -9,6 +9,7 @@ mod methods;
 mod qat;
 mod refusals;
 mod runs;
+mod trainer;
 
 use serde_json::{Value, json};
 use std::{

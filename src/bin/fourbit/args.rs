@@ -12,7 +12,7 @@ use fourbit::{
     model::{LoadOptions, Model, Quantization, Source},
     quant::Scheme,
     tokenizer::Tokenizer,
-    train::{Schedule, TrainConfig},
+    train::{Schedule, TrainConfig, Warmup},
 };
 use std::path::{Path, PathBuf};
 
@@ -88,6 +88,7 @@ impl ModelArgs {
             }
             return Ok(Base { path: name.into(), embedded: None });
         }
+        note(format_args!("no --model: this is about the small model that is part of fourbit"));
         let embedded = Embedded::unpack()?;
         Ok(Base { path: embedded.model(), embedded: Some(embedded) })
     }
@@ -241,12 +242,12 @@ pub struct TrainArgs {
     /// Highest learning rate [default: 2e-4, with --full 5e-5; 3e-3 and 1e-3 for the embedded model and data]
     #[arg(long, value_name = "LR")]
     pub learning_rate: Option<f64>,
-    /// Course of the learning rate: constant, linear or cosine
+    /// Course of the learning rate: constant (without warm-up), constant_with_warmup, linear or cosine
     #[arg(long, value_name = "NAME", default_value = "linear")]
     pub lr_scheduler_type: String,
-    /// Steps over which the learning rate rises from 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub warmup_steps: usize,
+    /// Steps over which the learning rate rises from 0; below 1, a share of all steps (the warmup_ratio of transformers 4)
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub warmup_steps: Warmup,
     /// Decoupled weight decay of AdamW
     #[arg(long, value_name = "W", default_value_t = 0.0)]
     pub weight_decay: f64,
@@ -305,10 +306,18 @@ impl TrainArgs {
             (false, true) => 3e-3,
             (true, true) => 1e-3,
         };
+        let schedule = self.lr_scheduler_type.parse::<Schedule>()?;
+        let warmup_steps = self.warmup_steps.steps(max_steps);
+        if warmup_steps > 0 && !schedule.warms_up() {
+            let [name, other] = [schedule, Schedule::ConstantWithWarmup].map(Schedule::name);
+            note(format_args!(
+                "note: --warmup-steps does nothing: {name} has no warm-up, as in transformers; {other} has"
+            ));
+        }
         let config = TrainConfig {
             learning_rate: self.learning_rate.unwrap_or(learning_rate),
-            lr_scheduler_type: self.lr_scheduler_type.parse::<Schedule>()?,
-            warmup_steps: self.warmup_steps,
+            lr_scheduler_type: schedule,
+            warmup_steps,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
             max_steps,
@@ -330,7 +339,7 @@ pub struct DataArgs {
     /// Rows as JSON lines or parquet: messages, prompt and completion, text, or input_ids and labels
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
-    /// Take the rows in the order of the file, again and again
+    /// Take the rows in the order of the file, each epoch
     #[arg(long)]
     pub no_shuffle: bool,
     /// Learn the completions alone; `false` learns prompts too
