@@ -4,6 +4,7 @@
 mod support;
 
 mod calibrate;
+mod evaluate;
 mod merge;
 mod methods;
 mod qat;

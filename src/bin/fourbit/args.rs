@@ -1,13 +1,14 @@
 //! Options that several subcommands share, in the words of TRL and PEFT, and what they stand for.
 
 use crate::embedded::{self, Embedded};
+use crate::measure::note_rows;
 use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
     Error, Result,
     adapter::LoraConfig,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
-    format::{self, peft::AdapterConfig},
+    format::peft::AdapterConfig,
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization, Source},
     quant::Scheme,
@@ -260,32 +261,18 @@ pub struct TrainArgs {
 }
 
 /// Rows are cut here unless asked otherwise.
-const MAX_SEQ_LENGTH: usize = 1024;
+pub const MAX_SEQ_LENGTH: usize = 1024;
 
-/// `--max-seq-length`, or its default for a model. Errors: Config where it is beyond the model's positions.
-pub fn max_seq_length(asked: Option<usize>, source: &Source) -> Result<usize> {
+/// `--max-seq-length`, or `default` where the model has so many positions. Errors: Config where it is beyond them.
+pub fn max_seq_length(asked: Option<usize>, default: usize, source: &Source) -> Result<usize> {
     let longest = source.config.max_positions;
     match asked {
-        None => Ok(MAX_SEQ_LENGTH.min(longest)),
+        None => Ok(default.min(longest)),
         Some(length) if length > longest => {
             let message = format!("{length} is more than the model's {longest} positions; use {longest} or less");
             Err(Error::config("--max-seq-length", message))
         }
         Some(length) => Ok(length),
-    }
-}
-
-/// Token ids of the text of `--data`, at most `most` of them. Errors: Config where the model has no tokenizer or there is nothing to
-/// predict, Io, Format.
-pub fn text_ids(model: &Path, text: &Path, most: Option<usize>) -> Result<Vec<u32>> {
-    let no_tokenizer =
-        || Error::config("--data", format!("{} has no tokenizer.json, which texts need", model.display()));
-    let tokenizer = Tokenizer::open(model)?.ok_or_else(no_tokenizer)?;
-    let mut ids = tokenizer.encode(&format::read_text(text)?, false)?;
-    ids.truncate(most.unwrap_or(usize::MAX));
-    match ids.len() {
-        0 | 1 => Err(Error::config("--data", "the text has fewer than two tokens; nothing can be predicted")),
-        _ => Ok(ids),
     }
 }
 
@@ -362,15 +349,12 @@ impl DataArgs {
     pub fn loader(&self, data: &Path, base: &Base, source: &Source, train: &TrainArgs) -> Result<DataLoader> {
         let tokenizer = Tokenizer::open(&base.path)?;
         let options = DataOptions {
-            max_seq_length: max_seq_length(train.max_seq_length, source)?,
+            max_seq_length: max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?,
             completion_only: self.completion_only_loss,
             vocab_size: source.config.vocab_size,
         };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
-        if dataset.truncated() > 0 {
-            let (cut, rows, length) = (dataset.truncated(), dataset.len(), options.max_seq_length);
-            note(format_args!("note: {cut} of {rows} rows are longer than --max-seq-length {length} and were cut"));
-        }
+        note_rows(&dataset, tokenizer.as_ref(), options.max_seq_length);
         let options = LoaderOptions {
             batch_size: train.batch_size(self.is_showcase(base)),
             shuffle: !self.no_shuffle,
