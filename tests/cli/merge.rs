@@ -157,11 +157,11 @@ fn folders_of_floats_say_what_is_stored() {
     // transformers rounds what it loads to this dtype, so it is the widest of what the file holds.
     let tiny = place.text("model");
     let stored = fourbit::format::Weights::open(MODEL).unwrap().get("model.norm.weight").unwrap().stored;
-    assert_eq!(stored, fourbit::format::Stored::Plain(fourbit::DType::BF16));
+    assert_eq!(stored, fourbit::format::Stored::Plain(fourbit::DType::F16));
     for (model, scheme, dtype) in [
         (MODEL, "f32", "float32"),
-        (MODEL, "bf16", "bfloat16"),
-        (MODEL, "f16", "float32"),
+        (MODEL, "bf16", "float32"),
+        (MODEL, "f16", "float16"),
         (&tiny, "bf16", "float32"),
         (&tiny, "f32", "float32"),
     ] {
