@@ -7,6 +7,7 @@ use fourbit::{
     Error, Gpu, Result, Tokenizer,
     compare::{Measure, measure},
     data::{DataOptions, Dataset},
+    evaluate,
     format::read_text,
     method::Recipe,
     model::Source,
@@ -47,8 +48,8 @@ fn main() -> Result<()> {
     let text = &text[..text.len().min(2048)];
 
     let gpu = Gpu::new()?;
-    let window = 256.min(source.config.max_positions);
-    let what = Measure { ids: text, window, calibration: &samples, generate: 16 };
+    let sequences = evaluate::windows(text, 256.min(source.config.max_positions))?;
+    let what = Measure { sequences: &sequences, calibration: &samples, generate: 16 };
     println!("{:36} {:>6} {:>12} {:>10}", "method", "bits", "perplexity", "seconds");
     for recipe in std::iter::once(None).chain(RECIPES.map(Some)) {
         let recipe = recipe.map(str::parse::<Recipe>).transpose()?;

@@ -1,7 +1,9 @@
 //! What quantization methods cost and what they give, measured on one model and one device.
 
 use crate::{
-    Error, Result, evaluate,
+    Error, Result,
+    data::Example,
+    evaluate,
     generate::{Generator, Sampling},
     gpu::Gpu,
     method::{LayerReport, Recipe, quantize_model},
@@ -13,10 +15,8 @@ use std::time::Instant;
 /// What is measured for every method.
 #[derive(Clone, Copy, Debug)]
 pub struct Measure<'a> {
-    /// Ids of the text whose perplexity is taken.
-    pub ids: &'a [u32],
-    /// Tokens of a window.
-    pub window: usize,
+    /// Windows of the text, or rows, whose perplexity is taken.
+    pub sequences: &'a [Example],
     /// Ids of calibration samples: never those of the text.
     pub calibration: &'a [Vec<u32>],
     /// Tokens that are generated to tell the speed; 0 for none.
@@ -63,7 +63,7 @@ pub enum Progress<'a> {
 }
 
 /// Measures one method; `None` is the model as it is stored. `progress` is told each step; its error ends the work.
-/// Errors: those of [`quantize_model`] and [`evaluate::perplexity`].
+/// Errors: those of [`quantize_model`] and [`evaluate::loss`].
 pub fn measure(
     gpu: &Gpu,
     source: &Source,
@@ -87,7 +87,7 @@ pub fn measure(
     let quantize_peak_bytes = gpu.peak_bytes();
     gpu.reset_peak();
     let mut interrupted = Ok(());
-    let evaluation = evaluate::perplexity(&model, what.ids, what.window, |tokens| {
+    let evaluation = evaluate::loss(&model, what.sequences, |tokens| {
         if interrupted.is_ok() {
             interrupted = progress(Progress::Tokens(tokens));
         }
@@ -121,7 +121,8 @@ const PROMPT: usize = 32;
 const WARM: usize = 2;
 
 fn speed(model: &Model, what: &Measure<'_>) -> Result<f64> {
-    let prompt = &what.ids[..what.ids.len().min(PROMPT)];
+    let ids = what.sequences.first().map_or(&[][..], |sequence| &sequence.input_ids);
+    let prompt = &ids[..ids.len().min(PROMPT)];
     let mut generator = Generator::new(model, prompt.len() + what.generate + WARM)?;
     let sampling = Sampling { temperature: 0.0, max_new_tokens: what.generate + WARM, ..Sampling::default() };
     let (mut start, mut count) = (None, 0);

@@ -1,13 +1,14 @@
-//! Perplexity of a text, and logits for comparison with other programs.
+//! Loss and perplexity of texts and rows, and logits for comparison with other programs.
 
 use crate::{
     DType, Error, Result,
+    data::{Batch, Example},
     gpu::Tensor,
     graph::{Graph, Pool, Program},
     model::{BUCKET, Inputs, LossValues, Model},
 };
 
-/// The result of [`perplexity`].
+/// The result of [`loss`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean negative log-likelihood of the predicted tokens.
@@ -18,24 +19,72 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-/// Mean loss over independent windows of `window` tokens: each predicts all its tokens but the first. A last window with
-/// fewer than two tokens is left out. `progress` is told the tokens done. Errors: Config, Shape, Device, DeviceLost.
-pub fn perplexity(model: &Model, ids: &[u32], window: usize, mut progress: impl FnMut(usize)) -> Result<Evaluation> {
+/// [`loss`] over [`windows`] of a text. Errors: those of the two.
+pub fn perplexity(model: &Model, ids: &[u32], window: usize, progress: impl FnMut(usize)) -> Result<Evaluation> {
+    loss(model, &windows(ids, window)?, progress)
+}
+
+/// Independent windows of `window` tokens: each predicts all its tokens but the first. A last window with fewer than two tokens
+/// is left out. Errors: Config for windows below 2 tokens, and for a text that has fewer.
+pub fn windows(ids: &[u32], window: usize) -> Result<Vec<Example>> {
     if window < 2 {
         return Err(Error::config("max_seq_length", format!("expected at least 2, got {window}")));
     }
-    check_ids(model, ids)?;
-    let windows: Vec<&[u32]> = ids.chunks(window).filter(|w| w.len() >= 2).collect();
-    let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0);
-    if longest == 0 {
-        return Err(Error::config("evaluate", "the text has fewer than two tokens"));
+    let parts = ids.chunks(window).filter(|part| part.len() >= 2);
+    let windows: Vec<Example> = parts.map(|part| learned(part.to_vec(), 1)).collect();
+    match windows.is_empty() {
+        true => Err(Error::config("evaluate", "the text has fewer than two tokens")),
+        false => Ok(windows),
     }
+}
+
+/// The windows whose perplexity llama.cpp's `llama-perplexity -c WINDOW` tells (b11549): `bos` takes the place of the first token of
+/// each, where the vocabulary asks for one; the tokens after the middle one are predicted; what is left of the text is dropped.
+/// `ids`: the text with `bos` in front. Errors: Config for windows below 3 tokens, and for a text shorter than two of them, as there.
+pub fn llama_cpp_windows(ids: &[u32], window: usize, bos: Option<u32>) -> Result<Vec<Example>> {
+    if window < 3 {
+        return Err(Error::config(
+            "max_seq_length",
+            format!("expected at least 3 for halves of windows, got {window}"),
+        ));
+    }
+    if ids.len() < 2 * window {
+        let message = format!(
+            "llama.cpp's convention needs a text of two windows, 2 x {window} tokens, got {}; give a longer one, or a smaller \
+             --max-seq-length",
+            ids.len()
+        );
+        return Err(Error::config("evaluate", message));
+    }
+    let one = |part: &[u32]| {
+        let mut ids = part.to_vec();
+        ids[0] = bos.unwrap_or(ids[0]);
+        learned(ids, window / 2 + 1)
+    };
+    Ok(ids.chunks_exact(window).map(one).collect())
+}
+
+/// A sequence of which the tokens from `first` on are predicted.
+fn learned(ids: Vec<u32>, first: usize) -> Example {
+    let label = |(i, &id): (usize, &u32)| if i < first { crate::data::IGNORE } else { id as i32 };
+    let labels = ids.iter().enumerate().map(label).collect();
+    Example { input_ids: ids, labels, attention_mask: None }
+}
+
+/// Mean loss over the labelled tokens of independent sequences: windows of a text, or rows of a
+/// [`Dataset`](crate::data::Dataset). `progress` is told the tokens done. Errors: Config, Shape, Device, DeviceLost.
+pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize)) -> Result<Evaluation> {
+    sequences.iter().try_for_each(|sequence| check_ids(model, &sequence.input_ids))?;
+    let tokens: usize = sequences.iter().map(Example::predicted).sum();
+    if tokens == 0 {
+        return Err(Error::config("evaluate", "no token is predicted: there is none, or every label is -100"));
+    }
+    let longest = sequences.iter().map(|sequence| sequence.input_ids.len()).max().unwrap_or(0);
     let mut runner = Runner::new(model, longest)?;
-    let (mut sum, mut tokens) = (0.0, 0);
-    for window in windows {
-        sum += runner.loss(window)?;
-        tokens += window.len() - 1;
-        progress(window.len());
+    let mut sum = 0.0;
+    for sequence in sequences {
+        sum += runner.loss(sequence)?;
+        progress(sequence.input_ids.len());
     }
     let loss = sum / tokens as f64;
     Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
@@ -48,7 +97,7 @@ pub fn logits(model: &Model, ids: &[u32]) -> Result<Vec<f32>> {
     let seq = ids.len().next_multiple_of(BUCKET);
     let inputs = Inputs::new(gpu, 1, seq)?;
     let rope = model.rope_table(ids.len())?;
-    write(&inputs, ids, seq)?;
+    write(&inputs, &learned(ids.to_vec(), 1), seq)?;
     let mut g = Graph::new(gpu);
     let cx = model.context(&mut g, &inputs, &rope, None);
     let hidden = model.hidden(&mut g, &inputs, &cx)?;
@@ -70,17 +119,9 @@ fn check_ids(model: &Model, ids: &[u32]) -> Result<()> {
 }
 
 /// Uploads one sequence, padded to `seq`.
-fn write(inputs: &Inputs, ids: &[u32], seq: usize) -> Result<()> {
-    let pad = |values: &mut Vec<u32>| values.resize(seq, 0);
-    let mut padded = ids.to_vec();
-    let mut positions: Vec<u32> = (0..ids.len() as u32).collect();
-    let mut segments = vec![1; ids.len()];
-    pad(&mut padded);
-    pad(&mut positions);
-    pad(&mut segments);
-    let mut labels: Vec<i32> = ids[1..].iter().map(|&id| id as i32).collect();
-    labels.resize(seq, crate::data::IGNORE);
-    inputs.write(&padded, &positions, &segments, &labels)
+fn write(inputs: &Inputs, sequence: &Example, seq: usize) -> Result<()> {
+    let batch = Batch::collate(&[sequence], 0).padded_to(seq, 0)?;
+    inputs.write(&batch.input_ids, &batch.position_ids, &batch.segment_ids, &batch.shifted_labels())
 }
 
 /// The loss of single sequences, one program a length.
@@ -109,8 +150,8 @@ impl<'m> Runner<'m> {
     }
 
     /// Sum of the negative log-likelihoods.
-    fn loss(&mut self, ids: &[u32]) -> Result<f64> {
-        let seq = ids.len().next_multiple_of(BUCKET);
+    fn loss(&mut self, sequence: &Example) -> Result<f64> {
+        let seq = sequence.input_ids.len().next_multiple_of(BUCKET);
         let index = match self.programs.iter().position(|(s, _, _)| *s == seq) {
             Some(index) => index,
             None => {
@@ -119,7 +160,7 @@ impl<'m> Runner<'m> {
             }
         };
         let (_, inputs, program) = &mut self.programs[index];
-        write(inputs, ids, seq)?;
+        write(inputs, sequence, seq)?;
         program.run()?;
         Ok(f64::from(self.metrics.read::<f32>()?[0]))
     }
@@ -135,5 +176,36 @@ impl<'m> Runner<'m> {
         let program = g.plan().build(&mut self.pool)?;
         self.programs.push((seq, inputs, program));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::IGNORE;
+
+    #[test]
+    fn windows_predict_all_but_their_first_token() {
+        let windows = windows(&[5, 6, 7, 8, 9, 10, 11], 3).unwrap();
+        assert_eq!(windows.len(), 2, "a window of one token predicts nothing");
+        assert_eq!(
+            windows[1],
+            Example { input_ids: vec![8, 9, 10], labels: vec![IGNORE, 9, 10], attention_mask: None }
+        );
+        assert!(super::windows(&[5], 3).is_err() && super::windows(&[5, 6], 1).is_err());
+    }
+
+    #[test]
+    fn llama_cpp_predicts_what_follows_the_middle_of_whole_windows() {
+        // n_ctx - n_ctx / 2 - 1 targets a window: two of 5 and of 6.
+        let ids: Vec<u32> = (10..23).collect();
+        let windows = llama_cpp_windows(&ids, 5, Some(1)).unwrap();
+        assert_eq!(windows.len(), 2);
+        assert_eq!(windows[1].input_ids, [1, 16, 17, 18, 19]);
+        assert_eq!(windows[1].labels, [IGNORE, IGNORE, IGNORE, 18, 19]);
+        let windows = llama_cpp_windows(&ids, 6, None).unwrap();
+        assert_eq!((windows[0].input_ids[0], windows[0].predicted()), (10, 2));
+        let error = llama_cpp_windows(&ids, 7, None).unwrap_err().to_string();
+        assert!(error.contains("2 x 7") && error.contains("13"), "{error}");
     }
 }

@@ -143,10 +143,10 @@ fn batches_follow_the_file_or_the_seed() {
     let rows = |loader: DataLoader, n| {
         loader.take(n).flat_map(|b| b.input_ids.chunks(2).map(|r| r[0]).collect::<Vec<_>>()).collect::<Vec<u32>>()
     };
-    assert_eq!(rows(loader(false, 0), 4), [0, 1, 2, 3, 4, 0, 1, 2]);
-    let shuffled = rows(loader(true, 7), 10);
-    assert_eq!(shuffled, rows(loader(true, 7), 10));
-    assert_ne!(shuffled, rows(loader(true, 8), 10));
+    assert_eq!(rows(loader(false, 0), 5), [0, 1, 2, 3, 4, 0, 1, 2, 3], "an epoch's last batch is what is left of it");
+    let shuffled = rows(loader(true, 7), 6);
+    assert_eq!(shuffled, rows(loader(true, 7), 6));
+    assert_ne!(shuffled, rows(loader(true, 8), 6));
     for epoch in shuffled.chunks(5) {
         let mut seen = epoch.to_vec();
         seen.sort_unstable();
@@ -155,11 +155,15 @@ fn batches_follow_the_file_or_the_seed() {
     assert_ne!(shuffled[..5], shuffled[5..10]);
     // Going on from a position gives what an unbroken run gives.
     let mut resumed = loader(true, 7);
-    resumed.seek(6);
-    assert_eq!(rows(resumed, 7), shuffled[6..]);
+    resumed.seek(7);
+    assert_eq!(rows(resumed, 2), shuffled[7..]);
     let mut counting = loader(true, 7);
     counting.next_batch();
-    assert_eq!((counting.position(), counting.epoch(), counting.batches_per_epoch()), (2, 0.4, 3));
+    assert_eq!((counting.position(), counting.epoch(), counting.batches_per_epoch()), (2, 1.0 / 3.0, 3));
+    let mut steps = loader(false, 0);
+    let mut step = || (steps.next_step(2).iter().map(|b| b.batch).collect::<Vec<_>>(), steps.epoch());
+    assert_eq!([step(), step(), step()], [(vec![2, 2], 2.0 / 3.0), (vec![1], 1.0), (vec![2, 2], 1.0 + 2.0 / 3.0)]);
+    assert_eq!([1, 2, 3, 16].map(|accumulation| loader(false, 0).steps_per_epoch(accumulation)), [3, 2, 1, 1]);
     let bad = DataLoader::new(numbered(1), LoaderOptions { batch_size: 0, ..LoaderOptions::default() });
     assert!(matches!(bad, Err(Error::Config { .. })));
 }

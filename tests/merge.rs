@@ -42,7 +42,7 @@ fn beside(gpu: &Gpu, base: Quantization) -> Model {
 }
 
 fn merged(gpu: &Gpu, base: Quantization, method: Box<dyn LayerMethod>) -> Model {
-    let method = Merge { method, adapter: adapter(gpu, 0.05) };
+    let method = Merge::new(method, adapter(gpu, 0.05));
     embedded::quantized(gpu, &method, &PipelineOptions { base, ..PipelineOptions::default() }, &samples()[0])
 }
 
@@ -84,4 +84,38 @@ fn rounding_by_outputs_keeps_more_of_an_adapter_than_rounding_to_nearest() {
         eprintln!("{scheme}: rounding to nearest {nearest:.3}, gptq {ours:.3}");
         assert!(ours < 0.8 * nearest, "{scheme}: {ours} against {nearest}");
     }
+}
+
+#[test]
+fn what_is_left_of_the_updates_is_measured() {
+    let Some(gpu) = gpu() else { return };
+    let [samples, _] = samples();
+    let q4_1 = Scheme::Q4_1;
+    let kept = |base: Scheme, method: Box<dyn LayerMethod>, size: f32| {
+        let method = Merge::new(method, adapter(&gpu, size));
+        let options = PipelineOptions { base: Quantization::To(base), ..PipelineOptions::default() };
+        let model = embedded::quantized(&gpu, &method, &options, &samples);
+        let layers = model.config.layers;
+        let kept = method.kept();
+        assert_eq!(kept.len(), if size == 0.0 { 0 } else { 4 * layers }, "layers that are adapted");
+        let shares: Vec<f64> = kept.iter().map(|kept| kept.share).collect();
+        let named = |kept: &fourbit::method::Kept| kept.layer.starts_with("model.layers.");
+        assert!(kept.iter().all(named));
+        (shares.iter().copied().fold(f64::MAX, f64::min), shares.iter().copied().fold(f64::MIN, f64::max))
+    };
+    let gptq = |scheme| Box::new(Gptq::new(GptqOptions::new(scheme)).unwrap());
+    // Halves lose nothing that counts, with a Hessian or without.
+    let (low, high) = kept(q4_1, Box::new(Rtn { scheme: Scheme::BF16 }), 0.05);
+    assert!(low > 0.95 && high < 1.05, "bf16: {low} to {high}");
+    // A base on the grid that the sum is rounded to: the update is less than half a step, and goes.
+    for scheme in [q4_1, NF4] {
+        let (low, high) = kept(scheme, Box::new(Rtn { scheme }), 0.001);
+        assert!(low > -0.5 && high < 0.5, "{scheme}: {low} to {high}");
+    }
+    // By outputs most of an update stays that rounding to nearest loses.
+    let (_, nearest) = kept(NF4, Box::new(Rtn { scheme: NF4 }), 0.01);
+    let (low, high) = kept(NF4, gptq(NF4), 0.01);
+    eprintln!("nf4: rounding to nearest up to {nearest:.3}, gptq {low:.3} to {high:.3}");
+    assert!(low > nearest, "gptq: {low} to {high}, rounding to nearest at most {nearest}");
+    kept(NF4, Box::new(Rtn { scheme: NF4 }), 0.0);
 }

@@ -140,8 +140,8 @@ impl Default for LoaderOptions {
 
 /// An endless stream of batches over a data set.
 ///
-/// The stream of rows is the epochs' orders one after the other, cut into full batches; a batch may span two epochs.
-/// Equal data, options and position give equal batches, whatever came before.
+/// Each epoch is cut into batches by itself, the last of which takes the rows that are left, and steps end with the epoch, as
+/// transformers' Trainer has it. Equal data, options and position give equal batches, whatever came before.
 #[derive(Debug, Clone)]
 pub struct DataLoader {
     dataset: Dataset,
@@ -182,9 +182,14 @@ impl DataLoader {
         self.rows.len()
     }
 
-    /// Batches that cover an epoch; the last one may reach into the next.
+    /// Batches of an epoch; the last one may have fewer rows.
     pub fn batches_per_epoch(&self) -> usize {
         self.rows.len().div_ceil(self.options.batch_size)
+    }
+
+    /// Steps of `accumulation` batches in an epoch; the last one may have fewer.
+    pub fn steps_per_epoch(&self, accumulation: usize) -> usize {
+        self.batches_per_epoch().div_ceil(accumulation.max(1))
     }
 
     /// Rows delivered so far: what a checkpoint keeps.
@@ -197,9 +202,11 @@ impl DataLoader {
         self.position = position;
     }
 
-    /// Epochs done so far, with the fraction of the current one.
+    /// Epochs done so far, with the fraction of the current one: batches done over batches of an epoch.
     pub fn epoch(&self) -> f64 {
-        self.position as f64 / self.rows.len() as f64
+        let n = self.rows.len() as u64;
+        let batches = (self.position % n).div_ceil(self.options.batch_size as u64);
+        (self.position / n) as f64 + batches as f64 / self.batches_per_epoch() as f64
     }
 
     /// The longest row's length, t at most.
@@ -208,23 +215,29 @@ impl DataLoader {
         self.rows.iter().map(length).max().unwrap_or(0)
     }
 
-    /// The next batch.
+    /// The next batch: the last of an epoch has the rows that are left of it.
     pub fn next_batch(&mut self) -> Batch {
-        let indices: Vec<u32> = (0..self.options.batch_size).map(|_| self.next_row()).collect();
-        let example = |&i: &u32| &self.dataset.examples[i as usize];
-        let rows: Vec<Vec<&Example>> =
-            indices.iter().map(|&r| self.rows[r as usize].iter().map(example).collect()).collect();
-        Batch::collate_packed(&rows, self.options.pad_id)
-    }
-
-    fn next_row(&mut self) -> u32 {
-        let n = self.rows.len() as u64;
+        let (n, size) = (self.rows.len() as u64, self.options.batch_size as u64);
         let (epoch, at) = (self.position / n, self.position % n);
         if self.order.0 != epoch {
             self.order = (epoch, order(self.rows.len(), &self.options, epoch));
         }
-        self.position += 1;
-        self.order.1[at as usize]
+        let end = ((at / size + 1) * size).min(n);
+        self.position += end - at;
+        let example = |&i: &u32| &self.dataset.examples[i as usize];
+        let row = |&r: &u32| self.rows[r as usize].iter().map(example).collect();
+        let rows: Vec<Vec<&Example>> = self.order.1[at as usize..end as usize].iter().map(row).collect();
+        Batch::collate_packed(&rows, self.options.pad_id)
+    }
+
+    /// The batches of the next optimizer step: `accumulation` of them, or what is left of the epoch.
+    pub fn next_step(&mut self, accumulation: usize) -> Vec<Batch> {
+        let n = self.rows.len() as u64;
+        let mut batches = vec![self.next_batch()];
+        while batches.len() < accumulation && !self.position.is_multiple_of(n) {
+            batches.push(self.next_batch());
+        }
+        batches
     }
 }
 

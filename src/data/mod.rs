@@ -12,6 +12,7 @@
 //!
 //! Labels are not shifted: `labels[i]` belongs to the token at `i`, -100 is ignored, and the model shifts.
 
+mod content;
 mod encode;
 mod kind;
 mod loader;
@@ -21,9 +22,11 @@ mod rows;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
+pub use content::holds_rows;
 pub use encode::{Example, IGNORE};
 pub use kind::Row;
 pub use loader::{Batch, DataLoader, LoaderOptions, round_up_to_bucket};
@@ -45,6 +48,7 @@ pub struct Dataset {
     examples: Vec<Example>,
     truncated: usize,
     skipped: usize,
+    joined: usize,
 }
 
 impl Dataset {
@@ -56,12 +60,15 @@ impl Dataset {
     pub fn load(path: impl AsRef<Path>, tokenizer: Option<&Tokenizer>, options: &DataOptions) -> Result<Dataset> {
         let path = path.as_ref();
         let rows = rows::read(path)?;
+        let joined = AtomicUsize::new(0);
         let encode_one = |(number, fields): &rows::NumberedRow| {
             let bad = |message| Error::Data { path: path.into(), row: *number, message };
-            encode::encode(&Row::from_fields(fields).map_err(bad)?, tokenizer, options, path, *number)
+            let row = Row::from_fields(fields).map_err(bad)?;
+            joined.fetch_add(usize::from(matches!(row, Row::Completion { .. })), Ordering::Relaxed);
+            encode::encode(&row, tokenizer, options, path, *number)
         };
         let examples = in_parallel(&rows, encode_one)?;
-        Dataset::cut(examples, options, path)
+        Ok(Dataset { joined: joined.into_inner(), ..Dataset::cut(examples, options, path)? })
     }
 
     /// Encodes rows made in memory. Errors: as [`Dataset::load`], with `rows` for the file's name.
@@ -69,7 +76,8 @@ impl Dataset {
         let path = PathBuf::from("rows");
         let numbered: Vec<(usize, &Row)> = rows.iter().enumerate().map(|(n, row)| (n + 1, row)).collect();
         let examples = in_parallel(&numbered, |&(number, row)| encode::encode(row, tokenizer, options, &path, number))?;
-        Dataset::cut(examples, options, &path)
+        let joined = rows.iter().filter(|row| matches!(row, Row::Completion { .. })).count();
+        Ok(Dataset { joined, ..Dataset::cut(examples, options, &path)? })
     }
 
     fn cut(mut examples: Vec<Example>, options: &DataOptions, path: &Path) -> Result<Dataset> {
@@ -90,7 +98,7 @@ impl Dataset {
         if skipped > 0 {
             log::warn!("{}: {skipped} of {rows} rows have nothing to learn and are left out", path.display());
         }
-        Ok(Dataset { examples, truncated, skipped })
+        Ok(Dataset { examples, truncated, skipped, joined: 0 })
     }
 
     /// The rows.
@@ -116,6 +124,11 @@ impl Dataset {
     /// How many rows were left out because nothing in them is learned.
     pub fn skipped(&self) -> usize {
         self.skipped
+    }
+
+    /// How many rows hold prompt and completion as two strings, which are joined without the chat template.
+    pub fn joined(&self) -> usize {
+        self.joined
     }
 
     /// The longest row's length.

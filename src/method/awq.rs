@@ -128,6 +128,10 @@ impl LayerMethod for Awq {
         Needs { hessian: true, channels: true, ..Needs::default() }
     }
 
+    fn folds(&self) -> bool {
+        true
+    }
+
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         for site in Site::ALL {
             // With fewer heads for v than for q, a row of v would need several scales at once.

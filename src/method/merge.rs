@@ -2,7 +2,7 @@
 
 use super::{BlockStats, FineTune, Layer, LayerMethod, Needs, float_tensor, fold::row_ranges};
 use crate::{
-    Result,
+    DType, Result,
     adapter::{Adapter, Lora},
     gpu::{Gpu, Tensor},
     graph::Graph,
@@ -10,6 +10,8 @@ use crate::{
     model::Block,
     nn::Linear,
 };
+use serde::Serialize;
+use std::cell::RefCell;
 
 /// W + scale · B · A, quantized as `method` does.
 ///
@@ -18,10 +20,33 @@ use crate::{
 /// that of the merged model's inputs. The base is what the adapter was trained on, as
 /// [`PipelineOptions::base`](super::PipelineOptions) says.
 pub struct Merge {
-    /// How the sum is quantized.
-    pub method: Box<dyn LayerMethod>,
-    /// What is added; layers that it has no pair for stay as they are.
-    pub adapter: Adapter,
+    method: Box<dyn LayerMethod>,
+    adapter: Adapter,
+    kept: RefCell<Vec<Kept>>,
+}
+
+/// What quantization left of one layer's update.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Kept {
+    /// Such as `model.layers.0.self_attn.q_proj`.
+    pub layer: String,
+    /// ⟨Ŵ − W, ΔW⟩ / ⟨ΔW, ΔW⟩ of the stored sum Ŵ, the base W and the update ΔW = scale · B · A: 1 where the update is there, whatever
+    /// noise rounding adds, and 0 where the base is. With a Hessian H of the layer's input ⟨X, Y⟩ is tr(X H Yᵀ), so that what counts
+    /// is the layer's output.
+    pub share: f64,
+}
+
+impl Merge {
+    /// method: how the sum is quantized; adapter: what is added; layers that it has no pair for stay as they are.
+    pub fn new(method: Box<dyn LayerMethod>, adapter: Adapter) -> Merge {
+        Merge { method, adapter, kept: RefCell::default() }
+    }
+
+    /// What is left of the updates of the layers quantized so far. A method that moves scales between layers
+    /// ([`LayerMethod::folds`]) changes base and update before it rounds; of its layers nothing is told, nor of updates of zero.
+    pub fn kept(&self) -> Vec<Kept> {
+        self.kept.borrow().clone()
+    }
 }
 
 impl LayerMethod for Merge {
@@ -42,6 +67,10 @@ impl LayerMethod for Merge {
         self.method.prepare(gpu, block)
     }
 
+    fn folds(&self) -> bool {
+        self.method.folds()
+    }
+
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         self.method.fold(gpu, block, stats)
     }
@@ -51,8 +80,80 @@ impl LayerMethod for Merge {
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
-        self.method.quantize(gpu, layer)
+        let pair = self.adapter.get(layer.name).filter(|_| !self.folds() && !gpu.is_dry());
+        let probe = pair.map(|pair| Probe::new(gpu, layer, pair)).transpose()?;
+        let linear = self.method.quantize(gpu, layer)?;
+        if let Some(share) = probe.map(|probe| probe.share(gpu, &linear)).transpose()?.flatten() {
+            self.kept.borrow_mut().push(Kept { layer: layer.name.to_owned(), share });
+        }
+        Ok(linear)
     }
+}
+
+/// A sum before it is rounded, as [`Kept::share`] needs it: seen through the r rows of P = A · H alone, since
+/// ⟨X, ΔW⟩ = scale · Σ (X · Pᵀ) ∘ B.
+struct Probe<'a> {
+    pair: &'a Lora,
+    /// P; A where no Hessian is known. [r, in]
+    rows: Tensor,
+    /// P · Sᵀ of the sum S. [r, out]
+    sum: Vec<f32>,
+}
+
+impl<'a> Probe<'a> {
+    fn new(gpu: &Gpu, layer: &Layer<'_>, pair: &'a Lora) -> Result<Probe<'a>> {
+        let [outputs, inputs] = layer.shape();
+        let r = pair.a.shape()[0];
+        let rows = match &layer.stats.hessian {
+            // Symmetric, so that its rows are its columns.
+            Some(h) => gpu.tensor("probe", [r, inputs], DType::F32, &products(gpu, &pair.a, h, inputs)?)?,
+            None => pair.a.clone(),
+        };
+        let sum = products(gpu, &rows, &layer.weight, outputs)?;
+        Ok(Probe { pair, rows, sum })
+    }
+
+    /// `None` for an update of zero.
+    fn share(&self, gpu: &Gpu, linear: &Linear) -> Result<Option<f64>> {
+        let r = self.pair.a.shape()[0];
+        // The stored weight alone: neither bias nor rounding of inputs, but its transforms.
+        let weight = Linear { bias: None, activation: None, ..linear.clone() };
+        let mut g = Graph::new(gpu);
+        let x = g.import(&self.rows);
+        let y = weight.forward(&mut g, &x, None)?;
+        g.keep(&y);
+        let stored: Vec<f32> = g.run()?.read(&y)?;
+        let b: Vec<f32> = self.pair.b.read()?;
+        let seen = products(gpu, &self.rows, &self.pair.a, r)?;
+        let outputs = self.sum.len() / r;
+        let (scale, mut error, mut whole) = (f64::from(self.pair.scale), 0.0, 0.0);
+        for (out, b) in b.chunks_exact(r).enumerate() {
+            for (i, &factor) in b.iter().enumerate() {
+                let at = i * outputs + out;
+                error += (f64::from(stored[at]) - f64::from(self.sum[at])) * f64::from(factor);
+                let update = (0..r).map(|j| f64::from(seen[i * r + j]) * f64::from(b[j])).sum::<f64>();
+                whole += scale * update * f64::from(factor);
+            }
+        }
+        Ok((whole > 0.0).then(|| 1.0 + error / whole))
+    }
+}
+
+/// x · wᵀ. x: [r, in]; w: [count, in] f32; result: [r, count]. Errors: Shape, Device.
+fn products(gpu: &Gpu, x: &Tensor, w: &Tensor, count: usize) -> Result<Vec<f32>> {
+    let [r, inputs] = [x.shape()[0], x.shape()[1]];
+    let mut all = vec![0.0; r * count];
+    for (start, rows) in row_ranges(gpu, count, inputs) {
+        let mut g = Graph::new(gpu);
+        let (x, w) = (g.import(x), g.import(&w.slice(start * inputs, [rows, inputs])?));
+        let y = lora::down(&mut g, &x, &w)?;
+        g.keep(&y);
+        let part: Vec<f32> = g.run()?.read(&y)?;
+        for (to, from) in all.chunks_exact_mut(count).zip(part.chunks_exact(rows)) {
+            to[start..start + rows].copy_from_slice(from);
+        }
+    }
+    Ok(all)
 }
 
 /// w += scale · B · A. w: [out, in] f32. Errors: Shape, Device.

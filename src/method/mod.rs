@@ -35,7 +35,7 @@ pub use finetune::{FineTune, Tuned};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
 pub use llm_int8::LlmInt8;
-pub use merge::Merge;
+pub use merge::{Kept, Merge};
 pub use observer::{BINS, Observed, Observer, Seen};
 pub use options::MethodOptions;
 pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
@@ -76,6 +76,11 @@ pub trait LayerMethod {
     /// Errors: the method's.
     fn prepare(&self, _gpu: &Gpu, _block: &Block) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether [`fold`](LayerMethod::fold) changes weights.
+    fn folds(&self) -> bool {
+        false
     }
 
     /// Changes a block of f32 weights before its layers are quantized, such that its output stays what it was: scales that

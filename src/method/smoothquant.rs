@@ -87,6 +87,10 @@ impl LayerMethod for SmoothQuant {
         Needs { channels: true, ..Needs::default() }
     }
 
+    fn folds(&self) -> bool {
+        true
+    }
+
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         for site in [Site::Qkv, Site::GateUp] {
             let factors = self.factors(gpu, block, stats, site)?;

@@ -79,6 +79,10 @@ impl LayerMethod for W8A8 {
         self.method.prepare(gpu, block)
     }
 
+    fn folds(&self) -> bool {
+        self.method.folds()
+    }
+
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         self.method.fold(gpu, block, stats)
     }

@@ -283,11 +283,45 @@ impl QuantizedFolder {
             Action::Copy(_) => None,
         });
         let mut json = source.config.json.clone();
+        let fields = json.as_object_mut().ok_or_else(|| Error::format(self.input(), "config.json is no object"))?;
         match self.layout.config(dtype.unwrap_or(DType::BF16))? {
-            serde_json::Value::Null => json.as_object_mut().and_then(|json| json.remove("quantization_config")),
-            config => json.as_object_mut().and_then(|json| json.insert("quantization_config".to_owned(), config)),
-        };
+            serde_json::Value::Null => {
+                fields.remove("quantization_config");
+                // transformers rounds what it loads to this dtype.
+                let name = torch_name(self.widest()?);
+                let known =
+                    ["dtype", "torch_dtype"].into_iter().filter(|key| fields.contains_key(*key)).collect::<Vec<_>>();
+                for key in if known.is_empty() { vec!["dtype"] } else { known } {
+                    fields.insert(key.to_owned(), name.into());
+                }
+            }
+            config => {
+                fields.insert("quantization_config".to_owned(), config);
+            }
+        }
         atomic::write_json(folder.join("config.json"), &json)
+    }
+
+    /// The floats that hold every tensor of a folder of plain floats as it is stored.
+    fn widest(&self) -> Result<DType> {
+        let stored: Vec<DType> = self.specs()?.iter().map(|spec| spec.dtype).collect();
+        let has = |dtype: &DType| stored.contains(dtype);
+        let wide = [DType::F64, DType::F32].into_iter().find(has);
+        Ok(wide.unwrap_or(match (has(&DType::F16), has(&DType::BF16)) {
+            (true, false) => DType::F16,
+            (false, true) => DType::BF16,
+            _ => DType::F32,
+        }))
+    }
+}
+
+/// What torch calls a float dtype.
+fn torch_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "float64",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
     }
 }
 

@@ -180,6 +180,11 @@ impl Tokenizer {
         &self.template
     }
 
+    /// Whether the model brings a chat template of its own.
+    pub fn has_chat_template(&self) -> bool {
+        self.has_template
+    }
+
     /// The conversation as the model's prompt; with `add_generation_prompt`, up to where the answer begins.
     /// Encode it without adding special tokens: templates write them themselves.
     pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {

@@ -10,7 +10,7 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Its course.
     pub lr_scheduler_type: Schedule,
-    /// Steps over which it rises from 0.
+    /// Steps over which it rises from 0, where its course has a warm-up.
     pub warmup_steps: usize,
     /// AdamW's decoupled decay.
     pub weight_decay: f64,

@@ -15,7 +15,7 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
-    /// Passes through the data so far.
+    /// Passes through the data so far, as transformers' Trainer counts them: in batches.
     pub epoch: f64,
     /// Tokens read so far, padding left out.
     pub num_tokens: u64,
@@ -62,5 +62,86 @@ impl TrainerState {
     /// Writes `trainer_state.json` into `folder`. Errors: Io.
     pub fn save(&self, folder: &Path) -> Result<()> {
         atomic::write_json(folder.join("trainer_state.json"), self)
+    }
+}
+
+/// The loss of each step of a run, to tell what it came to: single steps see different rows, and cannot be compared.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    /// (loss, predicted tokens, epoch after the step)
+    steps: Vec<(f64, usize, f64)>,
+}
+
+/// What a run changed: means over the predicted tokens of two spans of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// Mean loss of the first span.
+    pub first: f64,
+    /// Mean loss of the last span.
+    pub last: f64,
+    /// Which spans, in words.
+    pub over: String,
+}
+
+impl Course {
+    /// Adds a step that predicted so many tokens.
+    pub fn push(&mut self, step: &StepMetrics, predicted: usize) {
+        self.steps.push((step.loss, predicted, step.epoch));
+    }
+
+    /// The first and the last whole epoch, which see the same rows; in less than two epochs, the first and last quarter of the
+    /// steps. `None` where fewer than two steps were taken.
+    pub fn change(&self) -> Option<Change> {
+        let (&(_, _, end), count) = (self.steps.last()?, self.steps.len());
+        if count < 2 {
+            return None;
+        }
+        let whole = end.floor();
+        let epoch = |n: f64| self.steps.iter().filter(move |step| n - 1.0 < step.2 && step.2 <= n);
+        if whole >= 2.0 {
+            let over = format!("epochs 1 and {whole}, the same rows");
+            return Some(Change { first: mean(epoch(1.0)), last: mean(epoch(whole)), over });
+        }
+        let span = (count / 4).max(1);
+        let over = match span {
+            1 => "the first and the last step, other rows".to_owned(),
+            _ => format!("the first and the last {span} steps"),
+        };
+        let [first, last] = [&self.steps[..span], &self.steps[count - span..]].map(|part| mean(part.iter()));
+        Some(Change { first, last, over })
+    }
+}
+
+/// Mean over predicted tokens.
+fn mean<'a>(steps: impl Iterator<Item = &'a (f64, usize, f64)>) -> f64 {
+    let (sum, tokens) = steps.fold((0.0, 0), |(sum, n), (loss, tokens, _)| (sum + loss * *tokens as f64, n + tokens));
+    sum / tokens.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn course(steps: &[(f64, usize, f64)]) -> Course {
+        Course { steps: steps.to_vec() }
+    }
+
+    #[test]
+    fn whole_epochs_are_compared_by_their_tokens() {
+        let steps = [(4.0, 30, 0.5), (2.0, 10, 1.0), (3.0, 30, 1.5), (1.0, 10, 2.0), (9.0, 30, 2.5)];
+        let change = course(&steps).change().unwrap();
+        assert_eq!((change.first, change.last), (3.5, 2.5), "(4 * 30 + 2 * 10) / 40 and (3 * 30 + 10) / 40");
+        assert_eq!(change.over, "epochs 1 and 2, the same rows");
+    }
+
+    #[test]
+    fn within_an_epoch_equal_spans_are_compared() {
+        let steps: Vec<_> = (0..9).map(|i| (9.0 - f64::from(i), 1, f64::from(i + 1) / 9.0)).collect();
+        let change = course(&steps).change().unwrap();
+        assert_eq!((change.first, change.last), (8.5, 1.5));
+        assert_eq!(change.over, "the first and the last 2 steps");
+        assert!(course(&steps[..3]).change().unwrap().over.contains("other rows"));
+        assert_eq!(course(&steps[..1]).change(), None);
+        assert_eq!(course(&[]).change(), None);
     }
 }

@@ -7,6 +7,6 @@ mod trainer;
 
 pub use crate::model::BUCKET;
 pub use config::TrainConfig;
-pub use metrics::{StepMetrics, TrainerState};
-pub use schedule::Schedule;
+pub use metrics::{Change, Course, StepMetrics, TrainerState};
+pub use schedule::{Schedule, Warmup};
 pub use trainer::Trainer;

@@ -3,45 +3,91 @@
 use crate::{Error, Result};
 use std::{f64::consts::PI, str::FromStr};
 
-/// How the learning rate runs over the steps, after a linear warm-up from 0.
+/// How the learning rate runs over the steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
-    /// Stays (transformers' `constant_with_warmup`).
+    /// Stays from the first step on, whatever the steps of warm-up.
     Constant,
-    /// Falls to 0 in a line.
+    /// Stays, once it has risen from 0.
+    ConstantWithWarmup,
+    /// Rises from 0 and falls to 0 in a line.
     #[default]
     Linear,
-    /// Falls to 0 along half a cosine.
+    /// Rises from 0 and falls to 0 along half a cosine.
     Cosine,
+}
+
+impl Schedule {
+    /// All of them.
+    pub const ALL: [Schedule; 4] =
+        [Schedule::Constant, Schedule::ConstantWithWarmup, Schedule::Linear, Schedule::Cosine];
+
+    /// transformers' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::Constant => "constant",
+            Schedule::ConstantWithWarmup => "constant_with_warmup",
+            Schedule::Linear => "linear",
+            Schedule::Cosine => "cosine",
+        }
+    }
+
+    /// Whether steps of warm-up do anything.
+    pub fn warms_up(self) -> bool {
+        self != Schedule::Constant
+    }
+
+    /// The factor on the learning rate that step `step` (from 0) of `total` is taken with.
+    pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
+        if self.warms_up() && step < warmup {
+            return step as f64 / warmup as f64;
+        }
+        let rest = total.saturating_sub(warmup).max(1) as f64;
+        match self {
+            Schedule::Constant | Schedule::ConstantWithWarmup => 1.0,
+            Schedule::Linear => total.saturating_sub(step) as f64 / rest,
+            Schedule::Cosine => (0.5 * (1.0 + (PI * ((step - warmup) as f64 / rest)).cos())).max(0.0),
+        }
+    }
 }
 
 impl FromStr for Schedule {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Schedule> {
-        match name {
-            "constant" | "constant_with_warmup" => Ok(Schedule::Constant),
-            "linear" => Ok(Schedule::Linear),
-            "cosine" => Ok(Schedule::Cosine),
-            other => {
-                Err(Error::unsupported("lr_scheduler_type", other, "constant, constant_with_warmup, linear, cosine"))
-            }
+        let found = Schedule::ALL.into_iter().find(|schedule| schedule.name() == name);
+        found.ok_or_else(|| Error::unsupported("lr_scheduler_type", name, Schedule::ALL.map(Schedule::name).join(", ")))
+    }
+}
+
+/// Steps over which the learning rate rises, as transformers' `warmup_steps` has them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Warmup {
+    /// So many.
+    Steps(usize),
+    /// A share of all steps, below 1, rounded up.
+    Share(f64),
+}
+
+impl Warmup {
+    /// Steps of a run of `total`.
+    pub fn steps(self, total: usize) -> usize {
+        match self {
+            Warmup::Steps(steps) => steps,
+            Warmup::Share(share) => (total as f64 * share).ceil() as usize,
         }
     }
 }
 
-impl Schedule {
-    /// The factor on the learning rate that step `step` (from 0) of `total` is taken with.
-    pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
-        if step < warmup {
-            return step as f64 / warmup.max(1) as f64;
-        }
-        let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
-        match self {
-            Schedule::Constant => 1.0,
-            Schedule::Linear => (1.0 - progress).max(0.0),
-            Schedule::Cosine => (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
-        }
+impl FromStr for Warmup {
+    type Err = Error;
+
+    /// A whole number, or a share below 1. Errors: Config.
+    fn from_str(text: &str) -> Result<Warmup> {
+        let share = || text.parse().ok().filter(|share| (0.0..1.0).contains(share)).map(Warmup::Share);
+        let found = text.parse().ok().map(Warmup::Steps).or_else(share);
+        let expected = "expected a whole number of steps, or a share of all steps below 1";
+        found.ok_or_else(|| Error::config("warmup_steps", format!("{expected}, got {text}")))
     }
 }
 

@@ -5,11 +5,13 @@ mod support;
 
 mod calibrate;
 mod devices;
+mod evaluate;
 mod merge;
 mod methods;
 mod qat;
 mod refusals;
 mod runs;
+mod trainer;
 
 use serde_json::{Value, json};
 use std::{

@@ -99,3 +99,72 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
     assert!(done.error().contains("which this model has not"), "{}", done.error());
     assert_eq!(place.names(), before);
 }
+
+#[test]
+fn updates_that_rounding_takes_away_are_named() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let adapter = adapter(&place);
+    let [base, out, floats] = ["base.gguf", "merged.gguf", "floats"].map(|name| place.text(name));
+    fourbit(&["quantize", MODEL, "--scheme", "q4_1", "--output", &base, "--json"]).json();
+    let merge = |model: &str, output: &str, scheme: &str| {
+        let words = ["merge", "--model", model, "--adapter", &adapter, "--method", "rtn", "--scheme", scheme];
+        fourbit(&[words.as_slice(), &["--output", output, "--json"]].concat())
+    };
+    // On the grid that the base is on, an update of less than half a step goes.
+    let run = merge(&base, &out, "q4_1");
+    let kept = run.json()["update_kept"].clone();
+    let below = kept["below_half"].as_array().unwrap();
+    assert_eq!(kept["layers"].as_array().unwrap().len(), 28, "{kept}");
+    assert!(below.len() > 14 && kept["least"].as_f64().unwrap() < 0.5, "{kept}");
+    for word in ["warning: ", "rtn:q4_1", below[0].as_str().unwrap(), "--method gptq", "--scheme q8_0"] {
+        assert!(run.stderr.contains(word), "{word}: {}", run.stderr);
+    }
+    // What the warning names keeps it.
+    for (output, scheme) in [(&out, "q8_0"), (&floats, "bf16")] {
+        let run = merge(&base, output, scheme);
+        let kept = run.json()["update_kept"].clone();
+        assert!(
+            kept["below_half"].as_array().unwrap().is_empty() && kept["mean"].as_f64().unwrap() > 0.9,
+            "{scheme}: {kept}"
+        );
+        assert!(!run.stderr.contains("warning: "), "{scheme}: {}", run.stderr);
+    }
+    // A method that looks at a text says what needs none.
+    let words = ["merge", "--model", MODEL, "--adapter", &adapter, "--data", ROWS, "--output", &out];
+    let done = fourbit(&words);
+    for word in ["--calibration: gptq", "--data", "--method rtn --scheme bf16", "q8_0"] {
+        assert!(done.error().contains(word), "{word}: {}", done.error());
+    }
+}
+
+#[test]
+fn folders_of_floats_say_what_is_stored() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let out = place.text("out");
+    let dtypes = |model: &str, scheme: &str| {
+        fourbit(&["quantize", model, "--scheme", scheme, "--output", &out, "--json"]).json();
+        let config: Value = serde_json::from_slice(&fs::read(place.path("out/config.json")).unwrap()).unwrap();
+        let dtype = config["dtype"].as_str().or(config["torch_dtype"].as_str()).unwrap().to_owned();
+        fs::remove_dir_all(&out).unwrap();
+        dtype
+    };
+    // transformers rounds what it loads to this dtype, so it is the widest of what the file holds.
+    let tiny = place.text("model");
+    let stored = fourbit::format::Weights::open(MODEL).unwrap().get("model.norm.weight").unwrap().stored;
+    assert_eq!(stored, fourbit::format::Stored::Plain(fourbit::DType::F16));
+    for (model, scheme, dtype) in [
+        (MODEL, "f32", "float32"),
+        (MODEL, "bf16", "float32"),
+        (MODEL, "f16", "float16"),
+        (&tiny, "bf16", "float32"),
+        (&tiny, "f32", "float32"),
+    ] {
+        assert_eq!(dtypes(model, scheme), dtype, "{model} {scheme}");
+    }
+}

@@ -126,7 +126,9 @@ fn epochs_are_counted_in_steps_and_the_same_seed_gives_the_same_bits() {
     assert!(first == fs::read(place.path("out/adapter_model.safetensors")).unwrap());
     assert_eq!(peft::Adapter::open(place.path("out")).unwrap().modules().len(), 4);
     let longer = [words.as_slice(), &["--num-train-epochs", "1.5", "--logging-steps", "100"]].concat();
-    assert_eq!(place.finetune(&longer).json()["steps"], 5);
+    let run = place.finetune(&longer).json();
+    assert_eq!(run["steps"], 5, "{run}");
+    assert!((run["epoch"].as_f64().unwrap() - 10.0 / 6.0).abs() < 1e-12, "{run}");
 }
 
 #[test]

@@ -1,18 +1,19 @@
 //! Options that several subcommands share, in the words of TRL and PEFT, and what they stand for.
 
 use crate::embedded::{self, Embedded};
+use crate::measure::note_rows;
 use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
     Error, Result,
     adapter::LoraConfig,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
-    format::{self, peft::AdapterConfig},
+    format::peft::AdapterConfig,
     gpu::{Backend, Gpu, GpuOptions, Search},
     model::{LoadOptions, Model, Quantization, Source},
     quant::Scheme,
     tokenizer::Tokenizer,
-    train::{Schedule, TrainConfig},
+    train::{Schedule, TrainConfig, Warmup},
 };
 use std::path::{Path, PathBuf};
 
@@ -100,6 +101,7 @@ impl ModelArgs {
             }
             return Ok(Base { path: name.into(), embedded: None });
         }
+        note(format_args!("no --model: this is about the small model that is part of fourbit"));
         let embedded = Embedded::unpack()?;
         Ok(Base { path: embedded.model(), embedded: Some(embedded) })
     }
@@ -253,12 +255,12 @@ pub struct TrainArgs {
     /// Highest learning rate [default: 2e-4, with --full 5e-5; 3e-3 and 1e-3 for the embedded model and data]
     #[arg(long, value_name = "LR")]
     pub learning_rate: Option<f64>,
-    /// Course of the learning rate: constant, linear or cosine
+    /// Course of the learning rate: constant (without warm-up), constant_with_warmup, linear or cosine
     #[arg(long, value_name = "NAME", default_value = "linear")]
     pub lr_scheduler_type: String,
-    /// Steps over which the learning rate rises from 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub warmup_steps: usize,
+    /// Steps over which the learning rate rises from 0; below 1, a share of all steps (the warmup_ratio of transformers 4)
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub warmup_steps: Warmup,
     /// Decoupled weight decay of AdamW
     #[arg(long, value_name = "W", default_value_t = 0.0)]
     pub weight_decay: f64,
@@ -271,32 +273,18 @@ pub struct TrainArgs {
 }
 
 /// Rows are cut here unless asked otherwise.
-const MAX_SEQ_LENGTH: usize = 1024;
+pub const MAX_SEQ_LENGTH: usize = 1024;
 
-/// `--max-seq-length`, or its default for a model. Errors: Config where it is beyond the model's positions.
-pub fn max_seq_length(asked: Option<usize>, source: &Source) -> Result<usize> {
+/// `--max-seq-length`, or `default` where the model has so many positions. Errors: Config where it is beyond them.
+pub fn max_seq_length(asked: Option<usize>, default: usize, source: &Source) -> Result<usize> {
     let longest = source.config.max_positions;
     match asked {
-        None => Ok(MAX_SEQ_LENGTH.min(longest)),
+        None => Ok(default.min(longest)),
         Some(length) if length > longest => {
             let message = format!("{length} is more than the model's {longest} positions; use {longest} or less");
             Err(Error::config("--max-seq-length", message))
         }
         Some(length) => Ok(length),
-    }
-}
-
-/// Token ids of the text of `--data`, at most `most` of them. Errors: Config where the model has no tokenizer or there is nothing to
-/// predict, Io, Format.
-pub fn text_ids(model: &Path, text: &Path, most: Option<usize>) -> Result<Vec<u32>> {
-    let no_tokenizer =
-        || Error::config("--data", format!("{} has no tokenizer.json, which texts need", model.display()));
-    let tokenizer = Tokenizer::open(model)?.ok_or_else(no_tokenizer)?;
-    let mut ids = tokenizer.encode(&format::read_text(text)?, false)?;
-    ids.truncate(most.unwrap_or(usize::MAX));
-    match ids.len() {
-        0 | 1 => Err(Error::config("--data", "the text has fewer than two tokens; nothing can be predicted")),
-        _ => Ok(ids),
     }
 }
 
@@ -317,10 +305,18 @@ impl TrainArgs {
             (false, true) => 3e-3,
             (true, true) => 1e-3,
         };
+        let schedule = self.lr_scheduler_type.parse::<Schedule>()?;
+        let warmup_steps = self.warmup_steps.steps(max_steps);
+        if warmup_steps > 0 && !schedule.warms_up() {
+            let [name, other] = [schedule, Schedule::ConstantWithWarmup].map(Schedule::name);
+            note(format_args!(
+                "note: --warmup-steps does nothing: {name} has no warm-up, as in transformers; {other} has"
+            ));
+        }
         let config = TrainConfig {
             learning_rate: self.learning_rate.unwrap_or(learning_rate),
-            lr_scheduler_type: self.lr_scheduler_type.parse::<Schedule>()?,
-            warmup_steps: self.warmup_steps,
+            lr_scheduler_type: schedule,
+            warmup_steps,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
             max_steps,
@@ -342,7 +338,7 @@ pub struct DataArgs {
     /// Rows as JSON lines or parquet: messages, prompt and completion, text, or input_ids and labels
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
-    /// Take the rows in the order of the file, again and again
+    /// Take the rows in the order of the file, each epoch
     #[arg(long)]
     pub no_shuffle: bool,
     /// Learn the completions alone; `false` learns prompts too
@@ -365,15 +361,12 @@ impl DataArgs {
     pub fn loader(&self, data: &Path, base: &Base, source: &Source, train: &TrainArgs) -> Result<DataLoader> {
         let tokenizer = Tokenizer::open(&base.path)?;
         let options = DataOptions {
-            max_seq_length: max_seq_length(train.max_seq_length, source)?,
+            max_seq_length: max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?,
             completion_only: self.completion_only_loss,
             vocab_size: source.config.vocab_size,
         };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
-        if dataset.truncated() > 0 {
-            let (cut, rows, length) = (dataset.truncated(), dataset.len(), options.max_seq_length);
-            note(format_args!("note: {cut} of {rows} rows are longer than --max-seq-length {length} and were cut"));
-        }
+        note_rows(&dataset, tokenizer.as_ref(), options.max_seq_length);
         let options = LoaderOptions {
             batch_size: train.batch_size(self.is_showcase(base)),
             shuffle: !self.no_shuffle,

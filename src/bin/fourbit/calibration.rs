@@ -4,7 +4,7 @@ use crate::output::note;
 use clap::Args;
 use fourbit::{
     Error, Result,
-    data::{DataOptions, Dataset},
+    data::{DataOptions, Dataset, holds_rows},
     format,
     method::{MethodOptions, Observer, Recipe},
     model::Source,
@@ -88,6 +88,11 @@ impl CalibrationArgs {
         }
     }
 
+    /// Whether there is a text.
+    pub fn is_given(&self) -> bool {
+        self.calibration.is_some()
+    }
+
     /// What methods are shown, in words.
     pub fn text(&self) -> String {
         let path = self.calibration.as_ref().map_or("nothing".to_owned(), |path| path.display().to_string());
@@ -130,7 +135,7 @@ impl CalibrationArgs {
             return Err(Error::config("--calibration-length", "expected samples of at least 2 tokens"));
         }
         let tokenizer = Tokenizer::open(model)?;
-        let mut samples = match is_rows(path) {
+        let mut samples = match holds_rows(path)? {
             true => {
                 let vocab_size = source.config.vocab_size;
                 let options = DataOptions { max_seq_length: length, completion_only: false, vocab_size };
@@ -149,10 +154,4 @@ impl CalibrationArgs {
         }
         Ok(samples)
     }
-}
-
-/// Whether a file holds rows, by its name; all else is text.
-fn is_rows(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    ["parquet", "jsonl", "json"].contains(&extension)
 }

@@ -1,13 +1,15 @@
 //! `fourbit compare`
 
-use crate::args::{Global, max_seq_length, text_ids};
+use crate::args::Global;
 use crate::calibration::CalibrationArgs;
 use crate::interrupt;
+use crate::measure::{Convention, MeasureArgs, Measured};
 use crate::output::{Output, bytes, note};
 use crate::plot;
 use fourbit::{
     Error, Result,
     compare::{Measure, Progress, Row, measure},
+    data::Example,
     format::{self, atomic},
     method::Recipe,
     model::Source,
@@ -27,15 +29,11 @@ pub struct Compare {
     /// Methods, each with a scheme where not its own: gptq,awq,hqq:int3-g64,rtn:q4_k
     #[arg(long, value_name = "METHOD[:SCHEME]", value_delimiter = ',', num_args = 1.., default_value = DEFAULT)]
     methods: Vec<String>,
-    /// Text whose perplexity is taken
+    /// Text, or rows as finetune takes them, whose perplexity is taken
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Tokens of the text that are read, from its beginning [default: all]
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<usize>,
-    /// Tokens of a window [default: 1024, or the model's positions where they are fewer]
-    #[arg(long, value_name = "N")]
-    max_seq_length: Option<usize>,
+    #[command(flatten)]
+    measure: MeasureArgs,
     /// Tokens that are generated to tell the speed; 0 for none
     #[arg(long, value_name = "N", default_value_t = 32)]
     generate: usize,
@@ -59,13 +57,12 @@ impl Compare {
         let recipes = self.methods.iter().map(parse).collect::<Result<Vec<_>>>()?;
         self.calibration.options().check_taken(&recipes)?;
         let source = Source::open(&self.model)?;
-        let window = max_seq_length(self.max_seq_length, &source)?;
-        let ids = text_ids(&self.model, &self.data, self.max_tokens)?;
+        let measured = self.measure.read(&self.model, &source, &self.data, Convention::Windows)?;
         let calibration = self.calibration.samples(&recipes, &self.model, &source)?;
         self.calibration.note_same(&recipes, &self.data);
-        let what = Measure { ids: &ids, window, calibration: &calibration, generate: self.generate };
+        let what = Measure { sequences: &measured.sequences, calibration: &calibration, generate: self.generate };
         let gpu = global.gpu()?;
-        let mut table = self.table(&ids, window)?;
+        let mut table = self.table(&measured)?;
         header(out);
         for recipe in std::iter::once(None).chain(recipes.iter().map(Some)) {
             let name = recipe.map_or("stored".to_owned(), Recipe::to_string);
@@ -86,12 +83,13 @@ impl Compare {
     }
 
     /// The table of an earlier run, or an empty one. Errors: Io, Format, Config where that one was measured otherwise.
-    fn table(&self, ids: &[u32], window: usize) -> Result<Table> {
+    fn table(&self, measured: &Measured) -> Result<Table> {
         let settings = Settings {
             model: self.model.display().to_string(),
             data: self.data.display().to_string(),
-            tokens: ids.len(),
-            window,
+            tokens: measured.tokens(),
+            window: measured.sequences.iter().map(|sequence| sequence.input_ids.len()).max().unwrap_or(0),
+            predicted: measured.sequences.iter().map(Example::predicted).sum(),
             calibration: self.calibration.text(),
             options: format!("{:?}", self.calibration.options()),
         };
@@ -128,7 +126,11 @@ struct Settings {
     model: String,
     data: String,
     tokens: usize,
+    /// Of the longest window or row.
     window: usize,
+    /// Tokens that the loss counts.
+    #[serde(default)]
+    predicted: usize,
     /// Said whether or not a method looked at it: other methods may follow.
     calibration: String,
     options: String,

@@ -7,11 +7,11 @@ use crate::qat::{self, QatArgs};
 use crate::{embedded, interrupt};
 use fourbit::{
     Error, Result,
-    data::DataLoader,
+    data::{Batch, DataLoader},
     generate::{Generator, Sampling},
     model::{Model, Source},
     tokenizer::{Message, Tokenizer},
-    train::{StepMetrics, Trainer, TrainerState},
+    train::{Course, StepMetrics, Trainer, TrainerState},
 };
 use serde_json::json;
 use std::{
@@ -92,11 +92,12 @@ impl Finetune {
         let mut run = Run {
             trainer: Trainer::new(model, config)?,
             loader,
+            course: Course::default(),
             state: TrainerState { max_steps: steps, logging_steps: self.logging_steps, ..TrainerState::default() },
             output: &self.output,
         };
         let seconds = run.train()?;
-        let Run { trainer, state, .. } = run;
+        let Run { trainer, state, course, .. } = run;
         let mut model = trainer.into_model();
         match &folder {
             Some(folder) => qat::save(&mut model, folder)?,
@@ -106,7 +107,7 @@ impl Finetune {
         for ((question, before), after) in questions.iter().zip(before).zip(after) {
             out.line(format_args!("\n{question}\n  before: {before}\n  after:  {after}"));
         }
-        self.report(out, &state, seconds);
+        self.report(out, &state, &course, seconds);
         Ok(())
     }
 
@@ -116,8 +117,7 @@ impl Finetune {
         if !(epochs.is_finite() && epochs > 0.0) {
             return Err(Error::config("--num-train-epochs", format!("expected more than 0, got {epochs}")));
         }
-        let accumulation = self.train.gradient_accumulation_steps.max(1);
-        let per_epoch = loader.batches_per_epoch().div_ceil(accumulation);
+        let per_epoch = loader.steps_per_epoch(self.train.gradient_accumulation_steps);
         Ok(match (self.max_steps, self.num_train_epochs) {
             (Some(steps), _) => steps,
             (None, None) if showcase => embedded::STEPS,
@@ -134,26 +134,29 @@ impl Finetune {
             bytes(model.weight_bytes()),
         ));
         let (rows, tokens) = (loader.dataset().len(), loader.dataset().tokens());
-        note(format_args!("data: {rows} rows of {tokens} tokens; {steps} steps"));
+        let per_epoch = loader.steps_per_epoch(self.train.gradient_accumulation_steps);
+        note(format_args!("data: {rows} rows of {tokens} tokens; {steps} steps, {per_epoch} in an epoch"));
     }
 
-    fn report(&self, out: Output, state: &TrainerState, seconds: f64) {
-        let (Some(first), Some(last)) = (state.log_history.first(), state.log_history.last()) else { return };
+    fn report(&self, out: Output, state: &TrainerState, course: &Course, seconds: f64) {
+        let Some(last) = state.log_history.last() else { return };
         let speed = last.num_tokens as f64 / seconds;
+        let (change, steps) = (course.change(), state.global_step);
+        let loss = match &change {
+            Some(change) => format!("{:.4} -> {:.4} (means over {})", change.first, change.last, change.over),
+            None => format!("{:.4}", last.loss),
+        };
         out.line(format_args!(
-            "\nloss {:.4} -> {:.4} after {} steps ({:.0} s, {speed:.0} tokens/s, {} of device memory)",
-            first.loss,
-            last.loss,
-            state.global_step,
-            seconds,
+            "\nloss {loss} after {steps} steps, {:.2} epochs ({seconds:.0} s, {speed:.0} tokens/s, {} of device memory)",
+            state.epoch,
             bytes(last.peak_bytes),
         ));
         let what = if self.qat.qat.is_some() { "model" } else { "adapter" };
         out.line(format_args!("{what}: {}", self.output.display()));
         out.result(&json!({
             "loss": last.loss,
-            "first_loss": first.loss,
-            "steps": state.global_step,
+            "mean_loss": change,
+            "steps": steps,
             "epoch": state.epoch,
             "num_tokens": last.num_tokens,
             "tokens_per_second": speed,
@@ -168,6 +171,7 @@ struct Run<'a> {
     trainer: Trainer,
     loader: DataLoader,
     state: TrainerState,
+    course: Course,
     output: &'a Path,
 }
 
@@ -181,9 +185,10 @@ impl Run<'_> {
         let mut group: Vec<StepMetrics> = Vec::with_capacity(self.state.logging_steps.min(steps));
         let start = Instant::now();
         for step in 1..=steps {
-            let batches: Vec<_> = (0..accumulation).map(|_| self.loader.next_batch()).collect();
+            let batches = self.loader.next_step(accumulation);
             let mut metrics = self.trainer.step(&batches)?;
             metrics.epoch = self.loader.epoch();
+            self.course.push(&metrics, batches.iter().map(Batch::predicted).sum());
             group.push(metrics);
             progress.advance(1);
             let stop = step == steps || interrupt::pending();

@@ -12,6 +12,7 @@ mod export;
 mod finetune;
 mod generate;
 mod interrupt;
+mod measure;
 mod merge;
 mod output;
 mod plan;

@@ -1,17 +1,19 @@
 //! `fourbit merge`
 
-use crate::args::{Global, ModelArgs, QuantArgs, max_seq_length, text_ids};
+use crate::args::{Global, ModelArgs, QuantArgs};
 use crate::calibration::CalibrationArgs;
 use crate::export::{Export, go_on, is_gguf, suited};
+use crate::measure::{Convention, MeasureArgs};
+use crate::output::{Output, note};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result, evaluate,
     gpu::Gpu,
-    method::{Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
+    method::{Kept, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
     quant::Scheme,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Merge an adapter into its base and quantize the sum, losing as little of what was learned as can be
@@ -19,7 +21,8 @@ use std::path::{Path, PathBuf};
 /// An adapter's update is smaller than the steps of 4 bits, so that rounding the merged weights to nearest loses much of it. The
 /// default method, gptq, rounds such that the outputs of the layers stay what they were on a calibration text: take one like
 /// what the adapter was trained on. With `--data` the perplexity of that text is told for the base with its adapter, for the merged
-/// weights rounded to nearest, and for what is written. `--scheme bf16 --method rtn` writes a model that is not quantized.
+/// weights rounded to nearest, and for what is written. What rounding left of each layer's update is measured, and a warning names the
+/// layers that lost more than half of it. `--scheme bf16 --method rtn` writes a model that is not quantized.
 #[derive(clap::Args)]
 pub struct Merge {
     #[command(flatten)]
@@ -35,19 +38,18 @@ pub struct Merge {
     scheme: Option<String>,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Text whose perplexity tells what merging costs
+    /// Text, or rows as finetune takes them, whose perplexity tells what merging costs
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Tokens of that text that are read, from its beginning [default: all]
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<usize>,
-    /// Tokens of a window [default: 1024, or the model's positions where they are fewer]
-    #[arg(long, value_name = "N")]
-    max_seq_length: Option<usize>,
+    #[command(flatten)]
+    measure: MeasureArgs,
     /// Folder to write, or a file whose name ends in .gguf
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
 }
+
+/// Layers that a warning names.
+const NAMED: usize = 4;
 
 /// What all models that are measured are made of.
 struct Job<'a> {
@@ -69,9 +71,10 @@ impl Merge {
         let LoadOptions { quantization } = self.base.options(&source)?;
         let recipe = self.recipe(held(&source, quantization)?)?;
         recipe.options.check_taken(&[recipe])?;
+        self.check_calibrated(&recipe)?;
         let export = Export::open(&base.path, &recipe, &self.output)?;
-        let window = max_seq_length(self.max_seq_length, &source)?;
-        let ids = self.data.as_ref().map(|text| text_ids(&base.path, text, self.max_tokens)).transpose()?;
+        let read = |data: &PathBuf| self.measure.read(&base.path, &source, data, Convention::Windows);
+        let measured = self.data.as_ref().map(read).transpose()?;
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;
         if let Some(text) = &self.data {
             self.calibration.note_same(&[recipe], text);
@@ -80,24 +83,71 @@ impl Merge {
 
         let mut told = serde_json::Map::new();
         let mut tell = |what: &str, name: String, model: &Model| -> Result<()> {
-            let Some(ids) = &ids else { return Ok(()) };
-            let measured = evaluate::perplexity(model, ids, window, |_| {})?;
+            let Some(measured) = &measured else { return Ok(()) };
+            let measured = evaluate::loss(model, &measured.sequences, |_| {})?;
             out.line(format_args!("{name:44} loss {:.4}  perplexity {:.3}", measured.loss, measured.perplexity));
             told.insert(what.to_owned(), json!({ "loss": measured.loss, "perplexity": measured.perplexity }));
             go_on()
         };
-        if ids.is_some() {
+        if let Some(measured) = &measured {
+            out.line(format_args!("measured: {}", measured.what));
             tell("before", "before: base and adapter".to_owned(), &job.unmerged()?)?;
             let nearest = Recipe { activations: recipe.activations, ..Recipe::new(Method::Rtn, recipe.scheme) };
             if nearest.build().is_err() {
                 out.line(format_args!("naive merge: none, since rounding to nearest cannot make {}", recipe.scheme));
             } else if nearest != recipe {
-                tell("naive", format!("naive merge: {nearest}"), &job.merged(&nearest)?)?;
+                tell("naive", format!("naive merge: {nearest}"), &job.merged(&nearest)?.0)?;
             }
         }
-        let model = job.merged(&recipe)?;
+        let (model, kept) = job.merged(&recipe)?;
         tell("merged", format!("this merge: {recipe}"), &model)?;
+        self.tell_kept(out, &recipe, kept, &mut told);
         export.write_model(out, &model, told)
+    }
+
+    /// Errors: Config where the method needs a text and has none, naming what needs none.
+    fn check_calibrated(&self, recipe: &Recipe) -> Result<()> {
+        if self.calibration.is_given() || !recipe.build()?.needs().any() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} needs a text to look at, best one like what the adapter was trained on (--data FILE tells what the merge costs); \
+             without one, --method rtn --scheme bf16, or --scheme q8_0 in a .gguf file, rounds finely enough to keep an adapter",
+            recipe.method.name()
+        );
+        Err(Error::config("--calibration", message))
+    }
+
+    /// Tells what rounding left of the adapter's updates, and warns where that is less than half.
+    fn tell_kept(&self, out: Output, recipe: &Recipe, kept: Vec<Kept>, told: &mut serde_json::Map<String, Value>) {
+        let Some(worst) = kept.iter().min_by(|a, b| a.share.total_cmp(&b.share)) else { return };
+        let mean = kept.iter().map(|kept| kept.share).sum::<f64>() / kept.len() as f64;
+        let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+        let (mean_text, worst_text) = (percent(mean), percent(worst.share));
+        out.line(format_args!("kept of the update: {mean_text} on average, least {worst_text} ({})", worst.layer));
+        let lost: Vec<&Kept> = kept.iter().filter(|kept| kept.share < 0.5).collect();
+        if !lost.is_empty() {
+            let name = |kept: &&Kept| format!("{} {}", kept.layer, percent(kept.share));
+            let more = lost.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let names = lost.iter().take(NAMED).map(name).collect::<Vec<_>>().join(", ");
+            let finer = if is_gguf(&self.output) { "--scheme q8_0" } else { "--scheme bf16" };
+            let remedy = match recipe.build().is_ok_and(|method| method.needs().any()) {
+                true => format!("take {finer}"),
+                false => format!("take --method gptq with --calibration, or {finer}"),
+            };
+            note(format_args!(
+                "warning: {recipe} rounds away more than half of the update in {} of {} layers ({names}{more}), so that they answer \
+                 much as the base does; {remedy}",
+                lost.len(),
+                kept.len()
+            ));
+        }
+        let lost: Vec<&str> = lost.iter().map(|kept| kept.layer.as_str()).collect();
+        told.insert(
+            "update_kept".to_owned(),
+            json!({ "mean": mean, "least": worst.share, "below_half": lost, "layers": kept }),
+        );
     }
 
     /// Errors: Config, Unsupported.
@@ -132,9 +182,9 @@ impl Job<'_> {
         Ok(model)
     }
 
-    fn merged(&self, recipe: &Recipe) -> Result<Model> {
+    fn merged(&self, recipe: &Recipe) -> Result<(Model, Vec<Kept>)> {
         let adapter = load_adapter(&self.gpu, &self.source.config, self.adapter, false)?;
-        let method = Merged { method: recipe.build()?, adapter };
+        let method = Merged::new(recipe.build()?, adapter);
         let options = PipelineOptions { base: self.base, ..recipe.pipeline() };
         let mut progress = Progress::new(7 * self.source.config.layers as u64, "layers");
         let model = quantize_model(&self.gpu, self.source, &method, &options, &self.samples, |_| {
@@ -142,7 +192,7 @@ impl Job<'_> {
             go_on()
         })?;
         progress.finish();
-        Ok(model)
+        Ok((model, method.kept()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `fourbit plan`
 
-use crate::args::{DataArgs, Global, LoraArgs, ModelArgs, QuantArgs, TrainArgs, max_seq_length};
+use crate::args::{DataArgs, Global, LoraArgs, MAX_SEQ_LENGTH, ModelArgs, QuantArgs, TrainArgs, max_seq_length};
 use crate::output::bytes;
 use crate::qat::QatArgs;
 use fourbit::{
@@ -39,7 +39,7 @@ impl Plan {
         let showcase = self.data.is_showcase(&base);
         let length = match self.data.path(&base) {
             Some(data) => self.data.loader(&data, &base, &source, &self.train)?.longest().max(2),
-            None => max_seq_length(self.train.max_seq_length, &source)?,
+            None => max_seq_length(self.train.max_seq_length, MAX_SEQ_LENGTH, &source)?,
         };
         let config = self.train.config(showcase, length, 1, self.qat.full)?;
         let options = self.qat.load_options(&self.quant, &source)?;

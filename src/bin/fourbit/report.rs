@@ -54,8 +54,8 @@ fn trial(adapter: &Value, environment: &[(String, String)]) -> Result<String> {
         End::Success => {
             let result: Value = serde_json::from_str(&last(&stdout)).unwrap_or_default();
             format!(
-                "{STEPS} steps of `fourbit finetune`: first loss {}, {} tokens/s",
-                result["first_loss"], result["tokens_per_second"]
+                "{STEPS} steps of `fourbit finetune`: loss {}, {} tokens/s",
+                result["loss"], result["tokens_per_second"]
             )
         }
         End::Failure(how) => format!("**{STEPS} steps of `fourbit finetune` failed** ({how}): {}", last(&stderr)),
