@@ -1,11 +1,11 @@
-"""Writes tests/fixtures/chats.parquet: two rows of `messages`, as `datasets` stores them (pip install pyarrow)."""
+"""Writes tests/fixtures/chats*.parquet: two rows of `messages`, as `datasets` stores them, in three codecs (pip install pyarrow)."""
 
 import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "fixtures", "chats.parquet")
+OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "fixtures")
 
 
 def turns(question, answer):
@@ -13,5 +13,7 @@ def turns(question, answer):
 
 
 table = pa.table({"messages": [turns("Hello 🙂", "Hi there"), turns("cats?", "3 cats")], "source": ["made", None]})
-pq.write_table(table, OUT, compression="snappy", store_schema=False)
-print(os.path.getsize(OUT), "bytes")
+for codec, name in [("snappy", "chats"), ("zstd", "chats.zstd"), ("brotli", "chats.brotli")]:
+    path = os.path.join(OUT, f"{name}.parquet")
+    pq.write_table(table, path, compression=codec, store_schema=False)
+    print(os.path.getsize(path), "bytes")

@@ -3,7 +3,7 @@
 #
 # Without: the whole suite, then the kernels again without subgroups, then on SwiftShader, a second software driver.
 # REQUIRE_GPU=1 makes a missing adapter a failure. FOURBIT_SMOLLM2 names the real model's GGUF file for the tests that
-# take one; it is fetched where it is not set.
+# take one, FOURBIT_TEMPLATES the folder of trl's chat templates; they are fetched where these are not set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=$(scripts/setup.sh)
@@ -12,6 +12,11 @@ eval "$environment"
 if [[ -z ${FOURBIT_SMOLLM2:-} ]]; then
   if model=$(scripts/models.sh); then export FOURBIT_SMOLLM2=$model; else
     echo "test: SmolLM2 could not be fetched: its tests are skipped" >&2
+  fi
+fi
+if [[ -z ${FOURBIT_TEMPLATES:-} ]]; then
+  if templates=$(scripts/templates.sh); then export FOURBIT_TEMPLATES=$templates; else
+    echo "test: trl's chat templates could not be fetched: their tests are skipped" >&2
   fi
 fi
 if (($#)); then exec cargo test --release "$@"; fi

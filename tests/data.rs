@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use fourbit::data::{Batch, DataLoader, DataOptions, Dataset, Example, IGNORE, LoaderOptions, Row};
-use fourbit::tokenizer::{Message, Tokenizer};
+use fourbit::tokenizer::{ChatContext, Message, Tokenizer};
 use fourbit::{Error, Result};
 use serde_json::json;
 use text::{chat_tokenizer, chatml, file, folder, golden, numbers, vocab};
@@ -26,7 +26,7 @@ fn chats_and_answer_masks_are_those_of_transformers() {
         assert_eq!(t.apply_chat_template(&messages, false).unwrap(), case["text"].as_str().unwrap(), "{name}");
         let prompt = t.apply_chat_template(&messages[..messages.len() - 1], true).unwrap();
         assert_eq!(prompt, case["prompt"].as_str().unwrap(), "{name}");
-        let set = Dataset::from_rows(&[Row::Chat(messages.clone())], Some(&t), &options()).unwrap();
+        let set = Dataset::from_rows(&[Row::Chat(messages.clone().into())], Some(&t), &options()).unwrap();
         let example = &set.examples()[0];
         assert_eq!(example.input_ids, numbers(&case["ids"]), "{name}");
         let learned: Vec<u32> = example.labels.iter().map(|&l| (l != IGNORE) as u32).collect();
@@ -36,7 +36,11 @@ fn chats_and_answer_masks_are_those_of_transformers() {
 
         // The completion of a prompt is the same conversation with its last answer learned.
         let (prompt, completion) = messages.split_at(messages.len() - 1);
-        let row = Row::ChatCompletion { prompt: prompt.to_vec(), completion: completion.to_vec() };
+        let row = Row::ChatCompletion {
+            prompt: prompt.to_vec(),
+            completion: completion.to_vec(),
+            context: ChatContext::default(),
+        };
         let last = Dataset::from_rows(&[row], Some(&t), &options()).unwrap();
         let last = &last.examples()[0];
         assert_eq!(last.input_ids, example.input_ids);
@@ -190,13 +194,16 @@ fn packed_rows_keep_their_examples_apart() {
 
 #[test]
 fn parquet_rows_are_read() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chats.parquet");
-    let set = Dataset::load(&path, Some(&chatml()), &options()).unwrap();
     let same = [
-        Row::Chat(vec![Message::new("user", "Hello 🙂"), Message::new("assistant", "Hi there")]),
-        Row::Chat(vec![Message::new("user", "cats?"), Message::new("assistant", "3 cats")]),
+        Row::Chat(vec![Message::new("user", "Hello 🙂"), Message::new("assistant", "Hi there")].into()),
+        Row::Chat(vec![Message::new("user", "cats?"), Message::new("assistant", "3 cats")].into()),
     ];
-    assert_eq!(set, Dataset::from_rows(&same, Some(&chatml()), &options()).unwrap());
+    let same = Dataset::from_rows(&same, Some(&chatml()), &options()).unwrap();
+    // snappy, zstd (polars' default) and brotli
+    for name in ["chats", "chats.zstd", "chats.brotli"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.parquet"));
+        assert_eq!(Dataset::load(&path, Some(&chatml()), &options()).unwrap(), same, "{name}");
+    }
 }
 
 #[test]
@@ -264,10 +271,190 @@ fn a_templates_refusal_names_the_row() {
     let golden = golden();
     let case = golden["chats"].as_array().unwrap().iter().find(|c| c["name"] == "llama2").unwrap();
     let t = chat_tokenizer(&golden, case);
-    let twice = Row::Chat(vec![Message::new("user", "a"), Message::new("user", "b"), Message::new("assistant", "c")]);
+    let twice = vec![Message::new("user", "a"), Message::new("user", "b"), Message::new("assistant", "c")];
+    let twice = Row::Chat(twice.into());
     let (row, message) = data_error(Dataset::from_rows(&[Row::Text("a".into()), twice], Some(&t), &options()));
     assert_eq!(row, 2);
     assert!(message.contains("take turns"), "{message}");
+}
+
+/// The byte-level vocabulary with a template that ends turns with `<|im_end|>`.
+fn tokenizer(template: &str) -> Tokenizer {
+    let mut v = vocab(&golden(), "byte_level");
+    (v.bos, v.eos, v.chat_template) = (Some(0), Some(2), Some(template.into()));
+    Tokenizer::from_gguf(&v, "golden").unwrap()
+}
+
+/// What is learned of one row, a text for each part.
+fn learned_of(t: &Tokenizer, row: &serde_json::Value) -> Result<Vec<String>> {
+    let dir = folder();
+    let set = Dataset::load(file(dir.path(), "r.jsonl", &row.to_string()), Some(t), &options())?;
+    let parts = set.examples()[0].labels.split(|&l| l == IGNORE).filter(|part| !part.is_empty());
+    parts.map(|part| t.decode(&part.iter().map(|&l| l as u32).collect::<Vec<_>>(), false)).collect()
+}
+
+const CHATML: &str = "{% if tools %}{{ 'TOOLS ' + (tools | tojson) + '\n' }}{% endif %}{% for d in documents or [] %}{{ d.title }}{% endfor %}\
+    {{ mood if mood is defined }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+#[test]
+fn tools_documents_and_variables_of_a_row_reach_the_template() {
+    let t = tokenizer(CHATML);
+    let dir = folder();
+    let text = |row: serde_json::Value| {
+        let set = Dataset::load(file(dir.path(), "r.jsonl", &row.to_string()), Some(&t), &options())?;
+        t.decode(&set.examples()[0].input_ids, false)
+    };
+    let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
+    let tools = json!([{"type": "function", "function": {"name": "w", "parameters": {}}}]);
+    let chat = "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n";
+    let listed = format!("TOOLS {}\n{chat}", r#"[{"type": "function", "function": {"name": "w", "parameters": {}}}]"#);
+    for value in [tools.clone(), json!(tools.to_string())] {
+        assert_eq!(text(json!({"messages": turns, "tools": value})).unwrap(), listed);
+        let (prompt, completion) = (json!([turns[0]]), json!([turns[1]]));
+        assert_eq!(text(json!({"prompt": prompt, "completion": completion, "tools": value})).unwrap(), listed);
+    }
+    let row = json!({"messages": turns, "tools": null, "documents": [{"title": "T", "text": "x"}], "chat_template_kwargs": {"mood": "M"}});
+    assert_eq!(text(row).unwrap(), format!("TM{chat}"));
+    let cases = [
+        (json!({"messages": turns, "tools": "w"}), "tools: expected JSON"),
+        (json!({"messages": turns, "tools": ["w"]}), "tools: expected a list of objects"),
+        (json!({"messages": turns, "documents": {"title": "T"}}), "documents: expected a list of objects"),
+        (json!({"messages": turns, "chat_template_kwargs": [1]}), "chat_template_kwargs: expected an object"),
+        (json!({"messages": turns, "chat_template_kwargs": {"messages": []}}), "messages cannot be set here"),
+    ];
+    for (row, words) in cases {
+        let (_, message) =
+            data_error(Dataset::load(file(dir.path(), "r.jsonl", &row.to_string()), Some(&t), &options()));
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn weight_and_train_switch_turns_off() {
+    let marked = CHATML.replace(
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}",
+        "{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}\
+         {% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}",
+    );
+    let row = |first: serde_json::Value, user: serde_json::Value| {
+        let mut turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"},
+                               {"role": "user", "content": "R"}, {"role": "assistant", "content": "B", "weight": 1, "train": true}]);
+        turns[1].as_object_mut().unwrap().extend(first.as_object().unwrap().clone());
+        turns[0].as_object_mut().unwrap().extend(user.as_object().unwrap().clone());
+        json!({"messages": turns})
+    };
+    for template in [CHATML, &marked] {
+        let t = tokenizer(template);
+        let parts = |first, user| learned_of(&t, &row(first, user));
+        assert_eq!(parts(json!({}), json!({})).unwrap(), ["A<|im_end|>", "B<|im_end|>"]);
+        for off in [json!({"weight": 0}), json!({"train": false}), json!({"weight": 0.0, "train": true})] {
+            assert_eq!(parts(off, json!({"weight": 0})).unwrap(), ["B<|im_end|>"]);
+        }
+        for (first, user, words) in [
+            (json!({"weight": 0.5}), json!({}), "messages[1]: weight: expected 0 or 1"),
+            (json!({"train": "no"}), json!({}), "messages[1]: train: expected"),
+            (json!({}), json!({"train": true}), "messages[0]: weight and train: a turn of user"),
+        ] {
+            let message = parts(first, user).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_other_programs_are_read_or_named() {
+    let t = tokenizer(CHATML);
+    let expected = ["Yes.<|im_end|>"];
+    let roles = [("human", "gpt"), ("user", "model"), ("user", "bot"), ("human", "assistant")];
+    for (asks, answers) in roles {
+        let row = json!({"messages": [{"role": asks, "content": "Q"}, {"role": answers, "content": "Yes."}]});
+        assert_eq!(learned_of(&t, &row).unwrap(), expected, "{asks}, {answers}");
+        let row =
+            json!({"system": "S", "conversations": [{"from": asks, "value": "Q"}, {"from": answers, "value": "Yes."}]});
+        assert_eq!(learned_of(&t, &row).unwrap(), expected, "{asks}, {answers}");
+    }
+    let dir = folder();
+    let load = |text: &str| Dataset::load(file(dir.path(), "r.json", text), Some(&t), &options());
+    let text = |row: serde_json::Value| {
+        let set = load(&row.to_string()).unwrap();
+        t.decode(&set.examples()[0].input_ids, false).unwrap()
+    };
+    let alpaca =
+        json!({"instruction": "Add.", "input": "1, 2", "output": "3", "history": [["Hi", "Hello"]], "system": "S"});
+    assert_eq!(
+        text(alpaca),
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n\
+         <|im_start|>user\nAdd.\n\n1, 2<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n"
+    );
+    assert!(text(json!({"instruction": "Add.", "input": "", "output": "3"})).contains("user\nAdd.<|im_end|>"));
+    // An array behind a byte order mark, with blanks before it.
+    let rows = json!([{"text": "cat"}, {"text": "dog"}]);
+    assert_eq!(load(&format!("\u{feff} \n{rows}")).unwrap().len(), 2);
+    let refused = [
+        (json!({"prompt": "a", "chosen": "b", "rejected": "c"}), "preference row (chosen, rejected)"),
+        (json!({"prompt": "a", "completion": "b", "label": true}), "preference row (prompt, completion, label)"),
+        (json!({"prompt": "a", "completions": ["b"], "labels": [true]}), "stepwise supervision"),
+        (
+            json!({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "{}"}]}),
+            "from function_call",
+        ),
+        (json!({"messages": [{"role": "user", "content": "a"}]}), "no turn of the role assistant"),
+    ];
+    for (row, words) in refused {
+        let (_, message) = data_error(load(&row.to_string()));
+        assert!(message.contains(words) && !message.contains("max_seq_length"), "{message}");
+    }
+}
+
+/// Layouts like those of published models, each with what makes it hard to tell an answer from what stands around it.
+#[test]
+fn answers_are_found_in_layouts_that_hide_them() {
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let said = |text: &str| json!({"role": "assistant", "content": text});
+    let called = |text: &str| {
+        json!({"role": "assistant", "content": text, "tool_calls": [{"id": "c1", "type": "function",
+               "function": {"name": "look", "arguments": {"at": "sea"}}}]})
+    };
+    let tool = json!({"role": "tool", "content": "wet"});
+    // The header of the next answer is always there.
+    let headed = "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}\
+                  {% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}";
+    let t = tokenizer(headed);
+    let row = json!({"messages": [user("a"), said(" b "), user("c"), said("d")]});
+    assert_eq!(learned_of(&t, &row).unwrap(), ["b<|eot_id|>", "d<|eot_id|>"]);
+    // Its template knows no calls: a turn that is nothing else is not passed over.
+    let message = learned_of(&t, &json!({"messages": [user("a"), called(""), said("d")]})).unwrap_err().to_string();
+    assert!(message.contains("messages[1]: its text is not in the conversation"), "{message}");
+    // The last answer is written with an empty thought, and the calls of others without.
+    let thinking = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.last %}\
+                    {{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content }}{% for c in m.tool_calls %}{{ '<tool_call>\n{\"name\": \"' + \
+                    c.function.name + '\", \"arguments\": ' + c.function.arguments | tojson + '}\n</tool_call>' }}{% endfor %}\
+                    {{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let t = tokenizer(thinking);
+    let call = "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"sea\"}}\n</tool_call><|im_end|>";
+    let last = "<think>\n\n</think>\n\nb<|im_end|>";
+    let row = json!({"messages": [user("a"), called(""), tool, said("b")]});
+    assert_eq!(learned_of(&t, &row).unwrap(), [call, last]);
+    let row = json!({"messages": [user("a"), called("Well. "), tool, said("b")]});
+    assert_eq!(learned_of(&t, &row).unwrap(), [&format!("Well. {call}"), last]);
+    let row = json!({"messages": [user("a"), {"role": "assistant", "tool_calls": called("")["tool_calls"]}]});
+    assert_eq!(learned_of(&t, &row).unwrap(), [format!("<think>\n\n</think>\n\n{call}")]);
+    // An answer without text still ends.
+    assert_eq!(learned_of(&t, &json!({"messages": [user("a"), said(""), user("b")]})).unwrap(), ["<|im_end|>"]);
+    // Every answer ends with one token, the last with another.
+    let returned = "{% for m in messages %}{{ '<|im_start|>' + m.content + ('<|end_header_id|>' if loop.last else '<|eot_id|>') }}{% endfor %}";
+    let row = json!({"messages": [user("a"), said("b"), user("c"), said("d")]});
+    assert_eq!(learned_of(&tokenizer(returned), &row).unwrap(), ["b<|eot_id|>", "d<|end_header_id|>"]);
+    // The header of the next turn ends no answer.
+    let bare = "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + m.content + '\n' }}{% endfor %}\
+                {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}";
+    assert_eq!(learned_of(&tokenizer(bare), &row).unwrap(), ["b\n", "d\n"]);
+    // The next turn's own end is not taken for that of an answer that has none.
+    let open = "{{ messages | length }}{% for m in messages %}{{ m.content + ('<|im_end|>\n' if m.role == 'user' else ' ') }}{% endfor %}";
+    let message =
+        learned_of(&tokenizer(open), &json!({"messages": [user("a"), said("b"), user("c"), said("d")]})).unwrap_err();
+    assert!(message.to_string().contains("its end is unknown"), "{message}");
 }
 
 /// The answers' tokens by a template over the byte-level vocabulary, each turn as text.
@@ -275,7 +462,7 @@ fn learned(template: &str, messages: &[Message]) -> Result<Vec<String>> {
     let mut v = vocab(&golden(), "byte_level");
     (v.bos, v.eos, v.chat_template) = (Some(0), Some(2), Some(template.into()));
     let t = Tokenizer::from_gguf(&v, "golden")?;
-    let set = Dataset::from_rows(&[Row::Chat(messages.to_vec())], Some(&t), &options())?;
+    let set = Dataset::from_rows(&[Row::Chat(messages.to_vec().into())], Some(&t), &options())?;
     let example = &set.examples()[0];
     let runs = example.labels.split(|&l| l == IGNORE).filter(|run| !run.is_empty());
     runs.map(|run| t.decode(&run.iter().map(|&l| l as u32).collect::<Vec<_>>(), false)).collect()
@@ -300,7 +487,11 @@ fn a_turn_is_learned_with_one_end_token() {
     let counted =
         "{{ messages | length }}{% for m in messages %}{{ '<|im_start|>' + m.content + '<|im_end|>\n' }}{% endfor %}";
     assert_eq!(learned(counted, &turns(2)).unwrap(), ["a0<|im_end|>", "a1<|im_end|>"]);
+    // What the template makes of a text is learned, not the text.
     let rewritten = counted.replace("m.content", "m.content | upper");
-    let (row, message) = data_error(learned(&rewritten, &turns(2)).map(|_| unreachable!("upper case was found")));
+    assert_eq!(learned(&rewritten, &turns(2)).unwrap(), ["A0<|im_end|>", "A1<|im_end|>"]);
+    let dropped =
+        counted.replace("'<|im_start|>' + m.content", "'<|im_start|>' + (m.content if m.role == 'user' else '')");
+    let (row, message) = data_error(learned(&dropped, &turns(2)).map(|_| unreachable!("what was dropped was found")));
     assert!(row == 1 && message.contains("messages[1]"), "{message}");
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::kind::Row;
+use super::kind::{Chat, Row};
 use super::{DataOptions, mask};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -94,13 +94,13 @@ pub(super) fn encode(
 
 fn text_row(row: &Row, tokenizer: &Tokenizer, whole: bool) -> Result<Result<Example, String>> {
     let (ids, learned) = match row {
-        Row::Chat(messages) => match mask::render(tokenizer, messages, 0)? {
+        Row::Chat(Chat { messages, context }) => match mask::render(tokenizer, messages, context, 0)? {
             Ok(rendered) => (rendered.ids, rendered.learned),
             Err(message) => return Ok(Err(message)),
         },
-        Row::ChatCompletion { prompt, completion } => {
+        Row::ChatCompletion { prompt, completion, context } => {
             let messages = [prompt.as_slice(), completion].concat();
-            match mask::render(tokenizer, &messages, prompt.len())? {
+            match mask::render(tokenizer, &messages, context, prompt.len())? {
                 Ok(rendered) => (rendered.ids, rendered.learned),
                 Err(message) => return Ok(Err(message)),
             }

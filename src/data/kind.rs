@@ -2,22 +2,40 @@
 
 use serde_json::{Map, Value};
 
-use crate::tokenizer::Message;
+use crate::tokenizer::{ChatContext, Message};
 
 /// The kinds of rows, in words for errors.
-pub(super) const SUPPORTED: &str = "{messages: [{role, content}]}, {prompt, completion}, {text}, {input_ids, labels}";
+pub(super) const SUPPORTED: &str = "{messages: [{role, content}]}, {conversations: [{from, value}]}, {prompt, completion}, {text}, {instruction, output}, {input_ids, labels}";
+
+/// A conversation and what its template sees beside it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Chat {
+    /// The turns.
+    pub messages: Vec<Message>,
+    /// `tools`, `documents` and `chat_template_kwargs` of the row.
+    pub context: ChatContext,
+}
+
+impl From<Vec<Message>> for Chat {
+    fn from(messages: Vec<Message>) -> Chat {
+        Chat { messages, context: ChatContext::default() }
+    }
+}
 
 /// A row in one of the forms that can be encoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
-    /// A conversation: `messages`, or a `text` in the OpenAssistant-Guanaco or Llama-2 layout.
-    Chat(Vec<Message>),
+    /// A conversation: `messages`, `conversations` (ShareGPT), `instruction` and `output` (Alpaca), or a `text` in the
+    /// OpenAssistant-Guanaco or Llama-2 layout.
+    Chat(Chat),
     /// `prompt` and `completion` as conversations: turns of the second are learned.
     ChatCompletion {
         /// The turns before.
         prompt: Vec<Message>,
         /// The turns to learn.
         completion: Vec<Message>,
+        /// What the template sees beside them.
+        context: ChatContext,
     },
     /// `prompt` and `completion` as texts, joined as they are.
     Completion {
@@ -39,65 +57,239 @@ pub enum Row {
     },
 }
 
+/// What was done with a row that whoever wrote it may not expect: told once a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Note {
+    /// A key that nothing reads.
+    Unread(String),
+    /// A role that is read as another.
+    Role(String, &'static str),
+    /// An Alpaca row, which is read as a question and its answer.
+    Alpaca,
+}
+
+/// A row and what is to be told about it.
+pub(super) struct Read {
+    pub(super) row: Row,
+    pub(super) notes: Vec<Note>,
+}
+
+/// Keys of a conversation beside its turns.
+const CONTEXT: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
+
 impl Row {
     /// Tells the row's kind. Errors: a sentence about the fields that cannot be used.
     pub fn from_fields(fields: &Map<String, Value>) -> Result<Row, String> {
-        let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
-        if has("input_ids") && has("labels") {
-            return tokens(fields);
-        }
-        if has("messages") {
-            return conversation("messages", &fields["messages"]).map(Row::Chat);
-        }
-        if has("prompt") && has("completion") {
-            return completion(&fields["prompt"], &fields["completion"]);
-        }
-        if has("text") {
-            let text = fields["text"].as_str().ok_or("text: expected a string")?;
-            return Ok(from_text(text));
-        }
-        let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
-        Err(format!("expected a row of one of the kinds {SUPPORTED}; got the keys [{}]", keys.join(", ")))
+        read(fields).map(|read| read.row)
     }
 }
 
-fn completion(prompt: &Value, completion: &Value) -> Result<Row, String> {
-    match (prompt, completion) {
+/// Tells the row's kind, and what of it is read in a way that must be told. Errors: a sentence.
+pub(super) fn read(fields: &Map<String, Value>) -> Result<Read, String> {
+    let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
+    let all = |names: &[&str]| names.iter().all(|name| has(name));
+    if let Some(what) = other_task(fields) {
+        return Err(what);
+    }
+    let mut notes = Vec::new();
+    let (row, known): (Row, &[&str]) = if all(&["input_ids", "labels"]) {
+        (tokens(fields)?, &["input_ids", "labels", "attention_mask"])
+    } else if has("messages") {
+        let messages = conversation("messages", &fields["messages"], &mut notes)?;
+        (Row::Chat(Chat { messages, context: context(fields)? }), &["messages"])
+    } else if has("conversations") {
+        let messages = with_system(fields, conversation("conversations", &fields["conversations"], &mut notes)?)?;
+        (Row::Chat(Chat { messages, context: context(fields)? }), &["conversations", "system"])
+    } else if all(&["prompt", "completion"]) {
+        (completion(fields, &mut notes)?, &["prompt", "completion"])
+    } else if has("text") {
+        let text = fields["text"].as_str().ok_or("text: expected a string")?;
+        (from_text(text), &["text"])
+    } else if all(&["instruction", "output"]) {
+        notes.push(Note::Alpaca);
+        (alpaca(fields)?, &["instruction", "input", "output", "system", "history"])
+    } else {
+        let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
+        return Err(format!("expected a row of one of the kinds {SUPPORTED}; got the keys [{}]", keys.join(", ")));
+    };
+    let is_chat = matches!(row, Row::Chat(_) | Row::ChatCompletion { .. }) && !known.contains(&"text");
+    let read = |key: &str| known.contains(&key) || (is_chat && CONTEXT.contains(&key));
+    notes.extend(fields.keys().filter(|key| has(key) && !read(key)).map(|key| Note::Unread(key.clone())));
+    notes.sort();
+    Ok(Read { row, notes })
+}
+
+/// What a row is that other ways of training learn from: a sentence with the remedy.
+fn other_task(fields: &Map<String, Value>) -> Option<String> {
+    let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
+    let remedy = "finetune learns from answers alone: write the better one as {prompt, completion} or {messages}";
+    if has("chosen") && has("rejected") {
+        return Some(format!(
+            "this is a preference row (chosen, rejected), as DPO and reward models learn from; {remedy}"
+        ));
+    }
+    if has("prompt") && has("completion") && fields.get("label").is_some_and(Value::is_boolean) {
+        return Some(format!(
+            "this is a preference row (prompt, completion, label), as KTO learns from; {remedy}, without the label"
+        ));
+    }
+    if has("prompt") && has("completions") {
+        return Some("this is a row of stepwise supervision (completions, labels), as process reward models learn from; write {prompt, completion}".into());
+    }
+    None
+}
+
+/// `tools`, `documents` and `chat_template_kwargs`, each as JSON or as its text.
+fn context(fields: &Map<String, Value>) -> Result<ChatContext, String> {
+    let parsed = |name: &str| match fields.get(name).filter(|v| !v.is_null()) {
+        Some(Value::String(text)) => serde_json::from_str(text)
+            .map(Some)
+            .map_err(|e| format!("{name}: expected JSON, got a text that is none: {e}")),
+        other => Ok(other.cloned()),
+    };
+    let objects = |name: &str| match parsed(name)? {
+        Some(Value::Array(list)) if list.iter().all(Value::is_object) => Ok(Some(Value::Array(list))),
+        None | Some(Value::Null) => Ok(None),
+        Some(other) => Err(format!("{name}: expected a list of objects, or its JSON text, got {}", brief(&other))),
+    };
+    let variables = match parsed("chat_template_kwargs")? {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(variables)) => variables,
+        Some(other) => return Err(format!("chat_template_kwargs: expected an object, got {}", brief(&other))),
+    };
+    let taken = [
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template",
+        "tokenize",
+    ];
+    if let Some(name) = variables.keys().find(|name| taken.contains(&name.as_str())) {
+        return Err(format!(
+            "chat_template_kwargs: {name} cannot be set here; give variables of the template, such as enable_thinking"
+        ));
+    }
+    Ok(ChatContext { tools: objects("tools")?, documents: objects("documents")?, variables })
+}
+
+/// A value for a message.
+fn brief(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+fn completion(fields: &Map<String, Value>, notes: &mut Vec<Note>) -> Result<Row, String> {
+    match (&fields["prompt"], &fields["completion"]) {
         (Value::String(prompt), Value::String(completion)) => {
             Ok(Row::Completion { prompt: prompt.clone(), completion: completion.clone() })
         }
-        (Value::Array(_), Value::Array(_)) => Ok(Row::ChatCompletion {
-            prompt: conversation("prompt", prompt)?,
-            completion: conversation("completion", completion)?,
+        (prompt @ Value::Array(_), completion @ Value::Array(_)) => Ok(Row::ChatCompletion {
+            prompt: conversation("prompt", prompt, notes)?,
+            completion: conversation("completion", completion, notes)?,
+            context: context(fields)?,
         }),
         _ => Err("prompt and completion: expected two strings or two lists of messages".into()),
     }
 }
 
-fn conversation(name: &str, value: &Value) -> Result<Vec<Message>, String> {
+/// An Alpaca row: the instruction, a blank line and the input are asked, the output is answered.
+fn alpaca(fields: &Map<String, Value>) -> Result<Row, String> {
+    let text = |name: &str| match fields.get(name) {
+        None | Some(Value::Null) => Ok(""),
+        Some(value) => value.as_str().ok_or_else(|| format!("{name}: expected a string, got {}", brief(value))),
+    };
+    let mut messages = Vec::new();
+    for (n, pair) in fields.get("history").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let said = |n: usize| pair.get(n).and_then(Value::as_str);
+        let (Some(question), Some(answer)) = (said(0), said(1)) else {
+            return Err(format!("history[{n}]: expected a question and its answer, got {}", brief(pair)));
+        };
+        messages.extend([Message::new("user", question), Message::new("assistant", answer)]);
+    }
+    let question = match text("input")? {
+        "" => text("instruction")?.to_owned(),
+        input => format!("{}\n\n{input}", text("instruction")?),
+    };
+    messages.extend([Message::new("user", question), Message::new("assistant", text("output")?)]);
+    Ok(Row::Chat(Chat::from(with_system(fields, messages)?)))
+}
+
+/// The turns behind the row's `system`, where it has one.
+fn with_system(fields: &Map<String, Value>, messages: Vec<Message>) -> Result<Vec<Message>, String> {
+    let system = match fields.get("system") {
+        None | Some(Value::Null) => "",
+        Some(value) => value.as_str().ok_or_else(|| format!("system: expected a string, got {}", brief(value)))?,
+    };
+    if system.is_empty() {
+        return Ok(messages);
+    }
+    if messages.first().is_some_and(|m| m.role() == "system") {
+        return Err("system: the first turn is a system turn already; keep one of them".into());
+    }
+    Ok([vec![Message::new("system", system)], messages].concat())
+}
+
+/// Roles of other programs, and what they are called here.
+const ROLES: [(&str, &str); 8] = [
+    ("human", "user"),
+    ("gpt", "assistant"),
+    ("chatgpt", "assistant"),
+    ("bing", "assistant"),
+    ("bard", "assistant"),
+    ("model", "assistant"),
+    ("bot", "assistant"),
+    ("ai", "assistant"),
+];
+
+fn conversation(name: &str, value: &Value, notes: &mut Vec<Note>) -> Result<Vec<Message>, String> {
     let list = value.as_array().ok_or_else(|| format!("{name}: expected a list of messages"))?;
     if list.is_empty() {
         return Err(format!("{name}: expected at least one message, got none"));
     }
-    list.iter().enumerate().map(|(n, v)| message(v).map_err(|e| format!("{name}[{n}]: {e}"))).collect()
+    let mut messages = Vec::with_capacity(list.len());
+    for (n, value) in list.iter().enumerate() {
+        messages.push(message(value, notes).map_err(|e| format!("{name}[{n}]: {e}"))?);
+    }
+    Ok(messages)
 }
 
-fn message(value: &Value) -> Result<Message, String> {
-    let fields = value.as_object().ok_or("expected an object with role and content")?;
-    let role = fields.get("role").and_then(Value::as_str).ok_or("expected a role (a string)")?;
-    let content = match fields.get("content") {
-        Some(Value::String(text)) => text.clone(),
-        // Parts, as vision and tool formats have them: the texts joined.
-        Some(Value::Array(parts)) => {
-            let part = |p: &Value| p.get("text").and_then(Value::as_str).map(str::to_string);
-            parts.iter().map(part).collect::<Option<Vec<_>>>().ok_or("content: expected parts of type text")?.concat()
-        }
-        None | Some(Value::Null) if fields.contains_key("tool_calls") => String::new(),
+fn message(value: &Value, notes: &mut Vec<Note>) -> Result<Message, String> {
+    let mut fields = value.as_object().ok_or("expected an object with role and content")?.clone();
+    let sharegpt = !fields.contains_key("role") && fields.contains_key("from");
+    if sharegpt {
+        let renamed = |key: String| match key.as_str() {
+            "from" => "role".to_owned(),
+            "value" => "content".to_owned(),
+            _ => key,
+        };
+        fields = fields.into_iter().map(|(key, value)| (renamed(key), value)).collect();
+    }
+    let role = fields.get("role").and_then(Value::as_str).ok_or("expected a role (a string)")?.to_owned();
+    if sharegpt && ["function_call", "observation"].contains(&role.as_str()) {
+        return Err(format!(
+            "from {role}: how a call is written depends on the model; write it as {{role: assistant, tool_calls}} and {{role: tool, content}}"
+        ));
+    }
+    if let Some((theirs, ours)) = ROLES.iter().find(|(theirs, _)| *theirs == role) {
+        fields.insert("role".to_owned(), Value::from(*ours));
+        notes.push(Note::Role((*theirs).to_owned(), ours));
+    }
+    match fields.get("content") {
+        Some(Value::String(_)) => {}
+        // Parts, as vision and tool formats have them; templates that know none get the texts joined.
+        Some(Value::Array(parts)) if parts.iter().all(|p| p.get("text").is_some_and(Value::is_string)) => {}
+        Some(Value::Array(_)) => return Err("content: expected parts of type text".into()),
+        None | Some(Value::Null) if fields.get("tool_calls").is_some_and(|v| !v.is_null()) => {}
         _ => return Err("expected content (a string)".into()),
-    };
-    let mut extra = fields.clone();
-    extra.retain(|k, v| k != "role" && k != "content" && !v.is_null());
-    Ok(Message { role: role.to_string(), content, extra })
+    }
+    let message = Message::from_fields(fields);
+    super::mask::is_learned(&message)?;
+    Ok(message)
 }
 
 fn tokens(fields: &Map<String, Value>) -> Result<Row, String> {
@@ -116,7 +308,7 @@ fn tokens(fields: &Map<String, Value>) -> Result<Row, String> {
 
 /// A text in one of the two chat layouts as a conversation, else as it is.
 fn from_text(text: &str) -> Row {
-    guanaco(text).or_else(|| llama2(text)).map_or_else(|| Row::Text(text.to_string()), Row::Chat)
+    guanaco(text).or_else(|| llama2(text)).map_or_else(|| Row::Text(text.to_string()), |turns| Row::Chat(turns.into()))
 }
 
 /// `### Human: … ### Assistant: …`, in turns. `None` for texts that do not begin so or hold no answer.
@@ -162,7 +354,7 @@ fn llama2(text: &str) -> Option<Vec<Message>> {
 
 /// Drops turns after the last answer, which nothing is learned from. `None` without an answer.
 fn answered(mut messages: Vec<Message>) -> Option<Vec<Message>> {
-    let last = messages.iter().rposition(|m| m.role == "assistant" && !m.content.is_empty())?;
+    let last = messages.iter().rposition(|m| m.role() == "assistant" && m.text() != Some(""))?;
     messages.truncate(last + 1);
     Some(messages)
 }
@@ -172,8 +364,8 @@ mod tests {
     use super::*;
 
     fn turns(row: Row) -> Vec<(String, String)> {
-        let Row::Chat(messages) = row else { panic!("expected a conversation, got {row:?}") };
-        messages.into_iter().map(|m| (m.role, m.content)).collect()
+        let Row::Chat(chat) = row else { panic!("expected a conversation, got {row:?}") };
+        chat.messages.iter().map(|m| (m.role().to_owned(), m.text().unwrap().to_owned())).collect()
     }
 
     fn pairs(turns: &[(&str, &str)]) -> Vec<(String, String)> {

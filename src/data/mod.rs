@@ -4,13 +4,16 @@
 //!
 //! | fields | learned |
 //! |---|---|
-//! | `messages: [{role, content}]` | every assistant turn with its end token |
+//! | `messages: [{role, content}]`, perhaps `tools`, `documents`, `chat_template_kwargs` | every assistant turn with its end token, but those whose `weight` is 0 or `train` false |
+//! | `conversations: [{from, value}]` (ShareGPT), perhaps `system` | the same; `human` and `gpt` are user and assistant |
 //! | `prompt`, `completion` (two strings, or two lists of messages) | the completion with its end token |
+//! | `instruction`, perhaps `input`, and `output` (Alpaca) | as `messages` of one question and its answer |
 //! | `text` | all tokens, with EOS at the end |
 //! | `text` in the OpenAssistant-Guanaco (`### Human: … ### Assistant: …`) or Llama-2 (`[INST] … [/INST] …`) layout | as `messages`, in the model's own template |
 //! | `input_ids`, `labels`, perhaps `attention_mask` | as the labels say |
 //!
-//! Labels are not shifted: `labels[i]` belongs to the token at `i`, -100 is ignored, and the model shifts.
+//! Keys that nothing reads are told once a file, by name and number of rows. Labels are not shifted: `labels[i]` belongs to the
+//! token at `i`, -100 is ignored, and the model shifts.
 
 mod content;
 mod encode;
@@ -28,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 pub use content::holds_rows;
 pub use encode::{Example, IGNORE};
-pub use kind::Row;
+pub use kind::{Chat, Row};
 pub use loader::{Batch, DataLoader, LoaderOptions, round_up_to_bucket};
 
 /// How rows become examples.
@@ -63,11 +66,12 @@ impl Dataset {
         let joined = AtomicUsize::new(0);
         let encode_one = |(number, fields): &rows::NumberedRow| {
             let bad = |message| Error::Data { path: path.into(), row: *number, message };
-            let row = Row::from_fields(fields).map_err(bad)?;
-            joined.fetch_add(usize::from(matches!(row, Row::Completion { .. })), Ordering::Relaxed);
-            encode::encode(&row, tokenizer, options, path, *number)
+            let read = kind::read(fields).map_err(bad)?;
+            joined.fetch_add(usize::from(matches!(read.row, Row::Completion { .. })), Ordering::Relaxed);
+            Ok((encode::encode(&read.row, tokenizer, options, path, *number)?, read.notes))
         };
-        let examples = in_parallel(&rows, encode_one)?;
+        let (examples, notes): (Vec<_>, Vec<_>) = in_parallel(&rows, encode_one)?.into_iter().unzip();
+        tell(path, &notes);
         Ok(Dataset { joined: joined.into_inner(), ..Dataset::cut(examples, options, path)? })
     }
 
@@ -84,15 +88,19 @@ impl Dataset {
         if options.max_seq_length < 2 {
             return Err(Error::config("max_seq_length", "expected at least 2 tokens: one is predicted from the other"));
         }
+        let answers = examples.iter().filter(|e| e.predicted() > 0).count();
         let truncated = examples.iter_mut().map(|e| e.truncate(options.max_seq_length) as usize).sum();
         let rows = examples.len();
         examples.retain(|e| e.predicted() > 0);
         let skipped = rows - examples.len();
         if examples.is_empty() {
-            let message = format!(
-                "none of the {rows} rows has a token to learn within {} tokens; raise max_seq_length or check the labels",
-                options.max_seq_length
-            );
+            let message = match answers {
+                0 => format!("none of the {rows} rows has a token to learn: no turn of the role assistant, no label"),
+                _ => format!(
+                    "none of the {rows} rows has a token to learn within {} tokens; raise max_seq_length",
+                    options.max_seq_length
+                ),
+            };
             return Err(Error::Data { path: path.into(), row: 1, message });
         }
         if skipped > 0 {
@@ -139,6 +147,33 @@ impl Dataset {
     /// Tokens of all rows.
     pub fn tokens(&self) -> usize {
         self.examples.iter().map(|e| e.input_ids.len()).sum()
+    }
+}
+
+/// Tells what was done with rows that whoever wrote them may not expect: each kind once, with how often.
+fn tell(path: &Path, notes: &[Vec<kind::Note>]) {
+    let mut counts = std::collections::BTreeMap::<&kind::Note, (usize, usize)>::new();
+    for row in notes {
+        let mut last = None;
+        for note in row {
+            let (times, rows) = counts.entry(note).or_default();
+            *times += 1;
+            *rows += usize::from(last != Some(note));
+            last = Some(note);
+        }
+    }
+    for (note, (times, rows)) in counts {
+        let path = path.display();
+        match note {
+            kind::Note::Unread(key) => {
+                log::warn!("{path}: the key {key} is not read ({rows} of {} rows have it)", notes.len())
+            }
+            kind::Note::Role(theirs, ours) => log::warn!("{path}: the role {theirs} is read as {ours} ({times} turns)"),
+            kind::Note::Alpaca => log::warn!(
+                "{path}: Alpaca rows are asked and answered in the model's chat template: instruction, a blank line and input, then \
+                 output ({rows} rows)"
+            ),
+        }
     }
 }
 

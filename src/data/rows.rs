@@ -1,7 +1,7 @@
 //! Rows of a data file: JSON lines, a JSON array, or parquet.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -25,10 +25,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<NumberedRow>> {
     let mut head = Vec::new();
     (&mut file).take(4096).read_to_end(&mut head).map_err(Error::io(path))?;
     file.rewind().map_err(Error::io(path))?;
-    let first = head.iter().find(|b| !b.is_ascii_whitespace());
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
+    let first = text.iter().find(|b| !b.is_ascii_whitespace());
     let rows = if head.starts_with(b"PAR1") {
         parquet(path, file)?
     } else if first == Some(&b'[') {
+        file.seek(SeekFrom::Start((head.len() - text.len()) as u64)).map_err(Error::io(path))?;
         array(path, file)?
     } else {
         lines(path, file)?

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Parts, Tokenizer};
+use super::template::DEFAULT;
+use super::{Parts, Tokenizer, ends};
 use crate::error::{Error, Result};
 use crate::format::gguf::Gguf;
 
@@ -81,9 +82,8 @@ pub(super) fn build(vocab: &GgufVocab, path: &Path) -> Result<Tokenizer> {
     Parts {
         json: json.to_string().into_bytes(),
         config: config(vocab),
-        eos_ids: vocab.more_eos.clone(),
-        affixes: None,
-        template: vocab.chat_template.clone(),
+        eos_ids: vocab.more_eos.iter().copied().chain(ends::by_name(&vocab.tokens)).collect(),
+        templates: vocab.chat_template.iter().map(|source| (DEFAULT.to_owned(), source.clone())).collect(),
         path,
     }
     .build()
@@ -170,10 +170,12 @@ impl GgufVocab {
 
 /// Control tokens are special; user-defined ones are only matched whole.
 fn added_tokens(vocab: &GgufVocab) -> Vec<Value> {
+    // llama.cpp takes tokens that end generation for control tokens, whatever the file says.
+    let ends = ends::by_name(&vocab.tokens);
     let named = [vocab.bos, vocab.eos, vocab.pad, vocab.unk];
     let added = |id: usize| match vocab.token_type(id) {
         CONTROL | UNKNOWN => Some(true),
-        _ if named.contains(&Some(id as u32)) => Some(true),
+        _ if named.contains(&Some(id as u32)) || ends.contains(&(id as u32)) => Some(true),
         USER_DEFINED => Some(false),
         _ => None,
     };

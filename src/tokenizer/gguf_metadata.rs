@@ -29,7 +29,7 @@ impl Tokenizer {
             more_eos: self.eos_ids.iter().copied().filter(|&id| Some(id) != self.eos).take(2).collect(),
             pad: self.pad,
             unk: self.config.get("unk_token").and_then(token_text).and_then(|text| self.id(text)),
-            add_bos: Some(begins_with(&self.inner, self.affixes, self.bos)),
+            add_bos: Some(begins_with(&self.inner, self.bos)),
             add_eos: Some(self.encode("a", true)?.last().copied() == self.eos && self.eos.is_some()),
             add_space_prefix: Some(json["normalizer"].to_string().contains("\"Prepend\"")),
             chat_template: self.has_template.then(|| self.template.source().to_owned()),

@@ -1,13 +1,19 @@
 //! Text to token ids and back, from `tokenizer.json` or a GGUF file's metadata, and the model's chat template.
 
+mod builtins;
 mod clock;
+mod ends;
 mod folder;
 mod gguf;
 mod gguf_metadata;
+mod jinja;
+mod message;
+mod python;
 mod stream;
 mod template;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
@@ -15,8 +21,9 @@ use crate::error::{Error, Result};
 use crate::format::atomic;
 use crate::format::gguf::{Gguf, is_gguf};
 pub use gguf::GgufVocab;
+pub use message::{ChatContext, Message};
 pub use stream::StreamDecoder;
-pub use template::{ChatTemplate, Message};
+pub use template::ChatTemplate;
 
 /// A model's tokenizer with its special tokens and chat template.
 pub struct Tokenizer {
@@ -30,8 +37,10 @@ pub struct Tokenizer {
     pad: Option<u32>,
     eos_ids: Vec<u32>,
     vocab_size: usize,
-    /// (bos before, eos after) each text, where the configuration says so; otherwise the post-processor decides.
-    affixes: Option<(bool, bool)>,
+    /// Whether tokens such as `<0x0A>` stand for bytes.
+    has_bytes: bool,
+    /// Whether a second BOS was left out of a text, which is told once.
+    told_of_bos: AtomicBool,
     template: ChatTemplate,
     has_template: bool,
     path: PathBuf,
@@ -83,6 +92,31 @@ impl Tokenizer {
         gguf::build(&GgufVocab::read(&file)?, model).map(Some)
     }
 
+    /// [`Tokenizer::open`] of a base model, for an adapter: what training saved beside it serves instead of the base's, a whole
+    /// tokenizer (with the base's ends of generation) or chat templates alone.
+    pub fn with_adapter(model: impl AsRef<Path>, adapter: impl AsRef<Path>) -> Result<Option<Tokenizer>> {
+        let adapter = adapter.as_ref();
+        let base = Tokenizer::open(model)?;
+        match (Tokenizer::find(adapter)?, base) {
+            (Some(mut own), Some(base)) => {
+                let more = [own.eos_ids.clone(), base.eos_ids].concat();
+                if !own.has_template && base.has_template {
+                    own.set_templates(base.template.named().to_vec())?;
+                }
+                own.set_ends(more);
+                Ok(Some(own))
+            }
+            (None, Some(mut base)) => {
+                let templates = folder::adapter_templates(adapter)?;
+                if !templates.is_empty() {
+                    base.set_templates(templates)?;
+                }
+                Ok(Some(base))
+            }
+            (own, None) => Ok(own),
+        }
+    }
+
     /// The tokenizer described by a GGUF file's metadata; `path` names the file in errors.
     ///
     /// `gpt2` models (byte-level BPE) split text as llama.cpp does for their pre-tokenizer; `llama` models
@@ -94,28 +128,27 @@ impl Tokenizer {
 
     /// The ids of `text`. With `add_special`, what the model expects around a text (a leading BOS for most).
     ///
-    /// Special tokens written out in the text become those tokens.
+    /// Special tokens written out in the text become those tokens; a BOS that the text begins with is not doubled.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         Ok(self.encode_with_offsets(text, add_special)?.ids)
     }
 
     /// [`Tokenizer::encode`] with each token's byte range; added tokens have an empty range.
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Encoded> {
-        let by_processor = add_special && self.affixes.is_none();
         let encoding = self
             .inner
-            .encode(text, by_processor)
+            .encode(text, add_special)
             .map_err(|e| Error::format(&self.path, format!("the tokenizer cannot encode the text: {e}")))?;
         let mut out = Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
-        if let (true, Some((bos, eos))) = (add_special, self.affixes) {
-            if let (true, Some(id)) = (bos, self.bos) {
-                out.ids.insert(0, id);
-                out.offsets.insert(0, (0, 0));
+        if let (true, Some(bos), [first, second, ..]) = (add_special, self.bos, &out.ids[..])
+            && (*first, *second) == (bos, bos)
+        {
+            if !self.told_of_bos.swap(true, Ordering::Relaxed) {
+                let token = self.token(bos).unwrap_or_default();
+                log::warn!("{}: texts that begin with {token} get no second one in front", self.path.display());
             }
-            if let (true, Some(id)) = (eos, self.eos) {
-                out.ids.push(id);
-                out.offsets.push((text.len(), text.len()));
-            }
+            out.ids.remove(0);
+            out.offsets.remove(0);
         }
         Ok(out)
     }
@@ -154,6 +187,21 @@ impl Tokenizer {
         added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
     }
 
+    /// Whether the id is of the added vocabulary: special, or only matched whole.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_vocabulary().simple_id_to_token(id).is_some()
+    }
+
+    /// Whether the id stands for a byte, which makes text with its neighbours.
+    fn is_byte(&self, id: u32) -> bool {
+        self.has_bytes && self.token(id).is_some_and(|t| t.len() == 6 && t.starts_with("<0x") && t.ends_with('>'))
+    }
+
+    /// Whether decoding passes over the id.
+    fn is_silent(&self, id: u32, skip_special: bool) -> bool {
+        (skip_special && self.is_special(id)) || self.token(id).is_none()
+    }
+
     /// The token that begins a text, where the model has one.
     pub fn bos_id(&self) -> Option<u32> {
         self.bos
@@ -164,7 +212,8 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Every token that ends generation: the tokenizer's and the generation configuration's, in that order.
+    /// Every token that ends generation: the tokenizer's, the one after which the chat template closes an answer, and those of
+    /// the generation configuration or, in a GGUF file, of the metadata and llama.cpp's list of names; in that order.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
@@ -173,6 +222,26 @@ impl Tokenizer {
     /// so the choice is without effect.
     pub fn pad_id(&self) -> u32 {
         self.pad.or(self.eos).unwrap_or(0)
+    }
+
+    /// Takes other chat templates by name, such as those beside an adapter. Errors: Format.
+    pub fn set_templates(&mut self, templates: Vec<(String, String)>) -> Result<()> {
+        self.template = ChatTemplate::of_named(templates, self.template.special().to_vec(), &self.path)?;
+        self.has_template = true;
+        self.config.remove("chat_template");
+        self.set_ends(self.eos_ids.clone());
+        Ok(())
+    }
+
+    /// EOS, the token after which the template closes an answer, and `more`.
+    fn set_ends(&mut self, more: Vec<u32>) {
+        let turn_end = self.has_template.then(|| ends::turn_end(self)).flatten();
+        self.eos_ids.clear();
+        for id in self.eos.into_iter().chain(turn_end).chain(more) {
+            if !self.eos_ids.contains(&id) {
+                self.eos_ids.push(id);
+            }
+        }
     }
 
     /// The chat template: the model's own, or [`ChatTemplate::plain`].
@@ -188,7 +257,7 @@ impl Tokenizer {
     /// The conversation as the model's prompt; with `add_generation_prompt`, up to where the answer begins.
     /// Encode it without adding special tokens: templates write them themselves.
     pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.template.render(messages, add_generation_prompt)
+        self.template.render(messages, &ChatContext::default(), add_generation_prompt)
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` (with the chat template, if the model has one) into an
@@ -197,7 +266,7 @@ impl Tokenizer {
         let dir = dir.as_ref();
         let mut config = self.config.clone();
         if self.has_template && !config.contains_key("chat_template") {
-            config.insert("chat_template".into(), json!(self.template.source()));
+            config.insert("chat_template".into(), named_json(self.template.named()));
         }
         atomic::write(dir.join("tokenizer.json"), &self.json)?;
         atomic::write_json(dir.join("tokenizer_config.json"), &config)
@@ -210,8 +279,8 @@ struct Parts<'a> {
     config: Map<String, Value>,
     /// More ids that end generation.
     eos_ids: Vec<u32>,
-    affixes: Option<(bool, bool)>,
-    template: Option<String>,
+    /// Names and texts of chat templates.
+    templates: Vec<(String, String)>,
     path: &'a Path,
 }
 
@@ -221,24 +290,17 @@ impl Parts<'_> {
         let named = |name: &str| self.config.get(name).and_then(token_text);
         let id = |name: &str| named(name).and_then(|text| inner.token_to_id(text));
         let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
-        let mut eos_ids: Vec<u32> = Vec::new();
-        for id in eos.into_iter().chain(self.eos_ids) {
-            if !eos_ids.contains(&id) {
-                eos_ids.push(id);
-            }
-        }
-        let special: Vec<(String, String)> = ["bos_token", "eos_token", "pad_token", "unk_token"]
-            .into_iter()
-            .filter_map(|name| Some((name.to_string(), named(name)?.to_string())))
-            .collect();
-        let has_template = self.template.is_some();
-        let with_bos = bos.is_some() && begins_with(&inner, self.affixes, bos);
-        let template = match self.template {
-            Some(source) => ChatTemplate::new(&source, special, self.path)?,
-            None => ChatTemplate::plain(special, with_bos, self.path)?,
+        let special: Vec<(String, String)> =
+            SPECIAL.into_iter().filter_map(|name| Some((name.to_string(), named(name)?.to_string()))).collect();
+        let has_template = !self.templates.is_empty();
+        let with_bos = bos.is_some() && begins_with(&inner, bos);
+        let template = match has_template {
+            true => ChatTemplate::of_named(self.templates, special, self.path)?,
+            false => ChatTemplate::plain(special, with_bos, self.path)?,
         };
+        let has_bytes = serde_json::to_string(&inner.get_decoder()).is_ok_and(|d| d.contains("\"ByteFallback\""));
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Tokenizer {
+        let mut tokenizer = Tokenizer {
             inner,
             vocab_size,
             json: self.json,
@@ -246,20 +308,31 @@ impl Parts<'_> {
             bos,
             eos,
             pad,
-            eos_ids,
-            affixes: self.affixes,
+            eos_ids: Vec::new(),
+            has_bytes,
+            told_of_bos: AtomicBool::new(false),
             template,
             has_template,
             path: self.path.to_path_buf(),
-        })
+        };
+        tokenizer.set_ends(self.eos_ids);
+        Ok(tokenizer)
     }
 }
 
+/// Names of special tokens that templates see, where they are there.
+const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
 /// Whether plain texts are encoded with `bos` in front.
-fn begins_with(inner: &tokenizers::Tokenizer, affixes: Option<(bool, bool)>, bos: Option<u32>) -> bool {
-    match affixes {
-        Some((before, _)) => before,
-        None => inner.encode("a", true).is_ok_and(|e| e.get_ids().first().copied() == bos),
+fn begins_with(inner: &tokenizers::Tokenizer, bos: Option<u32>) -> bool {
+    inner.encode("a", true).is_ok_and(|e| e.get_ids().first().copied() == bos)
+}
+
+/// Templates as `tokenizer_config.json` holds them: a text, or a list of names and texts.
+fn named_json(named: &[(String, String)]) -> Value {
+    match named {
+        [(name, source)] if name == template::DEFAULT => json!(source),
+        several => several.iter().map(|(name, source)| json!({"name": name, "template": source})).collect(),
     }
 }
 

@@ -3,7 +3,9 @@
 use super::Tokenizer;
 use crate::error::Result;
 
-/// Turns ids that come one at a time into text, and holds back what is not yet a whole character.
+/// Turns ids that come one at a time into text, and holds back what is not yet settled: the bytes of an unfinished character, and
+/// runs of byte tokens (`<0x0A>`), which decode together, to text or to U+FFFD for each. The pieces make the text that
+/// [`Tokenizer::decode`] gives for all ids.
 #[derive(Debug, Clone)]
 pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
@@ -22,7 +24,14 @@ impl<'a> StreamDecoder<'a> {
 
     /// Takes one more id; gives the text that became complete, possibly none.
     pub fn push(&mut self, id: u32) -> Result<String> {
+        // An id that decodes to nothing, between others, changes nothing.
+        if self.tokenizer.is_silent(id, self.skip_special) {
+            return Ok(String::new());
+        }
         self.ids.push(id);
+        if self.tokenizer.is_byte(id) {
+            return Ok(String::new());
+        }
         let text = self.pending()?;
         // An unfinished character decodes to U+FFFD. A real U+FFFD only waits for the next id.
         if text.ends_with(char::REPLACEMENT_CHARACTER) {
@@ -42,11 +51,11 @@ impl<'a> StreamDecoder<'a> {
         Ok(text)
     }
 
-    /// The text of the ids that are not written yet.
+    /// The text of the ids that are not written yet: what stands behind that of the written ones.
     fn pending(&self) -> Result<String> {
         let before = self.tokenizer.decode(&self.ids[..self.written], self.skip_special)?;
         let mut all = self.tokenizer.decode(&self.ids, self.skip_special)?;
-        let at = if all.starts_with(&before) { before.len() } else { all.len() };
+        let at = if all.starts_with(&before) { before.len() } else { all.floor_char_boundary(before.len()) };
         Ok(all.split_off(at))
     }
 }

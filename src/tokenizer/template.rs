@@ -1,32 +1,15 @@
 //! Chat templates: conversations to text, as transformers renders them.
 
+use std::ops::Range;
 use std::path::Path;
 
 use minijinja::value::{Kwargs, Serde, Value};
-use minijinja::{Environment, ErrorKind, syntax::SyntaxConfig};
-use serde::{Deserialize, Serialize};
+use minijinja::{Environment, State, syntax::SyntaxConfig};
 
 use super::clock::Clock;
+use super::message::{ChatContext, Message};
+use super::{builtins, jinja};
 use crate::error::{Error, Result};
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-    /// Further fields, which the template may read (`reasoning_content`, `tool_calls`, ...).
-    #[serde(flatten)]
-    pub extra: serde_json::Map<String, serde_json::Value>,
-}
-
-impl Message {
-    /// A turn without further fields.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
-        Message { role: role.into(), content: content.into(), extra: serde_json::Map::new() }
-    }
-}
 
 /// The template of a model that brings none: the layout of the OpenAssistant-Guanaco texts, which many base models
 /// have been tuned on. Every answer ends with the end-of-sequence token; other roles are written as plain text.
@@ -39,42 +22,48 @@ const PLAIN: &str = "\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '### Assistant:' }}{%- endif -%}";
 
-/// A compiled chat template with the special tokens it may name.
+/// The name of the template that serves unless another is asked for.
+pub(super) const DEFAULT: &str = "default";
+/// The name of the template for conversations with tools.
+const TOOL_USE: &str = "tool_use";
+/// The variable that holds the text around generation blocks; absent, they are not marked.
+const MARK: &str = "__mark";
+
+/// Compiled chat templates with the special tokens that they may name.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     env: Environment<'static>,
-    source: String,
+    /// Names and texts, as they came.
+    named: Vec<(String, String)>,
     special: Vec<(String, String)>,
-    /// For messages: where the template came from.
+    /// For messages: where the templates came from.
     path: std::path::PathBuf,
 }
 
 impl ChatTemplate {
-    /// Compiles `source` in transformers' environment: `trim_blocks`, `lstrip_blocks`, loop controls, Python's string
-    /// and dict methods, `raise_exception`, `strftime_now` and a `tojson` that writes as Python does.
+    /// Compiles `source` in transformers' environment: Jinja2 with `trim_blocks`, `lstrip_blocks`, loop controls, generation marks,
+    /// Python's methods and its ways of printing, `raise_exception`, `strftime_now` and a `tojson` that writes as Python does.
     ///
-    /// `special` are names and texts of special tokens (`bos_token`, ...). `{% generation %}` marks are accepted and
-    /// have no effect. Time is in UTC and taken once, here, so that all rows of a run agree.
-    /// Errors: [`Error::Format`] with the template's line.
+    /// `special` are names and texts of special tokens (`bos_token`, ...). Time is in UTC and taken once, here, so that all rows
+    /// of a run agree. Errors: [`Error::Format`] with the template's line.
     pub fn new(source: &str, special: Vec<(String, String)>, path: &Path) -> Result<ChatTemplate> {
+        ChatTemplate::of_named(vec![(DEFAULT.to_owned(), source.to_owned())], special, path)
+    }
+
+    /// The same for several templates by name, of which transformers takes `tool_use` for conversations with tools, else
+    /// `default`. Others are kept, and never used.
+    pub fn of_named(named: Vec<(String, String)>, special: Vec<(String, String)>, path: &Path) -> Result<ChatTemplate> {
+        let wrong = |e: minijinja::Error| Error::format(path, format!("chat template: {e}"));
         let mut env = Environment::new();
-        env.set_syntax(
-            SyntaxConfig::builder()
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()
-                .map_err(|e| Error::format(path, format!("chat template: {e}")))?,
-        );
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
+        env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?);
+        builtins::register(&mut env);
         let clock = Clock::now();
         env.add_function("strftime_now", move |format: String| clock.format(&format));
-        env.add_filter("tojson", to_json);
-        env.add_template_owned("chat", without_generation_marks(source))
-            .map_err(|e| Error::format(path, format!("chat template: {e}")))?;
-        Ok(ChatTemplate { env, source: source.to_string(), special, path: path.to_path_buf() })
+        env.add_function(jinja::GENERATION, generation);
+        for (name, source) in named.iter().filter(|(name, _)| [DEFAULT, TOOL_USE].contains(&name.as_str())) {
+            env.add_template_owned(name.clone(), jinja::prepared(source)).map_err(wrong)?;
+        }
+        Ok(ChatTemplate { env, named, special, path: path.to_path_buf() })
     }
 
     /// The layout for models without a template: `### Human: …`, `### Assistant: …` with the end-of-sequence token
@@ -84,24 +73,99 @@ impl ChatTemplate {
         ChatTemplate::new(&format!("{bos}{PLAIN}"), special, path)
     }
 
-    /// The template's text.
+    /// The default template's text; without one that of the first.
     pub fn source(&self) -> &str {
-        &self.source
+        let default = self.named.iter().find(|(name, _)| name == DEFAULT).or_else(|| self.named.first());
+        default.map_or("", |(_, source)| source)
+    }
+
+    /// Names and texts of the special tokens.
+    pub(super) fn special(&self) -> &[(String, String)] {
+        &self.special
+    }
+
+    /// Names and texts of all templates.
+    pub fn named(&self) -> &[(String, String)] {
+        &self.named
+    }
+
+    /// Whether the template for such conversations marks what the assistant says.
+    pub fn marks_answers(&self, context: &ChatContext) -> bool {
+        self.chosen(context).is_ok_and(|name| {
+            self.named.iter().any(|(n, source)| n == name && jinja::prepared(source).contains(jinja::GENERATION))
+        })
     }
 
     /// The conversation as text; with `add_generation_prompt`, up to where the assistant's answer begins.
     ///
     /// Errors: [`Error::Format`] with what the template refused (many refuse two turns of one role in a row).
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.env.get_template("chat").map_err(|e| self.error(e))?;
-        let mut context: Vec<(&str, Value)> = vec![
-            ("messages", Value::from(Serde(messages))),
+    pub fn render(&self, messages: &[Message], context: &ChatContext, add_generation_prompt: bool) -> Result<String> {
+        self.render_with(messages, context, add_generation_prompt, None)
+    }
+
+    /// The conversation as text, and the bytes of it that the template marks as the assistant's (`{% generation %}`).
+    pub fn render_marked(&self, messages: &[Message], context: &ChatContext) -> Result<(String, Vec<Range<usize>>)> {
+        let mut mark = "\u{e000}fourbit".to_owned();
+        let plain = self.render(messages, context, false)?;
+        while plain.contains(&mark) {
+            mark.push('\u{e001}');
+        }
+        let marked = self.render_with(messages, context, false, Some(&mark))?;
+        let (mut text, mut spans, mut open) = (String::with_capacity(plain.len()), Vec::new(), Vec::new());
+        let mut parts = marked.split(mark.as_str());
+        text.push_str(parts.next().unwrap_or_default());
+        for part in parts {
+            if let Some(part) = part.strip_prefix('<') {
+                open.push(text.len());
+                text.push_str(part);
+            } else if let Some(part) = part.strip_prefix('>') {
+                spans.extend(open.pop().map(|start| start..text.len()));
+                text.push_str(part);
+            }
+        }
+        if text != plain {
+            let message = "chat template: what it writes depends on the text of a generation block, so the tokens to learn are unknown";
+            return Err(Error::format(&self.path, message));
+        }
+        spans.sort_by_key(|span| span.start);
+        Ok((text, spans))
+    }
+
+    /// The name of the template for such conversations. Errors: Format where there is none.
+    fn chosen(&self, context: &ChatContext) -> Result<&'static str> {
+        let has = |name: &str| self.named.iter().any(|(n, _)| n == name);
+        match context.tools {
+            Some(_) if has(TOOL_USE) => Ok(TOOL_USE),
+            _ if has(DEFAULT) => Ok(DEFAULT),
+            _ => {
+                let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
+                let message = format!("chat template: expected one named {DEFAULT}, got [{}]", names.join(", "));
+                Err(Error::format(&self.path, message))
+            }
+        }
+    }
+
+    fn render_with(
+        &self,
+        messages: &[Message],
+        context: &ChatContext,
+        add_generation_prompt: bool,
+        mark: Option<&str>,
+    ) -> Result<String> {
+        let template = self.env.get_template(self.chosen(context)?).map_err(|e| self.error(e))?;
+        let seen: Vec<_> = messages.iter().map(Message::seen_by_templates).collect();
+        let some =
+            |value: &Option<serde_json::Value>| value.as_ref().map_or(Value::from(()), |v| Value::from(Serde(v)));
+        let mut values: Vec<(&str, Value)> = vec![
+            ("messages", Value::from(Serde(&seen))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
-            ("tools", Value::from(())),
-            ("documents", Value::from(())),
+            ("tools", some(&context.tools)),
+            ("documents", some(&context.documents)),
         ];
-        context.extend(self.special.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
-        template.render(Value::from_pairs(context)).map_err(|e| self.error(e))
+        values.extend(self.special.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
+        values.extend(context.variables.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value)))));
+        values.extend(mark.map(|mark| (MARK, Value::from(mark))));
+        template.render(Value::from_pairs(values)).map_err(|e| self.error(e))
     }
 
     fn error(&self, e: minijinja::Error) -> Error {
@@ -113,62 +177,15 @@ impl ChatTemplate {
     }
 }
 
-/// Turns `{% generation %}` … `{% endgeneration %}`, a tag of transformers, into an `if` that always holds, which keeps
-/// the whitespace rules of the tags.
-fn without_generation_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let (tag, after) = tag.split_at(end + 2);
-        match tag[2..end].trim_matches(['-', '+']).trim() {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out + rest
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False, indent=…)`: `", "` and `": "` between items unless indented.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut out = Vec::new();
-    let written = match indent {
-        Some(n) => {
-            let spaces = " ".repeat(n.min(64));
-            let format = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonSpacing)),
-    };
-    written.map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    let text = String::from_utf8(out).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    Ok(Value::from_safe_string(text))
-}
-
-struct PythonSpacing;
-
-impl serde_json::ser::Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
-        w.write_all(b": ")
-    }
+/// The body of a generation block, between marks where these are asked for.
+fn generation(state: &mut State<'_, '_>, options: Kwargs) -> Result<String, minijinja::Error> {
+    let body: Value = options.get("caller")?;
+    let text = body.call(state, &[])?;
+    let text = text.as_str().unwrap_or_default();
+    Ok(match state.lookup(MARK).as_ref().and_then(Value::as_str) {
+        Some(mark) => format!("{mark}<{text}{mark}>"),
+        None => text.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -177,7 +194,12 @@ mod tests {
 
     fn render(source: &str, prompt: bool) -> Result<String> {
         let special = vec![("bos_token".to_string(), "<s>".to_string()), ("eos_token".into(), "</s>".into())];
-        ChatTemplate::new(source, special, Path::new("t"))?.render(&[Message::new("user", "a \"b\" <é>")], prompt)
+        let context = ChatContext::default();
+        ChatTemplate::new(source, special, Path::new("t"))?.render(
+            &[Message::new("user", "a \"b\" <é>")],
+            &context,
+            prompt,
+        )
     }
 
     #[test]
@@ -219,7 +241,10 @@ mod tests {
         let special = vec![("bos_token".to_string(), "<s>".to_string()), ("eos_token".into(), "</s>".into())];
         let t = ChatTemplate::plain(special, true, Path::new("t")).unwrap();
         let m = [Message::new("system", "S"), Message::new("user", "Q"), Message::new("assistant", "A")];
-        assert_eq!(t.render(&m, false).unwrap(), "<s>S\n\n### Human: Q\n### Assistant: A</s>\n");
-        assert_eq!(t.render(&m[..2], true).unwrap(), "<s>S\n\n### Human: Q\n### Assistant:");
+        assert_eq!(
+            t.render(&m, &ChatContext::default(), false).unwrap(),
+            "<s>S\n\n### Human: Q\n### Assistant: A</s>\n"
+        );
+        assert_eq!(t.render(&m[..2], &ChatContext::default(), true).unwrap(), "<s>S\n\n### Human: Q\n### Assistant:");
     }
 }

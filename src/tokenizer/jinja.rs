@@ -1,0 +1,430 @@
+//! A chat template's text made ready for minijinja: what Jinja2, as transformers sets it up, means and minijinja cannot be told.
+//!
+//! * Line ends become `\n`.
+//! * `{% generation %}` … `{% endgeneration %}` become a call block of [`GENERATION`], which marks its text or leaves it.
+//! * `a % b` becomes `MODULO(a, b)`, since minijinja has no `%` on texts.
+//! * `{% for x in value %}` becomes `{% for x in ITERATE(value) %}`, which refuses `None` as Python does.
+//!
+//! Only expressions are looked into, and only as far as these need; errors stay minijinja's, on the same lines.
+
+use std::collections::BTreeSet;
+
+/// The function that a generation block calls.
+pub(super) const GENERATION: &str = "__generation";
+/// The function of `%`.
+pub(super) const MODULO: &str = "__modulo";
+/// The function around what a loop goes over.
+pub(super) const ITERATE: &str = "__iterate";
+
+/// The template as minijinja takes it.
+pub(super) fn prepared(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    // Names in the macros, call and generation blocks that are open.
+    let mut open_blocks: Vec<BTreeSet<String>> = Vec::new();
+    while let Some(at) = rest.find('{') {
+        let (text, tag) = rest.split_at(at);
+        out.push_str(text);
+        let end = match tag.as_bytes().get(1) {
+            Some(b'#') => tag.find("#}").map(|at| at + 2),
+            Some(b'{') => code_end(tag, "}}"),
+            Some(b'%') => code_end(tag, "%}"),
+            _ => Some(1),
+        };
+        // What never ends is minijinja's to refuse.
+        let Some(end) = end else { return out + tag };
+        let (tag, after) = tag.split_at(end);
+        rest = after;
+        if !matches!(tag.as_bytes().get(1), Some(b'{' | b'%')) {
+            out.push_str(tag);
+            continue;
+        }
+        let (open, body, close) = split(tag);
+        match body.trim().split(|c: char| !c.is_alphanumeric()).next() {
+            Some("generation" | "macro" | "call") if open.starts_with("{%") => open_blocks.push(BTreeSet::new()),
+            // minijinja's closures hold what it finds to be read in them, and it overlooks the texts and lists that slices cut and
+            // namespaces that are assigned to. Here all are read, where nothing is written.
+            Some("endgeneration" | "endmacro" | "endcall") if open.starts_with("{%") => {
+                let names = open_blocks.pop().unwrap_or_default();
+                let read: String = names.iter().map(|name| format!("{{{{ {name} }}}}")).collect();
+                out.push_str(&format!("{open} if false %}}{read}{{% endif %}}"));
+                open_blocks.last_mut().into_iter().for_each(|outer| outer.extend(names.iter().cloned()));
+            }
+            _ => {}
+        }
+        if let Some(names) = open_blocks.last_mut() {
+            names.extend(self::names(body));
+        }
+        out.push_str(open);
+        out.push_str(&if open.starts_with("{%") { statement(body) } else { expression(body) });
+        out.push_str(close);
+        if body.trim() == "raw" {
+            let end = raw_end(rest);
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        }
+    }
+    out + rest
+}
+
+/// The names of variables in a tag, with those of functions, filters and tests, and without words of the language.
+fn names(body: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let (mut at, mut attribute) = (0, false);
+    while at < body.len() {
+        let rest = &body[at..];
+        let c = rest.chars().next().expect("at is inside of the text");
+        let length = match c {
+            '\'' | '"' => literal_end(rest),
+            c if c.is_alphanumeric() || c == '_' => {
+                rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len())
+            }
+            c => c.len_utf8(),
+        };
+        let word = &rest[..length];
+        if (c.is_alphabetic() || c == '_') && !attribute && !RESERVED.contains(&word) {
+            names.push(word.to_owned());
+        }
+        attribute = c == '.' || (attribute && c.is_whitespace());
+        at += length;
+    }
+    names
+}
+
+/// Words that cannot be read as variables.
+const RESERVED: [&str; 45] = [
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "if",
+    "else",
+    "elif",
+    "endif",
+    "for",
+    "endfor",
+    "set",
+    "endset",
+    "do",
+    "call",
+    "endcall",
+    "filter",
+    "endfilter",
+    "with",
+    "endwith",
+    "recursive",
+    "include",
+    "import",
+    "from",
+    "as",
+    "true",
+    "false",
+    "none",
+    "True",
+    "False",
+    "None",
+    "macro",
+    "endmacro",
+    "break",
+    "continue",
+    "generation",
+    "endgeneration",
+    "raw",
+    "endraw",
+    "block",
+    "endblock",
+    "extends",
+    "autoescape",
+    "endautoescape",
+    "print",
+];
+
+/// Where the tag that ends a raw block begins.
+fn raw_end(text: &str) -> usize {
+    let is_end = |at: usize| text[at + 2..].trim_start_matches(['-', '+']).trim_start().starts_with("endraw");
+    text.match_indices("{%").map(|(at, _)| at).find(|&at| is_end(at)).unwrap_or(text.len())
+}
+
+/// A tag as its opening, its body and its closing, whitespace signs with the latter two.
+fn split(tag: &str) -> (&str, &str, &str) {
+    let start = if tag[2..].starts_with(['-', '+']) { 3 } else { 2 };
+    let end = tag.len() - 2;
+    let end = if end > start && tag[..end].ends_with(['-', '+']) { end - 1 } else { end };
+    (&tag[..start], &tag[start..end.max(start)], &tag[end.max(start)..])
+}
+
+/// Where `close` ends the tag that `text` begins with: outside of texts and brackets.
+fn code_end(text: &str, close: &str) -> Option<usize> {
+    let (mut at, mut depth) = (2, 0usize);
+    while at < text.len() {
+        let rest = &text[at..];
+        if depth == 0 && rest.starts_with(close) {
+            return Some(at + close.len());
+        }
+        let c = rest.chars().next()?;
+        match c {
+            '\'' | '"' => {
+                at += literal_end(rest);
+                continue;
+            }
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += c.len_utf8();
+    }
+    None
+}
+
+/// The length of the text literal that `text` begins with.
+fn literal_end(text: &str) -> usize {
+    let quote = text.chars().next().unwrap_or('"');
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn statement(body: &str) -> String {
+    let word = body.trim();
+    let around = |new: &str| body.replacen(word, new, 1);
+    match word {
+        "generation" => around(&format!("call {GENERATION}()")),
+        "endgeneration" => around("endcall"),
+        _ if body.contains('%') || word.starts_with("for") => {
+            let pieces = pieces(body);
+            let looped = pieces.iter().find(|p| p.kind != Kind::Blank).is_some_and(|p| p.text == "for");
+            if looped { join(iterated(pieces)) } else { join(without_modulo(pieces)) }
+        }
+        _ => body.to_owned(),
+    }
+}
+
+fn expression(body: &str) -> String {
+    if body.contains('%') { join(without_modulo(pieces(body))) } else { body.to_owned() }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Kind {
+    Blank,
+    Name,
+    /// A literal, or a bracket with all that it holds.
+    Value,
+    Operator,
+}
+
+#[derive(Clone, Debug)]
+struct Piece {
+    kind: Kind,
+    text: String,
+}
+
+fn join(pieces: Vec<Piece>) -> String {
+    pieces.into_iter().map(|piece| piece.text).collect()
+}
+
+/// The pieces of an expression; what brackets hold is already without `%`.
+fn pieces(text: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        let rest = &text[at..];
+        let c = rest.chars().next().expect("at is inside of the text");
+        let while_ = |f: &dyn Fn(char) -> bool| rest.find(|c| !f(c)).unwrap_or(rest.len());
+        let (kind, length) = match c {
+            c if c.is_whitespace() => (Kind::Blank, while_(&char::is_whitespace)),
+            '\'' | '"' => (Kind::Value, literal_end(rest)),
+            c if c.is_ascii_digit() => (Kind::Value, while_(&|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')),
+            c if c.is_alphabetic() || c == '_' => (Kind::Name, while_(&|c| c.is_alphanumeric() || c == '_')),
+            '(' | '[' | '{' => (Kind::Value, bracket_end(rest)),
+            _ => {
+                let double = ["**", "//", "==", "!=", "<=", ">="].iter().any(|op| rest.starts_with(op));
+                (Kind::Operator, if double { 2 } else { c.len_utf8() })
+            }
+        };
+        let text = &rest[..length];
+        let text = match text.len() > 2 && text.contains('%') && text.starts_with(['(', '[', '{']) {
+            true => {
+                text[..1].to_owned() + &join(without_modulo(self::pieces(&text[1..length - 1]))) + &text[length - 1..]
+            }
+            false => text.to_owned(),
+        };
+        pieces.push(Piece { kind, text });
+        at += length;
+    }
+    pieces
+}
+
+/// The length of the bracket that `text` begins with.
+fn bracket_end(text: &str) -> usize {
+    let (mut at, mut depth) = (0, 0usize);
+    while at < text.len() {
+        let rest = &text[at..];
+        let c = rest.chars().next().expect("at is inside of the text");
+        match c {
+            '\'' | '"' => {
+                at += literal_end(rest);
+                continue;
+            }
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => {
+                depth -= 1;
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+        at += c.len_utf8();
+    }
+    text.len()
+}
+
+/// Words between operands: what stands left of one is no part of the operand at its right.
+const WORDS: [&str; 19] = [
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "if",
+    "else",
+    "elif",
+    "for",
+    "set",
+    "do",
+    "call",
+    "filter",
+    "with",
+    "recursive",
+    "include",
+    "import",
+    "from",
+    "print",
+];
+const LOWER: [&str; 13] = ["+", "-", "~", "==", "!=", "<", ">", "<=", ">=", "=", ",", ":", ";"];
+
+fn is_word(piece: &Piece) -> bool {
+    piece.kind == Kind::Name && WORDS.contains(&piece.text.as_str())
+}
+
+/// `a % b` as a call, from left to right.
+fn without_modulo(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    while let Some(at) = pieces.iter().position(|p| p.kind == Kind::Operator && p.text == "%") {
+        let (start, end) = (left_start(&pieces, at), right_end(&pieces, at));
+        let part = |range: std::ops::Range<usize>| pieces[range].iter().map(|p| p.text.as_str()).collect::<String>();
+        let (left, right) = (part(start..at), part(at + 1..end));
+        let text = format!("{MODULO}({}, {})", left.trim(), right.trim());
+        pieces.splice(start..end, [Piece { kind: Kind::Value, text }]);
+    }
+    pieces
+}
+
+/// Where the left operand of the operator at `at` begins: behind the last operator that binds less.
+fn left_start(pieces: &[Piece], at: usize) -> usize {
+    let mut start = at;
+    for i in (0..at).rev() {
+        let piece = &pieces[i];
+        let sign = matches!(piece.text.as_str(), "-" | "+") && {
+            let before = pieces[..i].iter().rfind(|p| p.kind != Kind::Blank);
+            before.is_none_or(|p| is_word(p) || (p.kind == Kind::Operator && p.text != ")"))
+        };
+        let lower = piece.kind == Kind::Operator && LOWER.contains(&piece.text.as_str()) && !sign;
+        let named = i > 0 && pieces[i - 1].text == ".";
+        if lower || (is_word(piece) && !named) {
+            break;
+        }
+        if piece.kind != Kind::Blank {
+            start = i;
+        }
+    }
+    start
+}
+
+/// Where its right operand ends: signs, one value, what follows it (`.name`, brackets, filters, tests), and powers.
+fn right_end(pieces: &[Piece], at: usize) -> usize {
+    let next = |from: usize| (from..pieces.len()).find(|&i| pieces[i].kind != Kind::Blank);
+    let mut end = at + 1;
+    while let Some(i) = next(end).filter(|&i| matches!(pieces[i].text.as_str(), "-" | "+")) {
+        end = i + 1;
+    }
+    // The value.
+    end = next(end).map_or(end, |i| i + 1);
+    while let Some(i) = next(end) {
+        end = match (pieces[i].kind, pieces[i].text.as_str()) {
+            (Kind::Operator, "." | "|" | "**") => next(i + 1).map_or(i + 1, |name| name + 1),
+            (Kind::Value, text) if text.starts_with(['(', '[']) => i + 1,
+            _ => break,
+        };
+    }
+    end
+}
+
+/// `for target in value if condition`: the value inside of [`ITERATE`].
+fn iterated(pieces: Vec<Piece>) -> Vec<Piece> {
+    let word = |from: usize, word: &str| {
+        (from..pieces.len())
+            .find(|&i| pieces[i].kind == Kind::Name && pieces[i].text == word && pieces[i - 1].text != ".")
+    };
+    let Some(begin) = word(1, "in") else { return without_modulo(pieces) };
+    let end = word(begin + 1, "if").or_else(|| word(begin + 1, "recursive")).unwrap_or(pieces.len());
+    let value = join(without_modulo(pieces[begin + 1..end].to_vec()));
+    let text = format!(" {ITERATE}({}) ", value.trim());
+    let mut out = pieces[..=begin].to_vec();
+    out.push(Piece { kind: Kind::Value, text });
+    out.extend(without_modulo(pieces[end..].to_vec()));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prepared;
+
+    #[test]
+    fn remainders_become_calls_of_their_operands() {
+        let cases = [
+            ("{{ 'a%s' % x }}", "{{ __modulo('a%s', x) }}"),
+            ("{{ a + b % c * d }}", "{{ a + __modulo(b, c) * d }}"),
+            ("{{ 2 * a % b }}", "{{ __modulo(2 * a, b) }}"),
+            ("{{ a % b % c }}", "{{ __modulo(__modulo(a, b), c) }}"),
+            ("{% if loop.index0 % 2 == 0 %}", "{% if __modulo(loop.index0, 2) == 0 %}"),
+            ("{% if (a.b['%'] % -c.d(1) | e) != 1 -%}", "{% if (__modulo(a.b['%'], -c.d(1) | e)) != 1 -%}"),
+            ("{{ x if n % 2 else '%' }}", "{{ x if __modulo(n, 2) else '%' }}"),
+            ("{{ -a % b }}{{ '}}' }} % {# % #}", "{{ __modulo(-a, b) }}{{ '}}' }} % {# % #}"),
+            ("{% raw %}{{ a % b }}{% endraw %}{{ a%b }}", "{% raw %}{{ a % b }}{% endraw %}{{ __modulo(a, b) }}"),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(prepared(source), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn loops_generation_blocks_and_line_ends() {
+        let cases = [
+            ("{%- for a, b in c.items() if a % 2 %}", "{%- for a, b in __iterate(c.items()) if __modulo(a, 2) %}"),
+            ("{% for x in ['if'] recursive -%}", "{% for x in __iterate(['if']) recursive -%}"),
+            (
+                "{%- generation -%}\r\n{%- endgeneration %}\r",
+                "{%- call __generation() -%}\n{%- if false %}{% endif %}{%- endcall %}\n",
+            ),
+            (
+                "{% generation %}{% set a.b = c['d'] %}{% endgeneration %}",
+                "{% call __generation() %}{% set a.b = c['d'] %}{% if false %}{{ a }}{{ c }}{% endif %}{% endcall %}",
+            ),
+            ("{{ {'a': {'b': 1}}.a }}", "{{ {'a': {'b': 1}}.a }}"),
+            ("{% for", "{% for"),
+            ("{{ 'open", "{{ 'open"),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(prepared(source), expected, "{source}");
+        }
+    }
+}
