@@ -37,9 +37,9 @@ impl Bench {
         let start = Instant::now();
         match &mut self.work {
             Work::Copy(from, to) => {
-                let mut commands = gpu.commands();
+                let mut commands = gpu.commands()?;
                 commands.copy(from, to);
-                commands.submit();
+                commands.submit()?;
             }
             Work::Quantize(source, scheme) => drop(quantize(gpu, "bench", source, SHAPE, *scheme)?),
             Work::Dequantize(program) => program.run()?,

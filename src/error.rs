@@ -80,14 +80,14 @@ pub enum Error {
         message: String,
     },
     /// The memory needed is more than the device or the limit allows.
-    #[error("{what} needs {needed} bytes of device memory, {available} are available; {remedy}")]
+    #[error("{what}{}; {remedy}", memory(*needed, *available))]
     OutOfMemory {
         /// What the memory is for.
         what: String,
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes available.
-        available: u64,
+        /// Bytes needed, where it is known.
+        needed: Option<u64>,
+        /// Bytes available, where it is known.
+        available: Option<u64>,
         /// What to do.
         remedy: String,
     },
@@ -139,5 +139,15 @@ impl Error {
     /// An [`Error::Unsupported`].
     pub fn unsupported(what: impl Into<String>, got: impl ToString, supported: impl ToString) -> Error {
         Error::Unsupported { what: what.into(), got: got.to_string(), supported: supported.to_string() }
+    }
+}
+
+fn memory(needed: Option<u64>, available: Option<u64>) -> String {
+    match (needed, available) {
+        (Some(needed), Some(available)) => {
+            format!(" needs {needed} bytes of device memory, {available} are available")
+        }
+        (Some(needed), None) => format!(" needs {needed} bytes of device memory, and the device has no more"),
+        (None, _) => ": the device has no more memory".to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! Which adapters there are, and the choice of one: backends, the compilers behind them, and WebGPU's baseline.
 
-use super::{Caps, DeviceKind, caps};
+use super::{Caps, DeviceKind, caps, faults::caught};
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
@@ -162,7 +162,7 @@ impl Search {
         let mut desc = descriptor();
         desc.backends = self.backends()?;
         desc.backend_options.dx12.shader_compiler = self.dx12_compiler.raw();
-        Ok(wgpu::Instance::new(desc))
+        open(desc)
     }
 
     /// How the backends asked for are named in messages.
@@ -179,7 +179,7 @@ impl Search {
         let instance = self.instance()?;
         let packed_dot = has_packed_dot(&instance);
         let describe = |a: &wgpu::Adapter| Adapter::of(a, packed_dot, self.dx12_compiler);
-        Ok(sorted(&instance).iter().map(describe).collect())
+        Ok(sorted(&instance)?.iter().map(describe).collect())
     }
 
     /// The error of a search that found nothing.
@@ -193,7 +193,7 @@ impl Search {
     }
 
     pub(super) fn choose(&self, instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter> {
-        let mut adapters = sorted(instance);
+        let mut adapters = sorted(instance)?;
         if adapters.is_empty() {
             return Err(self.nothing_found());
         }
@@ -234,19 +234,24 @@ fn descriptor() -> wgpu::InstanceDescriptor {
 }
 
 /// An instance with wgpu's noop device alone.
-pub(super) fn noop() -> wgpu::Instance {
+pub(super) fn noop() -> Result<wgpu::Instance> {
     let mut desc = descriptor();
     desc.backends = wgpu::Backends::NOOP;
     desc.backend_options.noop = wgpu::NoopBackendOptions::enabled();
-    wgpu::Instance::new(desc)
+    open(desc)
+}
+
+fn open(desc: wgpu::InstanceDescriptor) -> Result<wgpu::Instance> {
+    caught("opening a driver", || wgpu::Instance::new(desc))
 }
 
 pub(super) fn has_packed_dot(instance: &wgpu::Instance) -> bool {
     instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct)
 }
 
-fn sorted(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+fn sorted(instance: &wgpu::Instance) -> Result<Vec<wgpu::Adapter>> {
+    let asked = || pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let mut adapters = caught("asking the drivers for adapters", asked)?;
     adapters.sort_by_key(|a| match caps::kind(a.get_info().device_type) {
         DeviceKind::Discrete => 0,
         DeviceKind::Integrated => 1,
@@ -254,7 +259,7 @@ fn sorted(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
         DeviceKind::Other => 3,
         DeviceKind::Cpu => 4,
     });
-    adapters
+    Ok(adapters)
 }
 
 /// What of WebGPU's default limits, as far as compute shaders go, an adapter does not reach.

@@ -1,12 +1,12 @@
 //! Device memory: buffers that count themselves, and tensors that view them.
 
-use super::Gpu;
+use super::{Gpu, faults::Held, queue::STAGING};
 use crate::{DType, Error, Result, Shape};
 use std::sync::{Arc, atomic::Ordering};
 
 /// A buffer on the device. On a [dry](super::GpuOptions::dry) device it is only counted.
 pub struct Buffer {
-    pub(super) raw: Option<wgpu::Buffer>,
+    pub(super) raw: Option<Held<wgpu::Buffer>>,
     size: u64,
     gpu: Gpu,
 }
@@ -24,10 +24,6 @@ impl Drop for Buffer {
     }
 }
 
-/// Bytes that lie in staging memory at once, on their way up or down: it is the host's, and scarce and easily fragmented where
-/// cards map all of their memory.
-const STAGING: usize = 16 << 20;
-
 impl Gpu {
     /// A buffer of at least `size` bytes, zeroed. Errors: OutOfMemory, with `what` and a remedy.
     pub fn buffer(&self, what: &str, size: u64) -> Result<Arc<Buffer>> {
@@ -41,7 +37,8 @@ impl Gpu {
     pub(super) fn buffer_for(&self, what: &str, size: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
         let size = size.max(4).next_multiple_of(4);
         let too_much = |available: u64, remedy: &str| {
-            Err(Error::OutOfMemory { what: what.to_owned(), needed: size, available, remedy: remedy.to_owned() })
+            let (needed, available) = (Some(size), Some(available));
+            Err(Error::OutOfMemory { what: what.to_owned(), needed, available, remedy: remedy.to_owned() })
         };
         if size > self.caps().max_buffer {
             return too_much(
@@ -67,24 +64,14 @@ impl Gpu {
         Ok(Arc::new(Buffer { raw, size, gpu: self.clone() }))
     }
 
-    fn allocate(&self, what: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
-        let device = self.device();
-        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let raw =
-            device.create_buffer(&wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false });
-        if let Some(error) = pollster::block_on(validation.pop()) {
-            return Err(Error::Device { op: format!("allocating {what}"), message: error.to_string() });
-        }
-        match pollster::block_on(memory.pop()) {
-            None => Ok(raw),
-            Some(_) => Err(Error::OutOfMemory {
-                what: what.to_owned(),
-                needed: size,
-                available: 0,
-                remedy: "close other programs that use the GPU, or use a smaller model, batch or sequence".to_owned(),
-            }),
-        }
+    fn allocate(&self, what: &str, size: u64, usage: wgpu::BufferUsages) -> Result<Held<wgpu::Buffer>> {
+        let desc = wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false };
+        self.attempt(what, || Held::new(self.device().create_buffer(&desc))).map_err(|error| match error {
+            Error::OutOfMemory { what, available, remedy, .. } => {
+                Error::OutOfMemory { what, needed: Some(size), available, remedy }
+            }
+            other => other,
+        })
     }
 
     /// A zeroed tensor.
@@ -189,23 +176,16 @@ impl Tensor {
         let gpu = self.gpu();
         let Some(raw) = &self.buffer.raw else { return Ok(()) };
         let mut at = self.offset + from;
-        for chunk in bytes.chunks(STAGING) {
+        for chunk in bytes.chunks(STAGING as usize) {
             if chunk.len() % 4 == 0 {
-                gpu.queue().write_buffer(raw, at, chunk);
+                gpu.upload(raw, at, chunk)?;
             } else {
                 // Copies go in words; the buffer's size is a multiple of four, so the padding is ours.
                 let mut padded = chunk.to_vec();
                 padded.resize(chunk.len().next_multiple_of(4), 0);
-                gpu.queue().write_buffer(raw, at, &padded);
+                gpu.upload(raw, at, &padded)?;
             }
             at += chunk.len() as u64;
-            // wgpu stages every write until the next submit, also the many small ones of a model that is loaded.
-            let staged = &gpu.inner.counters.staged;
-            if staged.fetch_add(chunk.len() as u64, Ordering::Relaxed) + chunk.len() as u64 >= STAGING as u64 {
-                staged.store(0, Ordering::Relaxed);
-                gpu.queue().submit([]);
-                gpu.wait()?;
-            }
         }
         Ok(())
     }
@@ -213,12 +193,12 @@ impl Tensor {
     /// The contents. Waits for the device. Errors: Device, DeviceLost.
     pub fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self) -> Result<Vec<T>> {
         let bytes = self.bytes();
-        let mut readback = self.gpu().readback(bytes.min(STAGING as u64))?;
-        if bytes <= STAGING as u64 {
+        let mut readback = self.gpu().readback(bytes.min(STAGING))?;
+        if bytes <= STAGING {
             return readback.fetch(self);
         }
         let mut values = Vec::with_capacity(bytes as usize / size_of::<T>());
-        let (len, piece) = (self.shape.len(), STAGING / self.dtype.size());
+        let (len, piece) = (self.shape.len(), STAGING as usize / self.dtype.size());
         for start in (0..len).step_by(piece) {
             let offset = self.offset + (start * self.dtype.size()) as u64;
             let piece = Tensor::view(self.buffer.clone(), offset, [piece.min(len - start)].into(), self.dtype);
@@ -256,22 +236,36 @@ impl Readback {
         }
         let mut values = vec![T::zeroed(); bytes as usize / size_of::<T>()];
         let (Some(source), Some(staging)) = (&tensor.buffer.raw, &self.staging.raw) else { return Ok(values) };
-        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
-        encoder.copy_buffer_to_buffer(source, tensor.offset, staging, 0, padded);
-        gpu.queue().submit([encoder.finish()]);
-        let (sender, receiver) = std::sync::mpsc::channel();
-        staging.slice(..padded).map_async(wgpu::MapMode::Read, move |result| {
-            let _ = sender.send(result);
-        });
-        gpu.wait()?;
-        let fail = |message: String| Error::Device { op: "reading a tensor back".to_owned(), message };
-        receiver.recv().map_err(|e| fail(e.to_string()))?.map_err(|e| fail(e.to_string()))?;
-        {
-            let view = staging.slice(..padded).get_mapped_range().map_err(|e| fail(e.to_string()))?;
+        let op = "reading a tensor back";
+        let mut commands = gpu.commands()?;
+        commands.copy_bytes((source, tensor.offset), (staging, 0), padded);
+        commands.submit()?;
+        gpu.map(op, staging, padded, |view| {
             bytemuck::cast_slice_mut(&mut values).copy_from_slice(&view[..bytes as usize]);
-        }
-        staging.unmap();
-        gpu.check()?;
+        })?;
         Ok(values)
+    }
+}
+
+impl Gpu {
+    /// Waits for everything submitted, and shows the first `bytes` bytes of `buffer` to `read`, which calls nothing of wgpu.
+    /// Errors: Device with `op`, DeviceLost.
+    pub(super) fn map(&self, op: &str, buffer: &wgpu::Buffer, bytes: u64, read: impl FnOnce(&[u8])) -> Result<()> {
+        let fail = |message: String| Error::Device { op: op.to_owned(), message };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.attempt(op, || {
+            buffer.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+                let _ = sender.send(result);
+            });
+        })?;
+        self.wait()?;
+        // Waiting has answered; where it did not, nobody will.
+        let answer = receiver.try_recv().map_err(|e| fail(e.to_string()))?;
+        answer.map_err(|e| fail(e.to_string()))?;
+        let view = self.attempt(op, || buffer.slice(..bytes).get_mapped_range())?.map_err(|e| fail(e.to_string()))?;
+        let view = Held::new(view);
+        read(&view);
+        drop(view);
+        self.attempt(op, || buffer.unmap())
     }
 }

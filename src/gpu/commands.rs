@@ -1,11 +1,11 @@
 //! Encoding and submitting: bind groups, passes, timestamps.
 
-use super::{Buffer, Gpu, Pipeline, Tensor};
+use super::{Buffer, Gpu, Pipeline, Tensor, faults::Held};
 use crate::{Error, Result};
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, atomic::Ordering};
 
 /// The memory one dispatch works on, bound once and replayed.
-pub struct BindGroup(wgpu::BindGroup);
+pub struct BindGroup(Held<wgpu::BindGroup>);
 
 impl Gpu {
     /// Binds `params` (a slot of a uniform buffer) and `args` to the bindings of `pipeline`, in their order.
@@ -21,7 +21,7 @@ impl Gpu {
             return Err(Error::shape(&pipeline.label, expected, format!("{large:?}, {} bytes", large.bytes())));
         }
         let raw = |buffer: &'_ Arc<Buffer>| {
-            buffer.raw.clone().ok_or_else(|| Error::Device {
+            buffer.raw.as_deref().cloned().map(Held::new).ok_or_else(|| Error::Device {
                 op: pipeline.label.clone(),
                 message: "this device only counts memory; nothing can run on it".to_owned(),
             })
@@ -44,11 +44,9 @@ impl Gpu {
             })
             .collect();
         self.inner.counters.bind_groups.fetch_add(1, Ordering::Relaxed);
-        Ok(BindGroup(self.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&pipeline.label),
-            layout: &pipeline.layout,
-            entries: &entries,
-        })))
+        let desc =
+            wgpu::BindGroupDescriptor { label: Some(&pipeline.label), layout: &pipeline.layout, entries: &entries };
+        self.attempt(&pipeline.label, || BindGroup(Held::new(self.device().create_bind_group(&desc))))
     }
 }
 
@@ -57,80 +55,96 @@ const TIMED_PASSES: u32 = 2048;
 
 /// Room for the timestamps of one submit.
 pub struct Timings {
-    set: wgpu::QuerySet,
-    resolve: wgpu::Buffer,
-    staging: wgpu::Buffer,
+    set: Held<wgpu::QuerySet>,
+    resolve: Held<wgpu::Buffer>,
+    staging: Held<wgpu::Buffer>,
     used: u32,
 }
 
+/// What the device's clock said: the begin and the end of each timed pass in turns, as they came. They may be zero, equal,
+/// run backwards or be plainly wrong: that depends on the driver.
+#[derive(Clone, Debug, Default)]
+pub struct Stamps {
+    /// Ticks, two a pass.
+    pub ticks: Vec<u64>,
+    /// Nanoseconds a tick.
+    pub period: f64,
+}
+
 impl Gpu {
-    /// Room for timestamps, or `None` where the device has none.
-    pub fn timings(&self) -> Option<Timings> {
+    /// The device's room for timestamps, empty, or `None` where it has none. There is one a device, made at the first call and
+    /// kept: Metal has 32 counter buffers in all. Whoever has it keeps others waiting. Errors: OutOfMemory, Device, DeviceLost.
+    pub fn timings(&self) -> Result<Option<MutexGuard<'_, Timings>>> {
         if !self.caps().timestamps || self.is_dry() {
-            return None;
+            return Ok(None);
         }
+        let shared = match self.inner.timings.get() {
+            Some(shared) => shared,
+            None => {
+                let made = self.attempt("room for timestamps", || self.create_timings())?;
+                self.inner.timings.get_or_init(|| Mutex::new(made))
+            }
+        };
+        let mut timings = shared.lock().expect("no thread panics while it holds the timings");
+        // What failed before it was read leaves its stamps behind.
+        timings.used = 0;
+        Ok(Some(timings))
+    }
+
+    fn create_timings(&self) -> Timings {
         let size = u64::from(2 * TIMED_PASSES) * 8;
         let buffer = |label, usage| {
             let desc = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-            self.device().create_buffer(&desc)
+            Held::new(self.device().create_buffer(&desc))
         };
-        Some(Timings {
-            set: self.device().create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("timestamps"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2 * TIMED_PASSES,
-            }),
+        let set = wgpu::QuerySetDescriptor {
+            label: Some("timestamps"),
+            ty: wgpu::QueryType::Timestamp,
+            count: 2 * TIMED_PASSES,
+        };
+        Timings {
+            set: Held::new(self.device().create_query_set(&set)),
             resolve: buffer("timestamps", wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
             staging: buffer("timestamps read", wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
             used: 0,
-        })
+        }
     }
 }
 
 impl Timings {
-    /// Whether another pass still fits.
-    pub fn has_room(&self) -> bool {
-        self.used < TIMED_PASSES
-    }
+    /// Passes that can be timed before they are [taken](Timings::take).
+    pub const ROOM: usize = TIMED_PASSES as usize;
 
-    /// Waits, and returns the nanoseconds of each timed pass since the last call, in order.
-    pub fn take(&mut self, gpu: &Gpu) -> Result<Vec<f64>> {
-        let count = 2 * self.used;
+    /// Waits, and returns the stamps of the passes since the last call, in order. Errors: Device, DeviceLost, OutOfMemory.
+    pub fn take(&mut self, gpu: &Gpu) -> Result<Stamps> {
+        let count = 2 * std::mem::take(&mut self.used);
         if count == 0 {
-            return Ok(Vec::new());
+            return Ok(Stamps::default());
         }
         let bytes = u64::from(count) * 8;
-        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.resolve_query_set(&self.set, 0..count, &self.resolve, 0);
-        encoder.copy_buffer_to_buffer(&self.resolve, 0, &self.staging, 0, bytes);
-        gpu.queue().submit([encoder.finish()]);
-        self.staging.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
-        gpu.wait()?;
-        let fail =
-            |e: wgpu::MapRangeError| Error::Device { op: "reading timestamps".to_owned(), message: e.to_string() };
-        let period = f64::from(gpu.queue().get_timestamp_period());
-        let times = {
-            let view = self.staging.slice(..bytes).get_mapped_range().map_err(fail)?;
-            let stamps: Vec<u64> = bytemuck::pod_collect_to_vec(&view[..]);
-            stamps.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period).collect()
-        };
-        self.staging.unmap();
-        self.used = 0;
-        Ok(times)
+        let mut commands = gpu.commands()?;
+        commands.encoder.resolve_query_set(&self.set, 0..count, &self.resolve, 0);
+        commands.copy_bytes((&self.resolve, 0), (&self.staging, 0), bytes);
+        commands.submit()?;
+        let mut ticks = Vec::new();
+        gpu.map("reading timestamps", &self.staging, bytes, |view| ticks = bytemuck::pod_collect_to_vec(view))?;
+        Ok(Stamps { ticks, period: f64::from(gpu.queue().get_timestamp_period()) })
     }
 }
 
 /// Commands on their way to the device: one submit.
 pub struct Commands<'a> {
     gpu: &'a Gpu,
-    encoder: wgpu::CommandEncoder,
+    encoder: Held<wgpu::CommandEncoder>,
 }
 
 impl Gpu {
-    /// An empty submit.
-    pub fn commands(&self) -> Commands<'_> {
-        let encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        Commands { gpu: self, encoder }
+    /// An empty submit. wgpu records what is put into it without a word to the driver, and says all that is wrong with it when
+    /// it is submitted. Errors: OutOfMemory, Device, DeviceLost.
+    pub fn commands(&self) -> Result<Commands<'_>> {
+        let desc = wgpu::CommandEncoderDescriptor { label: Some("step") };
+        let encoder = self.attempt("a command encoder", || Held::new(self.device().create_command_encoder(&desc)))?;
+        Ok(Commands { gpu: self, encoder })
     }
 }
 
@@ -144,7 +158,7 @@ impl Commands<'_> {
                 pass.set_pipeline(&pipeline.raw);
                 last = pipeline;
             }
-            pass.set_bind_group(0, &group.0, &[]);
+            pass.set_bind_group(0, &*group.0, &[]);
             pass.dispatch_workgroups(x, y, 1);
         }
     }
@@ -162,20 +176,23 @@ impl Commands<'_> {
             }),
         });
         pass.set_pipeline(&pipeline.raw);
-        pass.set_bind_group(0, &group.0, &[]);
+        pass.set_bind_group(0, &*group.0, &[]);
         pass.dispatch_workgroups(x, y, 1);
     }
 
     /// Copies the whole of `from` over `to`, which has as many bytes.
     pub fn copy(&mut self, from: &Tensor, to: &Tensor) {
         if let (Some(source), Some(target)) = (&from.buffer.raw, &to.buffer.raw) {
-            let bytes = from.bytes().next_multiple_of(4);
-            self.encoder.copy_buffer_to_buffer(source, from.offset, target, to.offset, bytes);
+            self.copy_bytes((source, from.offset), (target, to.offset), from.bytes().next_multiple_of(4));
         }
     }
 
-    /// Hands the commands to the device.
-    pub fn submit(self) {
-        self.gpu.queue().submit([self.encoder.finish()]);
+    pub(super) fn copy_bytes(&mut self, from: (&wgpu::Buffer, u64), to: (&wgpu::Buffer, u64), bytes: u64) {
+        self.encoder.copy_buffer_to_buffer(from.0, from.1, to.0, to.1, bytes);
+    }
+
+    /// Hands the commands to the device. Errors: OutOfMemory, Device, DeviceLost.
+    pub fn submit(self) -> Result<()> {
+        self.gpu.submit("a submit", Some(self.encoder))
     }
 }

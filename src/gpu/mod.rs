@@ -6,23 +6,27 @@ mod adapter;
 mod buffer;
 mod caps;
 mod commands;
+mod faults;
 mod known;
 mod pipeline;
+mod queue;
 mod shader;
 
 pub use adapter::{Adapter, Backend, Dx12Compiler, Search};
 pub use buffer::{Buffer, Readback, Tensor};
 pub use caps::{Caps, DeviceKind};
-pub use commands::{BindGroup, Commands, Timings};
+pub use commands::{BindGroup, Commands, Stamps, Timings};
+pub use faults::is_catching;
 pub use known::{Known, known};
 pub use pipeline::Pipeline;
 pub use shader::{Access, Binding, Expanded, Kernel, shader_names};
 
 use crate::{Error, Result};
+use faults::{Faults, Held};
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -117,20 +121,20 @@ struct Counters {
     buffers: AtomicU64,
     bytes: AtomicU64,
     peak: AtomicU64,
-    /// Bytes written to buffers since the staging memory was last emptied.
-    staged: AtomicU64,
 }
 
 struct Inner {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
+    device: Held<wgpu::Device>,
+    queue: Held<wgpu::Queue>,
     caps: Caps,
     checked: bool,
     dry: bool,
     memory_limit: Option<u64>,
     counters: Counters,
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
-    error: Arc<Mutex<Option<Error>>>,
+    timings: OnceLock<Mutex<Timings>>,
+    faults: Faults,
+    ahead: queue::Ahead,
 }
 
 /// An open device. Cloning shares it.
@@ -155,7 +159,7 @@ impl Gpu {
     pub fn open(options: &GpuOptions) -> Result<Gpu> {
         let (instance, adapter) = match options.noop {
             true => {
-                let noop = adapter::noop();
+                let noop = adapter::noop()?;
                 let adapter = Search::default().choose(&noop, None)?;
                 (noop, adapter)
             }
@@ -171,38 +175,32 @@ impl Gpu {
         let limits = if options.baseline || options.noop { wgpu::Limits::default() } else { adapter.limits() };
         let packed_dot = options.packed_dot && adapter::has_packed_dot(&instance);
         let caps = Caps::of(&adapter.get_info(), features, &limits, packed_dot);
-        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        let desc = wgpu::DeviceDescriptor {
             label: Some("fourbit"),
             required_features: features,
             required_limits: limits,
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
-        }))
-        .map_err(|e| Error::NoAdapter { message: format!("{} cannot be opened: {e}", caps.name) })?;
-        let error = Arc::new(Mutex::new(None));
-        let slot = error.clone();
-        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-            keep(&slot, Error::Device { op: "a submitted command".to_owned(), message: e.to_string() });
-        }));
-        let slot = error.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                keep(&slot, Error::DeviceLost(message));
-            }
-        });
+        };
+        let opened = faults::caught("opening the device", || pollster::block_on(adapter.request_device(&desc)))?;
+        let (device, queue) =
+            opened.map_err(|e| Error::NoAdapter { message: format!("{} cannot be opened: {e}", caps.name) })?;
+        let faults = Faults::watch(&device);
         log::info!("device: {} ({}, {})", caps.name, caps.backend, caps.driver);
         Ok(Gpu {
             inner: Arc::new(Inner {
-                device,
-                queue,
+                device: Held::new(device),
+                queue: Held::new(queue),
                 caps,
                 checked: options.checked,
                 dry: options.dry,
                 memory_limit: options.memory_limit,
                 counters: Counters::default(),
                 pipelines: Mutex::default(),
-                error,
+                timings: OnceLock::new(),
+                faults,
+                ahead: queue::Ahead::default(),
             }),
         })
     }
@@ -247,40 +245,11 @@ impl Gpu {
         }
     }
 
-    /// Waits until everything submitted has run. Errors: Device, DeviceLost.
-    pub fn wait(&self) -> Result<()> {
-        self.inner
-            .device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|e| Error::Device { op: "waiting".to_owned(), message: e.to_string() })?;
-        self.check()
-    }
-
-    /// The first error the device reported since the last check. Errors: Device, DeviceLost.
-    pub fn check(&self) -> Result<()> {
-        match self.inner.error.lock().expect("no thread panics while it holds the error").take() {
-            None => Ok(()),
-            Some(Error::DeviceLost(message)) => {
-                // A lost device stays lost.
-                keep(&self.inner.error, Error::DeviceLost(message.clone()));
-                Err(Error::DeviceLost(message))
-            }
-            Some(error) => Err(error),
-        }
-    }
-
     fn device(&self) -> &wgpu::Device {
         &self.inner.device
     }
 
     fn queue(&self) -> &wgpu::Queue {
         &self.inner.queue
-    }
-}
-
-fn keep(slot: &Mutex<Option<Error>>, error: Error) {
-    let mut slot = slot.lock().expect("no thread panics while it holds the error");
-    if slot.is_none() || matches!(error, Error::DeviceLost(_)) {
-        *slot = Some(error);
     }
 }

@@ -1,13 +1,13 @@
 //! Compute pipelines, made once a specialisation and kept.
 
-use super::{Access, Binding, Gpu, Kernel};
+use super::{Access, Binding, Gpu, Kernel, faults::Held};
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 /// A compiled kernel.
 pub struct Pipeline {
-    pub(super) raw: wgpu::ComputePipeline,
-    pub(super) layout: wgpu::BindGroupLayout,
+    pub(super) raw: Held<wgpu::ComputePipeline>,
+    pub(super) layout: Held<wgpu::BindGroupLayout>,
     /// The bindings in use, ascending; the first is the uniform with the parameters.
     pub bindings: Vec<Binding>,
     /// The kernel's label.
@@ -28,7 +28,8 @@ impl Pipeline {
 }
 
 impl Gpu {
-    /// The pipeline of `kernel`, compiled at the first call. Errors: Device, Unsupported.
+    /// The pipeline of `kernel`, compiled at the first call. What a driver will not compile is an
+    /// error here, with what its compiler said, and is not kept. Errors: Device, DeviceLost, OutOfMemory, Unsupported.
     pub fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         let mut cache = self.inner.pipelines.lock().expect("no thread panics while it holds the pipelines");
         if let Some(pipeline) = cache.get(kernel) {
@@ -50,11 +51,22 @@ impl Gpu {
             return missing("f16 arithmetic");
         }
         let expanded = kernel.expanded()?;
+        let entries: Vec<_> = expanded.bindings.iter().map(layout_entry).collect();
+        let (raw, layout) = self.attempt(&label, || self.create(kernel, &label, expanded.module, &entries))?;
+        Ok(Pipeline { raw, layout, bindings: expanded.bindings, label, rate: Mutex::new(None) })
+    }
+
+    fn create(
+        &self,
+        kernel: &Kernel,
+        label: &str,
+        module: naga::Module,
+        entries: &[wgpu::BindGroupLayoutEntry],
+    ) -> (Held<wgpu::ComputePipeline>, Held<wgpu::BindGroupLayout>) {
         let device = self.device();
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let desc = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(expanded.module)),
+            label: Some(label),
+            source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
         };
         let module = if self.inner.checked {
             device.create_shader_module(desc)
@@ -63,16 +75,16 @@ impl Gpu {
             // loops end, and its divisors are nonzero; the test-suite also runs them with every check switched on.
             unsafe { device.create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
-        let entries: Vec<_> = expanded.bindings.iter().map(layout_entry).collect();
-        let layout = device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+        let layout = Held::new(
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries }),
+        );
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&label),
+            label: Some(label),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
+            label: Some(label),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some(kernel.entry),
@@ -82,10 +94,7 @@ impl Gpu {
             },
             cache: None,
         });
-        if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Device { op: label, message: error.to_string() });
-        }
-        Ok(Pipeline { raw, layout, bindings: expanded.bindings, label, rate: Mutex::new(None) })
+        (Held::new(raw), layout)
     }
 }
 

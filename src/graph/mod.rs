@@ -6,6 +6,7 @@
 
 mod plan;
 mod program;
+mod rates;
 
 pub use plan::{Plan, Pool};
 pub use program::{KernelTime, Program};

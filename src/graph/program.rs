@@ -1,11 +1,14 @@
 //! Replay: submits cut by measured rates, and timings a kernel.
 
-use super::{Dispatch, Graph, PARAM_BYTES, Value};
+use super::{
+    Dispatch, Graph, PARAM_BYTES, Value,
+    rates::{self, Time},
+};
 use crate::{
     DType, Error, Result,
-    gpu::{BindGroup, Buffer, DeviceKind, Gpu, Pipeline, Tensor},
+    gpu::{BindGroup, Buffer, Gpu, Pipeline, Stamps, Tensor, Timings},
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Instant};
 
 /// A submit is cut before its estimated time passes this; systems with a display kill submits of about two seconds.
 const SUBMIT_NS: f64 = 100e6;
@@ -19,6 +22,8 @@ struct Step {
     bind_group: BindGroup,
     counts: [u32; 2],
     work: f64,
+    /// Nanoseconds, as last measured.
+    took: Option<f64>,
 }
 
 /// The time one kernel took over a run.
@@ -28,8 +33,8 @@ pub struct KernelTime {
     pub kernel: String,
     /// How often it ran.
     pub calls: usize,
-    /// Seconds in all.
-    pub seconds: f64,
+    /// Seconds in all by the device's clock; none where it has none, or said what cannot be.
+    pub seconds: Option<f64>,
     /// Floating point operations in all, as its host code counts them.
     pub work: f64,
 }
@@ -64,9 +69,7 @@ impl Program {
         for (index, dispatch) in self.dispatches.iter().enumerate() {
             let pipeline = gpu.pipeline(&dispatch.kernel)?;
             check(dispatch, &pipeline)?;
-            let rate = pipeline.rate().unwrap_or_else(|| default_rate(&gpu));
-            let parts = ((dispatch.work * rate / DISPATCH_NS).ceil() as u32).clamp(1, dispatch.groups);
-            let size = dispatch.groups.div_ceil(parts);
+            let size = dispatch.groups.div_ceil(parts(&gpu, dispatch, &pipeline));
             for base in (0..dispatch.groups).step_by(size as usize) {
                 pieces.push((index, pipeline.clone(), base, dispatch.groups.min(base.saturating_add(size))));
             }
@@ -88,112 +91,148 @@ impl Program {
             let groups = end - base;
             let x = groups.min(gpu.caps().max_groups);
             let work = dispatch.work * f64::from(groups) / f64::from(dispatch.groups);
-            self.steps.push(Step { dispatch: index, pipeline, bind_group, counts: [x, groups.div_ceil(x)], work });
+            let counts = [x, groups.div_ceil(x)];
+            self.steps.push(Step { dispatch: index, pipeline, bind_group, counts, work, took: None });
         }
         self.params = Some(params);
         Ok(())
     }
 
-    /// Runs the recording once; returns when everything is submitted. The first two runs are timed kernel by kernel and set
-    /// the rates by which later submits are cut. Errors: Device, DeviceLost.
+    /// Runs the recording once; returns when everything is submitted. The first two runs are timed, kernel by kernel where the
+    /// device has a clock, and set the rates by which later submits are cut. Errors: Device, DeviceLost, OutOfMemory.
     pub fn run(&mut self) -> Result<()> {
-        if self.runs < 2 && self.gpu.caps().timestamps {
+        if self.runs < 2 && !self.gpu.is_dry() {
             self.profile()?;
         } else {
-            self.submit();
+            self.submit()?;
         }
         self.runs += 1;
         self.gpu.check()
     }
 
-    fn submit(&self) {
-        let unknown = default_rate(&self.gpu);
+    fn submit(&self) -> Result<()> {
         let mut start = 0;
+        while start < self.steps.len() {
+            let range = self.next_submit(start);
+            start = range.end;
+            self.submit_range(range)?;
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds that a step is expected to take. One that was timed runs again as it did.
+    fn estimate(&self, step: &Step) -> f64 {
+        let kind = self.gpu.caps().kind;
+        let unknown = || step.work * step.pipeline.rate().unwrap_or_else(|| rates::default_rate(kind));
+        step.took.map_or_else(unknown, |ns| ns.max(step.work * rates::least_rate(kind)))
+    }
+
+    /// The steps from `start` on that go into one submit: at least one.
+    fn next_submit(&self, start: usize) -> Range<usize> {
         let mut spent = 0.0;
-        for (i, step) in self.steps.iter().enumerate() {
-            let cost = step.work * step.pipeline.rate().unwrap_or(unknown);
-            if spent + cost > SUBMIT_NS && i > start {
-                self.submit_range(start..i);
-                (start, spent) = (i, 0.0);
-            }
-            spent += cost;
-        }
-        self.submit_range(start..self.steps.len());
-    }
-
-    fn submit_range(&self, range: std::ops::Range<usize>) {
-        let mut commands = self.gpu.commands();
-        commands.pass(self.steps[range].iter().map(|s| (&*s.pipeline, &s.bind_group, s.counts)));
-        commands.submit();
-    }
-
-    /// Runs the recording once with a timestamp around every dispatch, and returns the time of each kernel, longest first;
-    /// empty where the device has no timestamps. Errors: Device, DeviceLost.
-    pub fn profile(&mut self) -> Result<Vec<KernelTime>> {
-        let Some(mut timings) = self.gpu.timings() else {
-            self.submit();
-            return Ok(Vec::new());
+        let fits = |step: &&Step| {
+            spent += self.estimate(step);
+            spent <= SUBMIT_NS
         };
-        let mut seconds = Vec::with_capacity(self.steps.len());
-        let mut at = 0;
-        while at < self.steps.len() {
-            let unknown = default_rate(&self.gpu);
-            let mut commands = self.gpu.commands();
-            let mut spent = 0.0;
-            while at < self.steps.len() && timings.has_room() {
-                let step = &self.steps[at];
-                let cost = step.work * step.pipeline.rate().unwrap_or(unknown);
-                if spent + cost > SUBMIT_NS && spent > 0.0 {
-                    break;
-                }
-                commands.timed(&mut timings, &step.pipeline, &step.bind_group, step.counts);
-                spent += cost;
-                at += 1;
-            }
-            commands.submit();
-            seconds.extend(timings.take(&self.gpu)?.into_iter().map(|ns| ns * 1e-9));
+        start..start + self.steps[start..].iter().take_while(fits).count().max(1)
+    }
+
+    fn submit_range(&self, range: Range<usize>) -> Result<()> {
+        let mut commands = self.gpu.commands()?;
+        commands.pass(self.steps[range].iter().map(|s| (&*s.pipeline, &s.bind_group, s.counts)));
+        commands.submit()
+    }
+
+    /// Runs the recording once, waiting for each submit, with a timestamp around every dispatch where the device has them, and
+    /// returns the time of each kernel, longest first. Errors: Device, DeviceLost, OutOfMemory.
+    pub fn profile(&mut self) -> Result<Vec<KernelTime>> {
+        // The host's clock is for this run alone.
+        self.gpu.wait()?;
+        let mut times: Vec<Time> = Vec::with_capacity(self.steps.len());
+        let mut best = HashMap::new();
+        while times.len() < self.steps.len() {
+            let mut range = self.next_submit(times.len());
+            range.end = range.end.min(range.start + Timings::ROOM);
+            let (stamps, wall) = self.time(range.clone())?;
+            let estimates: Vec<f64> = self.steps[range.clone()].iter().map(|step| self.estimate(step)).collect();
+            times.extend(rates::times(&stamps, wall, &estimates));
+            self.calibrate(range, &times, &mut best);
         }
-        let too_long = self.calibrate(&seconds);
-        let times = self.sum(&seconds);
-        if too_long && self.runs == 0 {
+        let kernels = self.sum(&times);
+        if self.runs == 0 && self.is_badly_cut() {
             self.prepare()?;
         }
-        Ok(times)
+        Ok(kernels)
     }
 
-    /// Sets each pipeline's rate to its fastest dispatch: the first one may include compilation by the driver.
-    /// Returns whether some dispatch is now known to be too long.
-    fn calibrate(&self, seconds: &[f64]) -> bool {
-        let mut best: HashMap<*const Pipeline, (usize, f64)> = HashMap::new();
-        for (i, (step, seconds)) in self.steps.iter().zip(seconds).enumerate() {
-            if step.work > 0.0 && *seconds > 0.0 {
-                let entry = best.entry(Arc::as_ptr(&step.pipeline)).or_insert((i, f64::INFINITY));
-                entry.1 = entry.1.min(seconds * 1e9 / step.work);
+    /// Runs some steps in one submit; the device's stamps, if it has any, and the nanoseconds that the host waited.
+    fn time(&self, range: Range<usize>) -> Result<(Stamps, f64)> {
+        let mut timings = self.gpu.timings()?;
+        let start = Instant::now();
+        let stamps = match timings.as_deref_mut() {
+            None => {
+                self.submit_range(range)?;
+                self.gpu.wait()?;
+                Stamps::default()
+            }
+            Some(timings) => {
+                let mut commands = self.gpu.commands()?;
+                for step in &self.steps[range] {
+                    commands.timed(timings, &step.pipeline, &step.bind_group, step.counts);
+                }
+                commands.submit()?;
+                timings.take(&self.gpu)?
+            }
+        };
+        Ok((stamps, start.elapsed().as_secs_f64() * 1e9))
+    }
+
+    /// Notes what the steps of one submit took, so that the next is cut by it, and sets each pipeline's rate to its fastest
+    /// dispatch in this run (`best`): the first one may include compilation by the driver.
+    fn calibrate(&mut self, range: Range<usize>, times: &[Time], best: &mut HashMap<*const Pipeline, f64>) {
+        let kind = self.gpu.caps().kind;
+        for (step, time) in self.steps[range.clone()].iter_mut().zip(&times[range]) {
+            step.took = Some(time.ns);
+            if let Some(rate) = rates::rate(*time, step.work, kind) {
+                let best = best.entry(Arc::as_ptr(&step.pipeline)).or_insert(f64::INFINITY);
+                *best = best.min(rate);
+                step.pipeline.set_rate(*best);
             }
         }
-        for (step, rate) in best.values() {
-            self.steps[*step].pipeline.set_rate(*rate);
-        }
-        self.steps
-            .iter()
-            .any(|s| s.pipeline.rate().is_some_and(|r| s.work * r > 1.5 * DISPATCH_NS && s.counts != [1, 1]))
     }
 
-    fn sum(&self, seconds: &[f64]) -> Vec<KernelTime> {
-        let mut times: Vec<KernelTime> = Vec::new();
+    /// Whether some dispatch is now known to be too long for one call, or was cut without need.
+    fn is_badly_cut(&self) -> bool {
+        let rate = |step: &Step| step.pipeline.rate().unwrap_or_default();
+        let too_long = |step: &Step| step.work * rate(step) > 1.5 * DISPATCH_NS && step.counts != [1, 1];
+        if self.steps.iter().any(too_long) {
+            return true;
+        }
+        let mut last = None;
+        let mut needed = 0;
+        for step in &self.steps {
+            if last.replace(step.dispatch) != Some(step.dispatch) {
+                needed += parts(&self.gpu, &self.dispatches[step.dispatch], &step.pipeline) as usize;
+            }
+        }
+        self.steps.len() > 2 * needed
+    }
+
+    fn sum(&self, all: &[Time]) -> Vec<KernelTime> {
+        let mut kernels: Vec<KernelTime> = Vec::new();
         let mut index: HashMap<&str, usize> = HashMap::new();
-        for (step, seconds) in self.steps.iter().zip(seconds) {
+        for (step, time) in self.steps.iter().zip(all) {
             let label = step.pipeline.label.as_str();
             let at = *index.entry(label).or_insert_with(|| {
-                times.push(KernelTime { kernel: label.to_owned(), calls: 0, seconds: 0.0, work: 0.0 });
-                times.len() - 1
+                kernels.push(KernelTime { kernel: label.to_owned(), calls: 0, seconds: Some(0.0), work: 0.0 });
+                kernels.len() - 1
             });
-            times[at].calls += 1;
-            times[at].seconds += seconds;
-            times[at].work += step.work;
+            kernels[at].calls += 1;
+            kernels[at].seconds = kernels[at].seconds.filter(|_| time.measured).map(|sum| sum + time.ns * 1e-9);
+            kernels[at].work += step.work;
         }
-        times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        times
+        kernels.sort_by(|a, b| b.seconds.unwrap_or(0.0).total_cmp(&a.seconds.unwrap_or(0.0)));
+        kernels
     }
 
     /// The memory of a value that was [kept](Graph::keep) or imported. Errors: Shape where it was neither.
@@ -241,12 +280,8 @@ fn check(dispatch: &Dispatch, pipeline: &Pipeline) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds a floating point operation before anything was measured: pessimistic, so that the first submits are short.
-fn default_rate(gpu: &Gpu) -> f64 {
-    match gpu.caps().kind {
-        DeviceKind::Cpu | DeviceKind::Other => 0.5,
-        DeviceKind::Virtual => 0.05,
-        DeviceKind::Integrated => 0.02,
-        DeviceKind::Discrete => 0.002,
-    }
+/// Calls in which a dispatch runs, so that none is too long.
+fn parts(gpu: &Gpu, dispatch: &Dispatch, pipeline: &Pipeline) -> u32 {
+    let rate = pipeline.rate().unwrap_or_else(|| rates::default_rate(gpu.caps().kind));
+    ((dispatch.work * rate / DISPATCH_NS).ceil() as u32).clamp(1, dispatch.groups)
 }

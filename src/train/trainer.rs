@@ -144,7 +144,7 @@ impl Trainer {
         self.finish(batches, learning_rate, &results, start)
     }
 
-    /// One step as [`Trainer::step`] takes it, with the time of each kernel; empty where the device has no timestamps.
+    /// One step as [`Trainer::step`] takes it, with the time of each kernel.
     pub fn profile(&mut self, batches: &[Batch]) -> Result<(StepMetrics, Vec<KernelTime>)> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;

@@ -8,7 +8,7 @@ use fourbit::{
     DType, Error, QuantizedTensor, Result,
     data::Batch,
     gpu::{Gpu, GpuOptions, Tensor},
-    graph::{Graph, Program},
+    graph::{Graph, KernelTime, Program},
     kernels::{
         matmul::{matmul, matmul_dx},
         quantize, roofline,
@@ -193,16 +193,9 @@ impl Bench {
             bytes(gpu.peak_bytes()),
         ));
         let (_, times) = trainer.profile(&batches)?;
-        let total: f64 = times.iter().map(|t| t.seconds).sum();
+        let total: f64 = times.iter().filter_map(|t| t.seconds).sum();
         for t in times.iter().take(12) {
-            out.line(format_args!(
-                "  {:5.1} %  {:8.2} ms  {:5} x  {:8.2} GFLOP/s  {}",
-                100.0 * t.seconds / total,
-                1e3 * t.seconds,
-                t.calls,
-                t.work / t.seconds.max(1e-12) * 1e-9,
-                t.kernel
-            ));
+            out.line(format_args!("  {}", kernel_line(t, total)));
         }
         let kernels: Vec<Value> = times
             .iter()
@@ -275,6 +268,22 @@ impl Product {
     }
 }
 
+/// No device computes this many floats a second (GFLOP/s): a clock that says so is wrong.
+const ABSURD: f64 = 1e6;
+
+/// What one kernel took, beside the `total` of all that were measured. A device's clock may say nothing, or nonsense.
+fn kernel_line(time: &KernelTime, total: f64) -> String {
+    let KernelTime { kernel, calls, seconds, work } = time;
+    let gflops = |seconds: f64| work / seconds * 1e-9;
+    match seconds.filter(|&s| s > 0.0 && gflops(s) < ABSURD) {
+        Some(seconds) => {
+            let (share, gflops) = (100.0 * seconds / total, gflops(seconds));
+            format!("{share:5.1} %  {:8.2} ms  {calls:5} x  {gflops:8.2} GFLOP/s  {kernel}", 1e3 * seconds)
+        }
+        None => format!("not measured         {calls:5} x                    {kernel}"),
+    }
+}
+
 /// Numbers in ±1 without a pattern.
 fn numbers(len: usize) -> Vec<f32> {
     (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0).collect()
@@ -312,4 +321,27 @@ fn thread_seconds() -> f64 {
     let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
     let nanoseconds = schedstat.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     nanoseconds.map_or_else(|| START.get_or_init(Instant::now).elapsed().as_secs_f64(), |ns| ns * 1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_said_so() {
+        let line = |seconds, work| {
+            let time = KernelTime { kernel: "norm.forward".to_owned(), calls: 3, seconds, work };
+            kernel_line(&time, 0.5)
+        };
+        assert_eq!(line(Some(0.25), 1e9), " 50.0 %    250.00 ms      3 x      4.00 GFLOP/s  norm.forward");
+        for (seconds, work) in
+            [(None, 1e9), (Some(0.0), 1e9), (Some(0.0), 0.0), (Some(1e-9), 1e9), (Some(f64::NAN), 1.0)]
+        {
+            let line = line(seconds, work);
+            assert!(
+                line.starts_with("not measured") && line.ends_with("3 x                    norm.forward"),
+                "{line}"
+            );
+        }
+    }
 }

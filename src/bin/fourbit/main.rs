@@ -64,8 +64,18 @@ enum Command {
     Bench(bench::Bench),
 }
 
+/// A fault of the device that the library catches and returns as an error is told once, as that error.
+fn hush_caught_panics() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| match fourbit::gpu::is_catching() {
+        true => log::debug!("{info}"),
+        false => tell(info),
+    }));
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    hush_caught_panics();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error")).init();
     interrupt::watch();
     let global = &cli.global;
