@@ -277,8 +277,7 @@ pub fn max_seq_length(asked: Option<usize>, source: &Source) -> Result<usize> {
 /// Token ids of the text of `--data`, at most `most` of them. Errors: Config where the model has no tokenizer or there is nothing to
 /// predict, Io, Format.
 pub fn text_ids(model: &Path, text: &Path, most: Option<usize>) -> Result<Vec<u32>> {
-    let no_tokenizer =
-        || Error::config("--data", format!("{} has no tokenizer.json, which texts need", model.display()));
+    let no_tokenizer = || Error::config("--data", format!("texts need a tokenizer: {}", Tokenizer::why_none(model)));
     let tokenizer = Tokenizer::open(model)?.ok_or_else(no_tokenizer)?;
     let mut ids = tokenizer.encode(&format::read_text(text)?, false)?;
     ids.truncate(most.unwrap_or(usize::MAX));
