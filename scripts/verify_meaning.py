@@ -338,7 +338,12 @@ def main():
         return llama_cpp(arguments.llama_cpp)
     lines, wrong = [HEAD], []
     with tempfile.TemporaryDirectory() as work:
-        for kind in (make() for make in KINDS):
+        for make in KINDS:
+            try:
+                kind = make()
+            except importlib.metadata.PackageNotFoundError as missing:
+                print(f"skip  a kind of file: {missing}", flush=True)
+                continue
             if arguments.only not in kind.name:
                 continue
             rows, different = run(kind, arguments.fourbit, work, arguments.fields)
