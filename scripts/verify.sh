@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares fourbit with transformers, PEFT and bitsandbytes on SmolLM2-135M: sets up what is missing (Python packages, the
-# model, a driver), builds, and runs scripts/verify.py with the arguments given; without any, scripts/verify_layouts.py too. About half an hour on two cores, and 3 GB of packages,
+# model, a driver), builds, and runs scripts/verify.py with the arguments given; without any, scripts/verify_layouts.py and
+# scripts/verify_meaning.py too. About an hour on two cores, and 3 GB of packages,
 # kept in $FOURBIT_VENV (~/.cache/fourbit-venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,4 +25,5 @@ if [[ ! -e $model/config.json ]]; then
 fi
 cargo build --release --bin fourbit
 [[ $# -gt 0 ]] || "$venv/bin/python" scripts/verify_layouts.py
+[[ $# -gt 0 ]] || "$venv/bin/python" scripts/verify_meaning.py
 exec "$venv/bin/python" scripts/verify.py --model "$model" "$@"

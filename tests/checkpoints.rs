@@ -491,6 +491,16 @@ fn configurations_that_would_be_read_wrongly_are_refused() {
             "num_codebooks of an AQLM model: 1",
         ),
         (json!({"quant_method": "compressed-tensors", "transform_config": {"u": {}}}), "transform_config"),
+        (json!({"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8}}), "kv_cache_scheme"),
+        (
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": "4"}}}}),
+            "quantization_config.config_groups.a.weights.num_bits: expected a whole number",
+        ),
+        (json!({"quant_method": "gptq", "bits": 4, "sym": "true"}), "quantization_config.sym: expected true or false"),
+        (json!({"quant_method": "gptq", "bits": 4, "rotation": "x"}), "rotation is \"x\": this field is not known"),
+        (json!({"quant_method": "gptq", "bits": 4, "dynamic": {"-:lm_head": {}}}), "rules for single layers"),
+        (json!({"quant_method": "awq", "bits": 4, "zero_point": false}), "zero_point"),
+        (json!({"quant_method": "bitsandbytes", "llm_int8_threshold": "6"}), "llm_int8_threshold: expected a number"),
     ] {
         let error = checkpoint::open(&config, "config.json".as_ref())
             .err()

@@ -111,6 +111,7 @@ impl CompressedTensors {
             if let Some(bits) = width(&group, name, format)? {
                 widths.push(bits);
                 inputs.push((name.as_str(), Inputs::of(group.object("input_activations")?)?));
+                group.refuse_unknown()?;
             }
         }
         refuse_extras(f)?;

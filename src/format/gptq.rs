@@ -99,6 +99,11 @@ impl Gptq {
             "mse",
             "offload_to_disk",
             "act_group_aware",
+            "v2",
+            "v2_alpha",
+            "gptaq",
+            "failsafe",
+            "mock_quantization",
         ]);
         Ok(Gptq {
             bits,

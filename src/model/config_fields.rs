@@ -106,17 +106,19 @@ fn refuse_options(f: &Fields<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The window of each block. Llama has none, whatever its configuration says; Mistral one for all; of Qwen2, `layer_types` or
-/// `max_window_layers` tell which blocks have it. Errors: Format.
+/// The window of each block. Llama has none, whatever its configuration says. Of Qwen2, `layer_types` or `max_window_layers` tell
+/// which blocks have it; of Mistral all do, unless there are `layer_types` (which transformers then loads as Ministral).
+/// Errors: Format.
 fn windows(f: &Fields<'_>, model_type: &str, layers: usize) -> Result<Vec<Option<usize>>> {
-    match model_type {
-        "mistral" => return Ok(vec![f.nullable_extent("sliding_window", Some(WINDOW))?; layers]),
-        "qwen2" => {}
+    let (first, used) = match model_type {
+        "mistral" => (0, true),
+        "qwen2" => {
+            let first = f.integer("max_window_layers", 0..=MAX_LAYERS)?.unwrap_or(28) as usize;
+            (first, f.flag("use_sliding_window", false)?)
+        }
         _ => return Ok(vec![None; layers]),
-    }
-    let used = f.flag("use_sliding_window", false)?;
+    };
     let window = if used { f.nullable_extent("sliding_window", Some(WINDOW))? } else { None };
-    let first = f.integer("max_window_layers", 0..=MAX_LAYERS)?.unwrap_or(28) as usize;
     let Some(types) = f.nullable_texts("layer_types")? else {
         return Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect());
     };
@@ -126,10 +128,7 @@ fn windows(f: &Fields<'_>, model_type: &str, layers: usize) -> Result<Vec<Option
     let of = |kind: &str| match (kind, window) {
         ("full_attention", _) => Ok(None),
         ("sliding_attention", Some(window)) => Ok(Some(window)),
-        ("sliding_attention", None) => {
-            Err(f
-                .fail("layer_types", "no sliding_attention where use_sliding_window and sliding_window give no window"))
-        }
+        ("sliding_attention", None) => Err(f.fail("layer_types", "no sliding_attention where there is no window")),
         _ => Err(f.fail("layer_types", "full_attention or sliding_attention")),
     };
     types.into_iter().map(of).collect()
@@ -174,7 +173,10 @@ fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<(f64, R
             },
         },
         "longrope" => divisors(&rope, head_dim)?,
-        other => return Err(Error::unsupported("rope scaling", other, "default, linear, llama3")),
+        _ => {
+            let name = if rope.has("rope_type") { "rope_type" } else { "type" };
+            return Err(rope.fail(name, "default, linear or llama3, the kinds that are computed here"));
+        }
     };
     Ok((theta, scaling))
 }
@@ -184,8 +186,9 @@ fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<(f64, R
 fn divisors(rope: &Fields<'_>, head_dim: usize) -> Result<RopeScaling> {
     let (short, long) = (rope.list("short_factor")?, rope.list("long_factor")?);
     if short.is_none() || short != long || rope.nullable_number("attention_factor", None)? != Some(1.0) {
-        let supported = "default, linear, llama3; longrope where short_factor is long_factor and attention_factor 1";
-        return Err(Error::unsupported("rope scaling", "longrope", supported));
+        let supported =
+            "default, linear or llama3, or longrope whose short_factor is its long_factor with attention_factor 1";
+        return Err(rope.fail("rope_type", supported));
     }
     let numbers = short.into_iter().flatten().map(|value| value.as_f64().filter(|&d| d > 0.0));
     let numbers: Option<Vec<f64>> = numbers.collect();

@@ -76,6 +76,19 @@ impl Tokenizer {
         if dir.join("tokenizer.json").is_file() { folder::load(dir).map(Some) } else { Ok(None) }
     }
 
+    /// What a model has in place of a tokenizer that can be read, and the remedy: for messages where one is needed.
+    pub fn why_none(model: impl AsRef<Path>) -> String {
+        let model = model.as_ref();
+        if model.join("tokenizer.model").is_file() {
+            return format!(
+                "{} has SentencePiece's tokenizer.model alone, which is not read; write tokenizer.json with transformers: \
+                 `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`",
+                model.display()
+            );
+        }
+        format!("{} has no tokenizer.json", model.display())
+    }
+
     /// The tokenizer of a model folder or GGUF file, `None` where there is none in it.
     pub fn open(model: impl AsRef<Path>) -> Result<Option<Tokenizer>> {
         let model = model.as_ref();

@@ -52,7 +52,7 @@ impl Generate {
         let source = Source::open(&base.path)?;
         let load_options = self.quant.options(&source)?;
         let tokenizer = Tokenizer::open(&base.path)?.ok_or_else(|| {
-            Error::config("--model", format!("{} has no tokenizer.json, which prompts need", base.path.display()))
+            Error::config("--model", format!("prompts need a tokenizer: {}", Tokenizer::why_none(&base.path)))
         })?;
         let chat = self.prompt.is_none() && std::io::stdin().is_terminal() && !global.json && !self.raw;
         let prompt = if chat { None } else { Some(self.encode(&tokenizer, &self.text()?)?) };

@@ -1,0 +1,360 @@
+"""Is every field of a model's files read as the program that wrote it means it, or refused? Makes `docs/compatibility.md`.
+
+    python scripts/verify_meaning.py [--fourbit target/release/fourbit] [--only KIND] [--fields PATTERN] [--output docs/compatibility.md]
+
+Each optional field of a kind of file is set to three values, one at a time, in a tiny model with random weights, and the logits
+after a short text are compared with the other program's: transformers for config.json, llama.cpp (as the package `xllamacpp` has
+it) for GGUF metadata. They must be equal, or fourbit must refuse the file; a field that fourbit passes over in silence although it
+changes the other program's logits ends the script with status 1.
+
+A kind of file is a class below with a name, a version, `cases()` (field, value, what to write) and `logits()` of the other
+program; `KINDS` lists them.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="critical", TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+VOCAB, POSITIONS = 160, 64
+IDS = np.random.default_rng(1).integers(0, VOCAB, 40).tolist()
+BOUND = 1e-4
+MISSING = object()
+
+
+class Refused(Exception):
+    """By either program, with its words."""
+
+
+def ours(binary, model, work):
+    ids, out = os.path.join(work, "ids.json"), os.path.join(work, "logits.safetensors")
+    with open(ids, "w") as file:
+        json.dump(IDS, file)
+    words = ["evaluate", "--model", model, "--input-ids", ids, "--logits", out, "--quantization", "none"]
+    done = subprocess.run([binary, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise Refused(done.stderr.strip().splitlines()[-1])
+    return next(iter(load_file(out).values()))[-1]
+
+
+class Folder:
+    """config.json of one family."""
+
+    ROPE = [dict(rope_type="linear", factor=2.0, rope_theta=500.0), dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32, rope_theta=100.0), dict(rope_type="yarn", factor=2.0, rope_theta=10000.0, original_max_position_embeddings=32)]
+    VALUES = {
+        "attention_dropout": [0.0, 0.1, 0],
+        "dtype": ["float32", "bfloat16", "float16"],
+        "head_dim": [8, 16, None],
+        "hidden_act": ["silu", "gelu", "swish"],
+        "hidden_size": [32, 64, 96],
+        "intermediate_size": [48, 64, 80],
+        "layer_types": [["full_attention", "sliding_attention"], ["full_attention"] * 2, ["sliding_attention"] * 2],
+        "max_position_embeddings": [64, 128, 48],
+        "max_window_layers": [0, 1, 2],
+        "num_attention_heads": [4, 8, 2],
+        "num_hidden_layers": [1, 2, 3],
+        "num_key_value_heads": [1, 4, None],
+        "original_max_position_embeddings": [16, 32, 64],
+        "partial_rotary_factor": [0.5, 1.0, 0.25],
+        "pretraining_tp": [1, 2, None],
+        "rms_norm_eps": [1e-5, 1e-2, 0.5],
+        "rope_parameters": ROPE,
+        "rope_scaling": [*ROPE[:2], dict(type="dynamic", factor=2.0)],
+        "rope_theta": [100.0, 500000.0, 1000],
+        "sliding_window": [8, 16, None],
+        "torch_dtype": ["float32", "bfloat16", None],
+        "vocab_size": [160, 192, 256],
+    }
+    # Names of older files, and of no class, that models carry.
+    OTHERS = ["attention_bias", "is_causal", "layer_types", "mlp_bias", "original_max_position_embeddings", "partial_rotary_factor", "pretraining_tp", "rope_scaling", "rope_theta", "sliding_window", "torch_dtype", "use_sliding_window"]
+    # What a model is made of, and where it came from: another value is another file, not another meaning.
+    LEFT_OUT = ["architectures", "model_type", "transformers_version", "name_or_path", "_name_or_path"]
+    BY_TYPE = {"bool": [True, False, None], "int": [1, 2, 3], "float": [0.0, 0.5, 1.0], "str": ["a", "b", "c"]}
+
+    def __init__(self, family, config, **base):
+        self.name, self.family, self.config, self.base = f"config.json of {family}", family, config, base
+        self.version = f"transformers {transformers.__version__}"
+
+    def json(self, **changes):
+        base = dict(model_type=self.family, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    vocab_size=VOCAB, max_position_embeddings=POSITIONS, rms_norm_eps=1e-5, **self.base)
+        return {name: value for name, value in {**base, **changes}.items() if value is not MISSING}
+
+    def values(self, field, kind):
+        if field in self.VALUES:
+            return self.VALUES[field]
+        return next((values for name, values in self.BY_TYPE.items() if name in kind), [None, {}, []])
+
+    def cases(self):
+        fields = {f.name: str(f.type) for f in dataclasses.fields(self.config) if not f.name.startswith("_")}
+        fields |= {name: "bool" for name in self.OTHERS if name not in fields}
+        for field, kind in sorted(fields.items()):
+            if field in self.LEFT_OUT:
+                continue
+            for value in self.values(field, kind):
+                yield field, value, {field: value}
+            if field in self.base or field in self.json():
+                # Shapes come from the file's own numbers, so only what fits can be left out.
+                if field in ("max_position_embeddings", "rms_norm_eps", "sliding_window"):
+                    yield field, MISSING, {field: MISSING}
+        # Where a window is used, how many blocks have it; where there is no own type, the older names.
+        if "use_sliding_window" in fields and self.family == "qwen2":
+            for first in [0, 1, 2]:
+                yield "max_window_layers, the window used", first, dict(use_sliding_window=True, max_window_layers=first)
+            yield "layer_types, the window used", "mixed", dict(use_sliding_window=True, layer_types=["sliding_attention", "full_attention"])
+        for value in [dict(rope_type="linear", factor=2.0), {}, None]:
+            yield "rope_scaling beside rope_parameters", value, dict(rope_scaling=value, rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=500.0), rope_theta=300.0)
+
+    def write(self, changes, work):
+        folder = os.path.join(work, "model")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        with open(os.path.join(folder, "config.json"), "w") as file:
+            json.dump(self.json(**changes), file)
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder)
+            torch.manual_seed(0)
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            for name, values in model.named_parameters():
+                torch.nn.init.normal_(values, 1.0 if "norm" in name else 0.0, 0.3)
+            save_file({n: v.contiguous() for n, v in model.state_dict().items() if not (config.tie_word_embeddings and n == "lm_head.weight")}, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+        except Exception as error:
+            raise Refused(f"{type(error).__name__}: {error}") from error
+        return folder
+
+    def logits(self, folder):
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            with torch.no_grad():
+                return model(torch.tensor([IDS])).logits[0, -1].numpy()
+        except Exception as error:
+            raise Refused(f"{type(error).__name__}: {error}") from error
+
+
+class Gguf:
+    """Metadata of a GGUF file of the architecture llama."""
+
+    NUMBERS = [0.0, 2.0, 8.0]
+    COUNTS = [0, 1, 4]
+    VALUES = {
+        "attention.causal": [True, False, True],
+        "attention.head_count_kv": [1, 2, 4],
+        "attention.key_length": [8, 16, 4],
+        "attention.layer_norm_rms_epsilon": [1e-5, 1e-2, 0.5],
+        "attention.value_length": [8, 16, 4],
+        "context_length": [64, 128, 48],
+        "rope.dimension_count": [8, 4, 16],
+        "rope.freq_base": [100.0, 10000.0, 500000.0],
+        "rope.scaling.attn_factor": [1.0, 2.0, 0.5],
+        "rope.scaling.finetuned": [True, False, True],
+        "rope.scaling.type": ["none", "linear", "yarn"],
+        "tensor_data_layout": ["a", "b", "c"],
+        "use_parallel_residual": [True, False, True],
+        "vocab_size": [160, 100, 200],
+    }
+    WHOLE = ("count", "length", "dim", "window", "group", "layer", "num", "period", "pattern", "rank", "step")
+
+    def __init__(self):
+        self.name, self.version = "GGUF metadata of llama", f"llama.cpp, xllamacpp {importlib.metadata.version('xllamacpp')}"
+
+    def cases(self):
+        import gguf
+
+        made_of = {"block_count", "embedding_length", "feed_forward_length", "attention.head_count"}
+        keys = {
+            value.removeprefix("{arch}.")
+            for group in (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
+            for value in vars(group).values()
+            if isinstance(value, str) and value.startswith("{arch}.")
+        }
+        for key in sorted(keys - made_of):
+            default = self.COUNTS if any(word in key for word in self.WHOLE) else self.NUMBERS
+            for value in self.VALUES.get(key, default):
+                yield key, value, {key: value}
+        for value in self.NUMBERS:
+            yield "rope.scaling.factor of linear", value, {"rope.scaling.type": "linear", "rope.scaling.factor": value}
+            yield "rope.scaling.factor of none", value, {"rope.scaling.type": "none", "rope.scaling.factor": value}
+            yield "rope.scaling.factor before rope.scale_linear", value, {"rope.scaling.factor": value, "rope.scale_linear": 4.0}
+        for divisors in [[1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 4.0, 8.0]]:
+            yield "rope_freqs.weight", divisors, {"divisors": divisors}
+        yield "rope_freqs.weight and a factor", [1.0, 2.0, 4.0, 8.0], {"divisors": [1.0, 2.0, 4.0, 8.0], "rope.scaling.factor": 2.0}
+        for kind in ["attn_q", "attn_output", "ffn_down"]:
+            yield "a bias", kind, {"bias": kind}
+
+    def write(self, changes, work):
+        import gguf
+
+        path = os.path.join(work, "model.gguf")
+        base = {"context_length": POSITIONS, "embedding_length": 32, "block_count": 2, "feed_forward_length": 48, "attention.head_count": 4, "attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5}
+        metadata = {**base, **{k: v for k, v in changes.items() if k not in ("divisors", "bias")}}
+        writer = gguf.GGUFWriter(path, "llama")
+        kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        for key, value in metadata.items():
+            kinds[type(value)](f"llama.{key}", value)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("default")
+        # Bytes as GPT-2's vocabulary writes them.
+        writer.add_token_list([chr(33 + i) if i < 94 else chr(0x100 + i) for i in range(VOCAB)])
+        writer.add_token_types([1] * VOCAB)
+        writer.add_token_merges(["! !"])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(1)
+        writer.add_add_bos_token(False)
+        rng = np.random.default_rng(3)
+        def add(name, *shape, mean=0.0):
+            writer.add_tensor(name, (mean + 0.3 * rng.standard_normal(shape)).astype(np.float32))
+        width, kv = 4 * metadata.get("attention.key_length", 8), metadata["attention.head_count_kv"]
+        add("token_embd.weight", VOCAB, 32), add("output.weight", VOCAB, 32), add("output_norm.weight", 32, mean=1.0)
+        for layer in range(2):
+            shapes = dict(attn_norm=(32,), ffn_norm=(32,), attn_q=(width, 32), attn_k=(width // 4 * kv, 32), attn_v=(width // 4 * kv, 32), attn_output=(32, width), ffn_gate=(48, 32), ffn_up=(48, 32), ffn_down=(32, 48))
+            for name, shape in shapes.items():
+                add(f"blk.{layer}.{name}.weight", *shape, mean=1.0 if "norm" in name else 0.0)
+            groups = [["attn_q", "attn_k", "attn_v"], ["attn_output"], ["ffn_gate", "ffn_up", "ffn_down"]]
+            for name in next((group for group in groups if changes.get("bias") in group), []):
+                add(f"blk.{layer}.{name}.bias", shapes[name][0])
+        if "divisors" in changes:
+            writer.add_tensor("rope_freqs.weight", np.array(changes["divisors"], np.float32))
+        writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+        return path
+
+    def logits(self, path):
+        """Log-probabilities, since llama.cpp's server tells no logits; in a process of its own, which a bad file may end."""
+        done = subprocess.run([sys.executable, __file__, "--llama-cpp", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            raise Refused((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
+        return np.array(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def llama_cpp(path):
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_gpu_layers, params.n_parallel = path, 256, 0, 1
+    params.cpuparams.n_threads, params.verbosity, params.warmup = 1, -1, False
+    # Keys and values in full, and no fast attention, which rounds them.
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server = xllamacpp.Server(params)
+    answer = server.handle_completions({"prompt": IDS, "max_tokens": 1, "temperature": 0.0, "n_probs": VOCAB})
+    answer = json.loads(answer) if isinstance(answer, str) else answer
+    top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    values = [None] * VOCAB
+    for entry in top:
+        values[entry["id"]] = entry["logprob"]
+    print(json.dumps(values))
+
+
+KINDS = [
+    lambda: Folder("llama", transformers.LlamaConfig),
+    lambda: Folder("mistral", transformers.MistralConfig, sliding_window=None),
+    lambda: Folder("qwen2", transformers.Qwen2Config, sliding_window=8),
+    Gguf,
+]
+
+
+def compare(kind, changes, binary, work):
+    """(word, detail): equal, refused, or DIFFERENT."""
+    path = None
+    try:
+        path = kind.write(changes, work)
+        theirs = kind.logits(path)
+    except Refused as error:
+        theirs = error
+    try:
+        mine = ours(binary, path, work) if path else Refused("not tried")
+    except Refused as error:
+        mine = error
+    if isinstance(theirs, Refused):
+        return ("refused by both" if isinstance(mine, Refused) else "refused there"), str(theirs)
+    if isinstance(mine, Refused):
+        return "refused", str(mine)
+    if isinstance(kind, Gguf):
+        mine = mine.astype(np.float64) - np.log(np.exp(mine.astype(np.float64) - mine.max()).sum()) - mine.max()
+    error = float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+    return ("equal", f"{error:.0e}") if error < BOUND else ("DIFFERENT", f"off by {error:.1e} of the largest logit")
+
+
+def shown(value):
+    return "missing" if value is MISSING else json.dumps(value)
+
+
+def run(kind, binary, work, fields):
+    rows, wrong = {}, []
+    for field, value, changes in kind.cases():
+        if not re.search(fields, field):
+            continue
+        word, detail = compare(kind, changes, binary, work)
+        print(f"{word:16}{kind.name}: {field} = {shown(value)}: {detail[:160]}", flush=True)
+        rows.setdefault(field, []).append((shown(value), word))
+        if word == "DIFFERENT":
+            wrong.append(f"{kind.name}: {field} = {shown(value)}")
+    return rows, wrong
+
+
+def table(kind, rows):
+    lines = [f"## {kind.name}", "", f"Beside {kind.version}.", "", "| field | values |", "|---|---|"]
+    for field, results in rows.items():
+        words = {}
+        for value, word in results:
+            words.setdefault(word, []).append(value)
+        cells = "; ".join(f"{word}: " + ", ".join(f"`{value}`" for value in values) for word, values in words.items())
+        lines.append(f"| `{field}` | {cells} |")
+    return lines + [""]
+
+
+HEAD = """# What is read as the program that wrote it means it
+
+Made by `scripts/verify_meaning.py`; run it again after a change of what is read. Each field is set to the values beside it, one at
+a time, in a tiny model with random weights, and the logits after 40 tokens are compared. **equal**: within 1e-4 of the largest.
+**refused**: fourbit says that it does not read it. **refused there**: the other program does not read it, fourbit does; **refused by
+both**. Nothing may be different in silence.
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fourbit", default=os.path.join(ROOT, "target/release/fourbit"))
+    parser.add_argument("--only", default="", help="kinds whose name has this in it")
+    parser.add_argument("--fields", default="", help="a regular expression: fields whose name it finds")
+    parser.add_argument("--output", help="write the tables to this file")
+    parser.add_argument("--llama-cpp", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.llama_cpp:
+        return llama_cpp(arguments.llama_cpp)
+    lines, wrong = [HEAD], []
+    with tempfile.TemporaryDirectory() as work:
+        for make in KINDS:
+            try:
+                kind = make()
+            except importlib.metadata.PackageNotFoundError as missing:
+                print(f"skip  a kind of file: {missing}", flush=True)
+                continue
+            if arguments.only not in kind.name:
+                continue
+            rows, different = run(kind, arguments.fourbit, work, arguments.fields)
+            lines += table(kind, rows)
+            wrong += different
+    if arguments.output:
+        os.makedirs(os.path.dirname(os.path.abspath(arguments.output)), exist_ok=True)
+        with open(arguments.output, "w") as file:
+            file.write("\n".join(lines))
+    sys.exit("different in silence: " + "; ".join(wrong) if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
