@@ -278,11 +278,35 @@ impl QuantizedFolder {
             Action::Copy(_) => None,
         });
         let mut json = source.config.json.clone();
-        match self.layout.config(dtype.unwrap_or(DType::BF16))? {
-            serde_json::Value::Null => json.as_object_mut().and_then(|json| json.remove("quantization_config")),
-            config => json.as_object_mut().and_then(|json| json.insert("quantization_config".to_owned(), config)),
-        };
+        let quantization = self.layout.config(dtype.unwrap_or(DType::BF16))?;
+        if let Some(json) = json.as_object_mut() {
+            match quantization {
+                serde_json::Value::Null => {
+                    json.remove("quantization_config");
+                    self.tell_dtype(json)?;
+                }
+                config => drop(json.insert("quantization_config".to_owned(), config)),
+            }
+        }
         atomic::write_json(folder.join("config.json"), &json)
+    }
+
+    /// The dtype of a model of plain floats in its configuration, by which transformers loads it: the one of all tensors, or f32
+    /// where they differ, which holds every other.
+    fn tell_dtype(&self, json: &mut serde_json::Map<String, serde_json::Value>) -> Result<()> {
+        let mut dtypes: Vec<DType> = self.specs()?.iter().map(|spec| spec.dtype).collect();
+        dtypes.dedup();
+        let name = match dtypes[..] {
+            [DType::F16] => "float16",
+            [DType::BF16] => "bfloat16",
+            _ => "float32",
+        };
+        // transformers 5 writes the first name, and those before it the second.
+        let named: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|key| json.contains_key(*key)).collect();
+        for key in if named.is_empty() { vec!["dtype"] } else { named } {
+            json.insert(key.to_owned(), name.into());
+        }
+        Ok(())
     }
 }
 

@@ -69,7 +69,7 @@ impl Merge {
         let LoadOptions { quantization } = self.base.options(&source)?;
         let recipe = self.recipe(held(&source, quantization)?)?;
         recipe.options.check_taken(&[recipe])?;
-        let export = Export::open(&base.path, &recipe, &self.output)?;
+        let export = Export::open(&base.path, Some(adapter), &recipe, &self.output)?;
         let window = max_seq_length(self.max_seq_length, &source)?;
         let ids = self.data.as_ref().map(|text| text_ids(&base.path, text, self.max_tokens)).transpose()?;
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;
