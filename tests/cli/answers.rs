@@ -95,13 +95,13 @@ fn a_merged_model_knows_its_ends_and_its_dtype() {
     assert_eq!(merged("floats", "f32"), (json!("float32"), json!([0, 2])));
     assert_eq!(merged("halves", "f16"), (json!("float16"), json!([0, 2])));
     assert_eq!(merged("mixed", "bf16"), (json!("float32"), json!([0, 2])));
-    // A template beside the adapter goes along, and its end.
+    // A template beside the adapter goes along, and its end; the base's stays one.
     fs::write(
         place.path("adapter/chat_template.jinja"),
         "{% for m in messages %}{{ m.content + '<|im_start|>' }}{% endfor %}",
     )
     .unwrap();
-    assert_eq!(merged("own", "f16").1, json!([0, 1]));
+    assert_eq!(merged("own", "f16").1, json!([0, 1, 2]));
     let config = fs::read_to_string(place.path("own/tokenizer_config.json")).unwrap();
     assert!(config.contains("m.content + '<|im_start|>'"), "{config}");
 }
