@@ -1,7 +1,9 @@
 """Writes tests/golden/templates.json: what transformers renders, for tests/templates.rs.
 
     pip install transformers==5.23.0 jinja2
-    python scripts/make_template_golden.py "$(scripts/templates.sh)"
+    python scripts/make_template_golden.py [--check] "$(scripts/templates.sh)"
+
+With --check nothing is written: the file must be what comes out.
 
 Two parts. Small Jinja snippets, each with the text that transformers renders or the fact that it refuses. And hashes of what it makes of
 the chat templates that the Python package trl ships (`scripts/templates.sh` fetches them; nothing of them is kept here), for
@@ -150,7 +152,7 @@ def marked(t, template, case):
 def main():
     t = tokenizer()
     hashes = {}
-    for path in sorted(pathlib.Path(sys.argv[1]).glob("*.jinja")):
+    for path in sorted(pathlib.Path(sys.argv[-1]).glob("*.jinja")):
         template = path.read_text(encoding="utf-8")
         rows = []
         for case in CONVERSATIONS:
@@ -170,9 +172,11 @@ def main():
         snippets.append([source, text])
     golden = {"versions": {"transformers": transformers.__version__, "jinja2": jinja2.__version__, "trl": "1.16.0"},
               "special": SPECIAL, "values": VALUES, "snippets": snippets, "conversations": CONVERSATIONS, "templates": hashes}
-    with open(OUT, "w", encoding="utf-8") as f:
-        f.write(json.dumps(golden, ensure_ascii=False, indent=0, separators=(",", ":")))
-        f.write("\n")
+    text = json.dumps(golden, ensure_ascii=False, indent=0, separators=(",", ":")) + "\n"
+    if "--check" not in sys.argv:
+        OUT.write_text(text, encoding="utf-8")
+    elif OUT.read_text(encoding="utf-8") != text:
+        sys.exit(f"{OUT.name} is not what these versions render")
     refused = sum(o.startswith("refused") for rows in hashes.values() for row in rows for o in row)
     print(len(hashes), "templates,", len(CONVERSATIONS), "conversations,", refused, "refusals,", len(snippets), "snippets")
 

@@ -24,6 +24,19 @@ pub struct Sampling {
     pub max_new_tokens: usize,
 }
 
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model chose this token of those that end generation.
+    EndToken(u32),
+    /// `max_new_tokens` were generated.
+    MaxNewTokens,
+    /// There is no room for a further token: the model has no more positions, or the generator no more capacity.
+    Positions,
+    /// Whoever takes the tokens wanted no more.
+    Stopped,
+}
+
 impl Default for Sampling {
     /// Greedy, up to 256 tokens.
     fn default() -> Self {
@@ -110,6 +123,7 @@ pub struct Generator<'m> {
     pool: Pool,
     programs: HashMap<usize, Reader>,
     filled: usize,
+    finish: Finish,
 }
 
 /// A program that reads a number of tokens and leaves the logits after the last real one.
@@ -142,12 +156,18 @@ impl<'m> Generator<'m> {
             pool: Pool::default(),
             programs: HashMap::new(),
             filled: 0,
+            finish: Finish::MaxNewTokens,
         })
     }
 
     /// Forgets the sequence.
     pub fn reset(&mut self) {
         self.filled = 0;
+    }
+
+    /// Why the last [`Generator::generate`] ended.
+    pub fn finish(&self) -> Finish {
+        self.finish
     }
 
     /// Reads `prompt` after what was read before, then generates until a token of `stop`, `max_new_tokens`, or the end of
@@ -174,13 +194,22 @@ impl<'m> Generator<'m> {
             self.read(piece)?;
         }
         let mut out = Vec::new();
+        self.finish = Finish::MaxNewTokens;
         for draw in 0..sampling.max_new_tokens {
             let id = self.next(sampling, draw as u64)?;
             if stop.contains(&id) {
+                self.finish = Finish::EndToken(id);
                 break;
             }
             out.push(id);
-            if !on_token(id)? || self.filled == self.capacity {
+            if !on_token(id)? {
+                self.finish = Finish::Stopped;
+                break;
+            }
+            if self.filled == self.capacity {
+                if draw + 1 < sampling.max_new_tokens {
+                    self.finish = Finish::Positions;
+                }
                 break;
             }
             if draw + 1 < sampling.max_new_tokens {

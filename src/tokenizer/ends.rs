@@ -3,7 +3,7 @@
 use super::{ChatContext, Message, Tokenizer};
 
 /// Tokens that end generation in llama.cpp whatever the file's metadata says (`llama_vocab`'s end-of-generation tokens, 00ad355).
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 33] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -26,7 +26,18 @@ const NAMES: [&str; 23] = [
     "<|tool_response>",
     "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
     "[e~[",
+    // What parts files and fills them in code models.
     "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
 ];
 
 /// The ids among `tokens` that end generation by name.

@@ -29,7 +29,7 @@ pub struct GgufVocab {
     pub bos: Option<u32>,
     /// `ggml.eos_token_id`.
     pub eos: Option<u32>,
-    /// `ggml.eot_token_id`, `ggml.eom_token_id`: further tokens that end generation.
+    /// `ggml.eot_token_id`, `ggml.eom_token_id` and those of `fim_pad`, `fim_rep` and `fim_sep`: further tokens that end generation.
     pub more_eos: Vec<u32>,
     /// `ggml.padding_token_id`.
     pub pad: Option<u32>,
@@ -125,7 +125,10 @@ impl GgufVocab {
             let bad = |_| Error::format(file.path(), format!("{key}: {} is no token id", value.unwrap_or(0)));
             value.map(u32::try_from).transpose().map_err(bad)
         };
-        let more = [id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
+        let mut more = Vec::new();
+        for name in ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"] {
+            more.push(id(&format!("tokenizer.ggml.{name}_token_id"))?);
+        }
         Ok(GgufVocab {
             model: text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?,
             pre: text("tokenizer.ggml.pre")?,

@@ -55,7 +55,8 @@ impl<'a> StreamDecoder<'a> {
     fn pending(&self) -> Result<String> {
         let before = self.tokenizer.decode(&self.ids[..self.written], self.skip_special)?;
         let mut all = self.tokenizer.decode(&self.ids, self.skip_special)?;
-        let at = if all.starts_with(&before) { before.len() } else { all.floor_char_boundary(before.len()) };
+        let same = before.char_indices().zip(all.chars()).take_while(|((_, a), b)| a == b).last();
+        let at = same.map_or(0, |((at, c), _)| at + c.len_utf8());
         Ok(all.split_off(at))
     }
 }

@@ -35,6 +35,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     /// Names and texts, as they came.
     named: Vec<(String, String)>,
+    /// Names of those that mark what the assistant says.
+    marking: Vec<String>,
     special: Vec<(String, String)>,
     /// For messages: where the templates came from.
     path: std::path::PathBuf,
@@ -60,10 +62,13 @@ impl ChatTemplate {
         let clock = Clock::now();
         env.add_function("strftime_now", move |format: String| clock.format(&format));
         env.add_function(jinja::GENERATION, generation);
+        let mut marking = Vec::new();
         for (name, source) in named.iter().filter(|(name, _)| [DEFAULT, TOOL_USE].contains(&name.as_str())) {
-            env.add_template_owned(name.clone(), jinja::prepared(source)).map_err(wrong)?;
+            let source = jinja::prepared(source);
+            marking.extend(source.contains(jinja::GENERATION).then(|| name.clone()));
+            env.add_template_owned(name.clone(), source).map_err(wrong)?;
         }
-        Ok(ChatTemplate { env, named, special, path: path.to_path_buf() })
+        Ok(ChatTemplate { env, named, marking, special, path: path.to_path_buf() })
     }
 
     /// The layout for models without a template: `### Human: …`, `### Assistant: …` with the end-of-sequence token
@@ -91,9 +96,7 @@ impl ChatTemplate {
 
     /// Whether the template for such conversations marks what the assistant says.
     pub fn marks_answers(&self, context: &ChatContext) -> bool {
-        self.chosen(context).is_ok_and(|name| {
-            self.named.iter().any(|(n, source)| n == name && jinja::prepared(source).contains(jinja::GENERATION))
-        })
+        self.chosen(context).is_ok_and(|name| self.marking.iter().any(|marking| marking == name))
     }
 
     /// The conversation as text; with `add_generation_prompt`, up to where the assistant's answer begins.

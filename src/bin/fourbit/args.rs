@@ -77,9 +77,19 @@ pub struct Base {
     pub path: PathBuf,
     /// The embedded model, where it is the one; its files go when this is dropped.
     pub embedded: Option<Embedded>,
+    /// The adapter that goes with it.
+    pub adapter: Option<PathBuf>,
 }
 
 impl Base {
+    /// Its tokenizer; what training left beside the adapter, a tokenizer or chat templates, serves instead. Errors: Io, Format.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        match &self.adapter {
+            Some(adapter) => Tokenizer::with_adapter(&self.path, adapter),
+            None => Tokenizer::open(&self.path),
+        }
+    }
+
     /// What `adapter_config.json` calls the model; nothing for the embedded one.
     pub fn name(&self) -> Option<String> {
         self.embedded.is_none().then(|| self.path.display().to_string())
@@ -89,8 +99,9 @@ impl Base {
 impl ModelArgs {
     /// Errors: Io, Format for an adapter that cannot be read.
     pub fn base(&self) -> Result<Base> {
+        let beside = self.adapter.clone();
         if let Some(path) = &self.model {
-            return Ok(Base { path: path.clone(), embedded: None });
+            return Ok(Base { path: path.clone(), embedded: None, adapter: beside });
         }
         let adapter =
             self.adapter.as_ref().map(|dir| AdapterConfig::read(dir.join("adapter_config.json"))).transpose()?;
@@ -99,11 +110,11 @@ impl ModelArgs {
                 let message = format!("is needed: the adapter's base model {name} is no path here");
                 return Err(Error::config("--model", message));
             }
-            return Ok(Base { path: name.into(), embedded: None });
+            return Ok(Base { path: name.into(), embedded: None, adapter: beside });
         }
         note(format_args!("no --model: this is about the small model that is part of fourbit"));
         let embedded = Embedded::unpack()?;
-        Ok(Base { path: embedded.model(), embedded: Some(embedded) })
+        Ok(Base { path: embedded.model(), embedded: Some(embedded), adapter: beside })
     }
 }
 
@@ -359,7 +370,7 @@ impl DataArgs {
 
     /// Reads the rows. Errors: Io, Format, Data, Config.
     pub fn loader(&self, data: &Path, base: &Base, source: &Source, train: &TrainArgs) -> Result<DataLoader> {
-        let tokenizer = Tokenizer::open(&base.path)?;
+        let tokenizer = base.tokenizer()?;
         let options = DataOptions {
             max_seq_length: max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?,
             completion_only: self.completion_only_loss,

@@ -4,7 +4,7 @@ use crate::interrupt;
 use crate::output::{Output, bytes};
 use fourbit::{
     Error, Result,
-    format::atomic::AtomicFolder,
+    format::atomic::{self, AtomicFolder},
     gpu::Gpu,
     method::{Method, Recipe},
     model::{GgufFile, Model, QuantizedFolder, Source},
@@ -19,6 +19,8 @@ pub struct Export {
     to: To,
     recipe: Recipe,
     input: PathBuf,
+    /// The adapter that is merged into the model.
+    adapter: Option<PathBuf>,
     output: PathBuf,
 }
 
@@ -53,14 +55,16 @@ pub fn suited(recipe: Recipe, output: &Path) -> Result<Recipe> {
 }
 
 impl Export {
-    /// Checks that the input is whole and that the output can hold the recipe's numbers, a [`suited`] one's.
+    /// Checks that the input is whole and that the output can hold the recipe's numbers, a [`suited`] one's. With an adapter that
+    /// is merged, what stands beside it and what it has learned as ends of answers go along.
     /// Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
-    pub fn open(input: &Path, recipe: &Recipe, output: &Path) -> Result<Export> {
+    pub fn open(input: &Path, adapter: Option<&Path>, recipe: &Recipe, output: &Path) -> Result<Export> {
         let to = match is_gguf(output) {
-            true => To::Gguf(Box::new(gguf(input, recipe, output)?)),
+            true => To::Gguf(Box::new(gguf(input, adapter, recipe, output)?)),
             false => To::Folder(Box::new(QuantizedFolder::open(input, recipe.scheme, recipe.layout()?, output)?)),
         };
-        Ok(Export { to, recipe: *recipe, input: input.to_owned(), output: output.to_owned() })
+        let adapter = adapter.map(Path::to_owned);
+        Ok(Export { to, recipe: *recipe, input: input.to_owned(), adapter, output: output.to_owned() })
     }
 
     /// The model that is read; `None` for a file of tensors.
@@ -112,7 +116,10 @@ impl Export {
         (folder, summary): (AtomicFolder, fourbit::model::QuantizedSummary),
     ) -> Result<Summary> {
         if job.is_model() {
-            write_tokenizer(&self.input, folder.folder())?;
+            match &self.adapter {
+                Some(adapter) => write_merged_tokenizer(&self.input, adapter, folder.folder())?,
+                None => write_tokenizer(&self.input, folder.folder())?,
+            }
         }
         folder.commit()?;
         let fourbit::model::QuantizedSummary { quantized, copied, source_bytes, bytes } = summary;
@@ -160,7 +167,7 @@ fn of_gguf(summary: fourbit::model::GgufSummary) -> Summary {
     Summary { quantized, fallbacks, others, bytes, source_bytes }
 }
 
-fn gguf(input: &Path, recipe: &Recipe, output: &Path) -> Result<GgufFile> {
+fn gguf(input: &Path, adapter: Option<&Path>, recipe: &Recipe, output: &Path) -> Result<GgufFile> {
     if let Some(activations) = recipe.activations {
         let message = format!("a .gguf file cannot tell that inputs are rounded ({activations})");
         return Err(Error::config("activations", message));
@@ -169,7 +176,11 @@ fn gguf(input: &Path, recipe: &Recipe, output: &Path) -> Result<GgufFile> {
     let scheme = [Scheme::Q4_0, Scheme::Q5_0, Scheme::Q8_0].into_iter().find(block).unwrap_or(recipe.scheme);
     let file = GgufFile::open(input, scheme, output)?;
     // A GGUF file brings its tokenizer along.
-    Ok(match input.is_dir().then(|| Tokenizer::open(input)).transpose()?.flatten() {
+    let tokenizer = || match adapter {
+        Some(adapter) => Tokenizer::with_adapter(input, adapter),
+        None => Tokenizer::open(input),
+    };
+    Ok(match input.is_dir().then(tokenizer).transpose()?.flatten() {
         Some(tokenizer) => {
             let rows = file.source().config.vocab_size;
             file.with_metadata(tokenizer.gguf_vocab(rows)?.metadata())
@@ -193,11 +204,58 @@ const FILES: [&str; 11] = [
     "vocab.txt",
 ];
 
+/// Chat templates by name, as transformers writes them.
+const TEMPLATES: &str = "additional_chat_templates";
+
+/// What of it training may leave beside an adapter.
+const BESIDE: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", TEMPLATES];
+
+/// The tokenizer of a base with what stands beside the adapter, and `generation_config.json` with every token that ends an answer:
+/// those of the base, and the one after which the chat template, by which adapters learn, closes an answer.
+fn write_merged_tokenizer(model: &Path, adapter: &Path, folder: &Path) -> Result<()> {
+    let tokenizer = Tokenizer::with_adapter(model, adapter)?;
+    let Some(tokenizer) = tokenizer else { return write_tokenizer(model, folder) };
+    match BESIDE.iter().any(|name| adapter.join(name).exists()) {
+        true => tokenizer.save(folder)?,
+        false => write_tokenizer(model, folder)?,
+    }
+    let path = model.join("generation_config.json");
+    let mut config = match std::fs::read(&path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|e| Error::format(&path, format!("expected a JSON object: {e}")))?
+        }
+        Err(_) if !path.exists() => serde_json::Map::new(),
+        Err(e) => return Err(Error::io(&path)(e)),
+    };
+    let ids = match tokenizer.eos_ids() {
+        [] => return Ok(()),
+        [id] => json!(id),
+        ids => json!(ids),
+    };
+    config.insert("eos_token_id".to_owned(), ids);
+    atomic::write_json(folder.join("generation_config.json"), &config)
+}
+
 /// The tokenizer of a folder as it is, or that of a GGUF file as transformers would write it.
 pub fn write_tokenizer(model: &Path, folder: &Path) -> Result<()> {
     if model.is_dir() {
         for name in FILES.iter().filter(|name| model.join(name).is_file()) {
             std::fs::copy(model.join(name), folder.join(name)).map_err(Error::io(folder.join(name)))?;
+        }
+        let templates = model.join(TEMPLATES);
+        for entry in templates
+            .is_dir()
+            .then(|| std::fs::read_dir(&templates))
+            .transpose()
+            .map_err(Error::io(&templates))?
+            .into_iter()
+            .flatten()
+        {
+            let from = entry.map_err(Error::io(&templates))?.path();
+            let to = folder.join(TEMPLATES);
+            std::fs::create_dir_all(&to).map_err(Error::io(&to))?;
+            std::fs::copy(&from, to.join(from.file_name().unwrap_or_default())).map_err(Error::io(&from))?;
         }
         return Ok(());
     }

@@ -5,7 +5,7 @@ use crate::interrupt;
 use crate::output::{Output, note, print};
 use fourbit::{
     Error, Result,
-    generate::{Generator, Sampling},
+    generate::{Finish, Generator, Sampling},
     model::{Model, Source},
     tokenizer::{Message, Tokenizer},
 };
@@ -32,6 +32,9 @@ pub struct Generate {
     /// Tokens to generate at most
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_new_tokens: usize,
+    /// End the answer before this text, too; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// 0 takes the likeliest token; above, logits are divided by it
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f32,
@@ -51,7 +54,10 @@ impl Generate {
         let base = self.model.base()?;
         let source = Source::open(&base.path)?;
         let load_options = self.quant.options(&source)?;
-        let tokenizer = Tokenizer::open(&base.path)?.ok_or_else(|| {
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Error::config("--stop", "expected a text, got an empty one"));
+        }
+        let tokenizer = base.tokenizer()?.ok_or_else(|| {
             Error::config("--model", format!("prompts need a tokenizer: {}", Tokenizer::why_none(&base.path)))
         })?;
         let chat = self.prompt.is_none() && std::io::stdin().is_terminal() && !global.json && !self.raw;
@@ -111,7 +117,7 @@ impl Generate {
         let start = Instant::now();
         // The first token comes when the prompt is read; speed is that of the tokens after it.
         let mut first = None;
-        let (text, ids) = self.stream(&mut generator, tokenizer, prompt, |piece| {
+        let Answer { text, ids, reason, stop } = self.stream(&mut generator, tokenizer, prompt, |piece| {
             first.get_or_insert_with(Instant::now);
             if !out.is_json() {
                 print(piece);
@@ -130,6 +136,8 @@ impl Generate {
         ));
         out.result(&json!({
             "text": text,
+            "stop_reason": reason,
+            "stop": stop,
             "tokens": ids.len(),
             "prompt_tokens": prompt.len(),
             "tokens_per_second": speed,
@@ -146,19 +154,25 @@ impl Generate {
         tokenizer: &Tokenizer,
         prompt: &[u32],
         mut on_text: impl FnMut(&str),
-    ) -> Result<(String, Vec<u32>)> {
+    ) -> Result<Answer> {
         let mut decoder = tokenizer.stream(true);
-        let mut text = String::new();
+        let mut text = StopText::new(&self.stop);
         let ids = generator.generate(prompt, &self.sampling(), tokenizer.eos_ids(), |id| {
-            let piece = decoder.push(id)?;
-            on_text(&piece);
-            text += &piece;
-            Ok(!interrupt::pending())
+            on_text(&text.push(&decoder.push(id)?));
+            Ok(text.found.is_none() && !interrupt::pending())
         })?;
-        let rest = decoder.finish()?;
-        on_text(&rest);
-        text += &rest;
-        Ok((text, ids))
+        if text.found.is_none() {
+            on_text(&text.push(&decoder.finish()?));
+        }
+        on_text(&text.finish());
+        let (reason, stop) = match (text.found, generator.finish()) {
+            (Some(stop), _) => ("stop_text", Some(stop)),
+            (None, Finish::EndToken(id)) => ("end_token", tokenizer.token(id)),
+            (None, Finish::MaxNewTokens) => ("max_new_tokens", None),
+            (None, Finish::Positions) => ("positions", None),
+            (None, Finish::Stopped) => ("interrupted", None),
+        };
+        Ok(Answer { text: text.written, ids, reason, stop })
     }
 
     fn chat(&self, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
@@ -183,7 +197,7 @@ impl Generate {
                     &ids
                 }
             };
-            let (text, answer) = self.stream(&mut generator, tokenizer, new, print)?;
+            let Answer { text, ids: answer, .. } = self.stream(&mut generator, tokenizer, new, print)?;
             print("\n");
             messages.push(Message::new("assistant", text.trim()));
             // The last token is chosen, not read.
@@ -198,3 +212,78 @@ impl Generate {
 
 /// Room for a conversation, where the model has as many positions.
 const CHAT_TOKENS: usize = 4096;
+
+/// What was generated, and why no more was.
+struct Answer {
+    text: String,
+    ids: Vec<u32>,
+    reason: &'static str,
+    /// The token or text that ended it.
+    stop: Option<String>,
+}
+
+/// Hands text on up to the first of the texts that end it, and holds back what may be the beginning of one.
+struct StopText<'a> {
+    stops: &'a [String],
+    held: String,
+    written: String,
+    found: Option<String>,
+}
+
+impl StopText<'_> {
+    fn new(stops: &[String]) -> StopText<'_> {
+        StopText { stops, held: String::new(), written: String::new(), found: None }
+    }
+
+    /// The text that is known to be no part of a stop.
+    fn push(&mut self, piece: &str) -> String {
+        if self.found.is_some() {
+            return String::new();
+        }
+        self.held += piece;
+        let first =
+            self.stops.iter().filter_map(|stop| Some((self.held.find(stop.as_str())?, stop))).min_by_key(|(at, _)| *at);
+        let end = match first {
+            Some((at, stop)) => {
+                self.found = Some(stop.clone());
+                at
+            }
+            None => {
+                let begins = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]));
+                self.held.char_indices().map(|(at, _)| at).find(begins).unwrap_or(self.held.len())
+            }
+        };
+        let rest = self.held.split_off(end);
+        let text = std::mem::replace(&mut self.held, rest);
+        self.written += &text;
+        text
+    }
+
+    /// What was held back for nothing.
+    fn finish(&mut self) -> String {
+        let text = if self.found.is_none() { std::mem::take(&mut self.held) } else { String::new() };
+        self.written += &text;
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StopText;
+
+    #[test]
+    fn text_ends_before_the_first_stop_and_loses_nothing_else() {
+        let stops = ["###".to_owned(), "\n\nQ".to_owned()];
+        let run = |pieces: &[&str]| {
+            let mut text = StopText::new(&stops);
+            let mut out: String = pieces.iter().map(|piece| text.push(piece)).collect();
+            out += &text.finish();
+            assert_eq!(out, text.written);
+            (out, text.found)
+        };
+        assert_eq!(run(&["a #", "# b", "##"]), ("a ## b##".into(), None));
+        assert_eq!(run(&["a #", "#", "# b", "c"]), ("a ".into(), Some("###".into())));
+        assert_eq!(run(&["é\n", "\n", "\nQ###"]), ("é\n".into(), Some("\n\nQ".into())));
+        assert_eq!(run(&["a\n", "\n"]), ("a\n\n".into(), None));
+    }
+}

@@ -69,7 +69,7 @@ impl MeasureArgs {
             return self.rows(tokenizer.as_ref(), source, data);
         }
         let no_tokenizer =
-            || Error::config("--data", format!("{} has no tokenizer.json, which texts need", model.display()));
+            || Error::config("--data", format!("texts need a tokenizer: {}", Tokenizer::why_none(model)));
         let tokenizer = tokenizer.ok_or_else(no_tokenizer)?;
         let text = format::read_text(data)?;
         let mut ids = match convention {

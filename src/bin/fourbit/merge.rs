@@ -72,7 +72,7 @@ impl Merge {
         let recipe = self.recipe(held(&source, quantization)?)?;
         recipe.options.check_taken(&[recipe])?;
         self.check_calibrated(&recipe)?;
-        let export = Export::open(&base.path, &recipe, &self.output)?;
+        let export = Export::open(&base.path, Some(adapter), &recipe, &self.output)?;
         let read = |data: &PathBuf| self.measure.read(&base.path, &source, data, Convention::Windows);
         let measured = self.data.as_ref().map(read).transpose()?;
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;

@@ -60,7 +60,7 @@ impl Quantize {
         let out = global.output();
         let recipe = suited(self.recipe()?, &self.output)?;
         recipe.options.check_taken(&[recipe])?;
-        let export = Export::open(&self.input, &recipe, &self.output)?;
+        let export = Export::open(&self.input, None, &recipe, &self.output)?;
         let asking = asks_for_a_model(&recipe);
         let Some(source) = export.source().filter(|_| asking.is_some()) else {
             if let Some(option) = asking {
