@@ -13,6 +13,7 @@ mod awq;
 pub mod bitsandbytes;
 pub mod checkpoint;
 mod compressed_tensors;
+pub mod fields;
 pub mod gguf;
 mod gptq;
 mod groups;
