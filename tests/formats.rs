@@ -461,11 +461,14 @@ fn adapters_beyond_plain_lora_are_refused() {
         ("use_dora", "true"),
         ("bias", r#""all""#),
         ("modules_to_save", r#"["lm_head"]"#),
-        ("rank_pattern", r#"{"q_proj": 4}"#),
-        ("layers_to_transform", "[0]"),
-        ("layers_to_transform", "0"),
-        ("target_modules", r#"".*_proj""#),
-        ("target_modules", "[]"),
+        ("rank_pattern", r#"{"q_proj": 0}"#),
+        ("alpha_pattern", r#"{"q_proj": "1"}"#),
+        ("layers_to_transform", r#""0""#),
+        ("layers_pattern", r#""layers""#),
+        ("target_modules", r#""(?i).*_proj""#),
+        ("use_rslora", r#""false""#),
+        ("init_lora_weights", r#""pissa_niter_4""#),
+        ("a_field_of_tomorrow", r#"{"x": 1}"#),
         ("target_modules", "null"),
         ("r", "0"),
         ("r", "-1"),
@@ -480,15 +483,15 @@ fn adapters_beyond_plain_lora_are_refused() {
         assert!(error.contains(key) && error.contains(peft::CONFIG), "{key} {value}: {error}");
     }
     let mut tolerated = json.clone();
-    tolerated["a_field_of_tomorrow"] = serde_json::json!({"x": 1});
+    tolerated["a_field_of_tomorrow"] = serde_json::Value::Null;
     tolerated["target_modules"] = "all-linear".into();
     fs::write(&path, tolerated.to_string()).unwrap();
-    assert_eq!(peft::AdapterConfig::read(&path).unwrap().target_modules, peft::TargetModules::AllLinear);
+    assert_eq!(peft::AdapterConfig::read(&path).unwrap().targets.modules, peft::TargetModules::AllLinear);
     fs::write(&path, "[1]").unwrap();
     assert!(message(peft::AdapterConfig::read(&path)).contains("object"));
 
     fs::write(&path, json.to_string()).unwrap();
-    let x = "base_model.model.x";
+    let x = "base_model.model.q_proj";
     let write = |tensors: &[(&str, [usize; 2])]| {
         let zeros = [0u8; 4096];
         let parts: Vec<_> = tensors

@@ -1,6 +1,7 @@
 //! What a LoRA adapter is: PEFT's words and PEFT's rules.
 
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 
 /// The linear layers of a block, by the names PEFT targets.
 pub const LINEAR_MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -8,7 +9,7 @@ pub const LINEAR_MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "
 /// A LoRA adapter's configuration, with PEFT's field names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
-    /// Rank of the update.
+    /// Rank of the update, where `ranks` has no other.
     pub r: usize,
     /// The update is scaled by `lora_alpha / r`, or `lora_alpha / sqrt(r)` with `use_rslora`.
     pub lora_alpha: f64,
@@ -16,8 +17,13 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     /// Rank-stabilized scaling (Kalajdzievski 2023).
     pub use_rslora: bool,
-    /// Layers that get an update: names from [`LINEAR_MODULES`]. `all-linear` stands for all of them.
+    /// Layers that get an update: names from [`LINEAR_MODULES`], or full ones that end in one of them. `all-linear` stands for
+    /// all of them.
     pub target_modules: Vec<String>,
+    /// Ranks of layers that have another, by their full names (`model.layers.0.self_attn.q_proj`).
+    pub ranks: BTreeMap<String, usize>,
+    /// Alphas of layers that have another, by their full names.
+    pub alphas: BTreeMap<String, f64>,
     /// Seed of the initial values of `lora_A`.
     pub seed: u64,
 }
@@ -31,42 +37,69 @@ impl Default for LoraConfig {
             lora_dropout: 0.0,
             use_rslora: false,
             target_modules: vec!["all-linear".to_owned()],
+            ranks: BTreeMap::new(),
+            alphas: BTreeMap::new(),
             seed: 42,
         }
     }
 }
 
 impl LoraConfig {
-    /// alpha / r, or alpha / sqrt(r).
-    pub fn scale(&self) -> f32 {
-        let r = self.r as f64;
-        (self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
+    /// The rank of a layer, by its full name.
+    pub fn rank(&self, module: &str) -> usize {
+        self.ranks.get(module).copied().unwrap_or(self.r)
     }
 
-    /// The targeted names, in the order of [`LINEAR_MODULES`]. Errors: Config for names that no layer has.
-    pub fn targets(&self) -> Result<Vec<&'static str>> {
-        if self.target_modules.iter().any(|t| t == "all-linear") {
-            return Ok(LINEAR_MODULES.to_vec());
-        }
-        if let Some(unknown) = self.target_modules.iter().find(|t| !LINEAR_MODULES.contains(&t.as_str())) {
-            let known = LINEAR_MODULES.join(", ");
-            return Err(Error::config("target_modules", format!("{unknown} is none of {known} or all-linear")));
-        }
-        Ok(LINEAR_MODULES.into_iter().filter(|m| self.target_modules.iter().any(|t| t == m)).collect())
+    /// The alpha of a layer, by its full name.
+    pub fn alpha(&self, module: &str) -> f64 {
+        self.alphas.get(module).copied().unwrap_or(self.lora_alpha)
+    }
+
+    /// alpha / r, or alpha / sqrt(r), of a layer by its full name.
+    pub fn scale(&self, module: &str) -> f32 {
+        let r = self.rank(module) as f64;
+        (self.alpha(module) / if self.use_rslora { r.sqrt() } else { r }) as f32
+    }
+
+    /// Whether a linear layer of a block, by its full name, gets an update.
+    pub fn targets(&self, module: &str) -> bool {
+        let meant = |target: &String| {
+            target == "all-linear"
+                || module.strip_suffix(target.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        self.target_modules.iter().any(meant)
     }
 
     /// Errors: Config naming the field.
     pub fn validate(&self) -> Result<()> {
-        if !(1..=1024).contains(&self.r) {
-            return Err(Error::config("lora_r", format!("expected 1 to 1024, got {}", self.r)));
+        let field = |field: &str, module: Option<&String>| match module {
+            None => field.to_owned(),
+            Some(module) => format!("{field} of {module}"),
+        };
+        let ranks = self.ranks.iter().map(|(module, r)| (Some(module), r));
+        for (module, r) in std::iter::once((None, &self.r)).chain(ranks) {
+            if !(1..=1024).contains(r) {
+                return Err(Error::config(field("lora_r", module), format!("expected 1 to 1024, got {r}")));
+            }
         }
-        if !self.lora_alpha.is_finite() {
-            return Err(Error::config("lora_alpha", format!("expected a finite number, got {}", self.lora_alpha)));
+        let alphas = self.alphas.iter().map(|(module, alpha)| (Some(module), alpha));
+        for (module, alpha) in std::iter::once((None, &self.lora_alpha)).chain(alphas) {
+            if !alpha.is_finite() {
+                return Err(Error::config(
+                    field("lora_alpha", module),
+                    format!("expected a finite number, got {alpha}"),
+                ));
+            }
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return Err(Error::config("lora_dropout", format!("expected 0 up to below 1, got {}", self.lora_dropout)));
         }
-        if self.targets()?.is_empty() {
+        let known = |t: &str| t == "all-linear" || LINEAR_MODULES.iter().any(|m| t.rsplit('.').next() == Some(m));
+        if let Some(unknown) = self.target_modules.iter().find(|t| !known(t)) {
+            let known = LINEAR_MODULES.join(", ");
+            return Err(Error::config("target_modules", format!("{unknown} is none of {known} or all-linear")));
+        }
+        if self.target_modules.is_empty() {
             return Err(Error::config("target_modules", "names no layer"));
         }
         Ok(())

@@ -27,7 +27,8 @@ impl Adapter {
     pub fn new(gpu: &Gpu, config: LoraConfig, layers: &[(String, usize, usize)], trainable: bool) -> Result<Adapter> {
         config.validate()?;
         let pair = |(name, inputs, outputs): &(String, usize, usize)| {
-            [[config.r, *inputs], [*outputs, config.r]].map(|shape| (format!("LoRA of {name}"), shape.into()))
+            let r = config.rank(name);
+            [[r, *inputs], [*outputs, r]].map(|shape| (format!("LoRA of {name}"), shape.into()))
         };
         let shapes: Vec<_> = layers.iter().flat_map(pair).collect();
         let (chunks, pairs) = memory::allocate(gpu, "adapter", &shapes, trainable, true)?;
@@ -38,12 +39,17 @@ impl Adapter {
                 a: a.values.clone(),
                 b: b.values.clone(),
                 grads: a.grads.clone().zip(b.grads.clone()),
-                scale: config.scale(),
+                scale: config.scale(name),
                 dropout: config.lora_dropout as f32,
                 layer: layer as u32,
             };
             if !gpu.is_dry() {
-                lora.a.write(bytemuck::cast_slice(&kaiming_uniform(config.seed, layer as u64, config.r, *inputs)))?;
+                lora.a.write(bytemuck::cast_slice(&kaiming_uniform(
+                    config.seed,
+                    layer as u64,
+                    config.rank(name),
+                    *inputs,
+                )))?;
             }
             modules.push(Module { name: name.clone(), lora });
         }

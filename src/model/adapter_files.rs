@@ -1,10 +1,10 @@
 //! Adapters to and from PEFT's folders.
 
-use super::{Config, Model};
+use super::{Config, Model, initial};
 use crate::{
     Error, Result,
     adapter::{Adapter, LINEAR_MODULES, LoraConfig},
-    format::peft::{self, AdapterConfig, LoraTensors, TargetModules},
+    format::peft::{self, AdapterConfig, Initial, LoraTensors, TargetModules, Targets},
     gpu::Gpu,
 };
 use std::path::Path;
@@ -15,12 +15,14 @@ impl Model {
     pub fn save_adapter(&self, folder: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
         let adapter = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
         let c = &adapter.config;
+        let names = || adapter.modules.iter().map(|module| module.name.as_str());
         let config = AdapterConfig {
             r: c.r,
             lora_alpha: c.lora_alpha,
             lora_dropout: c.lora_dropout,
             use_rslora: c.use_rslora,
-            target_modules: TargetModules::Names(c.targets()?.into_iter().map(str::to_owned).collect()),
+            targets: Targets::of(TargetModules::Names(self.target_names(names().collect())), &c.ranks, &c.alphas),
+            initial: Initial::Plain,
             base_model_name_or_path: base_model.map(str::to_owned),
         };
         let mut modules = Vec::with_capacity(adapter.modules.len());
@@ -36,49 +38,143 @@ impl Model {
         peft::save(folder, &config, &modules)
     }
 
+    /// The adapted modules as PEFT's `target_modules`: the last part of their names where every layer of that name is meant,
+    /// else full names.
+    fn target_names(&self, modules: Vec<&str>) -> Vec<String> {
+        let last = |name: &str, module: &str| name.rsplit('.').next() == Some(module);
+        let all = |module: &str| self.config.linear_layers().filter(|(name, _, _)| last(name, module)).count();
+        let whole = |module: &&str| modules.iter().filter(|name| last(name, module)).count() == all(module);
+        let short: Vec<_> = LINEAR_MODULES.into_iter().filter(whole).collect();
+        let rest = modules.iter().filter(|name| !short.iter().any(|module| last(name, module)));
+        short.iter().chain(rest).map(|&name| name.to_owned()).collect()
+    }
+
     /// Attaches the adapter in a PEFT folder, with its own configuration; `trainable` to go on training it.
     /// Errors: those of [`load_adapter`].
     pub fn load_adapter(&mut self, folder: impl AsRef<Path>, trainable: bool) -> Result<()> {
-        let adapter = load_adapter(&self.gpu, &self.config, folder, trainable)?;
+        let linears: Vec<_> = self.blocks.iter().flat_map(|b| b.linears()).collect();
+        let base = |name: &str| {
+            let linear = linears.iter().find(|linear| linear.name == name);
+            let weight = linear.map(|linear| &linear.base).filter(|base| base.weight.scheme().is_float());
+            weight.map(|base| base.weight.download().map(|packed| packed.dequantize())).transpose()
+        };
+        let adapter = load_adapter(&self.gpu, &self.config, folder, trainable, &base)?;
         self.attach(adapter)
     }
 }
 
+/// Gives the float weight of a layer by the layer's name, row by row; none where the base is quantized.
+pub type BaseWeights<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<f32>>>;
+
 /// The adapter in a PEFT folder, for a model of this shape; `trainable` ones also get memory for gradients and moments.
-/// Errors: Io, Format, MissingTensor, Shape, Unsupported, OutOfMemory.
-pub fn load_adapter(gpu: &Gpu, model: &Config, folder: impl AsRef<Path>, trainable: bool) -> Result<Adapter> {
+///
+/// PEFT takes the initial product of a PiSSA or OLoRA adapter out of the base when it loads it. Here the base stays and the
+/// adapter has the product beside its own, so that it is a plain one of a larger rank with the same result. `base` is asked for
+/// those alone. Errors: Io, Format, MissingTensor, Shape, Unsupported, OutOfMemory.
+pub fn load_adapter(
+    gpu: &Gpu,
+    model: &Config,
+    folder: impl AsRef<Path>,
+    trainable: bool,
+    base: BaseWeights<'_>,
+) -> Result<Adapter> {
     let folder = folder.as_ref();
     let files = peft::Adapter::open(folder)?;
     let c = &files.config;
-    // What the folder holds tensors for is what it adapts, however its configuration spells the targets.
-    let has = |module: &str| files.modules().iter().any(|m| m.rsplit('.').next() == Some(module));
-    let target_modules = LINEAR_MODULES.into_iter().filter(|m| has(m)).map(str::to_owned).collect();
-    let config = LoraConfig {
+    let layers = adapted_layers(&files, model)?;
+    if c.initial != Initial::Plain && trainable {
+        return Err(Error::unsupported(
+            format!("training of the adapter in {}", folder.display()),
+            "init_lora_weights pissa or olora, whose base is not the one that is stored",
+            "plain LoRA; merge it first (fourbit merge --method rtn --scheme f32 --quantization none) and train on the result",
+        ));
+    }
+    let mut config = LoraConfig {
         r: c.r,
         lora_alpha: c.lora_alpha,
         lora_dropout: c.lora_dropout,
         use_rslora: c.use_rslora,
-        target_modules,
+        target_modules: layers.iter().map(|(name, _, _)| name.clone()).collect(),
         ..LoraConfig::default()
     };
-    let layers = model.targets(&config)?;
-    let known = |module: &String| layers.iter().any(|(name, _, _)| name == module);
-    if let Some(unknown) = files.modules().iter().find(|m| !known(m)) {
-        let message = format!("the adapter is for {unknown}, which this model has not as a linear layer of its blocks");
-        return Err(Error::format(folder, message));
-    }
-    // All shapes are checked before anything is allocated.
+    let mut pairs = Vec::with_capacity(layers.len());
+    // All shapes are checked before anything is allocated on the device.
     for (name, inputs, outputs) in &layers {
         let (a, b) = files.pair(name)?;
-        a.expect_shape(&[c.r, *inputs])?;
-        b.expect_shape(&[*outputs, c.r])?;
+        let r = c.rank(name)?;
+        pairs.push((r, c.alpha(name)?, a.expect_shape(&[r, *inputs])?, b.expect_shape(&[*outputs, r])?));
+    }
+    // What PEFT takes out of the base has the rank of the adapter, and its scale.
+    let grown = if c.initial == Initial::Plain { 1 } else { 2 };
+    let growth = if c.use_rslora { (grown as f64).sqrt() } else { grown as f64 };
+    (config.r, config.lora_alpha) = (grown * c.r, growth * c.lora_alpha);
+    for ((name, _, _), (r, alpha, _, _)) in layers.iter().zip(&pairs) {
+        if *r != c.r {
+            config.ranks.insert(name.clone(), grown * r);
+        }
+        if *alpha != c.lora_alpha {
+            config.alphas.insert(name.clone(), growth * alpha);
+        }
     }
     let adapter = Adapter::new(gpu, config, &layers, trainable)?;
-    for (name, _, _) in &layers {
+    for ((name, inputs, outputs), (r, _, a, b)) in layers.iter().zip(&pairs) {
         let pair = adapter.get(name).expect("it was just made");
-        let (a, b) = files.pair(name)?;
-        pair.a.write(bytemuck::cast_slice(&a.to_f32()?))?;
-        pair.b.write(bytemuck::cast_slice(&b.to_f32()?))?;
+        let (mut a, mut b) = (a.to_f32()?, b.to_f32()?);
+        if c.initial != Initial::Plain {
+            let Some(weight) = base(name)? else { return Err(quantized_base(folder)) };
+            let shape = [*outputs, *inputs];
+            let [left, right] = initial::product(c.initial, &weight, shape, *r).map_err(|why| {
+                Error::unsupported(format!("the adapter of {name} in {}", folder.display()), why, REMEDY)
+            })?;
+            // PiSSA divides its values by the scale, OLoRA does not.
+            let sign = if c.initial == Initial::Pissa { -1.0 / pair.scale } else { -1.0 };
+            a.extend(right);
+            b = b
+                .chunks(*r)
+                .zip(left.chunks(*r))
+                .flat_map(|(b, l)| b.iter().copied().chain(l.iter().map(|v| sign * v)))
+                .collect();
+        }
+        pair.a.write(bytemuck::cast_slice(&a))?;
+        pair.b.write(bytemuck::cast_slice(&b))?;
     }
     Ok(adapter)
+}
+
+const REMEDY: &str = "a base whose initial product is one alone; let PEFT convert the adapter (save_pretrained with \
+    path_initial_model_for_weight_conversion)";
+
+fn quantized_base(folder: &Path) -> Error {
+    Error::unsupported(
+        format!("the adapter in {}", folder.display()),
+        "init_lora_weights pissa or olora on a quantized base",
+        "a base in floats: --quantization none; or merge it there first (fourbit merge --model BASE --adapter ADAPTER \
+         --quantization none --method rtn --scheme bf16 --output FOLDER) and quantize the result",
+    )
+}
+
+/// The layers that have an adapter, in the model's order. Errors: Format where configuration, tensors and model do not agree.
+fn adapted_layers(files: &peft::Adapter, model: &Config) -> Result<Vec<(String, usize, usize)>> {
+    let all: Vec<_> = model.linear_layers().collect();
+    if let Some(unknown) = files.modules().iter().find(|m| !all.iter().any(|(name, _, _)| name == *m)) {
+        let message = format!("the adapter is for {unknown}, which this model has not as a linear layer of its blocks");
+        return Err(Error::format(files.folder(), message));
+    }
+    let mut layers = Vec::with_capacity(files.modules().len());
+    for layer in all {
+        let held = files.modules().binary_search(&layer.0).is_ok();
+        if !held && files.config.targets.contain(&layer.0)? {
+            let message = format!(
+                "{} targets {}, and {} has no tensors for it; name what it holds in target_modules, or save the adapter again",
+                peft::CONFIG,
+                layer.0,
+                peft::TENSORS
+            );
+            return Err(Error::format(files.folder(), message));
+        }
+        if held {
+            layers.push(layer);
+        }
+    }
+    Ok(layers)
 }

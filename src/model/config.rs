@@ -95,15 +95,24 @@ impl Config {
         ]
     }
 
-    /// Names and widths (in, out) of the linear layers that an adapter targets, in the model's order. Errors: Config.
+    /// Names and widths (in, out) of the blocks' linear layers, in the model's order.
+    pub fn linear_layers(&self) -> impl Iterator<Item = (String, usize, usize)> + use<> {
+        let linears = self.linears();
+        (0..self.layers).flat_map(move |layer| {
+            linears.map(|(path, [outputs, inputs])| (format!("model.layers.{layer}.{path}"), inputs, outputs))
+        })
+    }
+
+    /// Those that an adapter targets. Errors: Config, also for a target that is none of them.
     pub fn targets(&self, adapter: &LoraConfig) -> Result<Vec<(String, usize, usize)>> {
-        let targets = adapter.targets()?;
-        let is_target = |path: &str| path.rsplit('.').next().is_some_and(|module| targets.contains(&module));
-        let linears = (0..self.layers).flat_map(|layer| self.linears().map(|linear| (layer, linear)));
-        let named = |(layer, (path, [outputs, inputs])): (usize, (&str, [usize; 2]))| {
-            (format!("model.layers.{layer}.{path}"), inputs, outputs)
-        };
-        Ok(linears.filter(|(_, (path, _))| is_target(path)).map(named).collect())
+        adapter.validate()?;
+        for target in &adapter.target_modules {
+            let alone = LoraConfig { target_modules: vec![target.clone()], ..LoraConfig::default() };
+            if !self.linear_layers().any(|(name, _, _)| alone.targets(&name)) {
+                return Err(Error::config("target_modules", format!("{target} is no layer of this model")));
+            }
+        }
+        Ok(self.linear_layers().filter(|(name, _, _)| adapter.targets(name)).collect())
     }
 
     fn check(&self, path: &Path) -> Result<()> {

@@ -9,12 +9,13 @@ mod config_fields;
 mod gguf;
 mod gguf_file;
 mod gguf_metadata;
+mod initial;
 mod load;
 mod qat;
 mod quantized_folder;
 mod source;
 
-pub use adapter_files::load_adapter;
+pub use adapter_files::{BaseWeights, load_adapter};
 pub use block::{Block, Context, Site, WeightGradients};
 pub use causal_lm::{BUCKET, Inputs, KvCache, LossValues, Model};
 pub use config::{Config, FAMILIES, RopeScaling};

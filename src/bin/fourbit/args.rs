@@ -244,6 +244,8 @@ impl LoraArgs {
             use_rslora: self.use_rslora,
             target_modules: self.target_modules.clone().unwrap_or(default.target_modules),
             seed,
+            ranks: default.ranks,
+            alphas: default.alphas,
         }
     }
 }

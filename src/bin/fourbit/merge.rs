@@ -183,7 +183,12 @@ impl Job<'_> {
     }
 
     fn merged(&self, recipe: &Recipe) -> Result<(Model, Vec<Kept>)> {
-        let adapter = load_adapter(&self.gpu, &self.source.config, self.adapter, false)?;
+        let floats = |name: &str| {
+            let weight = format!("{name}.weight");
+            let held = self.source.scheme(&weight)?.is_float() && matches!(self.base, Quantization::AsStored);
+            held.then(|| Ok(self.source.packed(&weight, self.source.shape(&weight)?)?.dequantize())).transpose()
+        };
+        let adapter = load_adapter(&self.gpu, &self.source.config, self.adapter, false, &floats)?;
         let method = Merged::new(recipe.build()?, adapter);
         let options = PipelineOptions { base: self.base, ..recipe.pipeline() };
         let mut progress = Progress::new(7 * self.source.config.layers as u64, "layers");
