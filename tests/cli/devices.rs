@@ -103,7 +103,9 @@ fn the_report_has_what_a_maintainer_asks_for() {
     let Some(gpu) = support::gpu() else { return };
     let done = fourbit(&["devices", "--report"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
-    for part in ["# fourbit devices --report", "- fourbit ", "wgpu 30.", gpu.caps().name.as_str(), "`fourbit finetune`: loss "] {
+    for part in
+        ["# fourbit devices --report", "- fourbit ", "wgpu 30.", gpu.caps().name.as_str(), "`fourbit finetune`: loss "]
+    {
         assert!(done.stdout.contains(part), "no {part:?} in {}", done.stdout);
     }
     let json = done.stdout.split("```json").nth(1).unwrap().split("```").next().unwrap();

@@ -17,6 +17,14 @@ pub enum TargetModules {
 }
 
 impl TargetModules {
+    fn to_json(&self) -> Value {
+        match self {
+            TargetModules::AllLinear => json!("all-linear"),
+            TargetModules::Names(names) => json!(names),
+            TargetModules::Pattern(pattern) => json!(pattern.text),
+        }
+    }
+
     /// Whether the linear layer `module` (its full name) is meant; the caller leaves out the head. Errors: Format for a
     /// pattern that takes too long.
     pub fn matches(&self, module: &str) -> Result<bool> {
@@ -181,13 +189,8 @@ impl Targets {
 
     /// Puts the fields into the JSON of a configuration.
     pub(super) fn write(&self, json: &mut Value) {
-        let modules = |modules: &TargetModules| match modules {
-            TargetModules::AllLinear => json!("all-linear"),
-            TargetModules::Names(names) => json!(names),
-            TargetModules::Pattern(pattern) => json!(pattern.text),
-        };
-        json["target_modules"] = modules(&self.modules);
-        json["exclude_modules"] = self.exclude.as_ref().map_or(Value::Null, modules);
+        json["target_modules"] = self.modules.to_json();
+        json["exclude_modules"] = self.exclude.as_ref().map_or(Value::Null, TargetModules::to_json);
         if let Some(layers) = &self.layers {
             json["layers_to_transform"] = json!(layers.numbers);
             if layers.given {
