@@ -2,7 +2,10 @@
 
 use super::{Gpu, faults::Held, queue::STAGING};
 use crate::{DType, Error, Result, Shape};
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// A buffer on the device. On a [dry](super::GpuOptions::dry) device it is only counted.
 pub struct Buffer {
@@ -208,6 +211,9 @@ impl Tensor {
     }
 }
 
+/// How long another thread may take to hand on an answer that it has; where none comes, nobody has it.
+const ANSWER: Duration = Duration::from_secs(60);
+
 /// A mappable buffer kept for reading small results every step without making anything new.
 pub struct Readback {
     staging: Arc<Buffer>,
@@ -259,8 +265,8 @@ impl Gpu {
             });
         })?;
         self.wait()?;
-        // Waiting has answered; where it did not, nobody will.
-        let answer = receiver.try_recv().map_err(|e| fail(e.to_string()))?;
+        // Waiting has answered, on this thread or on another one that waits for the same device and is about to.
+        let answer = receiver.recv_timeout(ANSWER).map_err(|e| fail(e.to_string()))?;
         answer.map_err(|e| fail(e.to_string()))?;
         let view = self.attempt(op, || buffer.slice(..bytes).get_mapped_range())?.map_err(|e| fail(e.to_string()))?;
         let view = Held::new(view);

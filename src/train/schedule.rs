@@ -111,7 +111,8 @@ mod tests {
         assert_eq!(Schedule::Linear.factor(20, 0, 20), 0.0);
         assert_eq!(Schedule::Linear.factor(25, 0, 20), 0.0);
         assert_eq!(Schedule::Constant.factor(19, 3, 20), 1.0);
-        assert_eq!(Schedule::Constant.factor(1, 4, 20), 0.25);
+        assert_eq!(Schedule::Constant.factor(1, 4, 20), 1.0);
+        assert_eq!(Schedule::ConstantWithWarmup.factor(1, 4, 20), 0.25);
     }
 
     #[test]
