@@ -313,12 +313,17 @@ fn sentencepiece_merges_become_scores() {
             {"type": "Prepend", "prepend": "\u{2581}"},
             {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
         ]},
-        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "pre_tokenizer": null, "decoder": null,
+        // What begins a text is said here; transformers 5 reads no `add_bos_token` beside this file.
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
         "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": ids,
             "merges": [["e", "r"], ["l", "o"], ["o", "w"], ["lo", "w"], ["\u{2581}", "low"]]},
     });
     std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
-    let config = r#"{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": true}"#;
+    let config = r#"{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}"#;
     std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
     let tokenizer = Tokenizer::open(folder.path()).unwrap().unwrap();
     let stored = tokenizer.gguf_vocab(vocab.len() + 2).unwrap();
