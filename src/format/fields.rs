@@ -25,7 +25,7 @@ pub const MAX_EXTENT: i64 = 1 << 24;
 /// let error = fields.flag("tie_word_embeddings", false).unwrap_err();
 /// assert_eq!(error.to_string(), "config.json: tie_word_embeddings: expected true or false, got \"yes\"");
 /// assert!(fields.unknown().is_empty());
-/// # fourbit::Result::Ok(())
+/// # Ok::<(), fourbit::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
