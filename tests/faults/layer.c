@@ -4,9 +4,11 @@
 //   FAULT_STAMPS=NAME                 what timestamps become where they are copied out of the first pool: see `lie`
 //   FAULT_LOG=FILE                    gets `fired ...` as the fault happens, and `count FUNCTION N` at the end
 //
-// A device that was lost stays lost, as the specification has it: every later call that can say so does. The layer never
-// adds a call of its own and keeps no state of the application beside the functions to pass on to: one instance and one
-// device at a time.
+// A device that was lost stays lost, as the specification has it: every later call that can say so does. It also has
+// stopped, so that what its work used can be destroyed; the driver below knows of no loss and goes on, so the layer waits
+// for it once before it says so. The layer adds no other call and keeps no state of the application beside the functions
+// to pass on to: one instance and one device at a time.
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +83,8 @@ static struct {
   INSTANCE_FUNCTIONS(MEMBER)
 } next;
 
+static VkDevice device_below;
+static pthread_mutex_t submitting = PTHREAD_MUTEX_INITIALIZER;
 static char wanted[64];
 static int wanted_call, wanted_code;
 static atomic_int lost;
@@ -102,7 +106,12 @@ __attribute__((constructor)) static void read_point(void) {
 static int fails(const char *name, int call, int can_be_lost, VkResult *code) {
   if (call == wanted_call && !strcmp(name, wanted)) {
     say("fired %s %ld %ld\n", name, call, wanted_code);
-    if (wanted_code == VK_ERROR_DEVICE_LOST) atomic_store(&lost, 1);
+    if (wanted_code == VK_ERROR_DEVICE_LOST) {
+      pthread_mutex_lock(&submitting);
+      atomic_store(&lost, 1);
+      if (device_below) next.DeviceWaitIdle(device_below);
+      pthread_mutex_unlock(&submitting);
+    }
     *code = wanted_code;
     return 1;
   }
@@ -118,7 +127,11 @@ static int fails(const char *name, int call, int can_be_lost, VkResult *code) {
       outputs;                                                                                                          \
       return code;                                                                                                      \
     }                                                                                                                   \
-    return next.name args;                                                                                              \
+    if (strncmp(#name, "QueueSubmit", 11)) return next.name args;                                                       \
+    pthread_mutex_lock(&submitting);                                                                                    \
+    code = atomic_load(&lost) ? VK_ERROR_DEVICE_LOST : next.name args;                                                  \
+    pthread_mutex_unlock(&submitting);                                                                                  \
+    return code;                                                                                                        \
   }
 DEVICE_FUNCTIONS(WRAPPER)
 INSTANCE_FUNCTIONS(WRAPPER)
@@ -193,6 +206,7 @@ static VKAPI_ATTR VkResult VKAPI_CALL layer_CreateDevice(
   DEVICE_FUNCTIONS(LOAD)
   LOAD(CmdCopyQueryPoolResults)
   LOAD(CmdFillBuffer)
+  device_below = *device;
   return VK_SUCCESS;
 }
 
