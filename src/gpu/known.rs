@@ -42,7 +42,7 @@ const KNOWN: &[Known] = &[
     Known {
         section: "nvidia-bar",
         symptom: "many host-visible allocations fragment the memory of cards with resizable BAR",
-        remedy: "fourbit keeps one small staging buffer; with other programs on the card, give --memory-limit room",
+        remedy: "fourbit stages 16 MiB at most; with other programs on the card, bound its share with FOURBIT_MEMORY_LIMIT",
         applies: |a| a.vendor == NVIDIA && a.caps.kind == DeviceKind::Discrete,
     },
     Known {

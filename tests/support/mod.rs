@@ -9,20 +9,34 @@ use fourbit::{
     gpu::Gpu,
     quant::{Packed, Scheme, lattice},
 };
+use std::{cell::RefCell, sync::Mutex};
 
-/// The device under test, opened once a process, as the environment asks for. Without an adapter the test is skipped with a
-/// line that says so, unless `REQUIRE_GPU=1`: then it fails.
+/// The device under test, opened as the environment asks for. Without an adapter the test is skipped with a line that says
+/// so, unless `REQUIRE_GPU=1`: then it fails.
+///
+/// One device for each test that runs at a time, and the same all through a test: a software driver compiles kernels in the
+/// thread of the device's queue, one after the other.
 pub fn gpu() -> Option<Gpu> {
-    static GPU: std::sync::OnceLock<Option<Gpu>> = std::sync::OnceLock::new();
-    GPU.get_or_init(|| match Gpu::new() {
-        Ok(gpu) => Some(gpu),
-        Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("REQUIRE_GPU=1: {error}"),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
+    static FREE: Mutex<Vec<Gpu>> = Mutex::new(Vec::new());
+    struct Lease(Gpu);
+    impl Drop for Lease {
+        fn drop(&mut self) {
+            FREE.lock().unwrap().push(self.0.clone());
         }
+    }
+    // A test has a thread of its own, which gives the device back as it ends.
+    thread_local!(static LEASE: RefCell<Option<Lease>> = const { RefCell::new(None) });
+    LEASE.with_borrow_mut(|lease| {
+        if lease.is_none() {
+            let free = FREE.lock().unwrap().pop();
+            match free.map_or_else(Gpu::new, Ok) {
+                Ok(gpu) => *lease = Some(Lease(gpu)),
+                Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("REQUIRE_GPU=1: {error}"),
+                Err(error) => eprintln!("skipped: {error}"),
+            }
+        }
+        lease.as_ref().map(|lease| lease.0.clone())
     })
-    .clone()
 }
 
 /// Affine integers with f32 scales.
