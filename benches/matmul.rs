@@ -7,8 +7,8 @@ use fourbit::{
     gpu::{Gpu, Tensor},
     graph::{Graph, Program, Value},
     kernels::{
-        lora,
-        matmul::{LowRank, matmul, matmul_dx},
+        dense,
+        product::{LowRank, matmul, matmul_dx},
         roofline,
     },
     quant::{Packed, Scheme},
@@ -88,18 +88,18 @@ impl Suite {
     fn adapter(&mut self, [m, n, k]: [usize; 3], rank: usize) -> Result<(), Error> {
         self.add("lora xa", [m, rank, k], |gpu, g| {
             let (x, a) = (g.import(&random(gpu, m, k)?), g.import(&random(gpu, rank, k)?));
-            lora::down(g, &x, &a)
+            dense::x_wt(g, &x, &a)
         })?;
         self.add("lora dxa", [m, rank, n], |gpu, g| {
             let (dy, b) = (g.import(&random(gpu, m, n)?), g.import(&random(gpu, n, rank)?));
-            lora::up_backward(g, &dy, &b, 1.0)
+            dense::x_w(g, &dy, &b, 1.0)
         })?;
         for (name, p, q) in [("lora db", n, rank), ("lora da", rank, k)] {
             self.add(name, [p, q, m], |gpu, g| {
                 let (left, right) = (g.import(&random(gpu, m, p)?), g.import(&random(gpu, m, q)?));
                 let gate = g.import(&gpu.zeros("gate", [1], DType::F32)?);
                 let out = g.import(&random(gpu, p, q)?);
-                lora::weight_gradient(g, &left, &right, 1.0, &out, &gate)?;
+                dense::xt_w_into(g, &left, &right, 1.0, &out, &gate)?;
                 Ok(out)
             })?;
         }

@@ -5,7 +5,7 @@
 use fourbit::{
     DType, Gpu, QuantizedTensor, Result,
     graph::Graph,
-    kernels::{matmul::matmul, quantize::quantize},
+    kernels::{product::matmul, quantize::quantize},
     quant::Scheme,
 };
 

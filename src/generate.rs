@@ -4,7 +4,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Readback, Tensor},
     graph::{Graph, Pool, Program},
-    kernels::{elementwise, matmul, sample},
+    kernels::{elementwise, product, sample},
     model::{Context, KvCache, Model},
 };
 use std::collections::HashMap;
@@ -271,7 +271,7 @@ impl<'m> Generator<'m> {
             hidden = elementwise::take_row(&mut g, &hidden, &last)?;
         }
         let logits = g.import(&self.logits);
-        matmul::matmul_into(&mut g, &hidden, model.head(), None, None, &logits)?;
+        product::matmul_into(&mut g, &hidden, model.head(), None, None, &logits)?;
         let likeliest = sample::argmax(&mut g, &logits)?;
         g.keep(&likeliest);
         let program = g.plan().build(&mut self.pool)?;

@@ -5,7 +5,7 @@ mod support;
 use fourbit::{
     DType, QuantizedTensor,
     graph::Graph,
-    kernels::{embedding, matmul},
+    kernels::{embedding, product},
     quant::Scheme,
 };
 use support::{Rng, assert_close, gpu};
@@ -46,8 +46,8 @@ fn a_weight_beyond_one_binding_embeds_and_multiplies_both_ways() {
     let vx = g.import(&gpu.tensor("x", [tokens, COLS], DType::F32, &x).unwrap());
     let vdy = g.import(&gpu.tensor("dy", [tokens, ROWS], DType::F32, &dy).unwrap());
     let vids = g.import(&gpu.tensor("ids", [ids.len()], DType::U32, &ids).unwrap());
-    let y = matmul::matmul(&mut g, &vx, &w, None, None).unwrap();
-    let dx = matmul::matmul_dx(&mut g, &vdy, &w, None, None).unwrap();
+    let y = product::matmul(&mut g, &vx, &w, None, None).unwrap();
+    let dx = product::matmul_dx(&mut g, &vdy, &w, None, None).unwrap();
     let embedded = embedding::embed(&mut g, &vids, &w).unwrap();
     for value in [&y, &dx, &embedded] {
         g.keep(value);

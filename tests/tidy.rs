@@ -176,31 +176,57 @@ fn only_the_gpu_room_names_wgpu() {
     }
 }
 
-/// Shaders that compute the same as another one for other devices or sizes: the tests of that family cover them.
-const VARIANTS: &[(&str, &str)] =
-    &[("matmul_subgroup", "matmul"), ("gemv", "matmul"), ("gemv_subgroup", "matmul"), ("attention_lanes", "attention")];
-/// Hosts without a shader: what all kernels share, and what records the dispatches of others.
-const WITHOUT_SHADER: &[&str] = &["mod", "quantized", "lora"];
+/// Hosts without a shader: what all kernels share, and what records the dispatches of others. In a family's folder: `spec` and
+/// `choose`.
+const WITHOUT_SHADER: &[&str] =
+    &["mod", "quantized", "decode", "dense", "product/spec", "product/choose", "attention/spec", "product_int8/spec"];
+
+/// Shaders whose tests are those of their family: its first design.
+const FIRST_DESIGNS: &[&str] = &["product/tiles", "attention/tiles", "product_int8/tiles"];
+
+/// `norm`, and `product/tiles` in a folder.
+fn kernels_in(dir: &str, extension: &str) -> BTreeSet<String> {
+    let root = root().join(dir);
+    let name =
+        |path: PathBuf| path.strip_prefix(&root).unwrap().with_extension("").to_string_lossy().replace('\\', "/");
+    files(dir, &[extension]).into_iter().map(name).filter(|name| !name.starts_with("lib/")).collect()
+}
 
 #[test]
 fn a_kernel_is_three_files_with_one_name() {
-    let stems = |dir: &str, extension: &str| -> BTreeSet<String> {
-        let direct = root().join(dir);
-        let here = files(dir, &[extension]).into_iter().filter(|path| path.parent() == Some(&direct));
-        here.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect()
-    };
-    let (shaders, mut hosts) = (stems("shaders", "wgsl"), stems("src/kernels", "rs"));
-    hosts.retain(|name| !WITHOUT_SHADER.contains(&name.as_str()));
-    assert_eq!(shaders, hosts, "shaders/*.wgsl and src/kernels/*.rs");
+    let (shaders, mut hosts) = (kernels_in("shaders", "wgsl"), kernels_in("src/kernels", "rs"));
+    hosts.retain(|name| !WITHOUT_SHADER.contains(&name.as_str()) && !name.ends_with("/mod"));
+    assert_eq!(shaders, hosts, "shaders/**/*.wgsl and src/kernels/**/*.rs");
     assert!(shaders.len() > 3);
-    let (host, test) = ("src/kernels/mod.rs", "tests/kernels/main.rs");
-    let [host, test] = [host, test].map(|path| fs::read_to_string(root().join(path)).unwrap());
-    let tests = stems("tests/kernels", "rs");
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (all, tested, tests) =
+        (read("src/kernels/mod.rs"), read("tests/kernels/main.rs"), kernels_in("tests/kernels", "rs"));
     for name in &shaders {
-        let family = VARIANTS.iter().find(|(variant, _)| variant == name).map_or(name.as_str(), |(_, family)| family);
-        assert!(host.contains(&format!("{family}::variants()")), "src/kernels/mod.rs lists no variants of {family}");
-        assert!(tests.contains(family), "tests/kernels/{family}.rs is missing");
-        assert!(test.contains(&format!("mod {family};")), "tests/kernels/main.rs leaves {family} out");
+        let Some((family, design)) = name.split_once('/') else {
+            assert!(all.contains(&format!("({name}::variants()")), "src/kernels/mod.rs lists no variants of {name}");
+            assert!(tests.contains(name), "tests/kernels/{name}.rs is missing");
+            assert!(tested.contains(&format!("mod {name};")), "tests/kernels/main.rs leaves {name} out");
+            continue;
+        };
+        assert!(all.contains(&format!("({family}::variants()")), "src/kernels/mod.rs lists no variants of {family}");
+        let hosts = kernels_in(&format!("src/kernels/{family}"), "rs");
+        let lists =
+            |host: &String| read(&format!("src/kernels/{family}/{host}.rs")).contains(&format!("{design}::variants("));
+        assert!(hosts.iter().any(lists), "{family} lists no variants of {design}");
+        let test = if FIRST_DESIGNS.contains(&name.as_str()) { format!("{family}/mod") } else { name.clone() };
+        assert!(tests.contains(&test), "tests/kernels/{test}.rs is missing");
+    }
+}
+
+/// A design knows what its family computes, and none of the others: choosing among them is done on top of all.
+#[test]
+fn designs_of_a_family_do_not_import_each_other() {
+    for name in kernels_in("shaders", "wgsl") {
+        let Some((family, design)) = name.split_once('/') else { continue };
+        let text = code(&fs::read_to_string(root().join(format!("src/kernels/{name}.rs"))).unwrap());
+        for import in first_segments(&text, "super::") {
+            assert!(import == "spec", "{family}/{design}.rs imports super::{import}");
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use crate::{
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{
-        QuantizedTensor, dequantize, elementwise,
+        QuantizedTensor, dense, dequantize, elementwise,
         fake_quantize::{self, Grid},
-        lora, quantize,
+        quantize,
     },
     nn::{Activations, Linear},
     quant::Scheme,
@@ -56,7 +56,7 @@ impl Merged {
     fn weight(&self, g: &mut Graph) -> Result<Value> {
         let w = dequantize::dequantize(g, &self.frozen)?;
         let (a, b) = (g.import(&self.lora.a), g.import(&self.lora.b));
-        lora::merged(g, &w, &b, &a, self.lora.scale)
+        dense::merged(g, &w, &b, &a, self.lora.scale)
     }
 }
 
@@ -207,22 +207,22 @@ impl Latent {
             Float::Whole(Trained { grads: Some(grads), .. }) => {
                 let grads = g.import(grads);
                 let Some((grid, w)) = &clamped else {
-                    return lora::weight_gradient(g, dy, x, 1.0, &grads, accumulate);
+                    return dense::xt_w_into(g, dy, x, 1.0, &grads, accumulate);
                 };
-                let dw = lora::gradient(g, dy, x)?;
+                let dw = dense::xt_w(g, dy, x)?;
                 self.step_gradient(g, grid, w, &dw, accumulate)?;
                 fake_quantize::mask_into(g, grid, w, &dw, &grads, accumulate)
             }
             Float::Merged(merged) => {
                 let Lora { a, b, grads: Some((grad_a, grad_b)), scale, .. } = &merged.lora else { return Ok(()) };
                 let [a, b, grad_a, grad_b] = [a, b, grad_a, grad_b].map(|t| g.import(t));
-                let dw = lora::gradient(g, dy, x)?;
+                let dw = dense::xt_w(g, dy, x)?;
                 if let Some((grid, w)) = &clamped {
                     self.step_gradient(g, grid, w, &dw, accumulate)?;
                     fake_quantize::mask(g, grid, w, &dw)?;
                 }
-                lora::down_into(g, &dw, &a, *scale, &grad_b, accumulate)?;
-                lora::weight_gradient(g, &b, &dw, *scale, &grad_a, accumulate)
+                dense::x_wt_into(g, &dw, &a, *scale, &grad_b, accumulate)?;
+                dense::xt_w_into(g, &b, &dw, *scale, &grad_a, accumulate)
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ use crate::{
     Result,
     gpu::Tensor,
     graph::{Graph, Value},
-    kernels::{dropout, elementwise, lora},
+    kernels::{dense, dropout, elementwise},
     nn::{Linear, linear::LowRank},
 };
 
@@ -82,7 +82,7 @@ impl AdaptedLinear {
         };
         let (a, b) = (g.import(&pair.a), g.import(&pair.b));
         let dropped = pair.drop(g, x, step)?;
-        let xa = lora::down(g, dropped.as_ref().unwrap_or(x), &a)?;
+        let xa = dense::x_wt(g, dropped.as_ref().unwrap_or(x), &a)?;
         let update = LowRank { xa: &xa, factor: &b, scale: pair.scale };
         let y = self.base.forward(g, x, Some(update))?;
         Ok((y, Saved { x: x.clone(), xa: Some(xa) }))
@@ -108,12 +108,12 @@ impl AdaptedLinear {
             return if need_dx { self.base.backward(g, dy, None, add).map(Some) } else { Ok(None) };
         };
         let (a, b) = (g.import(&pair.a), g.import(&pair.b));
-        let dxa = lora::up_backward(g, dy, &b, pair.scale)?;
+        let dxa = dense::x_w(g, dy, &b, pair.scale)?;
         if let Some((grad_a, grad_b)) = &pair.grads {
             let (grad_a, grad_b) = (g.import(grad_a), g.import(grad_b));
-            lora::weight_gradient(g, dy, xa, pair.scale, &grad_b, &step.accumulate)?;
+            dense::xt_w_into(g, dy, xa, pair.scale, &grad_b, &step.accumulate)?;
             let dropped = pair.drop(g, &saved.x, Some(step))?;
-            lora::weight_gradient(g, &dxa, dropped.as_ref().unwrap_or(&saved.x), 1.0, &grad_a, &step.accumulate)?;
+            dense::xt_w_into(g, &dxa, dropped.as_ref().unwrap_or(&saved.x), 1.0, &grad_a, &step.accumulate)?;
         }
         if !need_dx {
             return Ok(None);
@@ -123,7 +123,7 @@ impl AdaptedLinear {
             return self.base.backward(g, dy, Some(update), add).map(Some);
         }
         let dx = self.base.backward(g, dy, None, add)?;
-        let through = lora::up_backward(g, &dxa, &a, 1.0)?;
+        let through = dense::x_w(g, &dxa, &a, 1.0)?;
         let through = dropout::dropout(g, &through, &step.seed, pair.layer, pair.dropout)?;
         elementwise::accumulate(g, &dx, &through, 1.0)?;
         Ok(Some(dx))

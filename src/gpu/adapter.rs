@@ -326,7 +326,7 @@ impl Adapter {
 }
 
 /// The features of an adapter that some kernel uses: timestamps everywhere, subgroups on drivers that run on the processor
-/// (see `kernels::matmul`), unless `subgroups` says otherwise. What is not used is not requested: DXC compiles other code
+/// (see `kernels::product`), unless `subgroups` says otherwise. What is not used is not requested: DXC compiles other code
 /// for devices with 16-bit types, and drivers have faults of their own.
 pub(super) fn used_features(
     info: &wgpu::AdapterInfo,

@@ -1,6 +1,6 @@
 //! The searches of AWQ (Lin et al. 2024). The method around them is [`crate::method::Awq`].
 
-use super::{lora, matmul::expect};
+use super::{dense, expect};
 use crate::{
     DType, Error, Result,
     gpu::{Kernel, Tensor},
@@ -84,7 +84,7 @@ pub fn scaled_error(
         let count = most.min(cols - first);
         // H is symmetric: its rows are its columns.
         let part = g.import(&h.slice(first * cols, [count, cols])?);
-        let product = lora::down(g, &delta, &part)?;
+        let product = dense::x_wt(g, &delta, &part)?;
         (params.first, params.count) = (first as u32, count as u32);
         let work = 2.0 * (rows * count) as f64;
         g.dispatch(kernel(grid, "row_dots"), &params, &[&delta, &product, sums], rows.div_ceil(64), work)?;

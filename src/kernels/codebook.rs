@@ -1,6 +1,6 @@
 //! Gradients of AQLM's code books and row scales, codes being fixed.
 
-use super::{QuantizedTensor, matmul::expect};
+use super::{QuantizedTensor, expect};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Kernel, Tensor},

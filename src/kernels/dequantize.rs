@@ -1,6 +1,9 @@
 //! The numbers that a packed weight stands for. Products decode on the fly and never come here; tests, merging and export do.
 
-use super::{QuantizedTensor, matmul};
+use super::{
+    QuantizedTensor,
+    decode::{self, Lookup, SCHEMES, Unit},
+};
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
@@ -19,16 +22,16 @@ struct Params {
     first_block: u32,
 }
 
-/// One number a thread (`single`), or eight.
-fn kernel(scheme: Scheme, single: bool) -> Kernel {
-    let kernel = matmul::decode(Kernel::new("dequantize", "values"), scheme, single, "decode_table");
-    kernel.import("write", if single { "write_one" } else { "write_eight" })
+/// `unit`: the elements per thread.
+fn kernel(scheme: Scheme, unit: Unit) -> Kernel {
+    let kernel = decode::decode(Kernel::new("dequantize", "values"), scheme, unit, Lookup::Memory);
+    kernel.import("write", if unit == Unit::One { "write_one" } else { "write_eight" })
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
     let block_size = 64;
-    let mut schemes = matmul::SCHEMES.to_vec();
+    let mut schemes = SCHEMES.to_vec();
     for double_quant in [false, true] {
         schemes.extend([Scheme::Nf4 { block_size, double_quant }, Scheme::Fp4 { block_size, double_quant }]);
     }
@@ -36,7 +39,7 @@ pub fn variants() -> Vec<Kernel> {
     schemes.extend((2..=8).flat_map(|bits| [Scheme::int(bits, 24), Scheme::int(bits, 64)]));
     let mut seen = std::collections::HashSet::new();
     schemes.retain(|&scheme| seen.insert(scheme));
-    schemes.into_iter().flat_map(|scheme| [kernel(scheme, false), kernel(scheme, true)]).collect()
+    schemes.into_iter().flat_map(|scheme| [kernel(scheme, Unit::Eight), kernel(scheme, Unit::One)]).collect()
 }
 
 /// y[r, c] = the value of the code of w[r, c]
@@ -68,19 +71,19 @@ pub fn dequantize_sharded(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>
         }
         let len = (to - from) * cols;
         let (first, out_first) = ((from - shard.row0) * cols, (from - rows.start) * cols);
-        let single = [len, first, out_first, block].iter().any(|n| n % 8 != 0);
-        let threads = if single { len } else { len / 8 };
+        let whole = [len, first, out_first, block].iter().all(|n| n % 8 == 0);
+        let (unit, threads) = if whole { (Unit::Eight, len / 8) } else { (Unit::One, len) };
         let params = Params {
             len: threads as u32,
             first: first as u32,
             out_first: out_first as u32,
-            block: if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 },
+            block: decode::block(w.scheme()),
             first_block: shard.first_block,
         };
         let mut args = shard.args(g);
         args.push(y.clone());
         let args: Vec<&Value> = args.iter().collect();
-        g.dispatch(kernel(w.scheme(), single), &params, &args, threads.div_ceil(256), 8.0 * len as f64)?;
+        g.dispatch(kernel(w.scheme(), unit), &params, &args, threads.div_ceil(256), 8.0 * len as f64)?;
     }
     Ok(y)
 }

@@ -1,6 +1,6 @@
 //! Gradients of the diagonals around a matrix: norms' weights, and the signs of QuIP#'s transforms once they are numbers.
 
-use super::matmul::expect;
+use super::expect;
 use crate::{
     Result,
     gpu::Kernel,

@@ -1,6 +1,9 @@
 //! Token embedding out of a table in any storage scheme.
 
-use super::{QuantizedTensor, matmul};
+use super::{
+    QuantizedTensor,
+    decode::{self, Lookup, SCHEMES, Unit},
+};
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
@@ -21,12 +24,12 @@ struct Params {
 
 fn kernel(scheme: Scheme, cols: usize) -> Kernel {
     let lanes = if cols <= 1024 { 64 } else { 256 };
-    matmul::decode(Kernel::new("embedding", "gather").with("LANES", lanes), scheme, true, "decode_table")
+    decode::decode(Kernel::new("embedding", "gather").with("LANES", lanes), scheme, Unit::One, Lookup::Memory)
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    matmul::SCHEMES.iter().flat_map(|scheme| [kernel(*scheme, 1), kernel(*scheme, usize::MAX)]).collect()
+    SCHEMES.iter().flat_map(|scheme| [kernel(*scheme, 1), kernel(*scheme, usize::MAX)]).collect()
 }
 
 /// x\[r\] = table\[ids\[r\]\]
@@ -47,14 +50,13 @@ pub fn embed_within(g: &mut Graph, ids: &Value, table: &QuantizedTensor, limit: 
     let rows = ids.shape().len();
     let x = g.value([rows, cols], DType::F32)?;
     let kernel = kernel(table.scheme(), cols);
-    let block = table.scheme().block_size();
     for shard in table.shards_within(limit) {
         let last = shard.row0 + shard.rows == vocabulary;
         let params = Params {
             cols: cols as u32,
             first_row: shard.row0 as u32,
             rows: shard.rows as u32,
-            block: if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 },
+            block: decode::block(table.scheme()),
             first_block: shard.first_block,
             end_row: if last { u32::MAX } else { (shard.row0 + shard.rows - 1) as u32 },
         };

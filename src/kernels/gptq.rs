@@ -1,6 +1,9 @@
 //! The column loop of GPTQ (Frantar et al. 2023). The method around it is [`crate::method::Gptq`].
 
-use super::matmul::{Base, Entry, Product, Weight, expect};
+use super::{
+    expect,
+    product::{Base, Entry, Product},
+};
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
@@ -243,22 +246,6 @@ pub fn pass_on(g: &mut Graph, w: &Value, errors: &Value, rest: &Value, first: us
     if depth > BLOCK || first + n > cols {
         return Err(Error::shape("gptq", format!("at most {BLOCK} rows for {cols} columns"), rest.shape()));
     }
-    let product = Product {
-        entry: Entry::Backward,
-        x: errors,
-        stride: BLOCK,
-        first: 0,
-        weight: Weight::dense(rest),
-        rows,
-        cols: n,
-        depth,
-        low: None,
-        bias: None,
-        base: Base::Itself,
-        scale: -1.0,
-        y: w,
-        out_stride: cols,
-        out_first: first,
-    };
-    product.record(g)
+    let product = Product::dense(Entry::Backward, errors, rest, w);
+    Product { base: Base::Itself, scale: -1.0, out_first: first, ..product }.record(g)
 }

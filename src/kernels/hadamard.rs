@@ -1,6 +1,6 @@
 //! Random orthogonal transforms of columns, which spread outliers over all of them; and transposing.
 
-use super::{lora, matmul::expect};
+use super::{dense, expect};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Kernel, Tensor},
@@ -146,7 +146,7 @@ impl Hadamard {
         let Some(factor) = &self.factor else { return Ok(y) };
         let factor = g.import(factor);
         let folded = g.reshape(&y, [rows << self.twos, self.order])?;
-        let y = lora::down(g, &folded, &factor)?;
+        let y = dense::x_wt(g, &folded, &factor)?;
         g.reshape(&y, x.shape().clone())
     }
 
@@ -159,7 +159,7 @@ impl Hadamard {
         let Some(factor) = &self.factor else { return self.walsh(g, y, Signs::After) };
         let factor = g.import(factor);
         let folded = g.reshape(y, [rows << self.twos, self.order])?;
-        let x = lora::up_backward(g, &folded, &factor, 1.0)?;
+        let x = dense::x_w(g, &folded, &factor, 1.0)?;
         let x = g.reshape(&x, y.shape().clone())?;
         self.walsh(g, &x, Signs::After)
     }

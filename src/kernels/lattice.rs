@@ -1,8 +1,8 @@
 //! Rounding to books of vectors on the device: QuIP#'s lattice, and AQLM's sums of two code books.
 
 use super::{
-    QuantizedTensor,
-    matmul::{Base, Entry, Product, Weight, expect},
+    QuantizedTensor, expect,
+    product::{Base, Entry, Product},
 };
 use crate::{
     DType, Error, Result,
@@ -165,24 +165,8 @@ impl Rounding<'_> {
             if first == 0 {
                 break;
             }
-            Product {
-                entry: Entry::Backward,
-                x: &lost,
-                stride: end - first,
-                first: 0,
-                weight: Weight::dense(&lower),
-                rows,
-                cols: first,
-                depth: end - first,
-                low: None,
-                bias: None,
-                base: Base::Itself,
-                scale: 1.0,
-                y: &aim,
-                out_stride: cols,
-                out_first: 0,
-            }
-            .record(g)?;
+            let product = Product::dense(Entry::Backward, &lost, &lower, &aim);
+            Product { cols: first, base: Base::Itself, ..product }.record(g)?;
         }
         Ok(())
     }

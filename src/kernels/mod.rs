@@ -5,10 +5,10 @@
 
 pub mod activation;
 pub mod attention;
-pub mod attention_cached;
-pub mod attention_lanes;
 pub mod awq;
 pub mod codebook;
+mod decode;
+pub mod dense;
 pub mod dequantize;
 pub mod diagonal;
 pub mod double_quantize;
@@ -16,23 +16,18 @@ pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod fake_quantize;
-pub mod gemv;
-mod gemv_subgroup;
 pub mod gptq;
 pub mod hadamard;
 pub mod hqq;
 pub mod kv_cache;
 pub mod lattice;
-pub mod lora;
 pub mod loss;
-pub mod matmul;
-pub mod matmul_int8;
-mod matmul_int8_subgroup;
-mod matmul_subgroup;
 pub mod norm;
 pub mod observe;
 pub mod optimizer;
 pub mod permute;
+pub mod product;
+pub mod product_int8;
 pub mod quantize;
 pub mod quantize_rows;
 mod quantized;
@@ -45,7 +40,20 @@ pub mod statistics;
 
 pub use quantized::{QuantizedTensor, Shard};
 
-use crate::gpu::{Caps, Kernel};
+use crate::{
+    DType, Error, Result,
+    gpu::{Caps, Kernel},
+    graph::Value,
+};
+
+/// Errors: Shape, where `value` is not an f32 matrix of this shape (leading extents folded).
+fn expect(op: &str, what: &str, value: &Value, shape: [usize; 2]) -> Result<()> {
+    let (rows, cols) = value.rows_cols();
+    if [rows, cols] == shape && value.dtype() == DType::F32 {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("{what} {shape:?} {}", DType::F32), format!("{} {}", value.shape(), value.dtype())))
+}
 
 /// Which design of each heavy kernel runs on a device: (what it computes, the design).
 pub fn designs(caps: &Caps) -> Vec<(&'static str, &'static str)> {
@@ -53,7 +61,7 @@ pub fn designs(caps: &Caps) -> Vec<(&'static str, &'static str)> {
     const HEAD_DIM: usize = 64;
     let by = |subgroups: bool| if subgroups { "by subgroup shuffles" } else { "through workgroup memory" };
     vec![
-        ("products", by(matmul::prefers_subgroups(caps))),
+        ("products", by(product::prefers_subgroups(caps))),
         ("attention", by(matches!(attention::Design::of(caps, HEAD_DIM), attention::Design::Lanes(_)))),
         ("int8 products", if caps.packed_dot { "by packed dot products" } else { "by shifts" }),
     ]
@@ -88,16 +96,10 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(dequantize::variants());
     all.extend(fake_quantize::variants());
     all.extend(double_quantize::variants());
-    all.extend(matmul::variants());
-    all.extend(matmul_subgroup::variants());
-    all.extend(matmul_int8::variants());
-    all.extend(matmul_int8_subgroup::variants());
-    all.extend(gemv::variants());
-    all.extend(gemv_subgroup::variants());
+    all.extend(product::variants());
+    all.extend(product_int8::variants());
     all.extend(roofline::variants());
     all.extend(attention::variants());
-    all.extend(attention_lanes::variants());
-    all.extend(attention_cached::variants());
     all.extend(kv_cache::variants());
     all
 }

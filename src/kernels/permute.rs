@@ -1,6 +1,6 @@
 //! Columns of a matrix in another order.
 
-use super::matmul::expect;
+use super::expect;
 use crate::{
     DType, Error, Result,
     gpu::Kernel,

@@ -1,6 +1,6 @@
 //! Activations in 8 bits, row by row, and the columns that are too large for them.
 
-use super::matmul::expect;
+use super::expect;
 use crate::{
     DType, Error, Result,
     gpu::Kernel,

@@ -1,6 +1,6 @@
 //! The squared error of a layer's or block's output, which fine-tuning makes small.
 
-use super::matmul::expect;
+use super::expect;
 use crate::{
     DType, Result,
     gpu::Kernel,

@@ -1,6 +1,9 @@
 //! What calibration collects of the input of a linear layer: second moments, and the range and mean of each channel.
 
-use super::matmul::{Base, Entry, Product, Weight, expect};
+use super::{
+    expect,
+    product::{Base, Entry, Product},
+};
 use crate::{
     DType, Error, Result,
     gpu::{Kernel, Tensor},
@@ -53,24 +56,8 @@ pub fn second_moments(g: &mut Graph, x: &Value, h: &Tensor, scale: f32, one: &Va
     for start in (0..n).step_by(most) {
         let rows = most.min(n - start);
         let part = g.import(&h.slice(start * n, [rows, n])?);
-        let product = Product {
-            entry: Entry::Gradient,
-            x,
-            stride: n,
-            first: start,
-            weight: Weight::dense(x),
-            rows,
-            cols: n,
-            depth,
-            low: None,
-            bias: None,
-            base: Base::Gate(one),
-            scale,
-            y: &part,
-            out_stride: n,
-            out_first: 0,
-        };
-        product.record(g)?;
+        let product = Product::dense(Entry::Gradient, x, x, &part);
+        Product { first: start, rows, base: Base::Gate(one), scale, ..product }.record(g)?;
     }
     Ok(())
 }

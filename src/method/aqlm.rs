@@ -8,7 +8,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::{QuantizedTensor, lattice, lora},
+    kernels::{QuantizedTensor, dense, lattice},
     nn::Linear,
     quant::{PER_CHANNEL, Packed, Scheme, VECTOR, hadamard::Random},
 };
@@ -212,7 +212,7 @@ impl Fit {
         let x = g.import(&self.gpu.tensor("an error", self.shape, DType::F32, e)?);
         let h = g.import(&self.factor.hessian);
         // H is its own transpose.
-        let y = lora::down(&mut g, &x, &h)?;
+        let y = dense::x_wt(&mut g, &x, &h)?;
         g.keep(&y);
         let mut y = g.run()?.read::<f32>(&y)?;
         for (row, scale) in y.chunks_exact_mut(self.shape[1]).zip(&self.scales) {

@@ -6,7 +6,7 @@ use crate::{
     adapter::{Adapter, Lora},
     gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::{elementwise, lora},
+    kernels::{dense, elementwise},
     model::Block,
     nn::Linear,
 };
@@ -146,7 +146,7 @@ fn products(gpu: &Gpu, x: &Tensor, w: &Tensor, count: usize) -> Result<Vec<f32>>
     for (start, rows) in row_ranges(gpu, count, inputs) {
         let mut g = Graph::new(gpu);
         let (x, w) = (g.import(x), g.import(&w.slice(start * inputs, [rows, inputs])?));
-        let y = lora::down(&mut g, &x, &w)?;
+        let y = dense::x_wt(&mut g, &x, &w)?;
         g.keep(&y);
         let part: Vec<f32> = g.run()?.read(&y)?;
         for (to, from) in all.chunks_exact_mut(count).zip(part.chunks_exact(rows)) {
@@ -165,7 +165,7 @@ fn add(gpu: &Gpu, w: &Tensor, pair: &Lora) -> Result<()> {
     for (start, count) in row_ranges(gpu, rows, cols) {
         let part = g.import(&w.slice(start * cols, [count, cols])?);
         let b = g.import(&pair.b.slice(start * r, [count, r])?);
-        let sum = lora::merged(&mut g, &part, &b, &a, pair.scale)?;
+        let sum = dense::merged(&mut g, &part, &b, &a, pair.scale)?;
         elementwise::assign(&mut g, &part, &sum, 1.0)?;
     }
     g.run().map(|_| ())

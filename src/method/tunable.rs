@@ -8,9 +8,8 @@ use crate::{
     graph::{Graph, Pool, Program, Value},
     kernels::{
         codebook::Codes,
-        dequantize, diagonal, elementwise,
+        dense, dequantize, diagonal, elementwise,
         hadamard::{Hadamard, transpose},
-        lora,
         optimizer::{self, AdamW, Stepped},
     },
     model::{Block, WeightGradients},
@@ -156,16 +155,16 @@ impl WeightGradients for Gradients<'_> {
             Part::Frozen => Ok(()),
             Part::Float(weight) => {
                 let grad = g.import(&weight.grad);
-                lora::weight_gradient(g, dy, x, 1.0, &grad, &self.accumulate)
+                dense::xt_w_into(g, dy, x, 1.0, &grad, &self.accumulate)
             }
             Part::Books { codes, books, scales } => {
-                let dw = lora::gradient(g, dy, x)?;
+                let dw = dense::xt_w(g, dy, x)?;
                 let values = [&books.value, &scales.value].map(|t| g.import(t));
                 let grads = [&books.grad, &scales.grad].map(|t| g.import(t));
                 codes.gradient(g, &dw, values.each_ref(), grads.each_ref(), &self.accumulate)
             }
             Part::Signs { inner, left, right } => {
-                let dw = lora::gradient(g, dy, x)?;
+                let dw = dense::xt_w(g, dy, x)?;
                 let [inner, l, r, dl, dr] =
                     [inner, &left.value, &right.value, &left.grad, &right.grad].map(|t| g.import(t));
                 diagonal::left(g, &dw, &inner, &r, &dl, &self.accumulate)?;

@@ -8,7 +8,7 @@ use crate::{
     kernels::{
         activation,
         attention::{self, Attention},
-        attention_cached, elementwise, kv_cache, rope,
+        elementwise, kv_cache, rope,
     },
     nn::{RmsNorm, norm::Saved as SavedNorm},
 };
@@ -290,7 +290,7 @@ impl Block {
         let (keys, values) = (g.import(&cache.keys), g.import(&cache.values));
         kv_cache::cache_append(g, &k, &keys, position)?;
         kv_cache::cache_append(g, &v, &values, position)?;
-        let attended = attention_cached::attention_cached(g, &spec, &q, &keys, &values, position)?;
+        let attended = attention::attention_cached(g, &spec, &q, &keys, &values, position)?;
         let (y, _) = self.o.forward(g, &attended, None)?;
         let x1 = elementwise::add(g, x, &y, 1.0)?;
         let (m, _) = self.post_norm.forward(g, &x1)?;

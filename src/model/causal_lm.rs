@@ -9,7 +9,7 @@ use crate::{
     adapter::{AdaptedLinear, Adapter, Chunk, LoraConfig, Qat, StepValues},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, attention::Attention, embedding, loss, matmul, rope::RopeTable},
+    kernels::{QuantizedTensor, attention::Attention, embedding, loss, product, rope::RopeTable},
     nn::RmsNorm,
 };
 
@@ -245,7 +245,7 @@ impl Model {
 
     /// Logits of all tokens. [tokens, vocab]: for inspection; training never holds them all.
     pub fn logits(&self, g: &mut Graph, hidden: &Value) -> Result<Value> {
-        matmul::matmul(g, hidden, self.head(), None, None)
+        product::matmul(g, hidden, self.head(), None, None)
     }
 
     /// Records the loss of the hidden states without gradients. Errors: Shape.
@@ -306,13 +306,13 @@ impl Model {
         for start in (0..tokens).step_by(chunk) {
             let count = chunk.min(tokens - start);
             let h = g.rows(hidden, start, count)?;
-            let logits = matmul::matmul(g, &h, self.head(), None, None)?;
+            let logits = product::matmul(g, &h, self.head(), None, None)?;
             match &dh {
                 None => loss::cross_entropy_losses(g, &logits, &labels, start, &losses)?,
                 Some(dh) => {
                     loss::cross_entropy(g, &logits, &labels, start, out.scale, &losses)?;
                     let dh = g.rows(dh, start, count)?;
-                    matmul::matmul_dx_into(g, &logits, self.head(), None, None, &dh)?;
+                    product::matmul_dx_into(g, &logits, self.head(), None, None, &dh)?;
                 }
             }
         }

@@ -5,7 +5,7 @@ use crate::{
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{
-        QuantizedTensor, matmul, matmul_int8,
+        QuantizedTensor, product, product_int8,
         quantize_rows::{self, Scale},
     },
 };
@@ -41,15 +41,15 @@ impl Activations {
     ///
     /// x: [.., in]; w: [out, in]; bias: [out]; result: [.., out], f32. Errors: Shape.
     pub fn product(&self, g: &mut Graph, x: &Value, w: &QuantizedTensor, bias: Option<&Value>) -> Result<Value> {
-        if x.rows_cols().0 < FEW || !matmul_int8::serves(w) {
+        if x.rows_cols().0 < FEW || !product_int8::serves(w) {
             let rounded = self.round(g, x)?;
-            return matmul::matmul(g, &rounded, w, None, bias);
+            return product::matmul(g, &rounded, w, None, bias);
         }
         let outliers = self.outliers(g, x)?;
         let given = self.given(g);
         let rows = quantize_rows::quantize(g, x, scale(&given, &outliers))?;
-        let kept = outliers.as_ref().map(|outliers| matmul_int8::Kept { x, columns: &outliers.list });
-        matmul_int8::matmul(g, &rows, w, kept, bias)
+        let kept = outliers.as_ref().map(|outliers| product_int8::Kept { x, columns: &outliers.list });
+        product_int8::matmul(g, &rows, w, kept, bias)
     }
 
     /// Q(x): x as the product sees it. x: [.., in] f32. Errors: Shape.

@@ -4,11 +4,11 @@ use crate::{
     Result,
     gpu::Tensor,
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, elementwise, lora, matmul},
+    kernels::{QuantizedTensor, dense, elementwise, product},
     nn::{Activations, Transform},
 };
 
-pub use crate::kernels::matmul::LowRank;
+pub use crate::kernels::product::LowRank;
 
 /// y = U(Q(T(x)) · Wᵀ) + bias
 ///
@@ -41,14 +41,14 @@ impl Linear {
         let x = transformed.as_ref().unwrap_or(x);
         let Some(output) = self.input.as_ref().and_then(Transform::output) else {
             let Some(activation) = &self.activation else {
-                return matmul::matmul(g, x, &self.weight, update, bias.as_ref());
+                return product::matmul(g, x, &self.weight, update, bias.as_ref());
             };
             let y = activation.product(g, x, &self.weight, bias.as_ref())?;
             add_low_rank(g, &y, update)?;
             return Ok(y);
         };
         let z = match &self.activation {
-            None => matmul::matmul(g, x, &self.weight, None, None)?,
+            None => product::matmul(g, x, &self.weight, None, None)?,
             Some(activation) => activation.product(g, x, &self.weight, None)?,
         };
         let y = output.backward(g, &z)?;
@@ -69,17 +69,17 @@ impl Linear {
         add: Option<&Value>,
     ) -> Result<Value> {
         let Some(transform) = &self.input else {
-            return matmul::matmul_dx(g, dy, &self.weight, update, add);
+            return product::matmul_dx(g, dy, &self.weight, update, add);
         };
         let dy = match transform.output() {
             Some(output) => &output.forward(g, dy)?,
             None => dy,
         };
-        let dz = matmul::matmul_dx(g, dy, &self.weight, None, None)?;
+        let dz = product::matmul_dx(g, dy, &self.weight, None, None)?;
         let dx = transform.backward(g, &dz)?;
         // Neither of these went through the transform.
         if let Some(update) = update {
-            let through = lora::up_backward(g, update.xa, update.factor, update.scale)?;
+            let through = dense::x_w(g, update.xa, update.factor, update.scale)?;
             elementwise::accumulate(g, &dx, &through, 1.0)?;
         }
         if let Some(add) = add {
@@ -108,6 +108,6 @@ impl Linear {
 /// y += scale · xa · Bᵀ, of an update that went neither through the transforms nor through the rounding.
 fn add_low_rank(g: &mut Graph, y: &Value, update: Option<LowRank<'_>>) -> Result<()> {
     let Some(update) = update else { return Ok(()) };
-    let through = lora::down(g, update.xa, update.factor)?;
+    let through = dense::x_wt(g, update.xa, update.factor)?;
     elementwise::accumulate(g, y, &through, update.scale)
 }

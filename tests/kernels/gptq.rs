@@ -1,10 +1,10 @@
-use super::matmul::{with_subgroups, without_subgroups};
+use super::product::with_subgroups;
 use crate::{
     reference::{
         gptq::{Rounded, Task, gptq},
         wide,
     },
-    support::{Rng, gpu},
+    support::{Rng, gpu, without_subgroups},
 };
 use fourbit::{
     DType, Gpu,

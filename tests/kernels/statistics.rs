@@ -1,5 +1,5 @@
-use super::matmul::{with_subgroups, without_subgroups};
-use crate::support::{Rng, assert_close, gpu};
+use super::product::with_subgroups;
+use crate::support::{Rng, assert_close, gpu, without_subgroups};
 use fourbit::{DType, graph::Graph, kernels::statistics};
 
 #[test]

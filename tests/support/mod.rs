@@ -6,36 +6,58 @@ pub mod folder;
 pub mod golden;
 
 use fourbit::{
-    gpu::Gpu,
+    gpu::{Gpu, GpuOptions},
     quant::{Packed, Scheme, lattice},
 };
 use std::{cell::RefCell, sync::Mutex};
 
 /// The device under test, opened as the environment asks for. Without an adapter the test is skipped with a line that says
 /// so, unless `REQUIRE_GPU=1`: then it fails.
-///
-/// One device for each test that runs at a time, and the same all through a test: a software driver compiles kernels in the
-/// thread of the device's queue, one after the other.
 pub fn gpu() -> Option<Gpu> {
-    static FREE: Mutex<Vec<Gpu>> = Mutex::new(Vec::new());
-    struct Lease(Gpu);
-    impl Drop for Lease {
+    leased(None)
+}
+
+/// The same without subgroup operations, so that the designs for GPUs run on drivers on the processor too.
+pub fn without_subgroups() -> Option<Gpu> {
+    leased(Some(false))
+}
+
+/// Devices, by what was asked of their subgroups.
+type Devices = Vec<(Option<bool>, Gpu)>;
+
+/// A device for the thread of a test alone, until the test ends: a software driver compiles kernels in the thread of the
+/// device's queue, one after the other.
+fn leased(subgroups: Option<bool>) -> Option<Gpu> {
+    static FREE: Mutex<Devices> = Mutex::new(Vec::new());
+    struct Leases(Devices);
+    impl Drop for Leases {
         fn drop(&mut self) {
-            FREE.lock().unwrap().push(self.0.clone());
+            FREE.lock().unwrap().append(&mut self.0);
         }
     }
-    // A test has a thread of its own, which gives the device back as it ends.
-    thread_local!(static LEASE: RefCell<Option<Lease>> = const { RefCell::new(None) });
-    LEASE.with_borrow_mut(|lease| {
-        if lease.is_none() {
-            let free = FREE.lock().unwrap().pop();
-            match free.map_or_else(Gpu::new, Ok) {
-                Ok(gpu) => *lease = Some(Lease(gpu)),
-                Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("REQUIRE_GPU=1: {error}"),
-                Err(error) => eprintln!("skipped: {error}"),
+    thread_local!(static LEASES: RefCell<Leases> = const { RefCell::new(Leases(Vec::new())) });
+    let open = || -> fourbit::Result<Gpu> {
+        let asked = GpuOptions::from_env()?;
+        Gpu::open(&GpuOptions { subgroups: subgroups.or(asked.subgroups), ..asked })
+    };
+    let free = || {
+        let mut free = FREE.lock().unwrap();
+        let at = free.iter().position(|(of, _)| *of == subgroups)?;
+        Some(free.swap_remove(at).1)
+    };
+    LEASES.with_borrow_mut(|Leases(mine)| {
+        if let Some((_, gpu)) = mine.iter().find(|(of, _)| *of == subgroups) {
+            return Some(gpu.clone());
+        }
+        match free().map_or_else(open, Ok) {
+            Ok(gpu) => mine.push((subgroups, gpu)),
+            Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("REQUIRE_GPU=1: {error}"),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                return None;
             }
         }
-        lease.as_ref().map(|lease| lease.0.clone())
+        mine.last().map(|(_, gpu)| gpu.clone())
     })
 }
 

@@ -10,7 +10,7 @@ use fourbit::{
     gpu::{Gpu, GpuOptions, Tensor},
     graph::{Graph, KernelTime, Program},
     kernels::{
-        matmul::{matmul, matmul_dx},
+        product::{matmul, matmul_dx},
         quantize, roofline,
     },
     model::{Model, Source},

@@ -1,3 +1,5 @@
+mod subgroup;
+
 use super::quantize_rows::{awkward, reference};
 use crate::support::{Rng, SHAPES, gpu};
 use fourbit::{
@@ -6,7 +8,7 @@ use fourbit::{
     graph::Graph,
     kernels::{
         QuantizedTensor,
-        matmul_int8::{self, Kept},
+        product_int8::{self, Kept},
         quantize_rows::{self, Scale},
     },
     quant::{PER_CHANNEL, Packed, Scheme, affine_words},
@@ -45,7 +47,7 @@ fn check(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, threshold: Option<f
     let scale = outliers.as_ref().map_or(Scale::Row, |o| Scale::WithoutOutliers(&o.flags));
     let q = quantize_rows::quantize(&mut g, &tx, scale).unwrap();
     let kept = outliers.as_ref().map(|o| Kept { x: &tx, columns: &o.list });
-    let y = matmul_int8::matmul(&mut g, &q, &w, kept, with_bias.then_some(&tb)).unwrap();
+    let y = product_int8::matmul(&mut g, &q, &w, kept, with_bias.then_some(&tb)).unwrap();
     g.keep(&y);
     let y = g.run().unwrap().read::<f32>(&y).unwrap();
 
@@ -105,9 +107,9 @@ fn other_weights_are_refused() {
     let q = quantize_rows::quantize(&mut g, &x, Scale::Row).unwrap();
     for scheme in [Scheme::F32, Scheme::int(8, 32), Scheme::int8(16)] {
         let w = QuantizedTensor::zeros(&gpu, "w", scheme, [4, 32]).unwrap();
-        assert!(!matmul_int8::serves(&w));
-        assert!(matmul_int8::matmul(&mut g, &q, &w, None, None).is_err(), "{scheme:?}");
+        assert!(!product_int8::serves(&w));
+        assert!(product_int8::matmul(&mut g, &q, &w, None, None).is_err(), "{scheme:?}");
     }
     let narrow = QuantizedTensor::zeros(&gpu, "w", Scheme::int8(PER_CHANNEL), [4, 16]).unwrap();
-    assert!(matmul_int8::matmul(&mut g, &q, &narrow, None, None).is_err());
+    assert!(product_int8::matmul(&mut g, &q, &narrow, None, None).is_err());
 }

@@ -1,4 +1,4 @@
-use super::matmul::{check, few_rows, with_subgroups};
+use super::{check, few_rows, with_subgroups};
 
 #[test]
 fn few_rows_by_subgroups() {

@@ -1,9 +1,9 @@
 //! Attention of new tokens against a KV cache.
 
-use super::attention::{self, Attention, Design, HEAD_DIMS, Mask, expect};
+use super::spec::{Attention, HEAD_DIMS, expect};
 use crate::{
-    DType, Error, Result,
-    gpu::{DeviceKind, Kernel},
+    DType, Result,
+    gpu::Kernel,
     graph::{Graph, Value},
 };
 
@@ -20,9 +20,9 @@ struct Params {
 }
 
 /// From so many tokens on the flash kernels, which share keys among queries, take over from the decoding kernel.
-const FLASH_TOKENS: usize = 4;
+pub(super) const FLASH_TOKENS: usize = 4;
 /// Keys of a split on devices with more workgroups to fill than a token has heads.
-const SPLIT: usize = 256;
+pub(super) const SPLIT: usize = 256;
 /// Query heads that one workgroup serves, at most.
 const MAX_REPEAT: usize = 8;
 
@@ -35,14 +35,14 @@ fn combine_kernel(head_dim: usize) -> Kernel {
 }
 
 fn kernel(entry: &'static str, head_dim: usize, repeat: usize, split: usize) -> Kernel {
-    Kernel::new("attention_cached", entry)
+    Kernel::new("attention/cached", entry)
         .with("HEAD_DIM", head_dim as u32)
         .with("REPEAT", repeat as u32)
         .with("SPLIT", split as u32)
 }
 
 /// Every specialisation, for the usual lengths of a head.
-pub fn variants() -> Vec<Kernel> {
+pub(super) fn variants() -> Vec<Kernel> {
     let mut all = Vec::new();
     for head_dim in HEAD_DIMS {
         all.push(combine_kernel(head_dim));
@@ -53,41 +53,7 @@ pub fn variants() -> Vec<Kernel> {
     all
 }
 
-/// o\[t\] = softmax(scale · q\[t\] kᵀ) v over cache rows 0 ..= position + t
-///
-/// q, o: [tokens, heads·head_dim]; k_cache, v_cache: [capacity, kv_heads·head_dim] f32, the rows of these tokens included
-/// (see [`cache_append`](super::kv_cache::cache_append)); position: [1] u32, an imported tensor that may change between
-/// runs. With a window, only the last `window` rows. `spec.batch` is 1, `spec.seq` the number of tokens. Positions at or past
-/// the capacity are held at its last row. Errors: Config, Shape.
-pub fn attention_cached(
-    g: &mut Graph,
-    spec: &Attention,
-    q: &Value,
-    k_cache: &Value,
-    v_cache: &Value,
-    position: &Value,
-) -> Result<Value> {
-    spec.check()?;
-    expect("attention_cached position", position, DType::U32, &[1])?;
-    let (capacity, _) = k_cache.rows_cols();
-    if capacity < spec.seq {
-        return Err(Error::shape(
-            "attention_cached",
-            format!("a cache of at least {} rows", spec.seq),
-            k_cache.shape(),
-        ));
-    }
-    if spec.seq >= FLASH_TOKENS {
-        let design = Design::of(g.gpu().caps(), spec.head_dim);
-        let operands = [q, k_cache, v_cache];
-        return Ok(attention::record_forward(g, design, spec, operands, position, capacity, Mask::Position)?.0);
-    }
-    // Software drivers have two to a few dozen cores: the heads fill them, and a second dispatch costs more than it brings.
-    let split = g.gpu().caps().kind != DeviceKind::Cpu && capacity > SPLIT;
-    decode(g, spec, q, k_cache, v_cache, position, split)
-}
-
-/// [`attention_cached`] by the decoding kernel, which suits few tokens, with the keys of a token given to one workgroup a key
+/// [`attention_cached`](super::attention_cached) by the decoding kernel, which suits few tokens, with the keys of a token given to one workgroup a key
 /// head or `split` over several. `spec.batch` is 1, `spec.seq` the number of tokens. Errors: Config, Shape.
 pub fn decode(
     g: &mut Graph,

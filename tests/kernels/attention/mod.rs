@@ -1,3 +1,6 @@
+mod cached;
+mod lanes;
+
 use crate::{
     reference::{
         assert_gradient,

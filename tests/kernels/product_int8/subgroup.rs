@@ -1,4 +1,4 @@
-//! The variant without workgroup memory is chosen by the device: what it computes is checked in `matmul_int8`. Here, that it
+//! The variant without workgroup memory is chosen by the device: what it computes is checked in `product_int8`. Here, that it
 //! agrees to the bit with the one through workgroup memory, whatever the tile.
 
 use crate::support::{Rng, gpu};
@@ -7,7 +7,7 @@ use fourbit::{
     gpu::{Gpu, GpuOptions},
     graph::Graph,
     kernels::{
-        QuantizedTensor, matmul_int8,
+        QuantizedTensor, product_int8,
         quantize_rows::{self, Scale},
     },
     quant::{PER_CHANNEL, Packed, Scheme},
@@ -21,7 +21,7 @@ fn product(gpu: &Gpu, tokens: usize, cols: usize, rows: usize) -> Vec<f32> {
     let mut g = Graph::new(gpu);
     let x = g.import(&gpu.tensor("x", [tokens, cols], DType::F32, &x).unwrap());
     let q = quantize_rows::quantize(&mut g, &x, Scale::Row).unwrap();
-    let y = matmul_int8::matmul(&mut g, &q, &w, None, None).unwrap();
+    let y = product_int8::matmul(&mut g, &q, &w, None, None).unwrap();
     g.keep(&y);
     g.run().unwrap().read(&y).unwrap()
 }

@@ -1,12 +1,12 @@
-use super::matmul::{Sum, assert_sums, row_of, schemes, upload, with_subgroups, without_subgroups};
+use super::product::{Sum, assert_sums, row_of, schemes, upload, with_subgroups};
 use crate::reference::{product, transposed, wide};
-use crate::support::{Rng, assert_close, gpu, int, packed};
+use crate::support::{Rng, assert_close, gpu, int, packed, without_subgroups};
 use fourbit::{
     DType, QuantizedTensor,
     adapter::{AdaptedLinear, Lora, StepValues},
     gpu::Gpu,
     graph::Graph,
-    kernels::{hadamard::Hadamard, lora},
+    kernels::{dense, hadamard::Hadamard},
     nn::{Linear, Permutation, Transform},
     quant::{PER_CHANNEL, Packed, Scheme, hadamard},
 };
@@ -27,10 +27,10 @@ fn products_of_an_adapter() {
                 .map(|(values, rows, cols)| g.import(&upload(&gpu, [rows, cols], values)));
             let db = g.import(&upload(&gpu, [n, r], &vec![f32::NAN; n * r]));
             let [zero, one] = [0.0, 1.0].map(|v: f32| g.import(&gpu.tensor("gate", [1], DType::F32, &[v]).unwrap()));
-            let xa = lora::down(&mut g, &vx, &va).unwrap();
-            let dxa = lora::up_backward(&mut g, &vdy, &vb, 0.25).unwrap();
-            lora::weight_gradient(&mut g, &vdy, &xa, 0.25, &db, &zero).unwrap();
-            lora::weight_gradient(&mut g, &vdy, &xa, 0.25, &out, &one).unwrap();
+            let xa = dense::x_wt(&mut g, &vx, &va).unwrap();
+            let dxa = dense::x_w(&mut g, &vdy, &vb, 0.25).unwrap();
+            dense::xt_w_into(&mut g, &vdy, &xa, 0.25, &db, &zero).unwrap();
+            dense::xt_w_into(&mut g, &vdy, &xa, 0.25, &out, &one).unwrap();
             g.keep(&xa);
             g.keep(&dxa);
             let program = g.run().unwrap();

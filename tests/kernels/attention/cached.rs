@@ -10,8 +10,7 @@ use fourbit::{
     gpu::Gpu,
     graph::{Graph, Value},
     kernels::{
-        attention::Attention,
-        attention_cached::{attention_cached, decode},
+        attention::{Attention, attention_cached, decode},
         kv_cache::cache_append,
     },
 };

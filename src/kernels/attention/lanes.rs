@@ -1,9 +1,9 @@
-//! Flash attention with a row a lane, for software drivers: the kernels behind [`Design::Lanes`](super::attention::Design).
+//! Flash attention with one row per lane, for software drivers: the kernels behind [`Design::Lanes`](super::Design).
 //!
 //! On lavapipe a load costs some thirty multiply-adds and a barrier far more, so each operand is loaded once a
-//! subgroup and passed round by shuffles; see `shaders/attention.wgsl` for the design that GPUs want.
+//! subgroup and passed round by shuffles; see `shaders/attention/tiles.wgsl` for the design that GPUs want.
 
-use super::attention::{HEAD_DIMS, Mask};
+use super::spec::{HEAD_DIMS, Mask};
 use crate::gpu::Kernel;
 
 /// Subgroup sizes of software drivers: SwiftShader and SSE machines have 4, AVX machines 8.
@@ -14,12 +14,12 @@ pub const MAX_HEAD_DIM: usize = 128;
 
 /// The kernel and the rows one of its workgroups owns.
 pub(super) fn kernel(entry: &'static str, head_dim: usize, lanes: u32, mask: Mask) -> (Kernel, usize) {
-    let kernel = Kernel::new("attention_lanes", entry).with("HEAD_DIM", head_dim as u32).with("LANES", lanes);
+    let kernel = Kernel::new("attention/lanes", entry).with("HEAD_DIM", head_dim as u32).with("LANES", lanes);
     (mask.apply(kernel.subgroups()), lanes as usize)
 }
 
 /// Every specialisation, for the usual lengths of a head.
-pub fn variants() -> Vec<Kernel> {
+pub(super) fn variants() -> Vec<Kernel> {
     let mut all = Vec::new();
     for head_dim in HEAD_DIMS.into_iter().filter(|&d| d <= MAX_HEAD_DIM) {
         for lanes in LANES {

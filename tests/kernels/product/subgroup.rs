@@ -1,4 +1,4 @@
-use super::matmul::{awkward_sizes, blocks, check, every_scheme, floats_of_any_length, ranks, with_subgroups};
+use super::{awkward_sizes, blocks, check, every_scheme, floats_of_any_length, ranks, with_subgroups};
 
 #[test]
 fn every_scheme_by_subgroups() {

@@ -1,9 +1,12 @@
-//! Products of activations in 8 bits with weights in 8 bits, summed as integers.
+//! Products of activations in 8 bits with weights in 8 bits, summed as integers: through workgroup memory, or by shuffles.
+
+mod spec;
+mod subgroup;
+mod tiles;
 
 use super::{
-    QuantizedTensor, Shard,
-    matmul::{expect, prefers_subgroups},
-    matmul_int8_subgroup,
+    QuantizedTensor, Shard, expect,
+    product::prefers_subgroups,
     quantize_rows::{QuantizedRows, words},
 };
 use crate::{
@@ -12,6 +15,7 @@ use crate::{
     graph::{Graph, Value},
     quant::{ScaleType, Scheme},
 };
+use spec::Spec;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
@@ -34,45 +38,6 @@ pub struct Kept<'a> {
     /// How many columns, then their numbers, as [`outliers`](super::quantize_rows::outliers) lists them; their codes must be
     /// 0. [1 + in] u32
     pub columns: &'a Value,
-}
-
-/// What a pipeline is specialised for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Spec {
-    /// Whether WGSL has packed dot products.
-    pub packed_dot: bool,
-    /// Whether rows of the weight may begin inside a word.
-    pub ragged: bool,
-    pub kept: bool,
-    pub bias: bool,
-}
-
-impl Spec {
-    pub(super) fn import(self, kernel: Kernel) -> Kernel {
-        kernel
-            .import("dot4", if self.packed_dot { "dot4_packed" } else { "dot4_shifts" })
-            .import("weight_bytes", if self.ragged { "weight_bytes_ragged" } else { "weight_bytes" })
-            .import("kept", if self.kept { "kept_columns" } else { "kept_none" })
-            .import("bias", if self.bias { "bias_add" } else { "bias_none" })
-    }
-}
-
-/// Every combination.
-pub(super) fn specs() -> impl Iterator<Item = Spec> {
-    let bit = |n: u32, at: u32| n >> at & 1 == 1;
-    (0..16).map(move |n| Spec { packed_dot: bit(n, 0), ragged: bit(n, 1), kept: bit(n, 2), bias: bit(n, 3) })
-}
-
-/// Rows and columns of the tile of one workgroup.
-const TILE: usize = 64;
-
-fn tiled(spec: Spec) -> Kernel {
-    spec.import(Kernel::new("matmul_int8", "tiled"))
-}
-
-/// Every specialisation.
-pub fn variants() -> Vec<Kernel> {
-    specs().map(tiled).collect()
 }
 
 /// The longest row whose sums of products of bytes fit an i32.
@@ -150,8 +115,8 @@ impl Product<'_> {
             bias: self.bias.is_some(),
         };
         let (kernel, groups) = match prefers_subgroups(caps) {
-            true => matmul_int8_subgroup::choose(caps, spec, self.rows, shard.rows),
-            false => (tiled(spec), self.rows.div_ceil(TILE) * shard.rows.div_ceil(TILE)),
+            true => subgroup::choose(caps, spec, self.rows, shard.rows),
+            false => tiles::choose(spec, self.rows, shard.rows),
         };
         let weight = shard.args(g);
         let mut args: Vec<&Value> = weight.iter().chain([&self.x.codes, &self.x.scales]).collect();
@@ -163,4 +128,11 @@ impl Product<'_> {
         let work = 2.0 * self.rows as f64 * shard.rows as f64 * depth as f64;
         g.dispatch(kernel, &params, &args, groups, work)
     }
+}
+
+/// Every specialisation of both designs.
+pub fn variants() -> Vec<Kernel> {
+    let mut all = tiles::variants();
+    all.extend(subgroup::variants());
+    all
 }

@@ -1,8 +1,5 @@
 use crate::{attention, support::gpu};
-use fourbit::kernels::{
-    attention::Design,
-    attention_lanes::{LANES, MAX_HEAD_DIM},
-};
+use fourbit::kernels::attention::{Design, LANES, MAX_HEAD_DIM};
 
 #[test]
 fn lanes_equal_the_reference() {

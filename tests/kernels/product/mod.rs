@@ -1,18 +1,15 @@
-use crate::support::{Rng, gpu, int, packed};
+mod gemv;
+mod gemv_subgroup;
+mod subgroup;
+
+use crate::support::{Rng, gpu, int, packed, without_subgroups};
 use fourbit::{
     DType, QuantizedTensor,
-    gpu::{Gpu, GpuOptions, Tensor},
+    gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::matmul::{LowRank, matmul, matmul_dx},
+    kernels::product::{LowRank, matmul, matmul_dx},
     quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, ggml::BlockType},
 };
-
-/// The device under test without subgroup operations, which has the variant through workgroup memory run.
-pub fn without_subgroups() -> Option<Gpu> {
-    static GPU: std::sync::OnceLock<Option<Gpu>> = std::sync::OnceLock::new();
-    let options = || GpuOptions { subgroups: Some(false), ..GpuOptions::from_env().unwrap() };
-    GPU.get_or_init(|| gpu().map(|_| Gpu::open(&options()).unwrap())).clone()
-}
 
 /// The device under test with subgroup operations: software drivers then run the other variant.
 pub fn with_subgroups() -> Option<Gpu> {

@@ -1,6 +1,6 @@
-//! The variant of the products of bytes without workgroup memory, for drivers that run on the processor.
+//! Products of bytes without workgroup memory, for drivers that run on the processor.
 
-use super::matmul_int8::{Spec, specs};
+use super::spec::Spec;
 use crate::gpu::{Caps, Kernel};
 
 /// Columns of the result a lane holds.
@@ -9,7 +9,7 @@ const TN: usize = 4;
 /// `sg`: lanes of a cluster, the smallest subgroup of the device; `lanes` of a workgroup, the largest; `tm`: rows a cluster
 /// holds.
 fn kernel(spec: Spec, sg: usize, lanes: usize, tm: usize) -> Kernel {
-    let kernel = Kernel::new("matmul_int8_subgroup", "forward")
+    let kernel = Kernel::new("product_int8/subgroup", "forward")
         .with("SG", sg as u32)
         .with("LANES", lanes as u32)
         .with("WHOLE", u32::from(sg == lanes))
@@ -27,6 +27,6 @@ pub(super) fn choose(caps: &Caps, spec: Spec, rows: usize, cols: usize) -> (Kern
 }
 
 /// Every specialisation, for devices with subgroups of one size and of several.
-pub fn variants() -> Vec<Kernel> {
-    specs().flat_map(|spec| [kernel(spec, 8, 8, 16), kernel(spec, 4, 64, 8)]).collect()
+pub(super) fn variants() -> Vec<Kernel> {
+    Spec::all().flat_map(|spec| [kernel(spec, 8, 8, 16), kernel(spec, 4, 64, 8)]).collect()
 }

@@ -1,7 +1,7 @@
-// Products with a packed weight through workgroup memory, for GPUs: a workgroup of 256 computes a tile of 64 x 64, each
-// invocation 4 x 4, in steps of 32 terms; the weight is decoded once a tile. Needs nothing beyond WebGPU's limits.
+// Products with a packed weight through workgroup memory, for GPUs: a workgroup computes a tile of TILE x TILE, each invocation
+// 4 x 4, in steps of STEP terms; the weight is decoded once per tile. Needs nothing beyond WebGPU's limits.
 //
-// In both tiles column c of term k lies at (c + 4 * (k / 4)) % 64, which spreads stores over the memory banks.
+// In both tiles column c of term k lies at (c + 4 * (k / 4)) % TILE, which spreads stores over the memory banks.
 
 import index
 import product
@@ -14,8 +14,8 @@ import bias
 import base
 import store
 
-const TILE: u32 = 64u;
-const STEP: u32 = 32u;
+const SIDE: u32 = TILE / 4u; // invocations along each side of the tile
+const THREADS: u32 = SIDE * SIDE;
 
 var<workgroup> tile_x: array<f32, STEP * TILE>; // [term, row]
 var<workgroup> tile_w: array<f32, STEP * TILE>; // [term, column]
@@ -59,7 +59,7 @@ fn multiply(acc: ptr<function, array<vec4<f32>, 4>>, row: u32, col: u32) {
 
 // y = scale * (x · Wᵀ + alpha * low_x · low_wᵀ) + bias + base
 // x: [rows, depth]; W: [cols, depth]; y: [rows, cols]
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn forward(
     @builtin(workgroup_id) wg: vec3<u32>,
     @builtin(num_workgroups) counts: vec3<u32>,
@@ -73,11 +73,11 @@ fn forward(
     let tiles = (params.rows + TILE - 1u) / TILE;
     let row0 = g % tiles * TILE;
     let col0 = g / tiles * TILE;
-    let row = lane / 16u * 4u;
-    let col = lane % 16u * 4u;
+    let row = lane / SIDE * 4u;
+    let col = lane % SIDE * 4u;
     var acc: array<vec4<f32>, 4>;
     for (var d = 0u; d < params.depth; d += STEP) {
-        for (var i = lane; i < TILE * STEP / 4u; i += 256u) {
+        for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
             let term = i % (STEP / 4u) * 4u;
             var v = vec4<f32>();
             if (d + term < params.depth) {
@@ -86,7 +86,7 @@ fn forward(
             }
             put_x(term, i / (STEP / 4u), v);
         }
-        for (var i = lane; i < TILE * STEP / 8u; i += 256u) {
+        for (var i = lane; i < TILE * STEP / 8u; i += THREADS) {
             let term = i % (STEP / 8u) * 8u;
             var e = Eight();
             if (d + term < params.depth) {
@@ -103,7 +103,7 @@ fn forward(
     }
     if (LOW_RANK == 1u) {
         for (var d = 0u; d < params.rank; d += STEP) {
-            for (var i = lane; i < TILE * STEP / 4u; i += 256u) {
+            for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
                 let term = i % (STEP / 4u) * 4u;
                 let at = i / (STEP / 4u);
                 var v = vec4<f32>();
@@ -130,7 +130,7 @@ fn forward(
 
 // Decodes terms d .. d + 31 of eight words of columns into the tile.
 fn put_weight_rows(lane: u32, d: u32, word0: u32, words: u32) {
-    for (var i = lane; i < TILE * STEP / 8u; i += 256u) {
+    for (var i = lane; i < TILE * STEP / 8u; i += THREADS) {
         let term = d + i / (TILE / 8u);
         let word = word0 + i % (TILE / 8u);
         var e = Eight();
@@ -143,7 +143,7 @@ fn put_weight_rows(lane: u32, d: u32, word0: u32, words: u32) {
 
 // y = scale * (x · W + alpha * low_x · low_w) + base
 // x: [rows, depth]; W: [depth, cols]; y: [rows, cols]
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn backward(
     @builtin(workgroup_id) wg: vec3<u32>,
     @builtin(num_workgroups) counts: vec3<u32>,
@@ -157,13 +157,13 @@ fn backward(
     let tiles = (params.rows + TILE - 1u) / TILE;
     let row0 = g % tiles * TILE;
     let col0 = g / tiles * TILE;
-    let row = lane / 16u * 4u;
-    let col = lane % 16u * 4u;
+    let row = lane / SIDE * 4u;
+    let col = lane % SIDE * 4u;
     let words = (params.cols + 7u) / 8u;
     var acc: array<vec4<f32>, 4>;
     if (LOW_RANK == 1u) {
         for (var d = 0u; d < params.rank; d += STEP) {
-            for (var i = lane; i < TILE * STEP / 4u; i += 256u) {
+            for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
                 let term = i % (STEP / 4u) * 4u;
                 var v = vec4<f32>();
                 if (d + term < params.rank) {
@@ -171,7 +171,7 @@ fn backward(
                 }
                 put_x(term, i / (STEP / 4u), v);
             }
-            for (var i = lane; i < TILE * STEP / 8u; i += 256u) {
+            for (var i = lane; i < TILE * STEP / 8u; i += THREADS) {
                 let term = d + i / (TILE / 8u);
                 let word = col0 / 8u + i % (TILE / 8u);
                 var e = Eight();
@@ -186,7 +186,7 @@ fn backward(
         }
     }
     for (var d = 0u; d < params.depth; d += STEP) {
-        for (var i = lane; i < TILE * STEP / 4u; i += 256u) {
+        for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
             let term = i % (STEP / 4u) * 4u;
             var v = vec4<f32>();
             if (d + term < params.depth) {
@@ -207,7 +207,7 @@ fn backward(
 
 // y = scale * (xᵀ · W) + base
 // x: [depth, rows]; W: [depth, cols]; y: [rows, cols]
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn gradient(
     @builtin(workgroup_id) wg: vec3<u32>,
     @builtin(num_workgroups) counts: vec3<u32>,
@@ -221,11 +221,11 @@ fn gradient(
     let tiles = (params.rows + TILE - 1u) / TILE;
     let row0 = g % tiles * TILE;
     let col0 = g / tiles * TILE;
-    let row = lane / 16u * 4u;
-    let col = lane % 16u * 4u;
+    let row = lane / SIDE * 4u;
+    let col = lane % SIDE * 4u;
     var acc: array<vec4<f32>, 4>;
     for (var d = 0u; d < params.depth; d += STEP) {
-        for (var i = lane; i < TILE * STEP / 4u; i += 256u) {
+        for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
             let term = i / (TILE / 4u);
             let at = i % (TILE / 4u) * 4u;
             var v = vec4<f32>();

@@ -1,4 +1,5 @@
-use super::matmul::{check, few_rows, without_subgroups};
+use super::{check, few_rows};
+use crate::support::without_subgroups;
 
 #[test]
 fn few_rows_by_workgroups() {

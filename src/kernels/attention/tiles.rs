@@ -1,0 +1,58 @@
+//! Flash attention through tiles in workgroup memory, on any device.
+
+use super::spec::{HEAD_DIMS, Mask};
+use crate::gpu::Kernel;
+
+/// How many vec4s of a head a thread holds, at most: more suit the registers of GPUs; fewer suit drivers on the processor, which
+/// spend seconds compiling long straight code.
+pub(super) const SHARES: [u32; 2] = [8, 2];
+
+/// Threads of a tile's workgroup.
+const THREADS: usize = 128;
+
+/// A tile kernel and the rows one of its workgroups owns. `share`: vec4s of a head that a thread holds, at most;
+/// `pairs`: partial sums a score has.
+fn tile_kernel(entry: &'static str, head_dim: usize, share: u32, pairs: usize, mask: Mask) -> (Kernel, usize) {
+    let vec4s = head_dim / 4;
+    let parts = vec4s.div_ceil(share as usize).next_power_of_two();
+    let stride = vec4s.next_multiple_of(parts);
+    // Two tiles, the partial sums, segments and statistics of a block's rows; WebGPU grants 16384 bytes.
+    let bytes = |block: usize| block * (2 * stride * 16 + THREADS * pairs * 4 + 12);
+    let block = [8, 4].into_iter().find(|&b| bytes(b) < 16000).expect("four rows fit for every head_dim up to 256");
+    let kernel = Kernel::new("attention/tiles", entry)
+        .with("HEAD_DIM", head_dim as u32)
+        .with("PARTS", parts as u32)
+        .with("BLOCK", block as u32);
+    (mask.apply(kernel), THREADS / parts)
+}
+
+/// The forward kernel, and the rows one of its workgroups owns.
+pub(super) fn forward(head_dim: usize, share: u32, mask: Mask) -> (Kernel, usize) {
+    tile_kernel("forward", head_dim, share, 1, mask)
+}
+
+/// A backward kernel, and the rows one of its workgroups owns.
+pub(super) fn backward(entry: &'static str, head_dim: usize, share: u32) -> (Kernel, usize) {
+    // Twice the operands and sums a row.
+    tile_kernel(entry, head_dim, share / 2, 2, Mask::Segments)
+}
+
+/// The kernel of the sums over a row that both backward kernels read; every design uses it.
+pub(super) fn statistics(head_dim: usize) -> Kernel {
+    tile_kernel("statistics", head_dim, 4, 2, Mask::Segments).0
+}
+
+/// Every specialisation, for the usual lengths of a head.
+pub(super) fn variants() -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for head_dim in HEAD_DIMS {
+        all.push(statistics(head_dim));
+        for share in SHARES {
+            all.push(forward(head_dim, share, Mask::Segments).0);
+            all.push(forward(head_dim, share, Mask::Position).0);
+            all.push(backward("backward_q", head_dim, share).0);
+            all.push(backward("backward_kv", head_dim, share).0);
+        }
+    }
+    all
+}

@@ -1,0 +1,175 @@
+//! How a shader reads each scheme: the snippets of `shaders/lib` that decode it, and their constants.
+
+use crate::{
+    gpu::Kernel,
+    quant::{ScaleType, Scheme},
+};
+
+/// How many elements an invocation decodes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// The eight of a word of 4-bit codes; rows begin at such a word.
+    Eight,
+    /// One, wherever it lies.
+    One,
+}
+
+/// Where the values of a code book of 16 are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// In memory.
+    Memory,
+    /// In the lanes of a subgroup, by a shuffle.
+    Subgroup,
+}
+
+/// One scheme for every way of decoding: what kernels are specialised for.
+pub(super) const SCHEMES: [Scheme; 29] = [
+    Scheme::F32,
+    Scheme::F16,
+    Scheme::BF16,
+    Scheme::Nf4 { block_size: 64, double_quant: false },
+    Scheme::Fp4 { block_size: 64, double_quant: true },
+    Scheme::Nf3 { block_size: 64 },
+    Scheme::Nf2 { block_size: 64 },
+    Scheme::Int { bits: 8, block_size: 24, symmetric: false, scale: ScaleType::F32 },
+    Scheme::Int { bits: 4, block_size: 64, symmetric: false, scale: ScaleType::F32 },
+    Scheme::int(4, 64),
+    Scheme::int(2, 64),
+    Scheme::int(3, 64),
+    Scheme::Int { bits: 6, block_size: 24, symmetric: false, scale: ScaleType::F32 },
+    Scheme::Mxfp4,
+    Scheme::Nvfp4,
+    Scheme::Q4_0,
+    Scheme::Q4_1,
+    Scheme::Q5_0,
+    Scheme::Q5_1,
+    Scheme::Q8_0,
+    Scheme::Q2K,
+    Scheme::Q3K,
+    Scheme::Q4K,
+    Scheme::Q5K,
+    Scheme::Q6K,
+    Scheme::Iq4Nl,
+    Scheme::Iq4Xs,
+    Scheme::E8p,
+    Scheme::Aqlm { block_size: 64 },
+];
+
+/// How codes lie in their words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Codes {
+    /// Floats, by the name of their type.
+    F32,
+    F16,
+    BF16,
+    /// Signed bytes.
+    Bytes,
+    /// Four bits, which stand for themselves.
+    Nibbles,
+    /// Four bits, which a code book stands behind.
+    Table,
+    /// Any number of bits, one code after the other.
+    Stream,
+    /// QuIP#'s vectors of 8.
+    Lattice,
+    /// AQLM's sums of two vectors of 8.
+    Codebooks,
+}
+
+impl Codes {
+    const fn of_integers(bits: u8) -> Codes {
+        match bits {
+            8 => Codes::Bytes,
+            4 => Codes::Nibbles,
+            _ => Codes::Stream,
+        }
+    }
+}
+
+/// What decodes one scheme.
+struct Decoder {
+    codes: Codes,
+    /// `codebook_*`
+    codebook: Option<&'static str>,
+    /// `scale_*`
+    scale: &'static str,
+    /// What GGUF's blocks subtract from a code.
+    zero: Option<u32>,
+}
+
+/// One row per scheme.
+fn decoder(scheme: Scheme) -> Decoder {
+    use Codes::{Bytes, Codebooks, Lattice, Nibbles, Stream, Table};
+    let absmax = |double_quant| if double_quant { "scale_nested" } else { "scale_absmax" };
+    let (codes, codebook, scale, zero) = match scheme {
+        Scheme::F32 => (Codes::F32, None, "scale_none", None),
+        Scheme::F16 => (Codes::F16, None, "scale_none", None),
+        Scheme::BF16 => (Codes::BF16, None, "scale_none", None),
+        Scheme::Nf4 { double_quant, .. } => (Table, Some("codebook_nf4"), absmax(double_quant), None),
+        Scheme::Fp4 { double_quant, .. } => (Table, Some("codebook_fp4"), absmax(double_quant), None),
+        Scheme::Nf3 { .. } => (Stream, Some("codebook_nf3"), "scale_absmax", None),
+        Scheme::Nf2 { .. } => (Stream, Some("codebook_nf2"), "scale_absmax", None),
+        Scheme::Int { bits, scale: ScaleType::F32, .. } => (Codes::of_integers(bits), None, "scale_affine", None),
+        Scheme::Int { bits, scale: ScaleType::F16, .. } => (Codes::of_integers(bits), None, "scale_affine_half", None),
+        Scheme::Mxfp4 => (Table, Some("codebook_e2m1"), "scale_e8m0", None),
+        Scheme::Nvfp4 => (Table, Some("codebook_e2m1"), "scale_e4m3", None),
+        Scheme::Q4_0 => (Nibbles, None, "scale_half", Some(8)),
+        Scheme::Q4_1 => (Nibbles, None, "scale_half_min", None),
+        Scheme::Q5_0 => (Stream, None, "scale_half", Some(16)),
+        Scheme::Q5_1 => (Stream, None, "scale_half_min", None),
+        Scheme::Q8_0 => (Bytes, None, "scale_half", Some(0)),
+        Scheme::Q2K => (Stream, None, "scale_q2_k", None),
+        Scheme::Q3K => (Stream, None, "scale_q3_k", Some(4)),
+        Scheme::Q4K => (Nibbles, None, "scale_q4_k", None),
+        Scheme::Q5K => (Stream, None, "scale_q4_k", None),
+        Scheme::Q6K => (Stream, None, "scale_q6_k", Some(32)),
+        Scheme::Iq4Nl => (Table, Some("codebook_iq4"), "scale_half", Some(0)),
+        Scheme::Iq4Xs => (Table, Some("codebook_iq4"), "scale_iq4_xs", None),
+        Scheme::E8p => (Lattice, None, "scale_absmax", None),
+        Scheme::Aqlm { .. } => (Codebooks, None, "scale_absmax", None),
+    };
+    Decoder { codes, codebook, scale, zero }
+}
+
+/// Specialises `kernel` for `scheme`: the snippets `decode` (with `codebook` or `value`) and `scale`, and their constants.
+pub(super) fn decode(kernel: Kernel, scheme: Scheme, unit: Unit, lookup: Lookup) -> Kernel {
+    let Decoder { codes, codebook, scale, zero } = decoder(scheme);
+    let table = match lookup {
+        Lookup::Memory => "decode_table",
+        Lookup::Subgroup => "decode_table_subgroup",
+    };
+    let [eight, one] = match codes {
+        Codes::F32 => ["decode_f32", "codes_f32"],
+        Codes::F16 => ["decode_f16", "codes_f16"],
+        Codes::BF16 => ["decode_bf16", "codes_bf16"],
+        Codes::Bytes => ["decode_int8", "codes_int8"],
+        Codes::Nibbles => ["decode_int4"; 2],
+        Codes::Table => [table; 2],
+        Codes::Stream => ["decode_stream"; 2],
+        Codes::Lattice => ["decode_lattice"; 2],
+        Codes::Codebooks => ["decode_codebooks"; 2],
+    };
+    let block = scheme.block_size();
+    let mut kernel = kernel
+        .with("POW2", u32::from(block == 0 || block.is_power_of_two()))
+        .import("decode", if unit == Unit::One { one } else { eight })
+        .import("scale", scale);
+    if codes == Codes::Stream {
+        kernel = kernel.with("BITS", scheme.code_bits() as u32);
+        kernel = kernel.import("value", if codebook.is_some() { "value_table" } else { "value_code" });
+    }
+    if let Some(codebook) = codebook {
+        kernel = kernel.import("codebook", codebook);
+    }
+    if let Some(zero) = zero {
+        kernel = kernel.with("ZERO", zero);
+    }
+    kernel
+}
+
+/// The uniform `block` beside the constant `POW2`: a block's length, or its logarithm where that is whole.
+pub(super) fn block(scheme: Scheme) -> u32 {
+    let block = scheme.block_size();
+    if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 }
+}

@@ -1,0 +1,328 @@
+//! What a product is: its operands, its sizes, and what a shader is specialised for. Every design starts here.
+
+use super::LowRank;
+use crate::{
+    Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
+    kernels::{
+        QuantizedTensor, Shard,
+        decode::{Lookup, SCHEMES, Unit, block, decode},
+        expect,
+    },
+    quant::{Scheme, gcd},
+};
+
+/// Which of the three products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// x · Wᵀ
+    Forward,
+    /// x · W
+    Backward,
+    /// xᵀ · W
+    Gradient,
+}
+
+impl Entry {
+    pub fn name(self) -> &'static str {
+        match self {
+            Entry::Forward => "forward",
+            Entry::Backward => "backward",
+            Entry::Gradient => "gradient",
+        }
+    }
+}
+
+/// What the result is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base<V> {
+    None,
+    /// What was there.
+    Itself,
+    /// Another matrix.
+    Value(V),
+    /// What was there, times this number in memory.
+    Gate(V),
+}
+
+impl Base<()> {
+    fn snippet(self) -> &'static str {
+        match self {
+            Base::None => "base_none",
+            Base::Itself => "base_self",
+            Base::Value(()) => "base_value",
+            Base::Gate(()) => "base_gate",
+        }
+    }
+}
+
+/// The matrix that is decoded on the fly.
+pub struct Weight {
+    scheme: Scheme,
+    args: Vec<Value>,
+    /// Whether it is a value of the recording, such as a factor of an adapter, and not a weight of the model.
+    pub dense: bool,
+    rows: usize,
+    /// Row length.
+    pub width: usize,
+    first_block: u32,
+}
+
+impl Weight {
+    pub fn shard(g: &mut Graph, w: &QuantizedTensor, shard: &Shard) -> Weight {
+        let (args, first_block) = (shard.args(g), shard.first_block);
+        Weight { scheme: w.scheme(), args, dense: false, rows: shard.rows, width: w.cols(), first_block }
+    }
+
+    /// A plain f32 matrix.
+    pub fn dense(value: &Value) -> Weight {
+        let (rows, width) = value.rows_cols();
+        Weight { scheme: Scheme::F32, args: vec![value.clone()], dense: true, rows, width, first_block: 0 }
+    }
+}
+
+/// A low-rank term whose shapes are checked.
+pub struct Low<'a> {
+    update: LowRank<'a>,
+    rank: usize,
+}
+
+impl<'a> Low<'a> {
+    pub fn new(op: &str, update: LowRank<'a>, rows: usize, factor: impl Fn(usize) -> [usize; 2]) -> Result<Low<'a>> {
+        let rank = update.xa.rows_cols().1;
+        expect(op, "xa", update.xa, [rows, rank])?;
+        expect(op, "factor", update.factor, factor(rank))?;
+        Ok(Low { update, rank })
+    }
+}
+
+/// One product of a matrix with a shard of a weight.
+pub struct Product<'a> {
+    pub entry: Entry,
+    pub x: &'a Value,
+    /// From one row of x to the next.
+    pub stride: usize,
+    /// First column of x.
+    pub first: usize,
+    pub weight: Weight,
+    /// Of the result.
+    pub rows: usize,
+    /// Of the result.
+    pub cols: usize,
+    /// Terms of each sum.
+    pub depth: usize,
+    pub low: Option<&'a Low<'a>>,
+    pub bias: Option<&'a Value>,
+    pub base: Base<&'a Value>,
+    pub scale: f32,
+    pub y: &'a Value,
+    /// From one row of y to the next.
+    pub out_stride: usize,
+    /// First column of y.
+    pub out_first: usize,
+}
+
+impl<'a> Product<'a> {
+    /// The product of all of x with all of `weight`, written over the first columns of y.
+    pub fn new(entry: Entry, x: &'a Value, weight: Weight, y: &'a Value) -> Product<'a> {
+        let ((x_rows, stride), (_, out_stride)) = (x.rows_cols(), y.rows_cols());
+        let (rows, cols, depth) = match entry {
+            Entry::Forward => (x_rows, weight.rows, stride),
+            Entry::Backward => (x_rows, weight.width, weight.rows),
+            Entry::Gradient => (stride, weight.width, x_rows),
+        };
+        let (low, bias, base, scale) = (None, None, Base::None, 1.0);
+        Product {
+            entry,
+            x,
+            stride,
+            first: 0,
+            weight,
+            rows,
+            cols,
+            depth,
+            low,
+            bias,
+            base,
+            scale,
+            y,
+            out_stride,
+            out_first: 0,
+        }
+    }
+
+    /// The same with a plain f32 matrix.
+    pub fn dense(entry: Entry, x: &'a Value, w: &Value, y: &'a Value) -> Product<'a> {
+        Product::new(entry, x, Weight::dense(w), y)
+    }
+
+    pub fn spec(&self) -> Spec {
+        let run = if self.entry == Entry::Gradient { self.rows } else { self.depth };
+        Spec {
+            entry: self.entry,
+            scheme: self.weight.scheme,
+            ragged: self.weight.width % 8 != 0,
+            ragged_x: run % 4 != 0 || self.stride % 4 != 0 || self.first % 4 != 0,
+            ragged_y: self.cols % 4 != 0 || self.out_stride % 4 != 0 || self.out_first % 4 != 0,
+            low: match self.low.map(|low| low.rank) {
+                None => LowRows::None,
+                Some(rank) if rank % 4 != 0 => LowRows::Ragged,
+                Some(_) if self.entry == Entry::Backward && self.cols % 8 != 0 => LowRows::Ragged,
+                Some(_) => LowRows::Aligned,
+            },
+            bias: self.bias.is_some(),
+            base: match self.base {
+                Base::None => Base::None,
+                Base::Itself => Base::Itself,
+                Base::Value(_) => Base::Value(()),
+                Base::Gate(_) => Base::Gate(()),
+            },
+        }
+    }
+
+    pub fn params(&self) -> Params {
+        let size = self.weight.scheme.block_size();
+        let words = self.depth.div_ceil(8);
+        let scaled = size > 0 && self.weight.width % 8 == 0;
+        Params {
+            rows: self.rows as u32,
+            cols: self.cols as u32,
+            depth: self.depth as u32,
+            stride: self.stride as u32,
+            width: self.weight.width as u32,
+            first: self.first as u32,
+            out_stride: self.out_stride as u32,
+            run: if scaled { gcd(self.weight.width, size) / 8 } else { words } as u32,
+            block: block(self.weight.scheme),
+            first_block: self.weight.first_block,
+            rank: self.low.map_or(0, |l| l.rank) as u32,
+            alpha: self.low.map_or(0.0, |l| l.update.scale),
+            scale: self.scale,
+            out_first: self.out_first as u32,
+        }
+    }
+
+    /// The buffers, in binding order.
+    pub fn args(&self) -> Vec<&Value> {
+        let mut args: Vec<&Value> = self.weight.args.iter().collect();
+        args.push(self.x);
+        if let Some(low) = self.low {
+            args.extend([low.update.xa, low.update.factor]);
+        }
+        args.extend(self.bias);
+        if let Base::Value(value) | Base::Gate(value) = self.base {
+            args.push(value);
+        }
+        args.push(self.y);
+        args
+    }
+
+    /// Floating point operations.
+    pub fn work(&self) -> f64 {
+        let rank = self.low.map_or(0, |l| l.rank);
+        2.0 * self.rows as f64 * self.cols as f64 * (self.depth + rank) as f64
+    }
+}
+
+/// `Params` of the shaders after the engine's two words.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct Params {
+    rows: u32,
+    cols: u32,
+    depth: u32,
+    stride: u32,
+    width: u32,
+    first: u32,
+    out_stride: u32,
+    run: u32,
+    block: u32,
+    first_block: u32,
+    rank: u32,
+    alpha: f32,
+    scale: f32,
+    out_first: u32,
+}
+
+/// How the rows of a low-rank term lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LowRows {
+    /// There is none.
+    None,
+    /// They begin at a vec4.
+    Aligned,
+    /// They may begin inside a vec4.
+    Ragged,
+}
+
+/// What a pipeline is specialised for, sizes aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    pub entry: Entry,
+    pub scheme: Scheme,
+    /// Whether rows of the weight may begin inside a word.
+    pub ragged: bool,
+    /// Whether rows of x may begin inside a vec4.
+    pub ragged_x: bool,
+    /// Whether rows of the result may begin inside a vec4.
+    pub ragged_y: bool,
+    pub low: LowRows,
+    pub bias: bool,
+    pub base: Base<()>,
+}
+
+impl Spec {
+    /// Every specialisation, sizes and blocks aside.
+    pub fn all() -> Vec<Spec> {
+        let mut all = Vec::new();
+        for (scheme, ragged) in SCHEMES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+            let some = if ragged { LowRows::Ragged } else { LowRows::Aligned };
+            let mut push = |entry, low, base| {
+                let bias = entry == Entry::Forward && low != LowRows::None;
+                all.push(Spec { entry, scheme, ragged, ragged_x: ragged, ragged_y: ragged, low, bias, base });
+            };
+            push(Entry::Forward, LowRows::None, Base::None);
+            push(Entry::Forward, some, Base::None);
+            push(Entry::Backward, some, Base::Value(()));
+            push(Entry::Backward, LowRows::None, Base::Itself);
+            if scheme == Scheme::F32 {
+                push(Entry::Gradient, LowRows::None, Base::Gate(()));
+                push(Entry::Gradient, LowRows::None, Base::None);
+                push(Entry::Forward, LowRows::None, Base::Gate(()));
+            }
+        }
+        all
+    }
+
+    /// Whether lanes may each take a part of a sum. Forward, a lane has one scale per row for its run of words, which parts
+    /// would not share.
+    pub fn may_split(&self) -> bool {
+        let one_scale = self.entry == Entry::Forward && self.scheme.block_size() > 0 && !self.ragged;
+        self.low == LowRows::None && !one_scale
+    }
+
+    /// Whether four lanes may load the scales of four rows of `width` for all of them.
+    pub fn may_share_scales(&self, width: usize) -> bool {
+        let block = self.scheme.block_size();
+        block > 0 && block % 32 == 0 && width % 32 == 0 && !self.ragged
+    }
+
+    /// Specialises `kernel`.
+    pub fn import(&self, kernel: Kernel, lookup: Lookup) -> Kernel {
+        let vec4 = |name: [&'static str; 2], ragged: bool| name[usize::from(ragged)];
+        let low = match self.low {
+            LowRows::None => "low_rank_none",
+            LowRows::Aligned => "low_rank_vec4",
+            LowRows::Ragged => "low_rank_scalar",
+        };
+        let unit = if self.ragged { Unit::One } else { Unit::Eight };
+        decode(kernel, self.scheme, unit, lookup)
+            .import("weights", vec4(["weight_rows", "weight_rows_ragged"], self.ragged))
+            .import("operand", vec4(["operand_vec4", "operand_scalar"], self.ragged_x))
+            .import("low_rank", low)
+            .import("bias", if self.bias { "bias_add" } else { "bias_none" })
+            .import("base", self.base.snippet())
+            .import("store", vec4(["store_vec4", "store_scalar"], self.ragged_y))
+    }
+}
