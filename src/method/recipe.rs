@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     format::checkpoint::{self, Checkpoint},
     kernels::hqq::HalfQuadratic,
-    quant::{PER_CHANNEL, Scheme},
+    quant::{PER_CHANNEL, ScaleType, Scheme},
 };
 use std::{fmt, str::FromStr};
 
@@ -187,7 +187,8 @@ impl Recipe {
         }
         Ok(match (self.method, scheme) {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
-            (Method::Gptq, Scheme::Int { .. }) => {
+            // That layout holds scales as halves alone.
+            (Method::Gptq, Scheme::Int { scale: ScaleType::F16, .. }) => {
                 let MethodOptions { true_sequential, act_order, .. } = self.options;
                 Box::new(checkpoint::Gptq::new(scheme, false)?.with_calibration(true_sequential, act_order))
             }

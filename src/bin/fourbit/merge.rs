@@ -11,7 +11,7 @@ use fourbit::{
     gpu::Gpu,
     method::{Kept, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
-    quant::Scheme,
+    quant::{PER_CHANNEL, Scheme},
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -201,10 +201,55 @@ impl Job<'_> {
     }
 }
 
-/// The scheme of the base's layers. Errors: MissingTensor, Format.
+/// The scheme that all of the base's linear layers can be written in again: their own. Errors: MissingTensor, Format.
 fn held(source: &Source, quantization: Quantization) -> Result<Scheme> {
-    match quantization {
-        Quantization::To(scheme) => Ok(scheme),
-        Quantization::AsStored => source.scheme(&format!("model.layers.0.{}.weight", source.config.linears()[0].0)),
+    if let Quantization::To(scheme) = quantization {
+        return Ok(scheme);
+    }
+    let layers: Vec<(Scheme, usize)> = (source.config.linear_layers())
+        .map(|(name, cols, _)| Ok((source.scheme(&format!("{name}.weight"))?, cols)))
+        .collect::<Result<_>>()?;
+    Ok(shared(&layers).unwrap_or(Scheme::F32))
+}
+
+/// The scheme of the first of (scheme, columns); where all are integers of one kind, in blocks that all rows are made of: one a row
+/// where each has one, else the largest that divides those of all. A row whose last group is shorter is read as blocks of the
+/// groups' common divisor.
+fn shared(layers: &[(Scheme, usize)]) -> Option<Scheme> {
+    let &(first, _) = layers.first()?;
+    let Scheme::Int { bits, symmetric, scale, .. } = first else { return Some(first) };
+    let with = |block_size| Scheme::Int { bits, block_size, symmetric, scale };
+    if layers.iter().any(|&(scheme, _)| scheme != with(scheme.block_size())) {
+        return Some(first);
+    }
+    let divisor = |a: usize, &(scheme, _): &(Scheme, usize)| gcd(a, scheme.block_size());
+    Some(with(match layers.iter().all(|&(scheme, cols)| scheme.block_size() == cols) {
+        true => PER_CHANNEL,
+        false => layers.iter().fold(0, divisor),
+    }))
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheme_is_kept_for_rows_of_all_lengths() {
+        let of = |layers: &[(usize, usize)]| {
+            let layers: Vec<_> = layers.iter().map(|&(block, cols)| (Scheme::int(4, block), cols)).collect();
+            shared(&layers).unwrap().block_size()
+        };
+        assert_eq!(of(&[(192, 192), (448, 448)]), PER_CHANNEL);
+        assert_eq!(of(&[(64, 64), (64, 128)]), 64, "one group a row by chance");
+        assert_eq!(of(&[(128, 128), (64, 448)]), 64, "groups of 128, the last one of 64");
+        assert_eq!(of(&[(96, 192), (64, 448)]), 32);
+        let mixed = [(Scheme::int8(192), 192), (Scheme::int(4, 64), 448)];
+        assert_eq!(shared(&mixed), Some(Scheme::int8(192)), "layers of several widths: the first's");
+        assert_eq!(shared(&[(Scheme::Q4K, 256), (Scheme::Q6K, 256)]), Some(Scheme::Q4K));
+        assert_eq!(shared(&[]), None);
     }
 }
