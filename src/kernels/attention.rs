@@ -210,7 +210,7 @@ pub(super) fn expect(op: &str, x: &Value, dtype: DType, shape: &[usize]) -> Resu
 ///
 /// q, o: [batch·seq, heads·head_dim]; k, v: [batch·seq, kv_heads·head_dim]; segments: [batch, seq] u32; lse: [batch·seq, heads];
 /// the rest f32. Query i sees key j where j <= i, i − j < window and both have the same nonzero segment: 0 is padding, equal
-/// numbers are one document. A row that sees nothing gives o = 0 and lse = −1e38. Query head h reads key head h / (heads/kv_heads).
+/// numbers are one document. With its highest bit set a segment's token is seen by none, and sees what it does without. A row that sees nothing gives o = 0 and lse = −1e38. Query head h reads key head h / (heads/kv_heads).
 /// Errors: Config, Shape. FlashAttention-2, Dao 2023.
 pub fn attention(
     g: &mut Graph,
