@@ -42,7 +42,7 @@ fn check(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, threshold: Option<f
     let tx = g.import(&gpu.tensor("x", [tokens, cols], DType::F32, &x).unwrap());
     let tb = g.import(&gpu.tensor("bias", [rows], DType::F32, &bias).unwrap());
     let outliers = threshold.map(|t| quantize_rows::outliers(&mut g, &tx, t).unwrap());
-    let scale = outliers.as_ref().map_or(Scale::Row, |o| Scale::WithoutOutliers(o));
+    let scale = outliers.as_ref().map_or(Scale::Row, Scale::WithoutOutliers);
     let q = quantize_rows::quantize(&mut g, &tx, scale).unwrap();
     let kept = outliers.as_ref().map(|o| Kept { x: &tx, columns: &o.list });
     let y = matmul_int8::matmul(&mut g, &q, &w, kept, with_bias.then_some(&tb)).unwrap();
