@@ -1,7 +1,7 @@
 //! `fourbit merge`
 
 use crate::args::{Global, ModelArgs, QuantArgs};
-use crate::calibration::CalibrationArgs;
+use crate::calibration::{CalibrationArgs, tell_compared};
 use crate::export::{Export, go_on, is_gguf, suited};
 use crate::measure::{Convention, MeasureArgs};
 use crate::output::{Output, note};
@@ -9,7 +9,7 @@ use crate::progress::Progress;
 use fourbit::{
     Error, Result, evaluate,
     gpu::Gpu,
-    method::{Kept, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
+    method::{Compared, Kept, LayerMethod, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
     quant::{PER_CHANNEL, Scheme},
 };
@@ -99,9 +99,10 @@ impl Merge {
                 tell("naive", format!("naive merge: {nearest}"), &job.merged(&nearest)?.0)?;
             }
         }
-        let (model, kept) = job.merged(&recipe)?;
+        let (model, kept, compared) = job.merged(&recipe)?;
         tell("merged", format!("this merge: {recipe}"), &model)?;
         self.tell_kept(out, &recipe, kept, &mut told);
+        tell_compared(out, &recipe, &compared, &mut told);
         export.write_model(out, &model, told)
     }
 
@@ -182,7 +183,7 @@ impl Job<'_> {
         Ok(model)
     }
 
-    fn merged(&self, recipe: &Recipe) -> Result<(Model, Vec<Kept>)> {
+    fn merged(&self, recipe: &Recipe) -> Result<(Model, Vec<Kept>, Vec<Compared>)> {
         let floats = |name: &str| {
             let weight = format!("{name}.weight");
             let held = self.source.scheme(&weight)?.is_float() && matches!(self.base, Quantization::AsStored);
@@ -197,7 +198,7 @@ impl Job<'_> {
             go_on()
         })?;
         progress.finish();
-        Ok((model, method.kept()))
+        Ok((model, method.kept(), method.compared()))
     }
 }
 
