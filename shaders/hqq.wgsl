@@ -2,6 +2,7 @@
 // blocks stop together. Specialised by `source` (how the numbers lie), BITS, and HALF (scale and zero point as f16).
 
 import index
+import half_bits
 
 struct Params {
     group_base: u32,
@@ -173,7 +174,9 @@ fn finish(
     let s = state[params.first_block + block];
     let at = params.first_scale + block;
     if (HALF == 1u) {
-        let word = pack2x16float(vec2<f32>(1.0 / s.x, s.y - OFFSET));
+        // By integers: some compilers take unpack2x16float(pack2x16float(v)) for v.
+        let bits = narrow4(vec4<u32>(bitcast<u32>(1.0 / s.x), bitcast<u32>(s.y - OFFSET), 0u, 0u));
+        let word = bits.x | (bits.y << 16u);
         let stored = unpack2x16float(word);
         scales[at] = word;
         state[params.first_block + block] = vec2<f32>(1.0 / stored.x, stored.y + OFFSET);

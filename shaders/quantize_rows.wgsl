@@ -35,12 +35,13 @@ const PART: u32 = 128u; // rows of a part
 
 var<workgroup> largest: array<u32, LANES>;
 
-// (scale, 1 / scale) of a row, by its largest magnitude. All lanes get there.
+// (scale, 1 / scale) of a row, by its largest magnitude below the threshold. All lanes get there.
 fn scale_of(row: u32, lane: u32) -> vec2<f32> {
     var most = 0u;
     for (var c = lane; c < params.cols; c += LANES) {
-        if (!is_outlier(c)) {
-            most = max(most, x[row * params.cols + c] & 0x7fffffffu);
+        let magnitude = x[row * params.cols + c] & 0x7fffffffu;
+        if (!is_large(magnitude)) {
+            most = max(most, magnitude);
         }
     }
     largest[lane] = most;

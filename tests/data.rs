@@ -6,7 +6,7 @@ mod text;
 use std::fs;
 use std::path::Path;
 
-use fourbit::data::{Batch, DataLoader, DataOptions, Dataset, Example, IGNORE, LoaderOptions, Row};
+use fourbit::data::{Batch, DataLoader, DataOptions, Dataset, Example, IGNORE, LoaderOptions, MASKED, Row};
 use fourbit::tokenizer::{ChatContext, Message, Tokenizer};
 use fourbit::{Error, Result};
 use serde_json::json;
@@ -110,7 +110,8 @@ fn labels_of_a_row_are_used_untouched() {
     assert_eq!(batch.input_ids, [5, 6, 7, 8, 9, 9, 42, 42]);
     assert_eq!(batch.labels, [-100, 1, -100, 2, 3, 4, -100, -100]);
     assert_eq!(batch.attention_mask, [1, 1, 1, 1, 1, 0, 0, 0]);
-    assert_eq!(batch.segment_ids, [1, 1, 1, 1, 1, 0, 0, 0]);
+    // What fills up has no segment; what a row masks has its own, marked.
+    assert_eq!(batch.segment_ids, [1, 1, 1, 1, 1, 1 | MASKED, 0, 0]);
     assert_eq!(batch.position_ids, [0, 1, 2, 3, 0, 1, 0, 0]);
     let wider = batch.padded_to(5, 42).unwrap();
     assert_eq!(wider.input_ids, [5, 6, 7, 8, 42, 9, 9, 42, 42, 42]);

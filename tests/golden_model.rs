@@ -5,7 +5,7 @@ mod support;
 
 use fourbit::{
     adapter::LoraConfig,
-    data::Batch,
+    data::{Batch, DataOptions, Dataset, Row},
     evaluate,
     format::Safetensors,
     gpu::Gpu,
@@ -156,5 +156,31 @@ fn twenty_steps_of_adamw_follow_pytorch() {
     assert_eq!(got.names().collect::<Vec<_>>(), want.names().collect::<Vec<_>>());
     for name in want.names() {
         assert_relative(name, &floats(&got, name), &floats(&want, name), 1e-3);
+    }
+}
+
+#[test]
+fn losses_of_masked_rows_are_those_of_transformers() {
+    let Some(gpu) = gpu() else { return };
+    let golden: serde_json::Value = fourbit::format::read_json(format!("{TINY}/../masks.json")).unwrap();
+    let model = load(&gpu, "model");
+    let options = DataOptions { max_seq_length: 64, completion_only: true, vocab_size: 256 };
+    let cases = golden["cases"].as_array().unwrap();
+    let rows: Vec<Row> = (cases.iter())
+        .map(|case| {
+            let numbers = |name: &str| case["row"][name].as_array().unwrap().iter().map(|v| v.as_i64().unwrap());
+            Row::Tokens {
+                input_ids: numbers("input_ids").map(|id| id as u32).collect(),
+                labels: numbers("labels").map(|label| label as i32).collect(),
+                attention_mask: Some(numbers("attention_mask").map(|seen| seen as u8).collect()),
+            }
+        })
+        .collect();
+    let set = Dataset::from_rows(&rows, None, &options).unwrap();
+    assert_eq!(set.len(), 10);
+    for (example, case) in set.examples().iter().zip(cases) {
+        let got = evaluate::loss(&model, std::slice::from_ref(example), |_| {}).unwrap().loss;
+        let want = case["loss"].as_f64().unwrap();
+        assert!((got - want).abs() < 2e-5, "{:?}: {got}, transformers {want}", example.attention_mask);
     }
 }

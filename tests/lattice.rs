@@ -120,7 +120,8 @@ fn what_is_not_finite_is_refused_with_its_name() {
         let weights: Vec<f32> = (0..256).map(|i| weight * (i % 7 - 3) as f32).collect();
         let hessian: Vec<f32> = (0..256).map(|i| if i / 16 == i % 16 { diagonal } else { 0.0 }).collect();
         let tensor = |values: &[f32]| gpu.tensor("test", [16, 16], DType::F32, values).unwrap();
-        let stats = InputStats { tokens: 16, hessian: Some(tensor(&hessian)), channels: None, observed: None };
+        let stats =
+            InputStats { tokens: 16, hessian: Some(tensor(&hessian)), channels: None, held_back: None, observed: None };
         let layer = Layer { name: "model.down_proj", weight: tensor(&weights), bias: None, stats: &stats };
         method.quantize(&gpu, &layer).err().map(|error| error.to_string())
     };

@@ -3,17 +3,17 @@
 mod support;
 
 use fourbit::{
-    Error, Gpu, Result, evaluate,
+    DType, Error, Gpu, Result, evaluate,
     method::{
-        Awq, AwqOptions, BlockStats, Gptq, GptqOptions, Layer, LayerMethod, Method, Needs, PipelineOptions, Recipe,
-        Rtn, Site, SmoothQuant, SmoothQuantOptions, quantize_model,
+        Awq, AwqOptions, BlockStats, Gptq, GptqOptions, InputStats, KeepBetter, Layer, LayerMethod, Method, Needs,
+        PipelineOptions, Recipe, Rtn, Site, SmoothQuant, SmoothQuantOptions, quantize_model,
     },
     model::{Block, Model, Quantization, Source},
     nn::Linear,
     quant::{PER_CHANNEL, Scheme},
 };
 use std::{cell::RefCell, path::Path};
-use support::{embedded, folder::Size, gpu};
+use support::{Rng, embedded, folder::Size, gpu};
 
 /// Samples of different lengths.
 fn calibration() -> Vec<Vec<u32>> {
@@ -285,4 +285,114 @@ fn every_method_refuses_weights_that_are_not_finite_by_name() {
             assert!(named, "{recipe}: {message}");
         }
     }
+}
+
+/// Σ x xᵀ of `tokens` normals times a mixture, so that channels go along with each other as in a kind of text. [n, n]
+fn moments(kind: u64, seed: u64, tokens: usize, n: usize) -> Vec<f64> {
+    let (mixture, mut rng) = (Rng(kind).normals(n * n), Rng(seed));
+    let mut sum = vec![0.0; n * n];
+    for _ in 0..tokens {
+        let source = rng.normals(n);
+        // A few directions carry most of an input.
+        let weight = |j: usize| f64::from(source[j]) / (1.0 + j as f64);
+        let x: Vec<f64> = (0..n).map(|i| (0..n).map(|j| weight(j) * f64::from(mixture[i * n + j])).sum()).collect();
+        (0..n * n).for_each(|k| sum[k] += x[k / n] * x[k % n]);
+    }
+    sum
+}
+
+#[test]
+fn rounding_is_kept_where_it_loses_less_of_what_is_held_back() {
+    let Some(gpu) = gpu() else { return };
+    let (rows, n, scheme) = (48, 64, Scheme::int(3, 32));
+    let w: Vec<f32> = Rng(4).normals(rows * n).iter().map(|v| 0.1 * v).collect();
+    let tensor = |values: &[f64]| {
+        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        gpu.tensor("moments", [n, n], DType::F32, &values).unwrap()
+    };
+    let quantize = |method: &dyn LayerMethod, stats: &InputStats| {
+        let weight = gpu.tensor("w", [rows, n], DType::F32, &w).unwrap();
+        method.quantize(&gpu, &Layer { name: "layer", weight, bias: None, stats }).unwrap().weight.download().unwrap()
+    };
+    let gptq = || Gptq::new(GptqOptions::new(scheme)).unwrap();
+    // Another kind of text misleads, the same does not.
+    for (kind, misled) in [(2, true), (1, false)] {
+        let held = moments(1, 7, 300, n);
+        let stats = InputStats {
+            tokens: 300,
+            hessian: Some(tensor(&moments(kind, 8, 300, n))),
+            held_back: Some(tensor(&held)),
+            ..InputStats::default()
+        };
+        let lost = |other: &[f32]| -> f64 {
+            let delta: Vec<f64> = w.iter().zip(other).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
+            let row = |d: &[f64]| (0..n * n).map(|k| d[k / n] * held[k] * d[k % n]).sum::<f64>();
+            delta.chunks(n).map(row).sum()
+        };
+        let whole = lost(&vec![0.0; rows * n]);
+        let (by_method, rounded) = (quantize(&gptq(), &stats), quantize(&Rtn { scheme }, &stats));
+        let better = KeepBetter::new(Box::new(gptq()), Box::new(Rtn { scheme }));
+        let made = quantize(&better, &stats);
+        let compared = better.compared().remove(0);
+        for (got, want) in [(compared.method, &by_method), (compared.rounding, &rounded)] {
+            let want = lost(&want.dequantize()) / whole;
+            // Sums of f32 products in which little cancels.
+            assert!((got - want).abs() <= 1e-4 * want, "{kind}: {got} {want}");
+        }
+        assert_eq!(compared.keeps_rounding(), misled, "{compared:?}");
+        assert_eq!(made, if misled { rounded } else { by_method }, "{kind}");
+        assert_eq!(compared.layer, "layer");
+    }
+}
+
+/// Keeps Σ x xᵀ of what is shown and of what is held back, and leaves the weights as floats.
+struct HeldBack {
+    held_back: bool,
+    seen: RefCell<Vec<[Vec<f32>; 2]>>,
+}
+
+impl LayerMethod for HeldBack {
+    fn name(&self) -> &'static str {
+        "held back"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { hessian: true, held_back: self.held_back, ..Needs::default() }
+    }
+
+    fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
+        let shown = layer.stats.hessian.as_ref().unwrap().read::<f32>()?;
+        let shown = shown.into_iter().map(|v| v * layer.stats.tokens as f32 / 2.0).collect();
+        let held = layer.stats.held_back.as_ref().map(|h| h.read::<f32>()).transpose()?.unwrap_or_default();
+        self.seen.borrow_mut().push([shown, held]);
+        Rtn { scheme: Scheme::F32 }.quantize(gpu, layer)
+    }
+}
+
+#[test]
+fn what_is_held_back_is_the_last_of_four_samples_and_nothing_else() {
+    let Some(gpu) = gpu() else { return };
+    let run = |held_back: bool, samples: &[Vec<u32>]| {
+        let probe = HeldBack { held_back, seen: RefCell::default() };
+        embedded::quantized(&gpu, &probe, &PipelineOptions::default(), samples);
+        probe.seen.into_inner()
+    };
+    let samples = calibration();
+    for (samples, shown, held) in
+        [(samples[..5].to_vec(), vec![0, 1, 2, 4], vec![3]), (samples[..2].to_vec(), vec![0], vec![1])]
+    {
+        let both = run(true, &samples);
+        let of = |numbers: &[usize]| run(false, &numbers.iter().map(|&i| samples[i].clone()).collect::<Vec<_>>());
+        for (part, want) in [of(&shown), of(&held)].iter().enumerate() {
+            for (layer, (got, want)) in both.iter().zip(want).enumerate() {
+                let most = want[0].iter().fold(0.0f32, |most, v| most.max(v.abs()));
+                let near = got[part].iter().zip(&want[0]).all(|(a, b)| (a - b).abs() <= 1e-5 * most);
+                assert!(near, "{} samples, part {part}, layer {layer}", samples.len());
+            }
+        }
+    }
+    let method = HeldBack { held_back: true, seen: RefCell::default() };
+    let options = PipelineOptions::default();
+    let error = quantize_model(&gpu, &embedded::source(), &method, &options, &samples[..1], |_| Ok(())).err().unwrap();
+    assert_eq!(error.to_string(), "calibration: at least 2 samples are needed where some are held back");
 }

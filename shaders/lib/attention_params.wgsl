@@ -15,8 +15,13 @@ const LN_2: f32 = 0.6931471805599453;
 // Stands for minus infinity, which WGSL may assume absent; differences of two such values stay finite.
 const MASKED: f32 = -1.0e38;
 
+// What a token's segment carries beside its number where the token is masked: no query sees it, but it sees what an unmasked
+// token in its place sees, as in transformers.
+const MASKED_TOKEN: u32 = 0x80000000u;
+
 fn visible(query: u32, key: u32, query_segment: u32, key_segment: u32) -> bool {
-    return key <= query && query - key < params.window && query_segment == key_segment && key_segment != 0u;
+    let own = query_segment & ~MASKED_TOKEN;
+    return key <= query && query - key < params.window && own == key_segment && key_segment != 0u;
 }
 
 // The first key that any query from `query` on sees, and the end of the queries that see a key before `key_end`.

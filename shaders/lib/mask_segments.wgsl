@@ -1,5 +1,5 @@
 // Which keys a query may see, for whole sequences: `segments` is [batch, seq], and query i sees key j where j <= i,
-// i - j < window, and both carry the same nonzero segment.
+// i - j < window, and both carry the same nonzero segment; of a query MASKED_TOKEN aside.
 fn first_position() -> u32 {
     return 0u;
 }

@@ -2,3 +2,7 @@
 fn is_outlier(c: u32) -> bool {
     return false;
 }
+
+fn is_large(magnitude: u32) -> bool {
+    return false;
+}

@@ -4,6 +4,9 @@ use super::encode::{Example, IGNORE};
 use super::{Dataset, pack};
 use crate::error::{Error, Result};
 
+/// The bit that [`Batch::segment_ids`] carry of tokens that are masked within their example.
+pub const MASKED: u32 = 1 << 31;
+
 /// Rows of one length, filled up on the right.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
@@ -17,8 +20,9 @@ pub struct Batch {
     pub labels: Vec<i32>,
     /// 1 for tokens that may be attended to, 0 for padding. [b, t]
     pub attention_mask: Vec<u8>,
-    /// The example within its row that a token belongs to, from 1; 0 where `attention_mask` is 0. Tokens attend only
-    /// within their example. [b, t]
+    /// The example within its row that a token belongs to, from 1; 0 behind the last one. Tokens attend only within their
+    /// example. A token that the row's own mask hides has [`MASKED`] added: none attends to it, and it attends to those before
+    /// it. [b, t]
     pub segment_ids: Vec<u32>,
     /// Positions for RoPE, from 0 in each example. [b, t]
     pub position_ids: Vec<u32>,
@@ -106,7 +110,7 @@ impl Batch {
         for i in 0..n {
             let seen = example.attention_mask.as_ref().is_none_or(|mask| mask[i] != 0);
             self.attention_mask[at + i] = seen as u8;
-            self.segment_ids[at + i] = if seen { segment } else { 0 };
+            self.segment_ids[at + i] = if seen { segment } else { segment | MASKED };
             self.position_ids[at + i] = i as u32;
         }
     }

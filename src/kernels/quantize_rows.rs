@@ -44,8 +44,9 @@ fn searching(entry: &'static str) -> Kernel {
 pub enum Scale<'a> {
     /// Each row's largest magnitude / 127.
     Row,
-    /// The same over the columns whose flag is 0; the codes of the others are 0. [cols] u32
-    WithoutOutliers(&'a Value),
+    /// The same over the row's magnitudes below the threshold, those in columns with outliers too (bitsandbytes' rule); the codes
+    /// of the columns with outliers are 0.
+    WithoutOutliers(&'a Outliers),
     /// One scale for all. [1] f32
     Given(&'a Value),
 }
@@ -62,7 +63,16 @@ impl<'a> Scale<'a> {
     fn arg(self) -> Option<&'a Value> {
         match self {
             Scale::Row => None,
-            Scale::WithoutOutliers(value) | Scale::Given(value) => Some(value),
+            Scale::WithoutOutliers(outliers) => Some(&outliers.flags),
+            Scale::Given(value) => Some(value),
+        }
+    }
+
+    /// The magnitude from which on numbers are outliers; nothing reads it where there are none.
+    fn threshold(self) -> f32 {
+        match self {
+            Scale::WithoutOutliers(outliers) => outliers.threshold,
+            _ => 0.0,
         }
     }
 }
@@ -86,6 +96,8 @@ pub struct Outliers {
     pub flags: Value,
     /// How many there are, then their numbers in ascending order. [1 + cols] u32
     pub list: Value,
+    /// The least of the magnitudes that are outliers.
+    pub threshold: f32,
 }
 
 /// Words of a row of codes.
@@ -104,7 +116,7 @@ pub fn quantize(g: &mut Graph, x: &Value, scale: Scale) -> Result<QuantizedRows>
     let scales = g.value([rows], DType::F32)?;
     let args: Vec<&Value> = [x].into_iter().chain(scale.arg()).chain([&codes, &scales]).collect();
     let work = 12.0 * (rows * cols) as f64;
-    g.dispatch(kernel("pack", scale.rule(), cols), &params(rows, cols, 0.0), &args, rows, work)?;
+    g.dispatch(kernel("pack", scale.rule(), cols), &params(rows, cols, scale.threshold()), &args, rows, work)?;
     Ok(QuantizedRows { codes, scales, cols })
 }
 
@@ -117,7 +129,7 @@ pub fn round(g: &mut Graph, x: &Value, scale: Scale) -> Result<Value> {
     let y = g.value(x.shape().clone(), DType::F32)?;
     let args: Vec<&Value> = [x].into_iter().chain(scale.arg()).chain([&y]).collect();
     let work = 12.0 * (rows * cols) as f64;
-    g.dispatch(kernel("round_rows", scale.rule(), cols), &params(rows, cols, 0.0), &args, rows, work)?;
+    g.dispatch(kernel("round_rows", scale.rule(), cols), &params(rows, cols, scale.threshold()), &args, rows, work)?;
     Ok(y)
 }
 
@@ -137,7 +149,7 @@ pub fn outliers(g: &mut Graph, x: &Value, threshold: f32) -> Result<Outliers> {
     g.dispatch(searching("find_outliers"), &params, &[x, &found], parts * cols.div_ceil(64), work)?;
     let work = 8.0 * (parts * cols) as f64;
     g.dispatch(searching("list_outliers"), &params, &[&found, &flags, &list], 1, work)?;
-    Ok(Outliers { flags, list })
+    Ok(Outliers { flags, list, threshold })
 }
 
 fn params(rows: usize, cols: usize, threshold: f32) -> Params {
@@ -153,7 +165,7 @@ fn check(op: &str, x: &Value, scale: Scale) -> Result<(usize, usize)> {
     }
     match scale {
         Scale::Row => {}
-        Scale::WithoutOutliers(flags) => flags.expect(op, &[cols])?,
+        Scale::WithoutOutliers(outliers) => outliers.flags.expect(op, &[cols])?,
         Scale::Given(scale) => scale.expect(op, &[1])?,
     }
     Ok((rows, cols))

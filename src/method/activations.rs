@@ -127,7 +127,13 @@ impl Activations {
 
     /// Tokens of all samples.
     pub fn tokens(&self) -> usize {
-        self.samples.iter().map(|s| self.lengths[s.length].x.shape()[0]).sum()
+        self.tokens_of(|_| true)
+    }
+
+    /// Tokens of the samples whose number `which` takes.
+    pub fn tokens_of(&self, which: impl Fn(usize) -> bool) -> usize {
+        let taken = self.samples.iter().enumerate().filter(|(number, _)| which(*number));
+        taken.map(|(_, s)| self.lengths[s.length].x.shape()[0]).sum()
     }
 
     /// The number of what samples of `len` tokens share.
@@ -150,11 +156,26 @@ impl Activations {
         &mut self,
         model: &Model,
         save: bool,
+        record: impl FnMut(&mut Graph, &Context, &Value) -> Result<()>,
+    ) -> Result<()> {
+        self.run_where(model, |_| true, save, record)
+    }
+
+    /// [`Activations::run`] over the samples whose number `which` takes.
+    pub fn run_where(
+        &mut self,
+        model: &Model,
+        which: impl Fn(usize) -> bool,
+        save: bool,
         mut record: impl FnMut(&mut Graph, &Context, &Value) -> Result<()>,
     ) -> Result<()> {
         for length in 0..self.lengths.len() {
+            let samples: Vec<_> = (0..self.len()).filter(|&s| self.samples[s].length == length && which(s)).collect();
+            if samples.is_empty() {
+                continue;
+            }
             let mut program = self.program(model, length, |g, cx, x, _| record(g, cx, x))?;
-            for sample in (0..self.len()).filter(|&s| self.samples[s].length == length).collect::<Vec<_>>() {
+            for sample in samples {
                 self.load(sample)?;
                 program.run()?;
                 if save {

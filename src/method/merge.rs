@@ -1,6 +1,6 @@
 //! An adapter that becomes part of the weights, which are then quantized.
 
-use super::{BlockStats, FineTune, Layer, LayerMethod, Needs, float_tensor, fold::row_ranges};
+use super::{BlockStats, Compared, FineTune, Layer, LayerMethod, Needs, float_tensor, fold::row_ranges};
 use crate::{
     DType, Result,
     adapter::{Adapter, Lora},
@@ -77,6 +77,10 @@ impl LayerMethod for Merge {
 
     fn finetune(&self) -> Option<FineTune> {
         self.method.finetune()
+    }
+
+    fn compared(&self) -> Vec<Compared> {
+        self.method.compared()
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

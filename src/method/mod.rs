@@ -11,6 +11,7 @@ mod finetune;
 pub mod fold;
 mod gptq;
 mod hqq;
+mod keep_better;
 pub mod linalg;
 mod llm_int8;
 mod merge;
@@ -34,6 +35,7 @@ pub use awq::{Awq, AwqOptions};
 pub use finetune::{FineTune, Tuned};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
+pub use keep_better::{Compared, KeepBetter};
 pub use llm_int8::LlmInt8;
 pub use merge::{Kept, Merge};
 pub use observer::{BINS, Observed, Observer, Seen};
@@ -94,6 +96,11 @@ pub trait LayerMethod {
     /// calibration text ([`LayerMethod::needs`]).
     fn finetune(&self) -> Option<FineTune> {
         None
+    }
+
+    /// The layers so far, compared with rounding to nearest, where [`KeepBetter`] does.
+    fn compared(&self) -> Vec<Compared> {
+        Vec::new()
     }
 
     /// The layer in its storage scheme. [`Layer::done`] makes one without a transform of its input. Errors: the method's.

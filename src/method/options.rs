@@ -21,6 +21,8 @@ pub struct MethodOptions {
     pub seed: u64,
     /// RTN, GPTQ: how the range of each block of weights is chosen ([`Observer::of_blocks`]).
     pub weights: Observer,
+    /// GPTQ, AWQ: hold a quarter of the samples back, and round to nearest where that loses less of them ([`KeepBetter`](super::KeepBetter)).
+    pub keep_better: bool,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized.
     pub true_sequential: bool,
     /// QuIP#, AQLM: times that each block learns from the calibration text at most; 0 for no fine-tuning.
@@ -41,6 +43,7 @@ impl Default for MethodOptions {
             threshold: 6.0,
             seed: 0,
             weights: Observer::MinMax,
+            keep_better: false,
             true_sequential: false,
             finetune_epochs: FineTune::default().epochs,
             finetune_blocks: FineTune::default().blocks,
@@ -58,7 +61,7 @@ struct Rule {
 }
 
 /// A rule a field of [`MethodOptions`].
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     Rule { name: "--no-act-order", differs: |a, b| a.act_order != b.act_order, taken: |r| r.method == Method::Gptq },
     Rule {
         name: "--damping",
@@ -73,6 +76,11 @@ const RULES: [Rule; 11] = [
         name: "--weight-observer",
         differs: |a, b| a.weights != b.weights,
         taken: |r| matches!(r.method, Method::Rtn | Method::Gptq),
+    },
+    Rule {
+        name: "--keep-better",
+        differs: |a, b| a.keep_better != b.keep_better,
+        taken: |r| matches!(r.method, Method::Gptq | Method::Awq),
     },
     Rule { name: "--true-sequential", differs: |a, b| a.true_sequential != b.true_sequential, taken: is_calibrated },
     Rule { name: "--finetune-epochs", differs: |a, b| a.finetune_epochs != b.finetune_epochs, taken: learns },
@@ -124,6 +132,7 @@ mod tests {
             MethodOptions { threshold: 5.0, ..default },
             MethodOptions { seed: 1, ..default },
             MethodOptions { weights: Observer::Mse, ..default },
+            MethodOptions { keep_better: true, ..default },
             MethodOptions { true_sequential: true, ..default },
             MethodOptions { finetune_epochs: 1, ..default },
             MethodOptions { finetune_blocks: 1, ..default },
@@ -137,6 +146,7 @@ mod tests {
             "llm-int8",
             "quip",
             "rtn, gptq",
+            "gptq, awq",
             "gptq, awq, smoothquant, quip, aqlm",
             "quip, aqlm",
             "quip, aqlm",
@@ -157,6 +167,6 @@ mod tests {
             assert!(options.check_taken(&all).is_ok() && options.check_taken(&[]).is_err());
         }
         let observed: Recipe = "rtn:int8+a8-mse".parse().unwrap();
-        assert!(changed[7].check_taken(&[observed]).is_ok(), "static scales are calibrated too");
+        assert!(changed[8].check_taken(&[observed]).is_ok(), "static scales are calibrated too");
     }
 }

@@ -5,7 +5,7 @@ use super::{
     float_tensor, report::Reference, to_floats,
 };
 use crate::{
-    DType, Result,
+    DType, Error, Result,
     gpu::Gpu,
     kernels::elementwise,
     model::{Block, LoadOptions, Model, Quantization, Source},
@@ -68,6 +68,10 @@ pub fn quantize_model(
     calibration: &[Vec<u32>],
     mut on_layer: impl FnMut(&LayerReport) -> Result<()>,
 ) -> Result<Model> {
+    if method.needs().held_back && calibration.len() < 2 {
+        let message = "at least 2 samples are needed where some are held back";
+        return Err(Error::config("calibration", message));
+    }
     let mut model = Model::without_blocks(gpu, source)?;
     let mut activations = match method.needs().any() || options.report {
         true => Some(Activations::new(&model, calibration, options.activation_bytes)?),
@@ -158,13 +162,25 @@ impl Work<'_> {
             return BlockStats::new(self.gpu, &self.model.config, Default::default(), &[]);
         };
         let mut stats = BlockStats::new(self.gpu, &self.model.config, needs, sites)?;
-        let total = activations.tokens();
+        let samples = activations.len();
+        let shown = |number: usize| !needs.holds_back(number, samples);
+        let total = activations.tokens_of(shown);
         let one = self.gpu.tensor("one", [1], DType::F32, &[1.0f32])?;
-        activations.run(self.model, false, |g, cx, x| {
+        activations.run_where(self.model, shown, false, |g, cx, x| {
             let (_, saved) = self.block.forward(g, x, cx)?;
             let one = g.import(&one);
             stats.record(g, saved.linear_inputs(), total, &one)
         })?;
+        activations.run_where(
+            self.model,
+            |number| !shown(number),
+            false,
+            |g, cx, x| {
+                let (_, saved) = self.block.forward(g, x, cx)?;
+                let one = g.import(&one);
+                stats.record_held_back(g, saved.linear_inputs(), &one)
+            },
+        )?;
         for site in sites {
             stats.site_mut(*site).tokens = total;
         }

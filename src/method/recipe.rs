@@ -1,14 +1,14 @@
 //! A method with its scheme and options, by name: what a command line asks for.
 
 use super::{
-    ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, LayerMethod, LlmInt8, MethodOptions,
-    Observer, PipelineOptions, Quip, Rtn, RtnObserved, SmoothQuant, SmoothQuantOptions, W8A8,
+    ActivationScales, Aqlm, Awq, AwqOptions, FineTune, Gptq, GptqOptions, Hqq, KeepBetter, LayerMethod, LlmInt8,
+    MethodOptions, Observer, PipelineOptions, Quip, Rtn, RtnObserved, SmoothQuant, SmoothQuantOptions, W8A8,
 };
 use crate::{
     Error, Result,
     format::checkpoint::{self, Checkpoint},
     kernels::hqq::HalfQuadratic,
-    quant::{PER_CHANNEL, Scheme},
+    quant::{PER_CHANNEL, ScaleType, Scheme},
 };
 use std::{fmt, str::FromStr};
 
@@ -79,6 +79,16 @@ impl Method {
         }
     }
 
+    /// Tokens of calibration, for each column of the widest layer, from which on a method that fits columns to a text is better than
+    /// rounding. Measured: docs/calibration.md.
+    pub const TOKENS_PER_COLUMN: usize = 4;
+
+    /// Whether what a column is rounded to follows from how it goes along with others in the calibration text, so that few tokens
+    /// mislead.
+    pub const fn fits_columns(self) -> bool {
+        matches!(self, Method::Gptq | Method::Quip | Method::Aqlm)
+    }
+
     /// Whether the method stores its numbers in one scheme alone: [`Method::default_scheme`].
     pub const fn has_one_scheme(self) -> bool {
         matches!(self, Method::LlmInt8 | Method::Quip | Method::Aqlm)
@@ -146,6 +156,16 @@ impl Recipe {
             Method::Quip => Box::new(Quip::new(seed, damping)?.finetuned(self.finetune(true)?)),
             Method::Aqlm => Box::new(Aqlm::new(damping)?.finetuned(self.finetune(false)?)),
         };
+        let method: Box<dyn LayerMethod> = match self.method {
+            Method::Gptq | Method::Awq if self.options.keep_better => {
+                // AWQ takes no observer, and is compared with plain ranges.
+                let weights = if self.method == Method::Gptq { weights } else { Observer::MinMax };
+                let options = MethodOptions { weights, ..MethodOptions::default() };
+                let nearest = Recipe { options, ..Recipe::new(Method::Rtn, scheme) };
+                Box::new(KeepBetter::new(method, nearest.build()?))
+            }
+            _ => method,
+        };
         Ok(match self.activations {
             None => method,
             Some(_) if self.method == Method::LlmInt8 => {
@@ -187,7 +207,8 @@ impl Recipe {
         }
         Ok(match (self.method, scheme) {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
-            (Method::Gptq, Scheme::Int { .. }) => {
+            // That layout holds scales as halves alone.
+            (Method::Gptq, Scheme::Int { scale: ScaleType::F16, .. }) => {
                 let MethodOptions { true_sequential, act_order, .. } = self.options;
                 Box::new(checkpoint::Gptq::new(scheme, false)?.with_calibration(true_sequential, act_order))
             }

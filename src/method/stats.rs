@@ -16,6 +16,9 @@ pub struct Needs {
     pub hessian: bool,
     /// The range and mean magnitude of each channel.
     pub channels: bool,
+    /// The second moments of samples of which nothing else may be known: the last of every four, and of fewer the last
+    /// ([`Needs::holds_back`]).
+    pub held_back: bool,
     /// What this observer looks at, once the block is folded. A pass more over the text, and another one for a histogram.
     pub observer: Option<Observer>,
 }
@@ -28,7 +31,12 @@ impl Needs {
 
     /// Whether it must be run before the block is folded.
     pub(super) fn before_folding(self) -> bool {
-        self.hessian || self.channels
+        self.hessian || self.channels || self.held_back
+    }
+
+    /// Whether sample `number` of `samples` is held back.
+    pub fn holds_back(self, number: usize, samples: usize) -> bool {
+        self.held_back && (number % 4 == 3 || (samples < 4 && number + 1 == samples))
     }
 }
 
@@ -50,19 +58,22 @@ pub struct InputStats {
     pub hessian: Option<Tensor>,
     /// Where they were asked for.
     pub channels: Option<ChannelStats>,
+    /// Σ x xᵀ of the samples that are held back and of which nothing else is known, where some are. [in, in] f32
+    pub held_back: Option<Tensor>,
     /// What an observer saw of the input as it is after folding, where one was asked for: none while a block is folded.
     pub observed: Option<Observed>,
 }
 
 impl InputStats {
     fn new(gpu: &Gpu, width: usize, needs: Needs) -> Result<InputStats> {
-        let hessian = needs.hessian.then(|| gpu.zeros("a Hessian", [width, width], DType::F32)).transpose()?;
+        let moments = |wanted: bool| wanted.then(|| gpu.zeros("a Hessian", [width, width], DType::F32)).transpose();
+        let (hessian, held_back) = (moments(needs.hessian)?, moments(needs.held_back)?);
         let zeros = || gpu.zeros("channel statistics", [width], DType::F32);
         let channels = match needs.channels {
             true => Some(ChannelStats { absmax: zeros()?, total: zeros()? }),
             false => None,
         };
-        Ok(InputStats { tokens: 0, hessian, channels, observed: None })
+        Ok(InputStats { tokens: 0, hessian, channels, held_back, observed: None })
     }
 
     /// Records that `x`, of `total` tokens in all, is added. `one`: [1], holds 1.
@@ -75,6 +86,14 @@ impl InputStats {
             statistics::channels(g, x, &absmax, &sum)?;
         }
         Ok(())
+    }
+
+    /// Records that `x`, which is held back, is added. `one`: [1], holds 1.
+    fn record_held_back(&self, g: &mut Graph, x: &Value, one: &Value) -> Result<()> {
+        match &self.held_back {
+            Some(h) => statistics::second_moments(g, x, h, 1.0, one),
+            None => Ok(()),
+        }
     }
 
     /// What the statistics are once channel c of the input is multiplied by `factors[c]`. What an observer saw does not tell
@@ -90,7 +109,7 @@ impl InputStats {
                 elementwise::scale_columns(&mut g, &t, &f)?;
             }
         }
-        if let Some(h) = &self.hessian {
+        for h in self.hessian.iter().chain(&self.held_back) {
             let n = factors.shape().len();
             for (start, rows) in fold::row_ranges(&gpu, n, n) {
                 let part = g.import(&h.slice(start * n, [rows, n])?);
@@ -137,6 +156,13 @@ impl BlockStats {
             self.site(site).record(g, inputs[site.linears().start], total, one)?;
         }
         Ok(())
+    }
+
+    /// Records that inputs that are held back are added.
+    pub(super) fn record_held_back(&self, g: &mut Graph, inputs: [&Value; 7], one: &Value) -> Result<()> {
+        Site::ALL
+            .into_iter()
+            .try_for_each(|site| self.site(site).record_held_back(g, inputs[site.linears().start], one))
     }
 
     /// Begins to observe the inputs of these sites, of `tokens` in all. Errors: Config for more numbers than a histogram counts;

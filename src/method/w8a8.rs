@@ -1,6 +1,6 @@
 //! Activations in 8 bits on top of any way to quantize weights.
 
-use super::{BlockStats, FineTune, Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
+use super::{BlockStats, Compared, FineTune, Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
 use crate::{
     DType, Error, Result,
     gpu::Gpu,
@@ -89,6 +89,10 @@ impl LayerMethod for W8A8 {
 
     fn finetune(&self) -> Option<FineTune> {
         self.method.finetune()
+    }
+
+    fn compared(&self) -> Vec<Compared> {
+        self.method.compared()
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

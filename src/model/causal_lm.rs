@@ -39,7 +39,7 @@ pub struct Inputs {
     pub ids: Tensor,
     /// [tokens] u32
     pub positions: Tensor,
-    /// [batch, seq] u32; 0 is padding
+    /// [batch, seq] u32; 0 is padding, the highest bit marks tokens that none attends to
     pub segments: Tensor,
     /// Shifted: the token that each position predicts, or -100. [tokens] i32
     pub labels: Tensor,

@@ -26,7 +26,8 @@ pub enum Activations {
         scale: Tensor,
     },
     /// LLM.int8() (Dettmers et al. 2022): columns of the batch that hold a magnitude of at least `threshold` stay in
-    /// halves, the others are rounded as in `Dynamic`, by the largest magnitude among them.
+    /// halves, the others are rounded as in `Dynamic`, by the largest magnitude of the token below `threshold`: as in bitsandbytes,
+    /// those in columns that stay in halves count too.
     LlmInt8 {
         /// The paper's is 6.
         threshold: f32,
@@ -85,7 +86,7 @@ impl Activations {
 fn scale<'a>(given: &'a Option<Value>, outliers: &'a Option<quantize_rows::Outliers>) -> Scale<'a> {
     match (given, outliers) {
         (Some(scale), _) => Scale::Given(scale),
-        (None, Some(outliers)) => Scale::WithoutOutliers(&outliers.flags),
+        (None, Some(outliers)) => Scale::WithoutOutliers(outliers),
         (None, None) => Scale::Row,
     }
 }

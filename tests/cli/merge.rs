@@ -1,7 +1,7 @@
 //! `merge` on the embedded model.
 
 use super::{CALIBRATION, MODEL, Place, ROWS, fourbit, support};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 
 /// A short training on the rows of the embedded model, in NF4.
@@ -137,6 +137,61 @@ fn updates_that_rounding_takes_away_are_named() {
     let done = fourbit(&words);
     for word in ["--calibration: gptq", "--data", "--method rtn --scheme bf16", "q8_0"] {
         assert!(done.error().contains(word), "{word}: {}", done.error());
+    }
+}
+
+#[test]
+fn a_scale_a_row_stays_one_and_short_groups_are_divided() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    // Their vocabulary has 32 tokens.
+    let row = |row: u32| (0..20).map(|i| (3 + row * 11 + i * 7) % 32).collect::<Vec<u32>>();
+    let lines: Vec<String> = (0..6).map(|r| json!({"input_ids": row(r), "labels": row(r)}).to_string()).collect();
+    fs::write(place.path("rows.jsonl"), lines.join("\n")).unwrap();
+    let rows = place.text("rows.jsonl");
+    let checkpoint = |name: &str| format!("{}/tests/golden/checkpoints/{name}", env!("CARGO_MANIFEST_DIR"));
+    let adapter = place.text("adapter");
+    let words = ["finetune", "--model", &checkpoint("ct-int8"), "--data", &rows, "--output", &adapter];
+    let train = ["--max-steps", "6", "--batch-size", "3", "--learning-rate", "1e-2", "--max-seq-length", "32"];
+    assert_eq!(fourbit(&[&words[..], &train].concat()).code, 0);
+    let shown = ["--calibration", &rows, "--calibration-samples", "4", "--calibration-length", "16"];
+    // Rows of 64 and of 96 columns. In gptq-4-act groups are of 64, so that the last one of 96 columns is of 32.
+    for (base, method, recipe, layout, group) in [
+        ("ct-int8", "rtn", "rtn:int8-channel-sym", "compressed-tensors", json!(null)),
+        ("gptq-8-channel", "gptq", "gptq:int8-channel-sym", "gptq", json!(-1)),
+        ("llm-int8", "gptq", "gptq:int8-channel-sym-f32", "compressed-tensors", json!(null)),
+        ("llm-int8", "llm-int8", "llm-int8:int8-channel-sym-f32", "bitsandbytes", json!(null)),
+        ("gptq-4-act", "gptq", "gptq:int4-g32", "gptq", json!(32)),
+    ] {
+        let (base, out) = (checkpoint(base), place.text("out"));
+        let words = ["merge", "--model", &base, "--adapter", &adapter, "--method", method, "--output", &out];
+        let shown = if method == "gptq" { &shown[..] } else { &[] };
+        let done = fourbit(&[&words[..], &["--data", &rows, "--json"], shown].concat()).json();
+        assert_eq!(done["recipe"], recipe, "{base}");
+        let config: Value = serde_json::from_slice(&fs::read(place.path("out/config.json")).unwrap()).unwrap();
+        let told = &config["quantization_config"];
+        assert_eq!(told["quant_method"], layout, "{base} {method}");
+        let weights = &told["config_groups"]["group_0"]["weights"];
+        let (size, strategy) = match layout {
+            "compressed-tensors" => (&weights["group_size"], &weights["strategy"]),
+            _ => (&told["group_size"], &Value::Null),
+        };
+        assert_eq!(*size, group, "{told}");
+        assert_eq!(strategy.as_str(), (layout == "compressed-tensors").then_some("channel"), "{told}");
+        // 8 bits keep what was learned.
+        let loss = |value: &Value| value["loss"].as_f64().unwrap();
+        if recipe.contains("int8") {
+            assert!((loss(&done["merged"]) - loss(&done["before"])).abs() < 0.02, "{base} {method}: {done}");
+            assert!(done["update_kept"]["mean"].as_f64().unwrap() > 0.8, "{base} {method}: {done}");
+        }
+        // What was written reads as what was measured.
+        if method == "gptq" && layout == "compressed-tensors" {
+            let measured = fourbit(&["evaluate", "--model", &out, "--data", &rows, "--json"]).json();
+            assert!((loss(&measured) - loss(&done["merged"])).abs() < 1e-4, "{measured} {done}");
+        }
+        fs::remove_dir_all(&out).unwrap();
     }
 }
 

@@ -1,6 +1,7 @@
 //! `quantize --method` and `compare` on the embedded model.
 
 use super::{CALIBRATION, MODEL, Place, ROWS, fourbit, support};
+use fourbit::method::Method;
 use serde_json::Value;
 use std::fs;
 
@@ -218,4 +219,60 @@ fn blocks_are_fine_tuned_where_asked() {
     fourbit(&[&["quantize", MODEL, "--method", "quip", "--output", &plain, "--json"][..], &CALIBRATION].concat())
         .json();
     assert_ne!(loss(&out, &text), loss(&plain, &text), "what was learned is written");
+}
+
+#[test]
+fn few_tokens_are_told_before_the_work_with_the_samples_to_give() {
+    let place = Place::new();
+    let (text, out) = (place.embedded_text(), place.text("out"));
+    // A device that is not there ends each run before the work.
+    let told = |method: &str, samples: usize, more: &[&str]| {
+        let samples = samples.to_string();
+        let words = ["quantize", MODEL, "--method", method, "--calibration", &text, "--calibration-length", "64"];
+        let rest = ["--calibration-samples", &samples, "--output", &out, "--device", "999"];
+        let done = fourbit(&[&words[..], &rest, more].concat());
+        assert!(done.error().contains("999"), "{}", done.error());
+        done.stderr.lines().find(|line| line.starts_with("warning: ")).map(str::to_owned)
+    };
+    // Layers of 448 columns.
+    let enough = (Method::TOKENS_PER_COLUMN * 448).div_ceil(64);
+    for method in ["gptq", "quip", "aqlm"] {
+        let warning = told(method, 8, &[]).unwrap();
+        for part in ["512 tokens", method, "448 columns", &format!("--calibration-samples {enough}")] {
+            assert!(warning.contains(part), "{part}: {warning}");
+        }
+    }
+    assert!(told("gptq", enough - 1, &[]).is_some());
+    assert_eq!(told("gptq", enough, &[]), None);
+    assert!(told("gptq", enough, &["--keep-better"]).unwrap().contains("are held back"));
+    for method in ["awq", "smoothquant", "rtn"] {
+        assert_eq!(told(method, 2, &[]), None, "{method} takes little of a text");
+    }
+    std::fs::write(&text, fs::read_to_string(&text).unwrap().split_at(600).0).unwrap();
+    assert!(told("gptq", 100, &[]).unwrap().contains("the text holds no more than"));
+}
+
+#[test]
+fn layers_that_keep_rounding_are_named() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let out = place.text("out");
+    let shown = ["--calibration", ROWS, "--calibration-samples", "2", "--calibration-length", "16"];
+    let words = ["quantize", MODEL, "--method", "gptq", "--scheme", "int3-g64", "--output", &out, "--keep-better"];
+    let run = fourbit(&[&words[..], &shown, &["--json"]].concat());
+    let told = run.json();
+    let (kept, compared) = (told["kept_rounding"].as_array().unwrap(), told["held_back"].as_array().unwrap());
+    assert!(compared.len() == 28 && !kept.is_empty() && kept.len() < 28, "{told}");
+    for layer in compared {
+        let loses_more = layer["method"].as_f64() > layer["rounding"].as_f64();
+        assert_eq!(kept.contains(&layer["layer"]), loses_more, "{layer}");
+        assert_eq!(run.stderr.contains(&format!("{}: loses", layer["layer"].as_str().unwrap())), loses_more, "{layer}");
+    }
+    // Rounded and fitted layers go into one folder.
+    let words = ["evaluate", "--model", &out, "--data", ROWS, "--max-tokens", "128", "--json"];
+    assert!(fourbit(&words).json()["loss"].as_f64().unwrap() < 4.0);
+    let done = fourbit(&["quantize", MODEL, "--method", "hqq", "--keep-better", "--output", &out]);
+    assert_eq!(done.error(), "--keep-better: does nothing for hqq; taken by gptq, awq");
 }

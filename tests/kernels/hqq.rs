@@ -135,6 +135,44 @@ fn halves_hold_scales_and_zero_points() {
 }
 
 #[test]
+fn stored_halves_are_the_nearest_and_codes_follow_them() {
+    let Some(gpu) = gpu() else { return };
+    let (shape, block) = ([24, 256], 32);
+    // Ranges down to those whose scale is a subnormal half, and constants whose zero point is one.
+    let mut w = Rng(6).normals(shape[0] * shape[1]);
+    for (b, w) in w.chunks_mut(block).enumerate() {
+        match b % 8 {
+            7 => w.fill(1e-7 * b as f32),
+            _ => w.iter_mut().for_each(|v| *v *= 10f32.powf(-0.04 * (b % 100) as f32)),
+        }
+    }
+    let mut subnormal = [0, 0];
+    for bits in [2, 3, 4, 8] {
+        let [halves, floats] =
+            [ScaleType::F16, ScaleType::F32].map(|scale| solve(&gpu, &w, shape, scheme(bits, block, scale)));
+        let nearest = |word: u32| f16::from_f32(f32::from_bits(word)).to_bits();
+        for (b, (got, pair)) in halves.scales.iter().zip(floats.scales.chunks(2)).enumerate() {
+            let want = [nearest(pair[0]), nearest(pair[1])];
+            assert_eq!([*got as u16, (*got >> 16) as u16], want, "{bits} bits, block {b}: {pair:x?}");
+            for (count, half) in subnormal.iter_mut().zip(want) {
+                *count += usize::from((1..0x400).contains(&(half & 0x7fff)));
+            }
+        }
+        let (codes, scales) = parts(&halves);
+        let most = f64::from((1u32 << bits) - 1);
+        for (i, (&code, &v)) in codes.iter().zip(&w).enumerate() {
+            let (scale, zero) = scales[i / block];
+            let exact = f64::from(v) / scale + zero;
+            let off = (code - exact.clamp(0.0, most)).abs();
+            // The code is found in f32: a few roundings of the two summands.
+            let slack = 4e-7 * (f64::from(v).abs() / scale + zero.abs());
+            assert!(off <= 0.5 + slack, "{bits} bits, element {i}: code {code}, {exact} by the stored scale");
+        }
+    }
+    assert!(subnormal.iter().all(|&count| count > 20), "{subnormal:?}");
+}
+
+#[test]
 fn blocks_far_from_zero_keep_a_zero_point_that_halves_can_hold() {
     let Some(gpu) = gpu() else { return };
     let w: Vec<f32> = Rng(9).normals(256).into_iter().map(|v| 900.0 + 0.01 * v).collect();

@@ -10,9 +10,9 @@ fn import(gpu: &Gpu, g: &mut Graph, rows: usize, cols: usize, x: &[f32]) -> Valu
     g.import(&gpu.tensor("x", [rows, cols], DType::F32, x).unwrap())
 }
 
-/// Codes and scale of one row, without the columns that are outliers.
-pub fn reference(x: &[f32], outlier: &[bool]) -> (Vec<i8>, f32) {
-    let absmax = x.iter().zip(outlier).filter(|(_, o)| !**o).fold(0.0f32, |m, (v, _)| m.max(v.abs()));
+/// Codes and scale of one row: the scale by the magnitudes below the threshold, the codes without the columns that are outliers.
+pub fn reference(x: &[f32], outlier: &[bool], threshold: f32) -> (Vec<i8>, f32) {
+    let absmax = x.iter().filter(|v| v.abs() < threshold).fold(0.0f32, |m, v| m.max(v.abs()));
     if absmax < 2f32.powi(-118) {
         return (vec![0; x.len()], 0.0);
     }
@@ -62,7 +62,7 @@ fn codes_and_scales_of_rows_are_those_of_the_rule() {
         let (codes, scales) = (unpack(&run.read(&q.codes).unwrap(), rows, cols), run.read::<f32>(&q.scales).unwrap());
         let rounded = run.read::<f32>(&rounded).unwrap();
         for (r, x) in x.chunks(cols).enumerate() {
-            let (want, scale) = reference(x, &vec![false; cols]);
+            let (want, scale) = reference(x, &vec![false; cols], f32::INFINITY);
             assert!(codes[r] == want && scales[r] == scale, "[{rows}, {cols}] row {r}: {} {scale}", scales[r]);
             let want: Vec<f32> = want.iter().map(|c| f32::from(*c) * scale).collect();
             assert_eq!(rounded[r * cols..(r + 1) * cols], want, "row {r}");
@@ -80,7 +80,7 @@ fn outliers_are_found_listed_and_left_out() {
             let mut g = Graph::new(&gpu);
             let tx = import(&gpu, &mut g, rows, cols, &x);
             let found = quantize_rows::outliers(&mut g, &tx, threshold).unwrap();
-            let scale = Scale::WithoutOutliers(&found.flags);
+            let scale = Scale::WithoutOutliers(&found);
             let q = quantize_rows::quantize(&mut g, &tx, scale).unwrap();
             let rounded = quantize_rows::round(&mut g, &tx, scale).unwrap();
             [&found.flags, &found.list, &q.codes, &q.scales, &rounded].iter().for_each(|v| g.keep(v));
@@ -95,7 +95,7 @@ fn outliers_are_found_listed_and_left_out() {
                 (unpack(&run.read(&q.codes).unwrap(), rows, cols), run.read::<f32>(&q.scales).unwrap());
             let rounded = run.read::<f32>(&rounded).unwrap();
             for (r, x) in x.chunks(cols).enumerate() {
-                let (want, scale) = reference(x, &outlier);
+                let (want, scale) = reference(x, &outlier, threshold);
                 assert!(codes[r] == want && scales[r] == scale, "[{rows}, {cols}] {threshold} row {r}");
                 for c in 0..cols {
                     let want = if outlier[c] { half::f16::from_f32(x[c]).to_f32() } else { f32::from(want[c]) * scale };
@@ -139,8 +139,9 @@ fn what_cannot_be_is_refused() {
     let Some(gpu) = gpu() else { return };
     let mut g = Graph::new(&gpu);
     let x = import(&gpu, &mut g, 2, 3, &[0.0; 6]);
-    let flags = g.import(&gpu.zeros("flags", [2], DType::U32).unwrap());
-    assert!(quantize_rows::quantize(&mut g, &x, Scale::WithoutOutliers(&flags)).is_err());
+    let narrow = import(&gpu, &mut g, 2, 2, &[0.0; 4]);
+    let found = quantize_rows::outliers(&mut g, &narrow, 6.0).unwrap();
+    assert!(quantize_rows::quantize(&mut g, &x, Scale::WithoutOutliers(&found)).is_err());
     for threshold in [0.0, -1.0, f32::NAN] {
         let message = quantize_rows::outliers(&mut g, &x, threshold).unwrap_err().to_string();
         assert!(message.starts_with("threshold: expected a positive number"), "{message}");

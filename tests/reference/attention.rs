@@ -1,3 +1,5 @@
+use fourbit::data::MASKED;
+
 /// Sizes and mask of a case; `segments` is [batch, seq].
 #[derive(Clone)]
 pub struct Case {
@@ -14,7 +16,7 @@ pub struct Case {
 impl Case {
     fn sees(&self, b: usize, i: usize, j: usize) -> bool {
         let segment = |t: usize| self.segments[b * self.seq + t];
-        j <= i && self.window.is_none_or(|w| i - j < w) && segment(i) == segment(j) && segment(i) != 0
+        j <= i && self.window.is_none_or(|w| i - j < w) && segment(i) & !MASKED == segment(j) && segment(j) != 0
     }
 
     fn q_at(&self, b: usize, i: usize, h: usize) -> usize {

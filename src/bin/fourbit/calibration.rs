@@ -1,15 +1,16 @@
 //! The texts that methods calibrate with, and the methods' own options.
 
-use crate::output::note;
+use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
     Error, Result,
     data::{DataOptions, Dataset, holds_rows},
     format,
-    method::{MethodOptions, Observer, Recipe},
+    method::{Compared, Method, MethodOptions, Observer, Recipe},
     model::Source,
     tokenizer::Tokenizer,
 };
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// What methods that look at activations are shown.
@@ -53,6 +54,9 @@ struct OptionArgs {
     /// error, or percentile-99 to clip one number in a hundred
     #[arg(long, value_name = "NAME", default_value_t = Observer::MinMax)]
     weight_observer: Observer,
+    /// gptq, awq: hold every fourth sample back, and round a layer to nearest where that loses less of their outputs; each is named
+    #[arg(long)]
+    keep_better: bool,
     /// Calibrate each layer with what the layers before it in its block give once they are quantized; slower
     #[arg(long)]
     true_sequential: bool,
@@ -72,7 +76,8 @@ impl CalibrationArgs {
     pub fn options(&self) -> MethodOptions {
         let OptionArgs { no_act_order, damping, no_clip, alpha, threshold, method_seed, true_sequential, .. } =
             self.options;
-        let OptionArgs { weight_observer, finetune_epochs, finetune_blocks, finetune_lr, .. } = self.options;
+        let OptionArgs { weight_observer, finetune_epochs, finetune_blocks, finetune_lr, keep_better, .. } =
+            self.options;
         MethodOptions {
             act_order: !no_act_order,
             damping,
@@ -81,6 +86,7 @@ impl CalibrationArgs {
             threshold,
             seed: method_seed,
             weights: weight_observer,
+            keep_better,
             true_sequential,
             finetune_epochs,
             finetune_blocks: finetune_blocks.unwrap_or(usize::MAX),
@@ -120,7 +126,35 @@ impl CalibrationArgs {
                 needing = Some(recipe.method.name());
             }
         }
-        needing.map_or(Ok(Vec::new()), |method| self.load(method, model, source))
+        let samples = needing.map_or(Ok(Vec::new()), |method| self.load(method, model, source))?;
+        self.warn_of_few(recipes, &samples, source);
+        Ok(samples)
+    }
+
+    /// Warns where `samples` are too few tokens for one of `recipes`, with how many samples are enough.
+    pub fn warn_of_few(&self, recipes: &[Recipe], samples: &[Vec<u32>], source: &Source) {
+        let Some(recipe) = recipes.iter().find(|recipe| recipe.method.fits_columns()) else { return };
+        let widest = source.config.linear_layers().map(|(_, inputs, _)| inputs).max().unwrap_or(0);
+        let (count, tokens) = (samples.len(), samples.iter().map(Vec::len).sum::<usize>());
+        let needs = recipe.build().map(|method| method.needs()).unwrap_or_default();
+        let shown = samples.iter().enumerate().filter(|(number, _)| !needs.holds_back(*number, count));
+        let shown: usize = shown.map(|(_, ids)| ids.len()).sum();
+        let enough = Method::TOKENS_PER_COLUMN * widest;
+        if shown >= enough || tokens == 0 {
+            return;
+        }
+        let held_back =
+            if shown < tokens { format!(" ({} more are held back)", tokens - shown) } else { String::new() };
+        let samples = (count * enough).div_ceil(shown.max(1));
+        let remedy = match count < self.calibration_samples {
+            true => format!("the text holds no more than {count} samples: take one of about {samples} such samples"),
+            false => format!("take --calibration-samples {samples}"),
+        };
+        note(format_args!(
+            "warning: {shown} tokens of calibration{held_back} are few for {}: layers of {widest} columns need about {enough}, and with \
+             fewer rounding to nearest can be better on other texts; {remedy}",
+            recipe.method.name()
+        ));
     }
 
     /// Token ids of the samples, for `method`. Errors: as [`CalibrationArgs::samples`].
@@ -154,4 +188,22 @@ impl CalibrationArgs {
         }
         Ok(samples)
     }
+}
+
+/// Names the layers that `--keep-better` rounds to nearest, a line each; all that were compared go into the result.
+pub fn tell_compared(out: Output, recipe: &Recipe, compared: &[Compared], told: &mut Map<String, Value>) {
+    if compared.is_empty() {
+        return;
+    }
+    let method = recipe.method.name();
+    let rounded: Vec<&Compared> = compared.iter().filter(|layer| layer.keeps_rounding()).collect();
+    out.line(format_args!("kept rounding in {} of {} layers", rounded.len(), compared.len()));
+    for Compared { layer, method: lost, rounding } in &rounded {
+        out.line(format_args!(
+            "  {layer}: loses {rounding:.3e} of the output on samples held back, {method} {lost:.3e}"
+        ));
+    }
+    let names: Vec<&str> = rounded.iter().map(|layer| layer.layer.as_str()).collect();
+    told.insert("kept_rounding".to_owned(), json!(names));
+    told.insert("held_back".to_owned(), json!(compared));
 }

@@ -1,7 +1,7 @@
 //! `fourbit merge`
 
 use crate::args::{Global, ModelArgs, QuantArgs};
-use crate::calibration::CalibrationArgs;
+use crate::calibration::{CalibrationArgs, tell_compared};
 use crate::export::{Export, go_on, is_gguf, suited};
 use crate::measure::{Convention, MeasureArgs};
 use crate::output::{Output, note};
@@ -9,9 +9,9 @@ use crate::progress::Progress;
 use fourbit::{
     Error, Result, evaluate,
     gpu::Gpu,
-    method::{Kept, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
+    method::{Compared, Kept, LayerMethod, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
-    quant::Scheme,
+    quant::{PER_CHANNEL, Scheme},
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -99,9 +99,10 @@ impl Merge {
                 tell("naive", format!("naive merge: {nearest}"), &job.merged(&nearest)?.0)?;
             }
         }
-        let (model, kept) = job.merged(&recipe)?;
+        let (model, kept, compared) = job.merged(&recipe)?;
         tell("merged", format!("this merge: {recipe}"), &model)?;
         self.tell_kept(out, &recipe, kept, &mut told);
+        tell_compared(out, &recipe, &compared, &mut told);
         export.write_model(out, &model, told)
     }
 
@@ -182,7 +183,7 @@ impl Job<'_> {
         Ok(model)
     }
 
-    fn merged(&self, recipe: &Recipe) -> Result<(Model, Vec<Kept>)> {
+    fn merged(&self, recipe: &Recipe) -> Result<(Model, Vec<Kept>, Vec<Compared>)> {
         let floats = |name: &str| {
             let weight = format!("{name}.weight");
             let held = self.source.scheme(&weight)?.is_float() && matches!(self.base, Quantization::AsStored);
@@ -197,14 +198,59 @@ impl Job<'_> {
             go_on()
         })?;
         progress.finish();
-        Ok((model, method.kept()))
+        Ok((model, method.kept(), method.compared()))
     }
 }
 
-/// The scheme of the base's layers. Errors: MissingTensor, Format.
+/// The scheme that all of the base's linear layers can be written in again: their own. Errors: MissingTensor, Format.
 fn held(source: &Source, quantization: Quantization) -> Result<Scheme> {
-    match quantization {
-        Quantization::To(scheme) => Ok(scheme),
-        Quantization::AsStored => source.scheme(&format!("model.layers.0.{}.weight", source.config.linears()[0].0)),
+    if let Quantization::To(scheme) = quantization {
+        return Ok(scheme);
+    }
+    let layers: Vec<(Scheme, usize)> = (source.config.linear_layers())
+        .map(|(name, cols, _)| Ok((source.scheme(&format!("{name}.weight"))?, cols)))
+        .collect::<Result<_>>()?;
+    Ok(shared(&layers).unwrap_or(Scheme::F32))
+}
+
+/// The scheme of the first of (scheme, columns); where all are integers of one kind, in blocks that all rows are made of: one a row
+/// where each has one, else the largest that divides those of all. A row whose last group is shorter is read as blocks of the
+/// groups' common divisor.
+fn shared(layers: &[(Scheme, usize)]) -> Option<Scheme> {
+    let &(first, _) = layers.first()?;
+    let Scheme::Int { bits, symmetric, scale, .. } = first else { return Some(first) };
+    let with = |block_size| Scheme::Int { bits, block_size, symmetric, scale };
+    if layers.iter().any(|&(scheme, _)| scheme != with(scheme.block_size())) {
+        return Some(first);
+    }
+    let divisor = |a: usize, &(scheme, _): &(Scheme, usize)| gcd(a, scheme.block_size());
+    Some(with(match layers.iter().all(|&(scheme, cols)| scheme.block_size() == cols) {
+        true => PER_CHANNEL,
+        false => layers.iter().fold(0, divisor),
+    }))
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheme_is_kept_for_rows_of_all_lengths() {
+        let of = |layers: &[(usize, usize)]| {
+            let layers: Vec<_> = layers.iter().map(|&(block, cols)| (Scheme::int(4, block), cols)).collect();
+            shared(&layers).unwrap().block_size()
+        };
+        assert_eq!(of(&[(192, 192), (448, 448)]), PER_CHANNEL);
+        assert_eq!(of(&[(64, 64), (64, 128)]), 64, "one group a row by chance");
+        assert_eq!(of(&[(128, 128), (64, 448)]), 64, "groups of 128, the last one of 64");
+        assert_eq!(of(&[(96, 192), (64, 448)]), 32);
+        let mixed = [(Scheme::int8(192), 192), (Scheme::int(4, 64), 448)];
+        assert_eq!(shared(&mixed), Some(Scheme::int8(192)), "layers of several widths: the first's");
+        assert_eq!(shared(&[(Scheme::Q4K, 256), (Scheme::Q6K, 256)]), Some(Scheme::Q4K));
+        assert_eq!(shared(&[]), None);
     }
 }

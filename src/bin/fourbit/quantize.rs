@@ -1,7 +1,7 @@
 //! `fourbit quantize`
 
 use crate::args::{Global, shaped};
-use crate::calibration::CalibrationArgs;
+use crate::calibration::{CalibrationArgs, tell_compared};
 use crate::export::{Export, go_on, is_gguf, suited};
 use crate::output::Output;
 use crate::progress::Progress;
@@ -87,7 +87,9 @@ impl Quantize {
             go_on()
         })?;
         progress.finish();
-        export.write_model(out, &model, finetuned(out, &tuned))
+        let mut told = finetuned(out, &tuned);
+        tell_compared(out, &recipe, &method.compared(), &mut told);
+        export.write_model(out, &model, told)
     }
 }
 

@@ -74,8 +74,8 @@ pub fn variants() -> Vec<Kernel> {
 ///
 /// q, o: [batch·seq, heads·head_dim]; k, v: [batch·seq, kv_heads·head_dim]; segments: [batch, seq] u32; lse: [batch·seq, heads];
 /// the rest f32. Query i sees key j where j <= i, i − j < window and both have the same nonzero segment: 0 is padding, equal
-/// numbers are one document. A row that sees nothing gives o = 0 and lse = −1e38. Query head h reads key head h / (heads/kv_heads).
-/// Errors: Config, Shape. FlashAttention-2, Dao 2023.
+/// numbers are one document. A token whose segment has its highest bit set is seen by none, and sees what it would without.
+/// A row that sees nothing gives o = 0 and lse = −1e38. Query head h reads key head h / (heads/kv_heads). Errors: Config, Shape. FlashAttention-2, Dao 2023.
 pub fn attention(
     g: &mut Graph,
     spec: &Attention,

@@ -11,6 +11,7 @@ use crate::{
 };
 use fourbit::{
     DType,
+    data::MASKED,
     gpu::Gpu,
     graph::{Graph, Value},
     kernels::{
@@ -26,6 +27,8 @@ pub enum Layout {
     PaddedRight,
     PaddedLeft,
     Packed,
+    /// Tokens in the midst of a document, and before one, that none sees.
+    Masked,
 }
 
 fn case(seq: usize, heads: usize, kv_heads: usize, head_dim: usize, layout: Layout, window: Option<usize>) -> Case {
@@ -37,6 +40,8 @@ fn case(seq: usize, heads: usize, kv_heads: usize, head_dim: usize, layout: Layo
         // Documents of unequal length, one number used again later, padding at the end.
         Layout::Packed if i + 2 > seq => 0,
         Layout::Packed => [3, 1, 7, 3][i * 4 / seq] + b as u32,
+        Layout::Masked if i % 5 < 2 + b => MASKED | (1 + u32::from(i > seq / 2)),
+        Layout::Masked => 1 + u32::from(i > seq / 2),
     };
     let segments = (0..batch).flat_map(|b| (0..seq).map(move |i| segment(b, i))).collect();
     let scale = 1.0 / (head_dim as f64).sqrt();
@@ -56,6 +61,8 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("64, eight heads a key head", case(64, 8, 1, 16, Whole, None)),
         ("64, packed", case(64, 4, 2, 64, Packed, None)),
         ("100, packed", case(100, 4, 2, 16, Packed, None)),
+        ("100, masked", case(100, 4, 2, 16, Masked, None)),
+        ("17, masked, window of 3", case(17, 4, 2, 64, Masked, Some(3))),
         ("100, window of 1", case(100, 1, 1, 16, Whole, Some(1))),
         ("100, window of 13", case(100, 4, 2, 16, PaddedRight, Some(13))),
         ("130, head of 128", case(130, 1, 1, 128, PaddedRight, None)),
@@ -157,7 +164,7 @@ pub fn check(gpu: &Gpu, name: &str, c: &Case, design: Option<Design>) {
 fn reference_gradient_equals_finite_differences() {
     for window in [None, Some(2)] {
         let mut c = case(5, 4, 2, 4, Layout::Packed, window);
-        c.segments = vec![2, 2, 2, 1, 1, 0, 1, 1, 1, 0];
+        c.segments = vec![2, 2 | MASKED, 2, 1, 1, 0, 1, 1 | MASKED, 1, 0];
         let x = inputs(&c);
         let (q, k, v, d_o) = (wide(&x.q), wide(&x.k), wide(&x.v), wide(&x.d_o));
         let (dq, dk, dv) = reference_backward(&c, &d_o, &q, &k, &v);

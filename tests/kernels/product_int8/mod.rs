@@ -1,7 +1,7 @@
 mod subgroup;
 
 use super::quantize_rows::{awkward, reference};
-use crate::support::{Rng, SHAPES, gpu};
+use crate::support::{Rng, SHAPES, golden::Golden, gpu};
 use fourbit::{
     DType,
     gpu::{Gpu, GpuOptions},
@@ -11,7 +11,7 @@ use fourbit::{
         product_int8::{self, Kept},
         quantize_rows::{self, Scale},
     },
-    quant::{PER_CHANNEL, Packed, Scheme, affine_words},
+    quant::{PER_CHANNEL, Packed, ScaleType, Scheme, affine_words, bytes_to_words},
 };
 
 /// A weight of random codes, -128 among them, and random scales.
@@ -44,7 +44,7 @@ fn check(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, threshold: Option<f
     let tx = g.import(&gpu.tensor("x", [tokens, cols], DType::F32, &x).unwrap());
     let tb = g.import(&gpu.tensor("bias", [rows], DType::F32, &bias).unwrap());
     let outliers = threshold.map(|t| quantize_rows::outliers(&mut g, &tx, t).unwrap());
-    let scale = outliers.as_ref().map_or(Scale::Row, |o| Scale::WithoutOutliers(&o.flags));
+    let scale = outliers.as_ref().map_or(Scale::Row, Scale::WithoutOutliers);
     let q = quantize_rows::quantize(&mut g, &tx, scale).unwrap();
     let kept = outliers.as_ref().map(|o| Kept { x: &tx, columns: &o.list });
     let y = product_int8::matmul(&mut g, &q, &w, kept, with_bias.then_some(&tb)).unwrap();
@@ -56,7 +56,7 @@ fn check(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, threshold: Option<f
     let any = outlier.contains(&true);
     for t in 0..tokens {
         let row = &x[t * cols..(t + 1) * cols];
-        let (codes, scale) = reference(row, &outlier);
+        let (codes, scale) = reference(row, &outlier, threshold.unwrap_or(f32::INFINITY));
         for r in 0..rows {
             let code = |c: usize| i64::from(packed.code(r * cols + c) as u8 as i8);
             let sum: i64 = (0..cols).map(|c| i64::from(codes[c]) * code(c)).sum();
@@ -94,6 +94,47 @@ fn columns_with_outliers_are_added_in_halves() {
         for (tokens, cols, rows) in [(1, 1, 1), (5, 63, 7), (33, 257, 66), (20, 576, 40)] {
             for threshold in [1.0, 6.0, 1e5] {
                 check(&gpu, tokens, cols, rows, Some(threshold), rows == 7);
+            }
+        }
+    }
+}
+
+#[test]
+fn inputs_with_outliers_are_those_of_bitsandbytes() {
+    let golden = Golden::open("llm_int8.safetensors");
+    let (absmax, codes) = (golden.f32("SCB"), golden.bytes("weight"));
+    let (rows, cols) = (absmax.len(), codes.len() / absmax.len());
+    let scales = affine_words(ScaleType::F32, absmax.iter().map(|a| (a / 127.0, 0.0)));
+    let packed = Packed::new(Scheme::int8(cols), [rows, cols], bytes_to_words(&codes), scales, vec![]).unwrap();
+    for gpu in devices() {
+        let w = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
+        for case in ["plain", "few", "all", "only", "one"] {
+            let key = |part: &str| format!("{case}/{part}");
+            let x = golden.f32(&key("x"));
+            let tokens = x.len() / cols;
+            let mut g = Graph::new(&gpu);
+            let tx = g.import(&gpu.tensor("x", [tokens, cols], DType::F32, &x).unwrap());
+            let found = quantize_rows::outliers(&mut g, &tx, 6.0).unwrap();
+            let q = quantize_rows::quantize(&mut g, &tx, Scale::WithoutOutliers(&found)).unwrap();
+            let y = matmul_int8::matmul(&mut g, &q, &w, Some(Kept { x: &tx, columns: &found.list }), None).unwrap();
+            [&found.list, &q.codes, &q.scales, &y].iter().for_each(|v| g.keep(v));
+            let run = g.run().unwrap();
+            let list = run.read::<u32>(&found.list).unwrap();
+            let columns: Vec<u32> = golden.bytes(&key("columns")).chunks(8).map(|b| b[0].into()).collect();
+            assert_eq!(list[1..=list[0] as usize], columns, "{case}");
+            // Rows of 48 codes fill their words.
+            assert_eq!(
+                bytemuck::cast_slice::<u32, u8>(&run.read(&q.codes).unwrap()),
+                golden.bytes(&key("codes")),
+                "{case}"
+            );
+            let scales: Vec<f32> = golden.f32(&key("absmax")).iter().map(|a| a / 127.0).collect();
+            assert_eq!(run.read::<f32>(&q.scales).unwrap(), scales, "{case}");
+            // There sums are rounded to halves twice, and the columns that are kept are products of halves.
+            let want = golden.f32(&key("y"));
+            let largest = want.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+            for (i, (got, want)) in run.read::<f32>(&y).unwrap().iter().zip(&want).enumerate() {
+                assert!((got - want).abs() <= 2e-3 * largest, "{case}: {i}: {got} {want}");
             }
         }
     }
