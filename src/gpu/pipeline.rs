@@ -1,6 +1,6 @@
 //! Compute pipelines, made once a specialisation and kept.
 
-use super::{Access, Binding, Gpu, Kernel, faults::Held};
+use super::{Access, Binding, Gpu, Kernel, Uniform, faults::Held};
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
@@ -10,6 +10,8 @@ pub struct Pipeline {
     pub(super) layout: Held<wgpu::BindGroupLayout>,
     /// The bindings in use, ascending; the first is the uniform with the parameters.
     pub bindings: Vec<Binding>,
+    /// What the uniform holds.
+    pub params: Uniform,
     /// The kernel's label.
     pub label: String,
     rate: Mutex<Option<f64>>,
@@ -53,7 +55,14 @@ impl Gpu {
         let expanded = kernel.expanded()?;
         let entries: Vec<_> = expanded.bindings.iter().map(layout_entry).collect();
         let (raw, layout) = self.attempt(&label, || self.create(kernel, &label, expanded.module, &entries))?;
-        Ok(Pipeline { raw, layout, bindings: expanded.bindings, label, rate: Mutex::new(None) })
+        Ok(Pipeline {
+            raw,
+            layout,
+            bindings: expanded.bindings,
+            params: expanded.params,
+            label,
+            rate: Mutex::new(None),
+        })
     }
 
     fn create(

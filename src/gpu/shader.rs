@@ -149,7 +149,10 @@ impl Kernel {
             })
             .collect();
         bindings.sort_by_key(|b| b.index);
-        Ok(Expanded { module, bindings })
+        let uniforms = module.global_variables.iter().filter(|(_, var)| var.space == naga::AddressSpace::Uniform);
+        let params =
+            uniforms.filter_map(|(_, var)| Uniform::of(&module.types[var.ty].inner)).next().unwrap_or_default();
+        Ok(Expanded { module, bindings, params })
     }
 }
 
@@ -179,6 +182,25 @@ pub struct Expanded {
     pub module: naga::Module,
     /// The bindings in use.
     pub bindings: Vec<Binding>,
+    /// What the uniform holds.
+    pub params: Uniform,
+}
+
+/// The struct behind a shader's `var<uniform>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uniform {
+    /// Its members, in order.
+    pub names: Vec<String>,
+    /// Its size.
+    pub bytes: u32,
+}
+
+impl Uniform {
+    fn of(inner: &naga::TypeInner) -> Option<Uniform> {
+        let naga::TypeInner::Struct { members, span } = inner else { return None };
+        let names = members.iter().map(|member| member.name.clone().unwrap_or_default()).collect();
+        Some(Uniform { names, bytes: *span })
+    }
 }
 
 fn find(table: &'static [(&str, &str)], name: &str) -> Result<&'static str> {

@@ -4,10 +4,13 @@
 //! knows the memory before anything runs. [`Plan::build`] makes pipelines, buffers and bind groups, and the resulting
 //! [`Program`] is *replayed*: a replay makes nothing and only submits.
 
+mod params;
 mod plan;
 mod program;
 mod rates;
 
+pub use params::Params;
+pub(crate) use params::params;
 pub use plan::{Plan, Pool};
 pub use program::{KernelTime, Program};
 
@@ -70,6 +73,8 @@ impl Info {
 struct Dispatch {
     kernel: Kernel,
     params: Vec<u8>,
+    /// The parameters' names.
+    names: &'static [&'static str],
     args: Vec<Value>,
     groups: u32,
     work: f64,
@@ -163,10 +168,10 @@ impl Graph {
         Ok(Value { id: value.id, start: from, shape: [count, cols].into(), dtype: value.dtype })
     }
 
-    /// Records `kernel` over `groups` workgroups. `params` follow the engine's two words in the shader's `Params`; `args`
+    /// Records `kernel` over `groups` workgroups. `params` are the shader's; `args`
     /// are the storage buffers in binding order; `work` estimates the cost in floating point operations.
     /// Errors: Shape.
-    pub fn dispatch<P: bytemuck::NoUninit>(
+    pub fn dispatch<P: Params>(
         &mut self,
         kernel: Kernel,
         params: &P,
@@ -184,7 +189,7 @@ impl Graph {
             return Ok(());
         }
         let args = args.iter().map(|&v| v.clone()).collect();
-        self.dispatches.push(Dispatch { kernel, params, args, groups, work });
+        self.dispatches.push(Dispatch { kernel, params, names: P::NAMES, args, groups, work });
         Ok(())
     }
 

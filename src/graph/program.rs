@@ -265,9 +265,17 @@ impl Program {
     }
 }
 
-/// Two bindings of one dispatch must not share memory where one of them is written. Errors: Shape.
+/// The parameters must be those that the shader declares, and two bindings of one dispatch must not share memory where one of
+/// them is written. Errors: Shape.
 fn check(dispatch: &Dispatch, pipeline: &Pipeline) -> Result<()> {
     use crate::gpu::Access;
+    let declared = &pipeline.params;
+    let engine = ["group_base", "group_end"];
+    let (names, bytes) = (engine.iter().chain(dispatch.names), 8 + dispatch.params.len());
+    if !names.copied().eq(declared.names.iter().map(String::as_str)) || declared.bytes as usize != bytes {
+        let expected = format!("parameters {:?} of {} bytes", declared.names, declared.bytes);
+        return Err(Error::shape(&pipeline.label, expected, format!("{:?} and {bytes} bytes", dispatch.names)));
+    }
     for (i, a) in dispatch.args.iter().enumerate() {
         for (j, b) in dispatch.args.iter().enumerate().skip(i + 1) {
             let write = |n: usize| pipeline.bindings.get(n + 1).is_some_and(|b| b.access == Access::Write);

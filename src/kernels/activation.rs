@@ -6,10 +6,10 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+    }
 }
 
 const PER_GROUP: usize = 1024;

@@ -11,18 +11,18 @@ use crate::{
 /// Columns of the longest group whose range can be searched for.
 pub const LONGEST: usize = 256;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    bits: u32,
-    symmetric: u32,
-    rows: u32,
-    cols: u32,
-    group: u32,
-    first: u32,
-    count: u32,
-    out_first: u32,
-    step: u32,
+crate::graph::params! {
+    struct Params {
+        bits: u32,
+        symmetric: u32,
+        rows: u32,
+        cols: u32,
+        group: u32,
+        first: u32,
+        count: u32,
+        out_first: u32,
+        step: u32,
+    }
 }
 
 fn kernel(grid: &Grid, entry: &'static str) -> Kernel {

@@ -8,11 +8,11 @@ use crate::{
     quant::{Scheme, VECTOR},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    vectors: u32,
-    chunks: u32,
+crate::graph::params! {
+    struct Params {
+        vectors: u32,
+        chunks: u32,
+    }
 }
 
 /// Vectors of a code book.

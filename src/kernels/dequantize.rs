@@ -12,14 +12,14 @@ use crate::{
 };
 use std::ops::Range;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    first: u32,
-    out_first: u32,
-    block: u32,
-    first_block: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        first: u32,
+        out_first: u32,
+        block: u32,
+        first_block: u32,
+    }
 }
 
 /// `unit`: the elements per thread.

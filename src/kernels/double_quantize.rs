@@ -6,11 +6,11 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    partials: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        partials: u32,
+    }
 }
 
 /// Absmax values that one workgroup sums.

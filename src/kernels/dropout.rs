@@ -9,13 +9,13 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    layer: u32,
-    threshold: u32,
-    scale: f32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        layer: u32,
+        threshold: u32,
+        scale: f32,
+    }
 }
 
 const PER_GROUP: usize = 1024;

@@ -6,19 +6,12 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    scale: f32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct ScaleParams {
-    len: u32,
-    scale: f32,
-    cols: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        scale: f32,
+        cols: u32,
+    }
 }
 
 fn kernel(entry: &'static str) -> Kernel {
@@ -37,7 +30,7 @@ pub fn add(g: &mut Graph, a: &Value, b: &Value, scale: f32) -> Result<Value> {
     b.expect("add", a.shape())?;
     let y = g.value(a.shape().clone(), DType::F32)?;
     let len = a.shape().len();
-    let params = Params { len: len as u32, scale };
+    let params = Params { len: len as u32, scale, cols: 0 };
     g.dispatch(kernel("add"), &params, &[a, b, &y], len.div_ceil(256), 2.0 * len as f64)?;
     Ok(y)
 }
@@ -48,7 +41,7 @@ pub fn add(g: &mut Graph, a: &Value, b: &Value, scale: f32) -> Result<Value> {
 pub fn accumulate(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()> {
     b.expect("accumulate", y.shape())?;
     let len = y.shape().len();
-    let params = Params { len: len as u32, scale };
+    let params = Params { len: len as u32, scale, cols: 0 };
     g.dispatch(kernel("accumulate"), &params, &[b, y], len.div_ceil(256), 2.0 * len as f64)
 }
 
@@ -58,7 +51,7 @@ pub fn accumulate(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()>
 pub fn assign(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()> {
     b.expect("assign", y.shape())?;
     let len = y.shape().len();
-    let params = Params { len: len as u32, scale };
+    let params = Params { len: len as u32, scale, cols: 0 };
     g.dispatch(kernel("assign"), &params, &[b, y], len.div_ceil(256), len as f64)
 }
 
@@ -86,7 +79,7 @@ pub fn add_row(g: &mut Graph, y: &Value, b: &Value) -> Result<()> {
 fn with_vector(g: &mut Graph, entry: &'static str, y: &Value, b: &Value, expected: usize) -> Result<()> {
     b.expect(entry, &[expected])?;
     let (len, cols) = (y.shape().len(), y.rows_cols().1);
-    let params = ScaleParams { len: len as u32, scale: 1.0, cols: cols as u32 };
+    let params = Params { len: len as u32, scale: 1.0, cols: cols as u32 };
     g.dispatch(kernel(entry), &params, &[b, y], len.div_ceil(256), len as f64)
 }
 
@@ -97,7 +90,7 @@ pub fn take_row(g: &mut Graph, a: &Value, row: &Value) -> Result<Value> {
     row.expect("take_row", &[1])?;
     let (_, cols) = a.rows_cols();
     let y = g.value([1, cols], DType::F32)?;
-    let params = Params { len: cols as u32, scale: 0.0 };
+    let params = Params { len: cols as u32, scale: 0.0, cols: 0 };
     g.dispatch(kernel("take_row"), &params, &[a, &y, row], cols.div_ceil(256), cols as f64)?;
     Ok(y)
 }

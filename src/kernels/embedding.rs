@@ -11,15 +11,15 @@ use crate::{
     quant::Scheme,
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    cols: u32,
-    first_row: u32,
-    rows: u32,
-    block: u32,
-    first_block: u32,
-    end_row: u32,
+crate::graph::params! {
+    struct Params {
+        cols: u32,
+        first_row: u32,
+        rows: u32,
+        block: u32,
+        first_block: u32,
+        end_row: u32,
+    }
 }
 
 fn kernel(scheme: Scheme, cols: usize) -> Kernel {

@@ -11,16 +11,16 @@ use crate::{
     quant::{ScaleType, Scheme, affine::stored_codes},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    block: u32,
-    blocks: u32,
-    parts: u32,
-    min_code: f32,
-    max_code: f32,
-    factor: f32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        block: u32,
+        blocks: u32,
+        parts: u32,
+        min_code: f32,
+        max_code: f32,
+        factor: f32,
+    }
 }
 
 /// Elements of a thread where each is by itself.

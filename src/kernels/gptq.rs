@@ -47,20 +47,20 @@ impl BlockRange {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    bits: u32,
-    symmetric: u32,
-    search: u32,
-    keep: u32,
-    rows: u32,
-    cols: u32,
-    group: u32,
-    groups: u32,
-    first_block: u32,
-    first: u32,
-    count: u32,
+crate::graph::params! {
+    struct Params {
+        bits: u32,
+        symmetric: u32,
+        search: u32,
+        keep: u32,
+        rows: u32,
+        cols: u32,
+        group: u32,
+        groups: u32,
+        first_block: u32,
+        first: u32,
+        count: u32,
+    }
 }
 
 impl Grid {

@@ -9,13 +9,13 @@ use crate::{
 };
 use std::sync::{Mutex, PoisonError};
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    stride: u32,
-    scale: f32,
+crate::graph::params! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        stride: u32,
+        scale: f32,
+    }
 }
 
 /// When columns are negated.

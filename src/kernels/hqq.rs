@@ -29,18 +29,18 @@ impl Default for HalfQuadratic {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    block: u32,
-    blocks: u32,
-    first_block: u32,
-    first_scale: u32,
-    words: u32,
-    p: f32,
-    kappa: f32,
-    round_zero: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        block: u32,
+        blocks: u32,
+        first_block: u32,
+        first_scale: u32,
+        words: u32,
+        p: f32,
+        kappa: f32,
+        round_zero: u32,
+    }
 }
 
 fn kernel(entry: &'static str, source: DType, bits: u8, scale: ScaleType) -> Kernel {

@@ -7,12 +7,12 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    tokens: u32,
-    capacity: u32,
-    width4: u32,
+crate::graph::params! {
+    struct Params {
+        tokens: u32,
+        capacity: u32,
+        width4: u32,
+    }
 }
 
 fn kernel() -> Kernel {

@@ -11,15 +11,15 @@ use crate::{
     quant::{Scheme, VECTOR, lattice},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    first: u32,
-    panel: u32,
-    scale: f32,
-    inverse: f32,
+crate::graph::params! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        first: u32,
+        panel: u32,
+        scale: f32,
+        inverse: f32,
+    }
 }
 
 fn kernel(entry: &'static str, scheme: Scheme) -> Kernel {

@@ -6,12 +6,12 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    cols: u32,
-    row0: u32,
-    rows: u32,
+crate::graph::params! {
+    struct Params {
+        cols: u32,
+        row0: u32,
+        rows: u32,
+    }
 }
 
 fn kernel(entry: &'static str) -> Kernel {

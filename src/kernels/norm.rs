@@ -6,11 +6,11 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    cols: u32,
-    eps: f32,
+crate::graph::params! {
+    struct Params {
+        cols: u32,
+        eps: f32,
+    }
 }
 
 /// Narrow rows take a small workgroup, so that few lanes idle.

@@ -13,15 +13,16 @@ pub const RANGE: usize = 6;
 /// Sums of [`errors`], each over every so-many-th element.
 pub const PARTS: usize = 4096;
 
-#[repr(C)]
-#[derive(Clone, Copy, Default, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    bins: u32,
-    threads: u32,
-    block: u32,
-    first: u32,
-    rate: f32,
+crate::graph::params! {
+    #[derive(Default)]
+    struct Params {
+        len: u32,
+        bins: u32,
+        threads: u32,
+        block: u32,
+        first: u32,
+        rate: f32,
+    }
 }
 
 fn kernel(entry: &'static str) -> Kernel {

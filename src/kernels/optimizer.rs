@@ -40,12 +40,12 @@ impl AdamW {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    first: u32,
-    decays: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        first: u32,
+        decays: u32,
+    }
 }
 
 /// Elements of one workgroup.

@@ -7,11 +7,11 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    cols: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        cols: u32,
+    }
 }
 
 fn kernel() -> Kernel {

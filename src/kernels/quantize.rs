@@ -8,14 +8,14 @@ use crate::{
     quant::{ScaleType, Scheme, dynamic8_map, gcd, nested_array},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    block: u32,
-    blocks: u32,
-    first_block: u32,
-    first: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        block: u32,
+        blocks: u32,
+        first_block: u32,
+        first: u32,
+    }
 }
 
 /// Threads that may share a block while its range is found.

@@ -7,14 +7,14 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    words: u32,
-    parts: u32,
-    threshold: f32,
+crate::graph::params! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        words: u32,
+        parts: u32,
+        threshold: f32,
+    }
 }
 
 /// Rows of which one part of the search for outliers knows.

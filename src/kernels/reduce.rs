@@ -6,12 +6,12 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    len: u32,
-    group: u32,
-    parts: u32,
+crate::graph::params! {
+    struct Params {
+        len: u32,
+        group: u32,
+        parts: u32,
+    }
 }
 
 /// Groups up to this length are one invocation's.

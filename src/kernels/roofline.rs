@@ -15,10 +15,10 @@ pub struct Roofline {
     pub gb_per_second: f64,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    rounds: u32,
+crate::graph::params! {
+    struct Params {
+        rounds: u32,
+    }
 }
 
 fn kernel(entry: &'static str) -> Kernel {

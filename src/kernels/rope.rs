@@ -115,15 +115,15 @@ fn frequencies(theta: f64, head_dim: usize, scaling: &RopeScaling) -> Result<Vec
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    rows: u32,
-    heads: u32,
-    half_dim: u32,
-    head_blocks: u32,
-    positions: u32,
-    sign: f32,
+crate::graph::params! {
+    struct Params {
+        rows: u32,
+        heads: u32,
+        half_dim: u32,
+        head_blocks: u32,
+        positions: u32,
+        sign: f32,
+    }
 }
 
 /// Heads that one lane turns.

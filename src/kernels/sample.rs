@@ -6,10 +6,10 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    cols: u32,
+crate::graph::params! {
+    struct Params {
+        cols: u32,
+    }
 }
 
 fn kernel() -> Kernel {

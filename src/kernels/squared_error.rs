@@ -7,11 +7,11 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    cols: u32,
-    scale: f32,
+crate::graph::params! {
+    struct Params {
+        cols: u32,
+        scale: f32,
+    }
 }
 
 fn kernel() -> Kernel {

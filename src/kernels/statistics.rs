@@ -10,11 +10,11 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    rows: u32,
-    cols: u32,
+crate::graph::params! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+    }
 }
 
 fn kernel() -> Kernel {

@@ -5,7 +5,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::{QuantizedTensor, dequantize, elementwise, lora},
+    kernels::{QuantizedTensor, dense, dequantize, elementwise},
     model::Block,
     nn::Linear,
 };
@@ -130,7 +130,7 @@ fn energy(gpu: &Gpu, weight: &Tensor, made: Option<&QuantizedTensor>, moments: &
                 x = elementwise::add(&mut g, &x, &stored, -1.0)?;
             }
             let h = g.import(&moments.slice(first * cols, [width, cols])?);
-            let product = lora::down(&mut g, &x, &h)?;
+            let product = dense::x_wt(&mut g, &x, &h)?;
             g.keep(&product);
             g.keep(&x);
             let run = g.run()?;

@@ -7,16 +7,16 @@ use crate::{
     graph::{Graph, Value},
 };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    tokens: u32,
-    capacity: u32,
-    heads: u32,
-    kv_heads: u32,
-    window: u32,
-    scale: f32,
-    splits: u32,
+crate::graph::params! {
+    struct Params {
+        tokens: u32,
+        capacity: u32,
+        heads: u32,
+        kv_heads: u32,
+        window: u32,
+        scale: f32,
+        splits: u32,
+    }
 }
 
 /// From so many tokens on the flash kernels, which share keys among queries, take over from the decoding kernel.

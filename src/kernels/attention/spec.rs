@@ -42,15 +42,15 @@ impl Mask {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-pub struct Params {
-    seq: u32,
-    capacity: u32,
-    heads: u32,
-    kv_heads: u32,
-    window: u32,
-    scale: f32,
+crate::graph::params! {
+    pub struct Params {
+        seq: u32,
+        capacity: u32,
+        heads: u32,
+        kv_heads: u32,
+        window: u32,
+        scale: f32,
+    }
 }
 
 impl Attention {

@@ -225,24 +225,24 @@ impl<'a> Product<'a> {
     }
 }
 
-/// `Params` of the shaders after the engine's two words.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-pub struct Params {
-    rows: u32,
-    cols: u32,
-    depth: u32,
-    stride: u32,
-    width: u32,
-    first: u32,
-    out_stride: u32,
-    run: u32,
-    block: u32,
-    first_block: u32,
-    rank: u32,
-    alpha: f32,
-    scale: f32,
-    out_first: u32,
+crate::graph::params! {
+    /// `Params` of the shaders after the engine's two words.
+    pub struct Params {
+        rows: u32,
+        cols: u32,
+        depth: u32,
+        stride: u32,
+        width: u32,
+        first: u32,
+        out_stride: u32,
+        run: u32,
+        block: u32,
+        first_block: u32,
+        rank: u32,
+        alpha: f32,
+        scale: f32,
+        out_first: u32,
+    }
 }
 
 /// How the rows of a low-rank term lie.

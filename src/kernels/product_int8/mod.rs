@@ -17,17 +17,17 @@ use crate::{
 };
 use spec::Spec;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    depth: u32,
-    words: u32,
-    out_stride: u32,
-    out_first: u32,
-    first_block: u32,
-    last_word: u32,
+crate::graph::params! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        depth: u32,
+        words: u32,
+        out_stride: u32,
+        out_first: u32,
+        first_block: u32,
+        last_word: u32,
+    }
 }
 
 /// Columns of x that go through the product in floats, as halves.

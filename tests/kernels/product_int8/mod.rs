@@ -116,7 +116,7 @@ fn inputs_with_outliers_are_those_of_bitsandbytes() {
             let tx = g.import(&gpu.tensor("x", [tokens, cols], DType::F32, &x).unwrap());
             let found = quantize_rows::outliers(&mut g, &tx, 6.0).unwrap();
             let q = quantize_rows::quantize(&mut g, &tx, Scale::WithoutOutliers(&found)).unwrap();
-            let y = matmul_int8::matmul(&mut g, &q, &w, Some(Kept { x: &tx, columns: &found.list }), None).unwrap();
+            let y = product_int8::matmul(&mut g, &q, &w, Some(Kept { x: &tx, columns: &found.list }), None).unwrap();
             [&found.list, &q.codes, &q.scales, &y].iter().for_each(|v| g.keep(v));
             let run = g.run().unwrap();
             let list = run.read::<u32>(&found.list).unwrap();
