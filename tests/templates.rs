@@ -174,7 +174,7 @@ fn tokenizer(source: &str) -> Result<Tokenizer> {
         }
     }
     (vocab.bos, vocab.eos) = (id(&vocab, "<s>"), id(&vocab, "</s>"));
-    vocab.chat_template = Some(source.to_owned());
+    vocab.chat_templates = vec![("default".to_owned(), source.to_owned())];
     Tokenizer::from_gguf(&vocab, "templates")
 }
 
