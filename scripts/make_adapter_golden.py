@@ -5,7 +5,7 @@
     PYTHONHASHSEED=0 python scripts/make_adapter_golden.py [tests/golden]
 
 The base is tests/golden/tiny/model. PEFT sorts the keys of rank_pattern when it saves, and the first that fits decides. Each folder holds one adapter as PEFT saves it; logits.safetensors holds the last row of
-logits of each, and index.json the versions and the tokens. Where `edit` is given, fields of adapter_config.json are changed
+logits of each, and index.json the versions, the tokens, and what training of those with sizes of their own gives. Where `edit` is given, fields of adapter_config.json are changed
 afterwards. The logits are those of the folder read back (PeftModel.from_pretrained), in fp32 on the CPU.
 """
 import json
@@ -79,9 +79,28 @@ for seed, (name, fields) in enumerate(CASES.items()):
     with torch.no_grad():
         read = PeftModel.from_pretrained(base(), f"{OUT}/{name}").eval()
         logits[name] = read(IDS).logits[0, -1].contiguous()
+
+
+def trained(name):
+    """Loss and norm of the gradient of four steps of AdamW on the tokens, from the adapter as it was saved."""
+    model = PeftModel.from_pretrained(base(), f"{OUT}/{name}", is_trainable=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
+    losses, norms = [], []
+    for _ in range(4):
+        loss = model(IDS, labels=IDS).loss
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters, 1.0).item())
+        losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"loss": losses, "grad_norm": norms}
+
+
 with torch.no_grad():
     logits["none"] = base().eval()(IDS).logits[0, -1].contiguous()
 save_file(logits, f"{OUT}/logits.safetensors")
 versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
 with open(f"{OUT}/index.json", "w") as f:
-    json.dump({"versions": versions, "input_ids": IDS[0].tolist()}, f, indent=1)
+    training = {name: trained(name) for name in ["sizes", "sizes-rslora"]}
+    json.dump({"versions": versions, "input_ids": IDS[0].tolist(), "training": training}, f, indent=1)

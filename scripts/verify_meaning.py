@@ -3,12 +3,15 @@
     python scripts/verify_meaning.py [--fourbit target/release/fourbit] [--only KIND] [--fields PATTERN] [--output docs/compatibility.md]
 
 Each optional field of a kind of file is set to three values, one at a time, in a tiny model with random weights, and the logits
-after a short text are compared with the other program's: transformers for config.json, llama.cpp (as the package `xllamacpp` has
-it) for GGUF metadata. They must be equal, or fourbit must refuse the file; a field that fourbit passes over in silence although it
-changes the other program's logits ends the script with status 1.
+after a short text are compared with the other program's: transformers for config.json, PEFT for adapter_config.json, llama.cpp (as
+the package `xllamacpp` has it) for GGUF metadata. They must be equal, or fourbit must refuse the file; a field that fourbit passes
+over in silence although it changes the other program's logits ends the script with status 1.
 
-A kind of file is a class below with a name, a version, `cases()` (field, value, what to write) and `logits()` of the other
-program; `KINDS` lists them.
+The output is written after each field. What it held of other kinds stays, and of other fields where `--fields` asks for some: rows
+made beside another version go.
+
+A kind of file is a class below with a name, a version, `cases()` (field, value, what to write), `write()`, which gives fourbit's
+options, and `logits()` of the other program for these; `KINDS` lists them.
 """
 
 import argparse
@@ -41,11 +44,11 @@ class Refused(Exception):
     """By either program, with its words."""
 
 
-def ours(binary, model, work):
+def ours(binary, options, work):
     ids, out = os.path.join(work, "ids.json"), os.path.join(work, "logits.safetensors")
     with open(ids, "w") as file:
         json.dump(IDS, file)
-    words = ["evaluate", "--model", model, "--input-ids", ids, "--logits", out, "--quantization", "none"]
+    words = ["evaluate", *options, "--input-ids", ids, "--logits", out, "--quantization", "none"]
     done = subprocess.run([binary, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise Refused(done.stderr.strip().splitlines()[-1])
@@ -135,13 +138,128 @@ class Folder:
             save_file({n: v.contiguous() for n, v in model.state_dict().items() if not (config.tie_word_embeddings and n == "lm_head.weight")}, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
         except Exception as error:
             raise Refused(f"{type(error).__name__}: {error}") from error
-        return folder
+        return ["--model", folder]
 
-    def logits(self, folder):
+    def logits(self, options):
         try:
+            folder = options[1]
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
             with torch.no_grad():
                 return model(torch.tensor([IDS])).logits[0, -1].numpy()
+        except Exception as error:
+            raise Refused(f"{type(error).__name__}: {error}") from error
+
+
+class Lora:
+    """adapter_config.json beside an adapter that PEFT made with the field, so that its tensors fit; where LoraConfig does not take
+    the value, the field is put into the file of a plain adapter."""
+
+    Q, UP = "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"
+    VALUES = {
+        "alora_invocation_tokens": [None, [], IDS[5:7]],
+        "alpha_pattern": [{"q_proj": 16}, {r"layers\.1\..*": 2.5, "up_proj": 7}, {Q: 3, "q_proj": 1}],
+        "arrow_config": [None, {}, {"top_k": 1}],
+        "auto_mapping": [None, {}, {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama.modeling_llama"}],
+        "base_model_name_or_path": ["another/model", "", None],
+        "bias": ["none", "all", "lora_only"],
+        "corda_config": [None, {}, {"use_float16_for_covariance": True}],
+        "eva_config": [None, {}, {"rho": 3.0}],
+        "exclude_modules": [["q_proj"], r".*layers\.0\..*", [UP, "layers.1.self_attn.q_proj"]],
+        "fan_in_fan_out": [True, False, None],
+        "init_lora_weights": [True, False, None, "gaussian", "Gaussian", "olora", "OLoRA", "pissa", "PiSSA", "pissa_niter_4", "eva", "corda", "loftq", "orthogonal", "lora_ga", "mica", "unheard of"],
+        "kasa_config": [None, {}, {"beta": 0.5}],
+        "layer_replication": [None, [], [[0, 2], [1, 2]]],
+        "layers_pattern": [None, "layers", ["h", "layers"]],
+        "layers_to_transform": [[1], 0, []],
+        "loftq_config": [None, {}, {"loftq_bits": 4, "loftq_iter": 1}],
+        "lora_alpha": [1, 16, 2.5, -4, 0],
+        "lora_dropout": [0.0, 0.5, 0],
+        "lora_ga_config": [None, {}, {"scale": "stable"}],
+        "megatron_config": [None, {}, {"tensor_model_parallel_size": 1}],
+        "megatron_core": ["megatron.core", "another", None],
+        "modules_to_save": [["lm_head"], ["embed_tokens"], [], ["input_layernorm"]],
+        "monteclora_config": [None, {}, {"num_samples": 2}],
+        "peft_type": ["LORA", "ADALORA", "LOHA", "IA3", "VERA", "lora", None, MISSING],
+        "peft_version": ["0.21.2", "0.5.0", None],
+        "qalora_group_size": [8, 16, 32],
+        "r": [1, 3, 8, MISSING],
+        "rank_pattern": [{"q_proj": 2}, {r"layers\.1\..*": 5, "up_proj": 1}, {Q: 3, "q_proj": 1}],
+        "revision": ["main", "", None],
+        "runtime_config": [None, {}, {"ephemeral_gpu_offload": True}],
+        "target_modules": [["q_proj"], r".*\.(q|v|down)_proj", "all-linear", [Q, UP], ["self_attn.o_proj"], ["lm_head"], ["embed_tokens", "q_proj"]],
+        "target_parameters": [None, [], ["mlp.up_proj.weight"]],
+        "task_type": ["CAUSAL_LM", "SEQ_CLS", None],
+        "trainable_token_indices": [None, [1, 2, 3], {"embed_tokens": IDS[:4]}],
+        "use_bdlora": [None, {}, {"nblocks": 2, "target_modules_bd_a": ["q_proj"]}],
+        "velora_config": [None, {}, {"num_groups": 4}],
+    }
+
+    def __init__(self):
+        import peft
+
+        self.peft, self.name, self.version = peft, "adapter_config.json of LoRA", f"PEFT {peft.__version__}, transformers {transformers.__version__}"
+
+    def cases(self):
+        names = {f.name for f in dataclasses.fields(self.peft.LoraConfig)}
+        for name in sorted(names):
+            for value in self.VALUES.get(name, [True, False, None]):
+                # PEFT asks for layers where it is given what stands before them.
+                yield name, value, {name: value, **(dict(layers_to_transform=[1]) if name == "layers_pattern" else {})}
+        for name in ["arrow_config", "corda_config", "eva_config", "kasa_config", "lora_ga_config", "megatron_config", "monteclora_config", "use_bdlora", "velora_config", "layer_replication", "trainable_token_indices"]:
+            yield f"{name} in the file of a plain adapter", {}, {name: {}, "peft_version": self.peft.__version__}
+        for init in ["olora", "pissa"]:
+            yield f"use_rslora, {init}", True, dict(use_rslora=True, init_lora_weights=init)
+            yield f"rank_pattern, {init}", {"q_proj": 2}, dict(rank_pattern={"q_proj": 2}, alpha_pattern={"up_proj": 3}, init_lora_weights=init)
+        yield "rank_pattern, use_rslora", {"q_proj": 2}, dict(rank_pattern={"q_proj": 2}, use_rslora=True)
+        yield "use_dora, fan_in_fan_out", True, dict(use_dora=True, fan_in_fan_out=True)
+        yield "layers_to_transform, full names", [0], dict(layers_to_transform=[0], target_modules=[self.Q, "up_proj"])
+        yield "a field of no class", 1, dict(unheard_of=1)
+
+    def base(self, folder):
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def write(self, changes, work):
+        folder, adapter = os.path.join(work, "base"), os.path.join(work, "adapter")
+        shutil.rmtree(adapter, ignore_errors=True)
+        if not os.path.exists(folder):
+            # With biases, so that what trains biases has some.
+            Folder("llama", None, attention_bias=True, mlp_bias=True).write({}, work)
+            os.rename(os.path.join(work, "model"), folder)
+        plain = dict(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
+        try:
+            torch.manual_seed(0)
+            if self.made_by_peft(changes):
+                self.save(folder, adapter, {**plain, **changes})
+                return ["--model", folder, "--adapter", adapter]
+        except Exception:
+            shutil.rmtree(adapter, ignore_errors=True)
+        torch.manual_seed(0)
+        self.save(folder, adapter, plain)
+        path = os.path.join(adapter, "adapter_config.json")
+        with open(path) as file:
+            config = {**json.load(file), **changes}
+        with open(path, "w") as file:
+            json.dump({name: value for name, value in config.items() if value is not MISSING}, file)
+        return ["--model", folder, "--adapter", adapter]
+
+    def made_by_peft(self, changes):
+        # These are overwritten when PEFT saves.
+        return not any(value is MISSING or name in ("peft_type", "peft_version", "base_model_name_or_path", "runtime_config", "inference_mode") for name, value in changes.items())
+
+    def save(self, folder, adapter, fields):
+        model = self.peft.get_peft_model(self.base(folder), self.peft.LoraConfig(**fields))
+        for values in model.parameters():
+            if values.requires_grad:
+                values.data.add_(0.2 * torch.randn_like(values))
+        model.save_pretrained(adapter)
+
+    def logits(self, options):
+        try:
+            torch.manual_seed(1)
+            model = self.peft.PeftModel.from_pretrained(self.base(options[1]), options[3]).eval()
+            ids = torch.tensor([IDS])
+            with torch.no_grad():
+                return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1].numpy()
         except Exception as error:
             raise Refused(f"{type(error).__name__}: {error}") from error
 
@@ -208,8 +326,8 @@ class Gguf:
             kinds[type(value)](f"llama.{key}", value)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("default")
-        # Bytes as GPT-2's vocabulary writes them.
-        writer.add_token_list([chr(33 + i) if i < 94 else chr(0x100 + i) for i in range(VOCAB)])
+        # Bytes as GPT-2's vocabulary writes them, and what the merge makes.
+        writer.add_token_list([chr(33 + i) if i < 94 else chr(0x100 + i) for i in range(VOCAB - 1)] + ["!!"])
         writer.add_token_types([1] * VOCAB)
         writer.add_token_merges(["! !"])
         writer.add_bos_token_id(0)
@@ -230,11 +348,11 @@ class Gguf:
         if "divisors" in changes:
             writer.add_tensor("rope_freqs.weight", np.array(changes["divisors"], np.float32))
         writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
-        return path
+        return ["--model", path]
 
-    def logits(self, path):
+    def logits(self, options):
         """Log-probabilities, since llama.cpp's server tells no logits; in a process of its own, which a bad file may end."""
-        done = subprocess.run([sys.executable, __file__, "--llama-cpp", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([sys.executable, __file__, "--llama-cpp", options[1]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0:
             raise Refused((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
         return np.array(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -263,20 +381,21 @@ KINDS = [
     lambda: Folder("llama", transformers.LlamaConfig),
     lambda: Folder("mistral", transformers.MistralConfig, sliding_window=None),
     lambda: Folder("qwen2", transformers.Qwen2Config, sliding_window=8),
+    Lora,
     Gguf,
 ]
 
 
 def compare(kind, changes, binary, work):
     """(word, detail): equal, refused, or DIFFERENT."""
-    path = None
+    options = None
     try:
-        path = kind.write(changes, work)
-        theirs = kind.logits(path)
+        options = kind.write(changes, work)
+        theirs = kind.logits(options)
     except Refused as error:
         theirs = error
     try:
-        mine = ours(binary, path, work) if path else Refused("not tried")
+        mine = ours(binary, options, work) if options else Refused("not tried")
     except Refused as error:
         mine = error
     if isinstance(theirs, Refused):
@@ -285,7 +404,7 @@ def compare(kind, changes, binary, work):
         return "refused", str(mine)
     if isinstance(kind, Gguf):
         mine = mine.astype(np.float64) - np.log(np.exp(mine.astype(np.float64) - mine.max()).sum()) - mine.max()
-    error = float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+    error = float(np.abs(mine - theirs).max() / np.abs(theirs).max()) if mine.shape == theirs.shape else np.inf
     return ("equal", f"{error:.0e}") if error < BOUND else ("DIFFERENT", f"off by {error:.1e} of the largest logit")
 
 
@@ -293,28 +412,64 @@ def shown(value):
     return "missing" if value is MISSING else json.dumps(value)
 
 
-def run(kind, binary, work, fields):
-    rows, wrong = {}, []
+def run(kind, binary, work, fields, keep):
+    """Gives `keep` each field's (value, word)s as soon as they are known, and returns all fields of the kind."""
+    word, detail = compare(kind, {}, binary, work)
+    if word != "equal":
+        sys.exit(f"{kind.name}: the file that fields are set in is {word}: {detail}")
+    every = {}
     for field, value, changes in kind.cases():
+        every.setdefault(field, []).append((value, changes))
+    for field, cases in every.items():
         if not re.search(fields, field):
             continue
-        word, detail = compare(kind, changes, binary, work)
-        print(f"{word:16}{kind.name}: {field} = {shown(value)}: {detail[:160]}", flush=True)
-        rows.setdefault(field, []).append((shown(value), word))
-        if word == "DIFFERENT":
-            wrong.append(f"{kind.name}: {field} = {shown(value)}")
-    return rows, wrong
+        results = []
+        for value, changes in cases:
+            word, detail = compare(kind, changes, binary, work)
+            print(f"{word:16}{kind.name}: {field} = {shown(value)}: {' '.join(detail.split())[:200]}", flush=True)
+            results.append((shown(value), word))
+        keep(field, results)
+    return every
 
 
-def table(kind, rows):
-    lines = [f"## {kind.name}", "", f"Beside {kind.version}.", "", "| field | values |", "|---|---|"]
-    for field, results in rows.items():
-        words = {}
-        for value, word in results:
-            words.setdefault(word, []).append(value)
-        cells = "; ".join(f"{word}: " + ", ".join(f"`{value}`" for value in values) for word, values in words.items())
-        lines.append(f"| `{field}` | {cells} |")
-    return lines + [""]
+def row(field, results):
+    words = {}
+    for value, word in results:
+        words.setdefault(word, []).append(value)
+    cells = "; ".join(f"{word}: " + ", ".join(f"`{value.replace('|', chr(92) + '|')}`" for value in values) for word, values in words.items())
+    return f"| `{field}` | {cells} |"
+
+
+def counts(rows):
+    found = {}
+    for line in rows.values():
+        for word, values in re.findall(r"(equal|refused by both|refused there|refused|DIFFERENT): ((?:`[^`]*`(?:, )?)+)", line):
+            found[word] = found.get(word, 0) + values.count("`") // 2
+    return ", ".join(f"{found[word]} {word}" for word in ["equal", "refused", "refused there", "refused by both", "DIFFERENT"] if word in found)
+
+
+def read_tables(path):
+    """{name of a kind: (version, {field: its row})} of a file that `write_tables` wrote."""
+    tables = {}
+    if not path or not os.path.exists(path):
+        return tables
+    with open(path) as file:
+        for part in file.read().split("\n## ")[1:]:
+            version = re.search(r"^Beside (.*?)(?:\.|: .*)$", part, re.M)
+            rows = {re.match(r"\| `([^`]*)`", line)[1]: line for line in part.splitlines() if line.startswith("| `")}
+            tables[part.splitlines()[0]] = (version and version[1], rows)
+    return tables
+
+
+def write_tables(path, tables, order):
+    lines = [HEAD]
+    for name in sorted(tables, key=lambda name: order.index(name) if name in order else len(order)):
+        version, rows = tables[name]
+        lines += [f"## {name}", "", f"Beside {version}: {counts(rows)}.", "", "| field | values |", "|---|---|", *[rows[field] for field in sorted(rows)], ""]
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path + ".part", "w") as file:
+        file.write("\n".join(lines))
+    os.replace(path + ".part", path)
 
 
 HEAD = """# What is read as the program that wrote it means it
@@ -322,7 +477,8 @@ HEAD = """# What is read as the program that wrote it means it
 Made by `scripts/verify_meaning.py`; run it again after a change of what is read. Each field is set to the values beside it, one at
 a time, in a tiny model with random weights, and the logits after 40 tokens are compared. **equal**: within 1e-4 of the largest.
 **refused**: fourbit says that it does not read it. **refused there**: the other program does not read it, fourbit does; **refused by
-both**. Nothing may be different in silence.
+both**. Nothing may be different in silence. Adapters are made by PEFT with the field set, where its LoraConfig takes the value; else
+the field is put into the file of a plain one. llama.cpp tells log-probabilities, so these are compared with fourbit's for GGUF files.
 """
 
 
@@ -336,23 +492,33 @@ def main():
     arguments = parser.parse_args()
     if arguments.llama_cpp:
         return llama_cpp(arguments.llama_cpp)
-    lines, wrong = [HEAD], []
+    tables, order, wrong = read_tables(arguments.output), [], []
     with tempfile.TemporaryDirectory() as work:
         for make in KINDS:
             try:
                 kind = make()
-            except importlib.metadata.PackageNotFoundError as missing:
+            except (importlib.metadata.PackageNotFoundError, ImportError) as missing:
                 print(f"skip  a kind of file: {missing}", flush=True)
                 continue
+            order.append(kind.name)
             if arguments.only not in kind.name:
                 continue
-            rows, different = run(kind, arguments.fourbit, work, arguments.fields)
-            lines += table(kind, rows)
-            wrong += different
+            version, rows = tables.get(kind.name, (None, {}))
+            rows = rows if version == kind.version else {}
+            tables[kind.name] = (kind.version, rows)
+
+            def keep(field, results):
+                rows[field] = row(field, results)
+                wrong.extend(f"{kind.name}: {field} = {value}" for value, word in results if word == "DIFFERENT")
+                if arguments.output:
+                    write_tables(arguments.output, tables, order)
+
+            every = run(kind, arguments.fourbit, work, arguments.fields, keep)
+            for gone in set(rows) - set(every):
+                del rows[gone]
+            print(f"{kind.name}: {counts(rows)}", flush=True)
     if arguments.output:
-        os.makedirs(os.path.dirname(os.path.abspath(arguments.output)), exist_ok=True)
-        with open(arguments.output, "w") as file:
-            file.write("\n".join(lines))
+        write_tables(arguments.output, tables, order)
     sys.exit("different in silence: " + "; ".join(wrong) if wrong else 0)
 
 

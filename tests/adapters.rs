@@ -5,11 +5,14 @@ mod support;
 
 use fourbit::{
     adapter::LoraConfig,
+    data::Batch,
     evaluate,
     format::{Safetensors, peft},
     gpu::Gpu,
-    model::{LoadOptions, Model, Quantization},
+    method::{Merge, PipelineOptions, Rtn, quantize_model},
+    model::{LoadOptions, Model, Quantization, Source, load_adapter},
     quant::Scheme,
+    train::{Schedule, TrainConfig, Trainer},
 };
 use std::{fs, path::PathBuf};
 use support::gpu;
@@ -24,11 +27,17 @@ fn folder(name: &str) -> PathBuf {
     format!("{GOLDEN}/adapters/{name}").into()
 }
 
+fn index() -> serde_json::Value {
+    fourbit::format::read_json(folder("index.json")).unwrap()
+}
+
+fn ids() -> Vec<u32> {
+    index()["input_ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
 /// The last row of logits.
 fn last(model: &Model) -> Vec<f32> {
-    let index: serde_json::Value = fourbit::format::read_json(folder("index.json")).unwrap();
-    let ids: Vec<u32> = index["input_ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
-    let logits = evaluate::logits(model, &ids).unwrap();
+    let logits = evaluate::logits(model, &ids()).unwrap();
     logits[logits.len() - model.config.vocab_size..].to_vec()
 }
 
@@ -64,6 +73,66 @@ fn logits_are_those_of_peft_and_stay_so_when_saved_again() {
         model.save_adapter(again.path(), None).unwrap();
         model.load_adapter(again.path(), false).unwrap();
         assert_eq!(last(&model), before, "{name} saved again");
+    }
+}
+
+#[test]
+fn merged_floats_are_the_base_with_what_peft_adds() {
+    let Some(gpu) = gpu() else { return };
+    let golden = Safetensors::open(folder("logits.safetensors")).unwrap();
+    let source = Source::open(format!("{GOLDEN}/tiny/model")).unwrap();
+    let floats = |name: &str| {
+        let weight = format!("{name}.weight");
+        Ok(Some(source.packed(&weight, source.shape(&weight)?)?.dequantize()))
+    };
+    for name in ["pissa-sizes", "olora-rslora", "sizes-rslora"] {
+        let adapter = load_adapter(&gpu, &source.config, folder(name), false, &floats).unwrap();
+        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), adapter);
+        let model = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), &[ids()], |_| Ok(())).unwrap();
+        let got = apart(&last(&model), &golden.get(name).unwrap().to_f32().unwrap());
+        // The sum is rounded to f32 once more.
+        assert!(got < 1e-4, "{name}: {got:e}");
+    }
+}
+
+#[test]
+fn adapters_with_ranks_of_their_own_are_trained_as_peft_trains_them() {
+    let Some(gpu) = gpu() else { return };
+    let ids = ids();
+    let length = ids.len();
+    let batch = Batch {
+        batch: 1,
+        seq_len: length,
+        labels: ids.iter().map(|&id| id as i32).collect(),
+        input_ids: ids,
+        attention_mask: vec![1; length],
+        segment_ids: vec![1; length],
+        position_ids: (0..length as u32).collect(),
+    };
+    let index = index();
+    for name in ["sizes", "sizes-rslora"] {
+        let mut model = load(&gpu);
+        model.load_adapter(folder(name), true).unwrap();
+        let lr_scheduler_type = Schedule::Constant;
+        let config =
+            TrainConfig { learning_rate: 1e-2, lr_scheduler_type, max_seq_length: length, ..TrainConfig::default() };
+        let mut trainer = Trainer::new(model, config).unwrap();
+        for step in 0..4 {
+            let metrics = trainer.step(std::slice::from_ref(&batch)).unwrap();
+            let want = |what: &str| index["training"][name][what][step].as_f64().unwrap();
+            // f32 sums in another order, over four steps.
+            assert!((metrics.loss / want("loss") - 1.0).abs() < 1e-4, "{name}, step {step}: {}", metrics.loss);
+            let norm = metrics.grad_norm / want("grad_norm") - 1.0;
+            assert!(norm.abs() < 1e-3, "{name}, step {step}: {}", metrics.grad_norm);
+        }
+        // Saved, each module has its rank again.
+        let place = tempfile::tempdir().unwrap();
+        trainer.model().save_adapter(place.path(), None).unwrap();
+        let (saved, first) = (peft::Adapter::open(place.path()).unwrap(), peft::Adapter::open(folder(name)).unwrap());
+        assert_eq!(saved.modules(), first.modules());
+        for module in first.modules() {
+            assert_eq!(saved.config.rank(module).unwrap(), first.config.rank(module).unwrap(), "{name}: {module}");
+        }
     }
 }
 
@@ -129,6 +198,8 @@ fn adapters_of_other_programs_are_refused_by_what_they_are() {
     let place = edited("regex", "r", serde_json::json!(2));
     fs::rename(place.path().join(peft::TENSORS), place.path().join("adapter_model.bin")).unwrap();
     refused(model.load_adapter(place.path(), false), &["adapter_model.bin", "save_pretrained"]);
+    fs::rename(place.path().join("adapter_model.bin"), place.path().join("adapters.safetensors")).unwrap();
+    refused(model.load_adapter(place.path(), false), &["adapters.safetensors", "MLX", "mlx_lm.fuse"]);
     let mlx =
         serde_json::json!({"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 8, "scale": 20.0}});
     fs::write(place.path().join(peft::CONFIG), mlx.to_string()).unwrap();

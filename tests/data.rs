@@ -282,7 +282,8 @@ fn a_templates_refusal_names_the_row() {
 /// The byte-level vocabulary with a template that ends turns with `<|im_end|>`.
 fn tokenizer(template: &str) -> Tokenizer {
     let mut v = vocab(&golden(), "byte_level");
-    (v.bos, v.eos, v.chat_template) = (Some(0), Some(2), Some(template.into()));
+    (v.bos, v.eos) = (Some(0), Some(2));
+    v.chat_templates = vec![("default".to_owned(), template.into())];
     Tokenizer::from_gguf(&v, "golden").unwrap()
 }
 
@@ -461,7 +462,8 @@ fn answers_are_found_in_layouts_that_hide_them() {
 /// The answers' tokens by a template over the byte-level vocabulary, each turn as text.
 fn learned(template: &str, messages: &[Message]) -> Result<Vec<String>> {
     let mut v = vocab(&golden(), "byte_level");
-    (v.bos, v.eos, v.chat_template) = (Some(0), Some(2), Some(template.into()));
+    (v.bos, v.eos) = (Some(0), Some(2));
+    v.chat_templates = vec![("default".to_owned(), template.into())];
     let t = Tokenizer::from_gguf(&v, "golden")?;
     let set = Dataset::from_rows(&[Row::Chat(messages.to_vec().into())], Some(&t), &options())?;
     let example = &set.examples()[0];

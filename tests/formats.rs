@@ -459,6 +459,9 @@ fn adapters_beyond_plain_lora_are_refused() {
         ("peft_type", r#""IA3""#),
         ("peft_type", "null"),
         ("use_dora", "true"),
+        ("kasa_config", "{}"),
+        ("velora_config", "{}"),
+        ("use_bdlora", "{}"),
         ("bias", r#""all""#),
         ("modules_to_save", r#"["lm_head"]"#),
         ("rank_pattern", r#"{"q_proj": 0}"#),
@@ -485,6 +488,8 @@ fn adapters_beyond_plain_lora_are_refused() {
     let mut tolerated = json.clone();
     tolerated["a_field_of_tomorrow"] = serde_json::Value::Null;
     tolerated["target_modules"] = "all-linear".into();
+    tolerated["megatron_config"] = serde_json::json!({});
+    tolerated["runtime_config"] = serde_json::json!({"ephemeral_gpu_offload": true});
     fs::write(&path, tolerated.to_string()).unwrap();
     assert_eq!(peft::AdapterConfig::read(&path).unwrap().targets.modules, peft::TargetModules::AllLinear);
     fs::write(&path, "[1]").unwrap();

@@ -40,6 +40,20 @@ fn snippets_are_rendered_as_jinja2_renders_them() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), snippets.len(), wrong.join("\n"));
 }
 
+#[test]
+fn what_jinja2_reads_and_minijinja_does_not_is_refused_by_name() {
+    for (source, words) in [
+        ("{% macro f(x) %}{{ x }}{{ varargs | length }}{% endmacro %}{{ f(1, 2) }}", "varargs"),
+        ("{% macro f() %}{{ kwargs }}{% endmacro %}{{ f(q=2) }}", "kwargs"),
+        ("{% call(x) f() %}{{ kwargs.q }}{% endcall %}", "kwargs"),
+        ("{{ 'a\\N{BULLET}' }}", "\\N{...}"),
+        ("{{ '\\ud83d\\ude42' }}", "\"d83d\""),
+    ] {
+        let error = ChatTemplate::new(source, Vec::new(), Path::new("t")).map(drop).unwrap_err().to_string();
+        assert!(error.contains("chat template") && error.contains(words), "{source}: {error}");
+    }
+}
+
 /// FNV-1a of 64 bits, as `scripts/make_template_golden.py` takes it.
 fn digest(text: &str) -> String {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
@@ -174,7 +188,7 @@ fn tokenizer(source: &str) -> Result<Tokenizer> {
         }
     }
     (vocab.bos, vocab.eos) = (id(&vocab, "<s>"), id(&vocab, "</s>"));
-    vocab.chat_template = Some(source.to_owned());
+    vocab.chat_templates = vec![("default".to_owned(), source.to_owned())];
     Tokenizer::from_gguf(&vocab, "templates")
 }
 

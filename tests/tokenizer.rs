@@ -6,7 +6,7 @@ mod text;
 use std::fs;
 
 use fourbit::Error;
-use fourbit::format::Gguf;
+use fourbit::format::{Gguf, gguf::MetaValue};
 use fourbit::tokenizer::{ChatContext, GgufVocab, Message, Tokenizer};
 use serde_json::json;
 use text::{chatml, file, folder, golden, numbers, strings, vocab};
@@ -97,7 +97,7 @@ fn a_saved_tokenizer_is_the_same_tokenizer() {
     for name in ["byte_level", "sentencepiece"] {
         let mut v = vocab(&golden, name);
         (v.bos, v.eos, v.more_eos) = (Some(1), Some(2), vec![0]);
-        v.chat_template = Some("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}".into());
+        v.chat_templates = template("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}");
         let t = Tokenizer::from_gguf(&v, "golden").unwrap();
         assert!(t.eos_ids().starts_with(&[2, 0]));
         let dir = folder();
@@ -213,10 +213,20 @@ fn added_tokens_and_special_tokens_are_read_as_transformers_reads_them() {
     let dir = beside(&[base(json!({})), ("added_tokens.json", json!({"<new>": 1030}))]);
     let message = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
     assert!(message.contains("\"<new>\" the id 1030") && message.contains("1024"), "{message}");
-    for (value, words) in [(json!("2"), "got \"2\""), (json!([2, -3]), "got -3"), (json!(1.5), "1.5")] {
+    for (value, words) in [(json!("2"), "got \"2\""), (json!([2, -3]), "got [2,-3]"), (json!(1.5), "1.5")] {
         let dir = beside(&[base(json!({})), ("generation_config.json", json!({"eos_token_id": value}))]);
         let message = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
         assert!(message.contains("generation_config.json: eos_token_id") && message.contains(words), "{message}");
+    }
+    for (token, words) in [
+        (json!({"content": "<new>", "lstrip": "yes"}), "lstrip: expected true or false, got \"yes\""),
+        (json!({"content": 1}), "content: expected a text, got 1"),
+        (json!("<new>"), "expected an object"),
+        (json!({}), "a token's id and an object with content"),
+    ] {
+        let dir = beside(&[base(json!({"added_tokens_decoder": {"1024": token}}))]);
+        let message = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("added_tokens_decoder") && message.contains(words), "{message}");
     }
 }
 
@@ -247,6 +257,17 @@ fn templates_have_names_and_places() {
     assert_eq!(render(dir.path(), true).unwrap(), "T");
     let message = render(dir.path(), false).unwrap_err().to_string();
     assert!(message.contains("expected one named default, got [tool_use, rag]"), "{message}");
+    // A GGUF file of it has them under names that gguf's writer allows.
+    let dir = beside(&[named(json!({"tool_use": "T", "default": "D", "r-a.g": "R"}))]);
+    let t = Tokenizer::from_dir(dir.path()).unwrap();
+    let entries = t.gguf_vocab(8).unwrap().metadata();
+    let get = |key: &str| entries.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+    let text = |text: &str| Some(MetaValue::Text(text.to_owned()));
+    let under = |name: &str| get(&format!("tokenizer.chat_template{name}"));
+    assert_eq!([under(""), under(".tool_use"), under(".r_a_g")], [text("D"), text("T"), text("R")]);
+    let MetaValue::Texts(mut names) = get("tokenizer.chat_templates").unwrap() else { panic!("a list of names") };
+    names.sort();
+    assert_eq!(names, ["r_a_g", "tool_use"]);
     let dir = beside(&[("chat_template.jinja", json!("a\r\n{{ 'b\r\nc' }}\rd"))]);
     assert_eq!(render(dir.path(), false).unwrap(), "a\nb\nc\nd");
 }
@@ -281,7 +302,7 @@ fn a_text_gets_one_bos() {
 fn the_token_behind_an_answer_ends_generation() {
     let ends = |template: &str, eos: u32| {
         let mut v = vocab(&golden(), "byte_level");
-        (v.bos, v.eos, v.chat_template) = (Some(3), Some(eos), Some(template.into()));
+        (v.bos, v.eos, v.chat_templates) = (Some(3), Some(eos), self::template(template));
         // By name alone they would end generation too.
         v.tokens.iter_mut().filter(|t| *t == "<|im_end|>").for_each(|t| *t = "<|over|>".into());
         Tokenizer::from_gguf(&v, "golden").unwrap().eos_ids().to_vec()
@@ -324,6 +345,11 @@ fn gguf_vocabularies_that_lie_are_refused() {
     }
 }
 
+/// One chat template, which serves every conversation.
+fn template(source: &str) -> Vec<(String, String)> {
+    vec![("default".to_owned(), source.to_owned())]
+}
+
 /// Metadata of a GGUF file: a key, its type number and its bytes.
 fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     [&gguf_text(key)[..], &kind.to_le_bytes(), value].concat()
@@ -347,7 +373,7 @@ fn a_gguf_files_metadata_is_the_tokenizer() {
     const ARRAY: u32 = 9;
     let mut v = vocab(&golden(), "sentencepiece");
     (v.bos, v.eos, v.more_eos, v.add_bos) = (Some(1), Some(2), vec![7], Some(true));
-    v.chat_template = Some("{{ messages[0].content }}".into());
+    v.chat_templates = template("{{ messages[0].content }}");
     let tokens: Vec<_> = v.tokens.iter().map(|t| gguf_text(t)).collect();
     let kinds: Vec<_> = v.token_types.iter().map(|t| t.to_le_bytes().to_vec()).collect();
     let scores: Vec<_> = v.scores.iter().map(|s| s.to_le_bytes().to_vec()).collect();
@@ -374,6 +400,40 @@ fn a_gguf_files_metadata_is_the_tokenizer() {
     let t = Tokenizer::open(&path).unwrap().unwrap();
     assert_eq!((t.eos_ids(), t.encode("cat", true).unwrap()[0]), (&[2, 7][..], 1));
     assert_eq!(t.apply_chat_template(&[Message::new("user", "Hi")], true).unwrap(), "Hi");
+    // Templates by name, as llama.cpp and the package gguf write them.
+    let names = gguf_array(TEXT, &[gguf_text("tool_use")]);
+    let named = [
+        entry("tokenizer.chat_template.tool_use", TEXT, &gguf_text("{{ tools | length }} tools")),
+        entry("tokenizer.chat_templates", ARRAY, &names),
+    ];
+    write(&[&entries[..], &named[..]].concat());
+    let t = Tokenizer::open(&path).unwrap().unwrap();
+    let render = |tools: Option<serde_json::Value>| {
+        let context = ChatContext { tools, ..ChatContext::default() };
+        t.chat_template().render(&[Message::new("user", "Hi")], &context, false).unwrap()
+    };
+    assert_eq!((render(None), render(Some(json!([1, 2])))), ("Hi".to_owned(), "2 tools".to_owned()));
+    let message = |more: &[Vec<u8>]| {
+        write(&[&entries[..], more].concat());
+        Tokenizer::open(&path).unwrap_err().to_string()
+    };
+    let lost = message(&named[1..]);
+    assert!(lost.contains("names tool_use, and there is no tokenizer.chat_template.tool_use"), "{lost}");
+    for (key, kind, value, expected) in [
+        ("padding_token_id", TEXT, gguf_text("2"), "tokenizer.ggml.padding_token_id: expected a whole number"),
+        ("padding_token_id", I32, (-1i32).to_le_bytes().to_vec(), "from 0 to 4294967295, got -1"),
+        (
+            "add_eos_token",
+            U32,
+            1u32.to_le_bytes().to_vec(),
+            "tokenizer.ggml.add_eos_token: expected true or false, got 1",
+        ),
+        ("pre", U32, 1u32.to_le_bytes().to_vec(), "tokenizer.ggml.pre: expected a text, got 1"),
+        ("add_mid_token", BOOL, vec![1], "tokenizer.ggml.add_mid_token is true: this field is not known"),
+    ] {
+        let message = message(&[entry(&format!("tokenizer.ggml.{key}"), kind, &value)]);
+        assert!(message.contains(expected), "{message}");
+    }
     write(&entries[1..]);
     assert!(Tokenizer::open(&path).unwrap().is_none());
     write(&entries[..1]);

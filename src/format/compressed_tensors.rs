@@ -48,7 +48,7 @@ enum Inputs {
 }
 
 impl Inputs {
-    /// `None` for another rounding than those that are known. Errors: Format.
+    /// `None` for another rounding than those that are known. Errors: Format, also for fields that are not known.
     fn of(args: Option<Fields<'_>>) -> Result<Option<Inputs>> {
         let Some(f) = args else { return Ok(Some(Inputs::AsTheyAre)) };
         let (kind, bits) = (f.text("type")?.unwrap_or("int"), f.extent_or("num_bits", 8)?);
@@ -56,7 +56,19 @@ impl Inputs {
         // Besides true and false, "local" is known there.
         let dynamic =
             if f.get("dynamic").is_some_and(Value::is_string) { None } else { Some(f.flag("dynamic", false)?) };
-        Ok(match (symmetric, dynamic, f.nullable_text("strategy")?) {
+        let strategy = f.nullable_text("strategy")?;
+        // The strategy tells the extents, and what was observed is in the scales.
+        f.ignore(&[
+            "group_size",
+            "block_structure",
+            "actorder",
+            "observer",
+            "observer_kwargs",
+            "scale_dtype",
+            "zp_dtype",
+        ]);
+        f.refuse_unknown()?;
+        Ok(match (symmetric, dynamic, strategy) {
             (true, Some(true), Some("token")) => Some(Inputs::Dynamic),
             (true, Some(false), Some("tensor") | None) => Some(Inputs::Static),
             _ => None,
@@ -449,6 +461,22 @@ impl Checkpoint for CompressedTensors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_of_inputs_that_are_not_known_are_refused() {
+        let of = |field: &str, value: Value| {
+            let mut args = json!({"type": "int", "num_bits": 8, "symmetric": true, "dynamic": true, "strategy": "token",
+                "group_size": null, "block_structure": null, "actorder": null, "observer": null, "observer_kwargs": {}});
+            args[field] = value;
+            let group = json!({"input_activations": args});
+            let group = Fields::new(&group, "config.json".as_ref()).unwrap();
+            Inputs::of(group.object("input_activations").unwrap()).map_err(|e| e.to_string())
+        };
+        assert_eq!(of("scale_dtype", Value::Null), Ok(Some(Inputs::Dynamic)));
+        assert_eq!(of("rotation", Value::Null), Ok(Some(Inputs::Dynamic)));
+        let message = of("rotation", json!("hadamard")).unwrap_err();
+        assert!(message.contains("input_activations.rotation is \"hadamard\": this field is not known"), "{message}");
+    }
 
     #[test]
     fn inputs_that_cannot_be_rounded_as_told_are_named() {

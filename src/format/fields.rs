@@ -176,6 +176,18 @@ impl<'a> Fields<'a> {
         self.typed(name, "a list of texts or null", texts)
     }
 
+    /// The token ids of a field such as `eos_token_id`: one, a list of them, or null or -1 for none. Errors: Format.
+    pub fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = self.typed(name, "a token id, a list of them, or null", |value| match value {
+            Value::Null => Some(Vec::new()),
+            Value::Array(list) => list.iter().map(id).collect(),
+            one if one.as_i64() == Some(-1) => Some(Vec::new()),
+            one => id(one).map(|id| vec![id]),
+        })?;
+        Ok(ids.unwrap_or_default())
+    }
+
     /// Which of these values the field has; `None` where it is missing. Errors: Format for any other, null too.
     pub fn one_of<'k>(&self, name: &str, known: &[&'k str]) -> Result<Option<&'k str>> {
         let expected = format!("one of {}", known.join(", "));
@@ -256,6 +268,10 @@ mod tests {
         assert!(error(f.text("one")).contains("one: expected a text, got 1"));
         assert!(error(f.one_of("flag", &["silu", "gelu"])).contains("one of silu, gelu"));
         assert!(error(f.object("one")).contains("an object"));
+        assert!(
+            error(f.token_ids("flag")).contains("flag: expected a token id, a list of them, or null, got \"false\"")
+        );
+        assert_eq!((f.token_ids("one").unwrap(), f.token_ids("null").unwrap()), (vec![1], vec![]));
         assert_eq!(error(f.extent("absent")), "dir/config.json: absent is missing");
         assert!(error(Fields::new(&json!([1]), Path::new("x"))).contains("expected a JSON object, got [1]"));
     }

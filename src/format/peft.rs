@@ -202,29 +202,26 @@ fn check_supported(fields: &Fields) -> Result<()> {
     if !task.is_null() && task != "CAUSAL_LM" {
         return unsupported("task_type", task, "CAUSAL_LM");
     }
-    // Each of these changes the forward pass or adds trained tensors when it is set.
-    const UNSET: [&str; 14] = [
+    // Each of these changes the forward pass or adds trained tensors when it is set; an empty list or object sets none.
+    const UNSET: [&str; 9] = [
         "use_dora",
         "use_qalora",
-        "use_bdlora",
         "lora_bias",
         "alora_invocation_tokens",
-        "arrow_config",
-        "kasa_config",
         "layer_replication",
         "megatron_config",
         "modules_to_save",
-        "monteclora_config",
         "target_parameters",
         "trainable_token_indices",
-        "velora_config",
     ];
-    for name in UNSET {
+    // So does each of these, and an empty object is one with its defaults.
+    const NULL: [&str; 5] = ["arrow_config", "kasa_config", "monteclora_config", "use_bdlora", "velora_config"];
+    for name in UNSET.into_iter().chain(NULL) {
         let value = fields.get(name).unwrap_or(&null);
         let set = match value {
             Value::Null | Value::Bool(false) => false,
             Value::Array(items) => !items.is_empty(),
-            Value::Object(items) => !items.is_empty(),
+            Value::Object(items) => !items.is_empty() || NULL.contains(&name),
             _ => true,
         };
         if set {
@@ -246,6 +243,7 @@ fn check_supported(fields: &Fields) -> Result<()> {
         "peft_version",
         "qalora_group_size",
         "revision",
+        "runtime_config",
     ]);
     Ok(())
 }

@@ -59,6 +59,11 @@ impl Config {
         Ok(Config { json, ..config })
     }
 
+    /// `attention_dropout`, the share of attention weights that transformers drops in training; nothing is dropped here.
+    pub fn attention_dropout(&self) -> f64 {
+        self.json.get("attention_dropout").and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
     /// Whether a model of this configuration has a tensor of this name.
     pub(super) fn has(&self, tensor: &str) -> bool {
         if ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"].contains(&tensor) {
@@ -151,6 +156,13 @@ mod tests {
         let c = read(|_| ()).unwrap();
         assert_eq!((c.head_dim, c.rope_theta, c.rope_scaling), (16, 10000.0, RopeScaling::None));
         assert!(!c.qkv_bias && !c.tie_embeddings);
+    }
+
+    #[test]
+    fn attention_dropout_is_known() {
+        assert_eq!(read(|_| ()).unwrap().attention_dropout(), 0.0);
+        assert_eq!(read(|j| j["attention_dropout"] = 0.25.into()).unwrap().attention_dropout(), 0.25);
+        assert!(read(|j| j["attention_dropout"] = "0.1".into()).unwrap_err().to_string().contains("a number or null"));
     }
 
     #[test]

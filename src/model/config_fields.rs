@@ -37,6 +37,8 @@ pub(super) fn read(f: &Fields<'_>) -> Result<Config> {
         "qwen2" => QWEN2,
         _ => LLAMA,
     };
+    // It has no part in inference; training tells of it.
+    f.nullable_number("attention_dropout", None)?;
     // PyTorch has two names for one function.
     f.one_of("hidden_act", &["silu", "swish"])?;
     refuse_options(f)?;

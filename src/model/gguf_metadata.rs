@@ -47,6 +47,9 @@ pub(super) fn metadata(
             // What describes the old file's bytes does not hold for the new one.
             let stays =
                 |key: &&str| !key.starts_with("split.") && !key.starts_with("quantize.") && *key != "general.alignment";
+            // A tokenizer brings all of its templates, so that none of another is left beside them.
+            let others = extra.iter().any(|(key, _)| key.starts_with("tokenizer."));
+            let stays = |key: &&str| stays(key) && !(others && key.starts_with("tokenizer.chat_template"));
             gguf.keys().filter(stays).filter_map(|key| Some((key.to_owned(), gguf.raw(key)?))).collect()
         }
         None => of_config(source)?,

@@ -3,8 +3,10 @@
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, State};
 
+use super::comparison;
 use super::jinja::{ITERATE, MODULO};
 use super::python::{self, Json, refused};
+use super::views::{self, Range, View};
 
 /// Registers everything.
 pub(super) fn register(env: &mut Environment<'static>) {
@@ -60,10 +62,14 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.remove_global("debug");
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_test("sequence", |value: &Value| {
-        value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+        value.is_undefined()
+            || matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+            || value.downcast_object_ref::<Range>().is_some()
     });
     env.add_test("integer", |value: &Value| value.kind() == ValueKind::Number && value.is_integer());
     env.add_test("callable", is_callable);
+    comparison::register(env);
+    views::register(env);
 }
 
 /// What a loop goes over: anything but `None`. A text goes by its characters.
@@ -303,7 +309,7 @@ fn map_method(value: &Value, name: &str, args: &[Value]) -> Option<Result<Value,
             Ok(if found.is_undefined() { default.unwrap_or(Value::from(())) } else { found })
         }),
         _ if CHANGING.contains(&name) => Err(refused(format!("access to attribute {name} of a dict is unsafe"))),
-        _ => return None,
+        _ => return View::of(value, name),
     })
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::template::DEFAULT;
 use super::{Parts, SPECIAL, Tokenizer, token_text};
 use crate::error::{Error, Result};
+use crate::format::fields::Fields;
 
 pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
@@ -18,7 +19,7 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let mut eos_ids = Vec::new();
     for file in ["generation_config.json", "config.json"] {
         let path = dir.join(file);
-        eos_ids.extend(ids(object(&path)?.get("eos_token_id"), &path)?);
+        eos_ids.extend(Fields::owned(object(&path)?, &path).token_ids("eos_token_id")?);
     }
     let (templates, from_files) = templates(dir, &config)?;
     if from_files {
@@ -38,21 +39,6 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&bytes).map_err(|e| Error::format(path, format!("expected a JSON object: {e}")))
 }
 
-/// `eos_token_id`: an id or a list of ids. Errors: Format for anything else.
-fn ids(value: Option<&Value>, path: &Path) -> Result<Vec<u32>> {
-    let id = |v: &Value| {
-        let wrong = || Error::format(path, format!("eos_token_id: expected a token id or a list of them, got {v}"));
-        v.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(wrong)
-    };
-    match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(id).collect(),
-        // Configurations of some models name none by -1.
-        Some(one) if one.as_i64() == Some(-1) => Ok(Vec::new()),
-        Some(one) => id(one).map(|id| vec![id]),
-    }
-}
-
 /// A token that files beside `tokenizer.json` add.
 struct Added {
     content: String,
@@ -67,15 +53,20 @@ struct Added {
 /// the configuration's, and `added_tokens.json` read, as in transformers.
 fn added_tokens(dir: &Path, config: &mut Map<String, Value>) -> Result<Vec<Added>> {
     let mut added = Vec::new();
-    if let Some(decoder) = config.get("added_tokens_decoder").and_then(Value::as_object) {
-        for (id, token) in decoder {
-            let wrong = || {
-                let message = format!("added_tokens_decoder.{id}: expected a token's id and an object with content");
-                Error::format(dir.join("tokenizer_config.json"), message)
-            };
-            let id: u64 = id.parse().map_err(|_| wrong())?;
-            let content = token.get("content").and_then(Value::as_str).ok_or_else(wrong)?.to_owned();
-            let entry = token.as_object().cloned().unwrap_or_default();
+    let path = dir.join("tokenizer_config.json");
+    let fields = Fields::owned(config.clone(), &path);
+    if let Some(decoder) = fields.object("added_tokens_decoder")? {
+        for name in decoder.names() {
+            let wrong = || decoder.fail(name, "a token's id and an object with content");
+            let id: u64 = name.parse().map_err(|_| wrong())?;
+            let token = decoder.object(name)?.ok_or_else(wrong)?;
+            let content = token.text("content")?.ok_or_else(wrong)?.to_owned();
+            let mut entry = Map::new();
+            for flag in ["single_word", "lstrip", "rstrip", "normalized", "special"] {
+                if token.get(flag).is_some() {
+                    entry.insert(flag.to_owned(), token.flag(flag, false)?.into());
+                }
+            }
             added.push(Added { content, id: Some(id), entry });
         }
     } else {

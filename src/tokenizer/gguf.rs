@@ -41,8 +41,8 @@ pub struct GgufVocab {
     pub add_eos: Option<bool>,
     /// `ggml.add_space_prefix` (`llama` models; yes where absent).
     pub add_space_prefix: Option<bool>,
-    /// `chat_template`.
-    pub chat_template: Option<String>,
+    /// `chat_template`, and those by name: `chat_template.NAME`.
+    pub chat_templates: Vec<(String, String)>,
 }
 
 pub(super) const NORMAL: i32 = 1;
@@ -83,7 +83,7 @@ pub(super) fn build(vocab: &GgufVocab, path: &Path) -> Result<Tokenizer> {
         json: json.to_string().into_bytes(),
         config: config(vocab),
         eos_ids: vocab.more_eos.iter().copied().chain(ends::by_name(&vocab.tokens)).collect(),
-        templates: vocab.chat_template.iter().map(|source| (DEFAULT.to_owned(), source.clone())).collect(),
+        templates: vocab.chat_templates.clone(),
         path,
     }
     .build()
@@ -113,39 +113,60 @@ fn check(vocab: &GgufVocab, path: &Path) -> Result<()> {
 }
 
 impl GgufVocab {
-    /// Reads the metadata of a mapped file. Errors: [`Error::Format`] for entries of another type, or without
-    /// `tokenizer.ggml.model` and `tokenizer.ggml.tokens`.
+    /// Reads the metadata of a mapped file. Errors: [`Error::Format`] for entries of another type, for keys of a tokenizer that
+    /// are not known, or without `tokenizer.ggml.model` and `tokenizer.ggml.tokens`.
     pub fn read(file: &Gguf) -> Result<GgufVocab> {
-        let missing = |key: &str| Error::format(file.path(), format!("no {key}, so there is no tokenizer in it"));
-        let text = |key: &str| Ok::<_, Error>(file.text(key)?.map(String::from));
-        let texts = |key: &str| Ok::<_, Error>(file.texts(key)?.map(|v| v.into_iter().map(String::from).collect()));
-        let numbers = |key: &str| Ok::<_, Error>(file.numbers(key)?.unwrap_or_default());
-        let id = |key: &str| {
-            let value = file.uint(key)?;
-            let bad = |_| Error::format(file.path(), format!("{key}: {} is no token id", value.unwrap_or(0)));
-            value.map(u32::try_from).transpose().map_err(bad)
+        let fields = file.fields("tokenizer.ggml.")?;
+        let missing = |name: &str| {
+            Error::format(file.path(), format!("no tokenizer.ggml.{name}, so there is no tokenizer in it"))
+        };
+        let text = |name: &str| Ok::<_, Error>(fields.text(name)?.map(String::from));
+        // Lists as long as a vocabulary are read from where they lie.
+        let texts = |name: &str| {
+            fields.ignore(&[name]);
+            let list = file.texts(&format!("tokenizer.ggml.{name}"))?;
+            Ok::<Option<Vec<String>>, Error>(list.map(|list| list.into_iter().map(String::from).collect()))
+        };
+        let numbers = |name: &str| {
+            fields.ignore(&[name]);
+            Ok::<_, Error>(file.numbers(&format!("tokenizer.ggml.{name}"))?.unwrap_or_default())
+        };
+        let id = |name: &str| {
+            let id = fields.integer(&format!("{name}_token_id"), 0..=u32::MAX.into())?;
+            Ok::<_, Error>(id.map(|id| id as u32))
+        };
+        let flag = |name: &str| match fields.get(name) {
+            None => Ok(None),
+            Some(_) => fields.flag(name, false).map(Some),
         };
         let mut more = Vec::new();
         for name in ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"] {
-            more.push(id(&format!("tokenizer.ggml.{name}_token_id"))?);
+            more.push(id(name)?);
         }
-        Ok(GgufVocab {
-            model: text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?,
-            pre: text("tokenizer.ggml.pre")?,
-            tokens: texts("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?,
-            token_types: numbers("tokenizer.ggml.token_type")?.into_iter().map(|t| t as i32).collect(),
-            merges: texts("tokenizer.ggml.merges")?.unwrap_or_default(),
-            scores: numbers("tokenizer.ggml.scores")?.into_iter().map(|s| s as f32).collect(),
-            bos: id("tokenizer.ggml.bos_token_id")?,
-            eos: id("tokenizer.ggml.eos_token_id")?,
+        let vocab = GgufVocab {
+            model: text("model")?.ok_or_else(|| missing("model"))?,
+            pre: text("pre")?,
+            tokens: texts("tokens")?.ok_or_else(|| missing("tokens"))?,
+            token_types: numbers("token_type")?.into_iter().map(|t| t as i32).collect(),
+            merges: texts("merges")?.unwrap_or_default(),
+            scores: numbers("scores")?.into_iter().map(|s| s as f32).collect(),
+            bos: id("bos")?,
+            eos: id("eos")?,
             more_eos: more.into_iter().flatten().collect(),
-            pad: id("tokenizer.ggml.padding_token_id")?,
-            unk: id("tokenizer.ggml.unknown_token_id")?,
-            add_bos: file.flag("tokenizer.ggml.add_bos_token")?,
-            add_eos: file.flag("tokenizer.ggml.add_eos_token")?,
-            add_space_prefix: file.flag("tokenizer.ggml.add_space_prefix")?,
-            chat_template: text("tokenizer.chat_template")?,
-        })
+            pad: id("padding")?,
+            unk: id("unknown")?,
+            add_bos: flag("add_bos_token")?,
+            add_eos: flag("add_eos_token")?,
+            add_space_prefix: flag("add_space_prefix")?,
+            chat_templates: chat_templates(file)?,
+        };
+        // What other kinds of vocabularies (BERT's, T5's) or infilling want.
+        fields.ignore(&["token_type_count", "add_sep_token", "remove_extra_whitespaces", "precompiled_charsmap"]);
+        for name in ["seperator", "cls", "mask", "fim_pre", "fim_suf", "fim_mid", "prefix", "suffix", "middle"] {
+            id(name)?;
+        }
+        fields.refuse_unknown()?;
+        Ok(vocab)
     }
 
     fn token_type(&self, id: usize) -> i32 {
@@ -169,6 +190,27 @@ impl GgufVocab {
     fn ids_by_token(&self) -> Map<String, Value> {
         self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect()
     }
+}
+
+/// The template, and those by name, as llama.cpp and the package gguf write them. Errors: Format, also where
+/// `tokenizer.chat_templates` lists a name that has none.
+fn chat_templates(file: &Gguf) -> Result<Vec<(String, String)>> {
+    let mut templates = Vec::new();
+    for key in file.keys().filter(|key| key.starts_with("tokenizer.chat_template")) {
+        match key.strip_prefix("tokenizer.chat_template").and_then(|rest| rest.strip_prefix('.')) {
+            Some(name) => templates.push((name.to_owned(), file.text(key)?)),
+            None if key == "tokenizer.chat_template" => templates.push((DEFAULT.to_owned(), file.text(key)?)),
+            None => {}
+        }
+    }
+    for name in file.texts("tokenizer.chat_templates")?.unwrap_or_default() {
+        if !templates.iter().any(|(known, _)| known == name) {
+            let message =
+                format!("tokenizer.chat_templates names {name}, and there is no tokenizer.chat_template.{name}");
+            return Err(Error::format(file.path(), message));
+        }
+    }
+    Ok(templates.into_iter().filter_map(|(name, source)| Some((name, source?.to_owned()))).collect())
 }
 
 /// Control tokens are special; user-defined ones are only matched whole.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::gguf::{BYTE, CONTROL, LLAMA3, NORMAL, QWEN2, TEKKEN, UNKNOWN, UNUSED, USER_DEFINED};
+use super::template::DEFAULT;
 use super::{GgufVocab, Tokenizer, begins_with, token_text};
 use crate::error::{Error, Result};
 use crate::format::gguf::MetaValue;
@@ -32,7 +33,7 @@ impl Tokenizer {
             add_bos: Some(begins_with(&self.inner, self.bos)),
             add_eos: Some(self.encode("a", true)?.last().copied() == self.eos && self.eos.is_some()),
             add_space_prefix: Some(json["normalizer"].to_string().contains("\"Prepend\"")),
-            chat_template: self.has_template.then(|| self.template.source().to_owned()),
+            chat_templates: if self.has_template { self.template.named().to_vec() } else { Vec::new() },
             ..GgufVocab::default()
         };
         self.list_tokens(&json, rows, &mut vocab)?;
@@ -100,7 +101,19 @@ impl GgufVocab {
         add("ggml.add_bos_token", flag(self.add_bos));
         add("ggml.add_eos_token", flag(self.add_eos));
         add("ggml.add_space_prefix", flag(self.add_space_prefix));
-        add("chat_template", text(&self.chat_template));
+        // As the package gguf writes several: other signs than letters and digits become underscores.
+        let mut names = Vec::new();
+        for (name, source) in &self.chat_templates {
+            let source = Some(MetaValue::Text(source.clone()));
+            if name == DEFAULT {
+                add("chat_template", source);
+                continue;
+            }
+            let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+            add(&format!("chat_template.{name}"), source);
+            names.push(name);
+        }
+        add("chat_templates", (!names.is_empty()).then_some(MetaValue::Texts(names)));
         entries
     }
 }

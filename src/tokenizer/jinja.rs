@@ -3,21 +3,31 @@
 //! * Line ends become `\n`.
 //! * `{% generation %}` … `{% endgeneration %}` become a call block of [`GENERATION`], which marks its text or leaves it.
 //! * `a % b` becomes `MODULO(a, b)`, since minijinja has no `%` on texts.
+//! * `a < b` and the like become `COMPARE('<', a, b)`, and `a in b` becomes `CONTAINS(a, b)`: what Python does not compare is an
+//!   error.
+//! * Escapes in texts become those that minijinja has.
+//! * `varargs` and `kwargs` of macros are refused, since minijinja has none.
 //! * `{% for x in value %}` becomes `{% for x in ITERATE(value) %}`, which refuses `None` as Python does.
 //!
 //! Only expressions are looked into, and only as far as these need; errors stay minijinja's, on the same lines.
 
 use std::collections::BTreeSet;
 
+use super::literal;
+
 /// The function that a generation block calls.
 pub(super) const GENERATION: &str = "__generation";
 /// The function of `%`.
 pub(super) const MODULO: &str = "__modulo";
+/// The function of `<`, `>`, `<=` and `>=`.
+pub(super) const COMPARE: &str = "__compare";
+/// The function of `in`.
+pub(super) const CONTAINS: &str = "__contains";
 /// The function around what a loop goes over.
 pub(super) const ITERATE: &str = "__iterate";
 
-/// The template as minijinja takes it.
-pub(super) fn prepared(source: &str) -> String {
+/// The template as minijinja takes it. Errors: a sentence about what has no counterpart there.
+pub(super) fn prepared(source: &str) -> Result<String, String> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
@@ -33,7 +43,7 @@ pub(super) fn prepared(source: &str) -> String {
             _ => Some(1),
         };
         // What never ends is minijinja's to refuse.
-        let Some(end) = end else { return out + tag };
+        let Some(end) = end else { return Ok(out + tag) };
         let (tag, after) = tag.split_at(end);
         rest = after;
         if !matches!(tag.as_bytes().get(1), Some(b'{' | b'%')) {
@@ -41,6 +51,8 @@ pub(super) fn prepared(source: &str) -> String {
             continue;
         }
         let (open, body, close) = split(tag);
+        let body = literal::rewritten(body)?;
+        let body = body.as_str();
         match body.trim().split(|c: char| !c.is_alphanumeric()).next() {
             Some("generation" | "macro" | "call") if open.starts_with("{%") => open_blocks.push(BTreeSet::new()),
             // minijinja's closures hold what it finds to be read in them, and it overlooks the texts and lists that slices cut and
@@ -53,8 +65,14 @@ pub(super) fn prepared(source: &str) -> String {
             }
             _ => {}
         }
-        if let Some(names) = open_blocks.last_mut() {
-            names.extend(self::names(body));
+        if let Some(open) = open_blocks.last_mut() {
+            let names = self::names(body);
+            if let Some(name) = names.iter().find(|name| ["varargs", "kwargs"].contains(&name.as_str())) {
+                return Err(format!(
+                    "{name}, further arguments of a macro, are not known; give the macro arguments by name"
+                ));
+            }
+            open.extend(names);
         }
         out.push_str(open);
         out.push_str(&if open.starts_with("{%") { statement(body) } else { expression(body) });
@@ -65,7 +83,7 @@ pub(super) fn prepared(source: &str) -> String {
             rest = &rest[end..];
         }
     }
-    out + rest
+    Ok(out + rest)
 }
 
 /// The names of variables in a tag, with those of functions, filters and tests, and without words of the language.
@@ -76,7 +94,7 @@ fn names(body: &str) -> Vec<String> {
         let rest = &body[at..];
         let c = rest.chars().next().expect("at is inside of the text");
         let length = match c {
-            '\'' | '"' => literal_end(rest),
+            '\'' | '"' => literal::end(rest),
             c if c.is_alphanumeric() || c == '_' => {
                 rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len())
             }
@@ -166,7 +184,7 @@ fn code_end(text: &str, close: &str) -> Option<usize> {
         let c = rest.chars().next()?;
         match c {
             '\'' | '"' => {
-                at += literal_end(rest);
+                at += literal::end(rest);
                 continue;
             }
             '(' | '[' | '{' => depth += 1,
@@ -178,38 +196,33 @@ fn code_end(text: &str, close: &str) -> Option<usize> {
     None
 }
 
-/// The length of the text literal that `text` begins with.
-fn literal_end(text: &str) -> usize {
-    let quote = text.chars().next().unwrap_or('"');
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if c == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
 fn statement(body: &str) -> String {
     let word = body.trim();
     let around = |new: &str| body.replacen(word, new, 1);
     match word {
         "generation" => around(&format!("call {GENERATION}()")),
         "endgeneration" => around("endcall"),
-        _ if body.contains('%') || word.starts_with("for") => {
+        _ if has_operators(body) || word.starts_with("for") => {
             let pieces = pieces(body);
             let looped = pieces.iter().find(|p| p.kind != Kind::Blank).is_some_and(|p| p.text == "for");
-            if looped { join(iterated(pieces)) } else { join(without_modulo(pieces)) }
+            if looped { join(iterated(pieces)) } else { join(rewritten(pieces)) }
         }
         _ => body.to_owned(),
     }
 }
 
 fn expression(body: &str) -> String {
-    if body.contains('%') { join(without_modulo(pieces(body))) } else { body.to_owned() }
+    if has_operators(body) { join(rewritten(pieces(body))) } else { body.to_owned() }
+}
+
+/// Whether there may be an operator that is rewritten.
+fn has_operators(text: &str) -> bool {
+    text.contains(['%', '<', '>']) || text.contains("in")
+}
+
+/// Pieces without the operators that are rewritten.
+fn rewritten(pieces: Vec<Piece>) -> Vec<Piece> {
+    compared(without_modulo(pieces))
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -231,7 +244,7 @@ fn join(pieces: Vec<Piece>) -> String {
     pieces.into_iter().map(|piece| piece.text).collect()
 }
 
-/// The pieces of an expression; what brackets hold is already without `%`.
+/// The pieces of an expression; what brackets hold is already rewritten.
 fn pieces(text: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -241,7 +254,7 @@ fn pieces(text: &str) -> Vec<Piece> {
         let while_ = |f: &dyn Fn(char) -> bool| rest.find(|c| !f(c)).unwrap_or(rest.len());
         let (kind, length) = match c {
             c if c.is_whitespace() => (Kind::Blank, while_(&char::is_whitespace)),
-            '\'' | '"' => (Kind::Value, literal_end(rest)),
+            '\'' | '"' => (Kind::Value, literal::end(rest)),
             c if c.is_ascii_digit() => (Kind::Value, while_(&|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')),
             c if c.is_alphabetic() || c == '_' => (Kind::Name, while_(&|c| c.is_alphanumeric() || c == '_')),
             '(' | '[' | '{' => (Kind::Value, bracket_end(rest)),
@@ -251,10 +264,8 @@ fn pieces(text: &str) -> Vec<Piece> {
             }
         };
         let text = &rest[..length];
-        let text = match text.len() > 2 && text.contains('%') && text.starts_with(['(', '[', '{']) {
-            true => {
-                text[..1].to_owned() + &join(without_modulo(self::pieces(&text[1..length - 1]))) + &text[length - 1..]
-            }
+        let text = match text.len() > 2 && text.starts_with(['(', '[', '{']) && has_operators(text) {
+            true => text[..1].to_owned() + &join(rewritten(self::pieces(&text[1..length - 1]))) + &text[length - 1..],
             false => text.to_owned(),
         };
         pieces.push(Piece { kind, text });
@@ -271,7 +282,7 @@ fn bracket_end(text: &str) -> usize {
         let c = rest.chars().next().expect("at is inside of the text");
         match c {
             '\'' | '"' => {
-                at += literal_end(rest);
+                at += literal::end(rest);
                 continue;
             }
             '(' | '[' | '{' => depth += 1,
@@ -374,14 +385,99 @@ fn iterated(pieces: Vec<Piece>) -> Vec<Piece> {
         (from..pieces.len())
             .find(|&i| pieces[i].kind == Kind::Name && pieces[i].text == word && pieces[i - 1].text != ".")
     };
-    let Some(begin) = word(1, "in") else { return without_modulo(pieces) };
+    let Some(begin) = word(1, "in") else { return rewritten(pieces) };
     let end = word(begin + 1, "if").or_else(|| word(begin + 1, "recursive")).unwrap_or(pieces.len());
-    let value = join(without_modulo(pieces[begin + 1..end].to_vec()));
+    let value = join(rewritten(pieces[begin + 1..end].to_vec()));
     let text = format!(" {ITERATE}({}) ", value.trim());
     let mut out = pieces[..=begin].to_vec();
     out.push(Piece { kind: Kind::Value, text });
-    out.extend(without_modulo(pieces[end..].to_vec()));
+    out.extend(rewritten(pieces[end..].to_vec()));
     out
+}
+
+/// A chain of comparisons, `a < b in c`: where it begins, and each operand with the operator before it.
+struct Chain {
+    start: usize,
+    operands: Vec<(String, String)>,
+}
+
+/// Comparisons that minijinja makes of more than Python does, as calls; those between operands of a chain hold together.
+fn compared(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut out = Vec::with_capacity(pieces.len());
+    let fresh = |start: usize| Chain { start, operands: vec![(String::new(), String::new())] };
+    let next = |from: usize| (from..pieces.len()).find(|&i| pieces[i].kind != Kind::Blank);
+    let is = |at: Option<usize>, word: &str| at.is_some_and(|i| pieces[i].kind == Kind::Name && pieces[i].text == word);
+    let (mut chain, mut at, mut before) = (fresh(0), 0, "");
+    while at < pieces.len() {
+        let piece = &pieces[at];
+        // Behind a dot or a bar stands a name, whatever it is.
+        let named = [".", "|"].contains(&before);
+        let mut end = at + 1;
+        let mut operator = None;
+        let mut boundary = false;
+        match piece.kind {
+            Kind::Operator => {
+                operator = ["<", ">", "<=", ">=", "==", "!="].into_iter().find(|op| *op == piece.text);
+                boundary = [",", ":", "=", ";"].contains(&piece.text.as_str());
+            }
+            Kind::Name if named => {}
+            Kind::Name if piece.text == "is" => {
+                // The name of a test, which may be `in`, is a part of the operand.
+                let negated = next(end).filter(|&i| is(Some(i), "not"));
+                end = next(negated.map_or(end, |i| i + 1)).map_or(pieces.len(), |i| i + 1);
+            }
+            Kind::Name if piece.text == "in" => operator = Some("in"),
+            Kind::Name if piece.text == "not" && is(next(end), "in") => {
+                operator = Some("not in");
+                end = next(end).map_or(end, |i| i + 1);
+            }
+            Kind::Name => boundary = is_word(piece),
+            _ => {}
+        }
+        if piece.kind != Kind::Blank {
+            before = piece.text.as_str();
+        }
+        match operator {
+            Some(operator) => chain.operands.push((operator.to_owned(), String::new())),
+            None if boundary => {
+                out.extend(chain.written(&pieces[chain.start..at]));
+                out.push(piece.clone());
+                chain = fresh(end);
+            }
+            None => {
+                let operand = &mut chain.operands.last_mut().expect("a chain has a first operand").1;
+                operand.extend(pieces[at..end].iter().map(|piece| piece.text.as_str()));
+            }
+        }
+        at = end;
+    }
+    out.extend(chain.written(&pieces[chain.start..]));
+    out
+}
+
+impl Chain {
+    /// The pieces it came from, or one that holds the calls.
+    fn written(&self, pieces: &[Piece]) -> Vec<Piece> {
+        let rewritten = self.operands[1..].iter().any(|(op, _)| !["==", "!="].contains(&op.as_str()));
+        // What lacks an operand is minijinja's to refuse.
+        if !rewritten || self.operands.iter().any(|(_, operand)| operand.trim().is_empty()) {
+            return pieces.to_vec();
+        }
+        let pair = |pair: &[(String, String)]| {
+            let (left, op, right) = (pair[0].1.trim(), pair[1].0.as_str(), pair[1].1.trim());
+            match op {
+                "in" => format!("{CONTAINS}({left}, {right})"),
+                "not in" => format!("(not {CONTAINS}({left}, {right}))"),
+                "==" | "!=" => format!("({left} {op} {right})"),
+                _ => format!("{COMPARE}('{op}', {left}, {right})"),
+            }
+        };
+        let pairs: Vec<String> = self.operands.windows(2).map(pair).collect();
+        let text = if pairs.len() == 1 { pairs[0].clone() } else { format!("({})", pairs.join(" and ")) };
+        let blank = |piece: Option<&Piece>| piece.filter(|piece| piece.kind == Kind::Blank).cloned();
+        let call = Piece { kind: Kind::Value, text };
+        blank(pieces.first()).into_iter().chain([call]).chain(blank(pieces.last())).collect()
+    }
 }
 
 #[cfg(test)]
@@ -402,8 +498,35 @@ mod tests {
             ("{% raw %}{{ a % b }}{% endraw %}{{ a%b }}", "{% raw %}{{ a % b }}{% endraw %}{{ __modulo(a, b) }}"),
         ];
         for (source, expected) in cases {
-            assert_eq!(prepared(source), expected, "{source}");
+            assert_eq!(prepared(source).unwrap(), expected, "{source}");
         }
+    }
+
+    #[test]
+    fn comparisons_become_calls_of_their_operands() {
+        let cases = [
+            ("{{ a < b }}", "{{ __compare('<', a, b) }}"),
+            ("{{ a not  in b }}", "{{ (not __contains(a, b)) }}"),
+            ("{{ a <= b < c == d }}", "{{ (__compare('<=', a, b) and __compare('<', b, c) and (c == d)) }}"),
+            (
+                "{% if not a in b and c is in d or e.in > 1 -%}",
+                "{% if not __contains(a, b) and c is in d or __compare('>', e.in, 1) -%}",
+            ),
+            (
+                "{{ 'x' if a.b | length > 1 + 2 else [c in d, {'k': e is not in f}] }}",
+                "{{ 'x' if __compare('>', a.b | length, 1 + 2) else [__contains(c, d), {'k': e is not in f}] }}",
+            ),
+            ("{% for x in y if x % 2 < 1 %}", "{% for x in __iterate(y) if __compare('<', __modulo(x, 2), 1) %}"),
+            ("{% set a, b = c in d, 'in' %}", "{% set a, b = __contains(c, d), 'in' %}"),
+            ("{{ f(x=a in b, y=min) == 'a < b' }}", "{{ f(x=__contains(a, b), y=min) == 'a < b' }}"),
+            ("{{ a < }}", "{{ a < }}"),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(prepared(source).unwrap(), expected, "{source}");
+        }
+        let error = prepared("{% macro f(a) %}{{ a }}{{ varargs }}{% endmacro %}").unwrap_err();
+        assert!(error.starts_with("varargs"), "{error}");
+        assert!(prepared("{{ kwargs }}{% macro f(a) %}{{ a.kwargs }}{% endmacro %}").is_ok());
     }
 
     #[test]
@@ -424,7 +547,7 @@ mod tests {
             ("{{ 'open", "{{ 'open"),
         ];
         for (source, expected) in cases {
-            assert_eq!(prepared(source), expected, "{source}");
+            assert_eq!(prepared(source).unwrap(), expected, "{source}");
         }
     }
 }

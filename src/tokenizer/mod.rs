@@ -2,15 +2,18 @@
 
 mod builtins;
 mod clock;
+mod comparison;
 mod ends;
 mod folder;
 mod gguf;
 mod gguf_metadata;
 mod jinja;
+mod literal;
 mod message;
 mod python;
 mod stream;
 mod template;
+mod views;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::views::{Range, View};
+
 /// A `TypeError` or its like.
 pub(super) fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
@@ -25,7 +27,15 @@ pub(super) fn repr(value: &Value) -> String {
     out
 }
 
+/// Whether it prints under a name of its own.
+fn is_view(value: &Value) -> bool {
+    value.downcast_object_ref::<View>().is_some() || value.downcast_object_ref::<Range>().is_some()
+}
+
 fn write_repr(value: &Value, out: &mut String) {
+    if is_view(value) {
+        return write!(out, "{value}").expect("a String takes everything");
+    }
     match value.kind() {
         ValueKind::String => write_text(value.as_str().unwrap_or_default(), out),
         ValueKind::Number if !value.is_integer() => {
@@ -128,6 +138,9 @@ impl Json {
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&json_number(value)),
             ValueKind::String => self.write_text(value.as_str().unwrap_or_default(), out),
+            _ if is_view(value) => {
+                return Err(refused(format!("{} is not JSON serializable", str(value))));
+            }
             // What `+` and slices make of lists counts as one.
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();

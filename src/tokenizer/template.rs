@@ -64,7 +64,7 @@ impl ChatTemplate {
         env.add_function(jinja::GENERATION, generation);
         let mut marking = Vec::new();
         for (name, source) in named.iter().filter(|(name, _)| [DEFAULT, TOOL_USE].contains(&name.as_str())) {
-            let source = jinja::prepared(source);
+            let source = jinja::prepared(source).map_err(|e| Error::format(path, format!("chat template: {e}")))?;
             marking.extend(source.contains(jinja::GENERATION).then(|| name.clone()));
             env.add_template_owned(name.clone(), source).map_err(wrong)?;
         }

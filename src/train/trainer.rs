@@ -75,6 +75,13 @@ impl Trainer {
         if model.qat.as_ref().is_some_and(|qat| !qat.observed) && !gpu.is_dry() {
             return Err(Error::config("activations", "their scales are not known yet; call observe_inputs first"));
         }
+        let dropout = model.config.attention_dropout();
+        if dropout != 0.0 {
+            log::warn!(
+                "attention_dropout is {dropout} in config.json: transformers drops that share of the attention weights in \
+                 training, here none is dropped; --lora-dropout drops inputs of the adapter"
+            );
+        }
         if config.max_seq_length > model.config.max_positions {
             let longest = model.config.max_positions;
             let message = format!("{} is more than the model's {longest} positions", config.max_seq_length);

@@ -264,3 +264,18 @@ fn devices_that_are_absent_or_too_small() {
     assert!(super::Done::of(output).error().contains("FOURBIT_SUBGROUPS"));
     assert_eq!(place.names(), before);
 }
+
+#[test]
+fn attention_dropout_that_transformers_would_apply_is_told() {
+    let place = Place::new();
+    let path = place.path("model/config.json");
+    let mut config: Value = fourbit::format::read_json(&path).unwrap();
+    let said = |done: super::Done| {
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        done.stderr.matches("attention_dropout is 0.1").count()
+    };
+    assert_eq!(said(place.finetune(&["--max-steps", "1"])), 0);
+    config["attention_dropout"] = 0.1.into();
+    fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(said(place.finetune(&["--max-steps", "1"])), 1);
+}

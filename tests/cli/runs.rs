@@ -41,6 +41,15 @@ fn help_names_the_words_of_the_field_and_wrong_usage_ends_with_status_2() {
         "--no-shuffle",
         "--device",
         "--json",
+        // The kinds of rows.
+        "messages",
+        "conversations",
+        "ShareGPT",
+        "completion",
+        "Alpaca",
+        "input_ids",
+        "parquet",
+        "chat_template_kwargs",
     ] {
         assert!(help.stdout.contains(word), "{word}");
     }

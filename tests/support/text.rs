@@ -44,7 +44,8 @@ pub fn chat_tokenizer(golden: &Value, case: &Value) -> Tokenizer {
     let mut v = vocab(golden, case["vocab"].as_str().unwrap());
     let id = |name: &str| case[name].as_str().and_then(|t| v.tokens.iter().position(|x| x == t)).map(|i| i as u32);
     (v.bos, v.eos) = (id("bos"), id("eos"));
-    v.chat_template = case["template"].as_str().map(String::from);
+    v.chat_templates =
+        case["template"].as_str().map(|source| ("default".to_owned(), source.to_owned())).into_iter().collect();
     Tokenizer::from_gguf(&v, "golden").unwrap()
 }
 

@@ -348,7 +348,9 @@ impl TrainArgs {
 /// What to train on.
 #[derive(Args)]
 pub struct DataArgs {
-    /// Rows as JSON lines or parquet: messages, prompt and completion, text, or input_ids and labels
+    /// Rows as JSON lines, a JSON array or parquet, each of one of these kinds: messages (role and content), conversations
+    /// (ShareGPT: from and value), prompt and completion (texts or messages), instruction, input and output (Alpaca), text, or
+    /// input_ids and labels; beside a conversation tools, documents and chat_template_kwargs
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Take the rows in the order of the file, each epoch
