@@ -166,6 +166,16 @@ fn imports_are_read_as_written() {
     assert_eq!(first_segments(text, "crate::"), ["DType", "gpu", "graph", "quant"]);
 }
 
+/// What a panic prints is the program's to say: a library that takes the hook takes it from everyone.
+#[test]
+fn the_library_leaves_the_panic_hook_alone() {
+    for path in files("src", &["rs"]) {
+        let name = short(&path);
+        let own = name.starts_with("src/bin/");
+        assert!(own || !code(&fs::read_to_string(&path).unwrap()).contains("set_hook"), "{name} sets the panic hook");
+    }
+}
+
 #[test]
 fn only_the_gpu_room_names_wgpu() {
     for path in files("src", &["rs"]).into_iter().chain(files("examples", &["rs"])) {
