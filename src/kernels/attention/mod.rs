@@ -2,7 +2,7 @@
 //!
 //! Scores never reach memory: the forward pass keeps the log-sum-exp of each row, and the backward pass computes the
 //! probabilities again. Nothing is summed by atomics, so the same input gives the same bits. The designs (`tiles`, `lanes`, and
-//! `cached` for the few tokens of decoding) import [`spec`] and never each other.
+//! `cached` for the few tokens of decoding) import `spec` and never each other.
 
 mod cached;
 mod lanes;

@@ -1,6 +1,6 @@
 //! Products with a weight in any scheme, and the products of low-rank updates, which ride along.
 //!
-//! [`spec`] says what a product is. Each design computes it its own way: `tiles` through workgroup memory, `subgroup` by
+//! `spec` says what a product is. Each design computes it its own way: `tiles` through workgroup memory, `subgroup` by
 //! shuffles, and `gemv` and `gemv_subgroup` for a few rows; they import `spec` and never each other. `choose` stands on top.
 //! A shader is specialised by how the weight is stored, by whether rows begin at whole words, and by the device.
 
