@@ -15,6 +15,7 @@ options, and `logits()` of the other program for these; `KINDS` lists them.
 """
 
 import argparse
+import datetime
 import dataclasses
 import importlib.metadata
 import json
@@ -462,7 +463,8 @@ def read_tables(path):
 
 
 def write_tables(path, tables, order):
-    lines = [HEAD]
+    commit = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%h"], capture_output=True, text=True).stdout.strip()
+    lines = [HEAD, f"Last written {datetime.date.today()}, with the sources of commit {commit or 'unknown'}.", ""]
     for name in sorted(tables, key=lambda name: order.index(name) if name in order else len(order)):
         version, rows = tables[name]
         lines += [f"## {name}", "", f"Beside {version}: {counts(rows)}.", "", "| field | values |", "|---|---|", *[rows[field] for field in sorted(rows)], ""]
