@@ -15,8 +15,8 @@ options, and `logits()` of the other program for these; `KINDS` lists them.
 """
 
 import argparse
-import datetime
 import dataclasses
+import datetime
 import importlib.metadata
 import json
 import os
