@@ -52,11 +52,7 @@ fn write_form(dir: &std::path::Path, form: &Form, all: &[Variant]) -> Result<usi
     }
     let mut list = String::new();
     for (number, file, entry, kernel) in &rows {
-        let needs = match (kernel.needs_f16(), kernel.needs_subgroups()) {
-            (true, _) => "f16",
-            (false, true) => "subgroups",
-            (false, false) => "baseline",
-        };
+        let needs = if kernel.needs_subgroups() { "subgroups" } else { "baseline" };
         let mark = if longest[&(kernel.shader, kernel.entry)].1 == *number { "longest" } else { "-" };
         writeln!(list, "{file}\t{entry}\t{needs}\t{mark}\t{}", kernel.label())?;
     }

@@ -18,7 +18,7 @@ const device = async (features) => {
   const adapter = await globalThis.gpu.requestAdapter()
   return adapter.requestDevice({ requiredFeatures: features })
 }
-const features = { baseline: [], subgroups: ['subgroups'], f16: ['shader-f16'] }
+const features = { baseline: [], subgroups: ['subgroups'] }
 const devices = {}
 
 const messages = async (device, code, entryPoint) => {

@@ -116,11 +116,6 @@ impl Batch {
     }
 }
 
-/// `length` rounded up to a multiple of `bucket`, so that few different lengths occur.
-pub fn round_up_to_bucket(length: usize, bucket: usize) -> usize {
-    length.div_ceil(bucket.max(1)) * bucket.max(1)
-}
-
 /// The order and size of batches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoaderOptions {

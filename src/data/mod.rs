@@ -32,7 +32,7 @@ use crate::tokenizer::Tokenizer;
 pub use content::holds_rows;
 pub use encode::{Example, IGNORE};
 pub use kind::{Chat, Row};
-pub use loader::{Batch, DataLoader, LoaderOptions, MASKED, round_up_to_bucket};
+pub use loader::{Batch, DataLoader, LoaderOptions, MASKED};
 
 /// How rows become examples.
 #[derive(Debug, Clone, PartialEq)]

@@ -40,8 +40,6 @@ pub struct Caps {
     pub max_groups: u32,
     /// Alignment of a binding's offset in bytes (storage and uniform).
     pub offset_alignment: u64,
-    /// Whether shaders may compute in f16.
-    pub f16: bool,
     /// Whether subgroup operations are there.
     pub subgroups: bool,
     /// Smallest and largest subgroup.
@@ -76,7 +74,6 @@ impl Caps {
                 limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
             )
             .max(256),
-            f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),

@@ -19,7 +19,7 @@ pub use commands::{BindGroup, Commands, Stamps, Timings};
 pub use faults::is_catching;
 pub use known::{Known, known};
 pub use pipeline::Pipeline;
-pub use shader::{Access, Binding, Expanded, Kernel, Uniform, shader_names};
+pub use shader::{Access, Binding, Expanded, Kernel, Uniform};
 
 use crate::{Error, Result};
 use faults::{Faults, Held};

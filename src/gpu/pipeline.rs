@@ -49,9 +49,6 @@ impl Gpu {
         if kernel.needs_subgroups() && !self.caps().subgroups {
             return missing("subgroup operations");
         }
-        if kernel.needs_f16() && !self.caps().f16 {
-            return missing("f16 arithmetic");
-        }
         let expanded = kernel.expanded()?;
         let entries: Vec<_> = expanded.bindings.iter().map(layout_entry).collect();
         let (raw, layout) = self.attempt(&label, || self.create(kernel, &label, expanded.module, &entries))?;

@@ -18,13 +18,12 @@ pub struct Kernel {
     consts: Vec<(&'static str, u32)>,
     imports: Vec<(&'static str, &'static str)>,
     subgroups: bool,
-    f16: bool,
 }
 
 impl Kernel {
     /// The entry point `entry` of `shaders/<shader>.wgsl`, not specialised.
     pub fn new(shader: &'static str, entry: &'static str) -> Kernel {
-        Kernel { shader, entry, consts: Vec::new(), imports: Vec::new(), subgroups: false, f16: false }
+        Kernel { shader, entry, consts: Vec::new(), imports: Vec::new(), subgroups: false }
     }
 
     /// Prepends `const name: u32 = value;`.
@@ -45,20 +44,9 @@ impl Kernel {
         self
     }
 
-    /// Declares that the kernel computes in f16 (prepends `enable f16;`).
-    pub fn f16(mut self) -> Kernel {
-        self.f16 = true;
-        self
-    }
-
     /// Whether the kernel uses subgroup operations.
     pub fn needs_subgroups(&self) -> bool {
         self.subgroups
-    }
-
-    /// Whether the kernel computes in f16.
-    pub fn needs_f16(&self) -> bool {
-        self.f16
     }
 
     /// `shader.entry` and the specialisation, for labels, timings and messages.
@@ -76,9 +64,6 @@ impl Kernel {
     /// The WGSL text after specialisation. Errors: Unsupported where a file is missing.
     pub fn source(&self) -> Result<String> {
         let mut out = String::new();
-        if self.f16 {
-            out += "enable f16;\n";
-        }
         for (name, value) in &self.consts {
             out += &format!("const {name}: u32 = {value}u;\n");
         }
@@ -116,9 +101,6 @@ impl Kernel {
         let mut caps = naga::valid::Capabilities::default() | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         if self.subgroups {
             caps |= naga::valid::Capabilities::SUBGROUP;
-        }
-        if self.f16 {
-            caps |= naga::valid::Capabilities::SHADER_FLOAT16;
         }
         let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), caps)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
@@ -207,9 +189,4 @@ fn find(table: &'static [(&str, &str)], name: &str) -> Result<&'static str> {
     table.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).ok_or_else(|| {
         Error::unsupported("shader file", name, table.iter().map(|t| t.0).collect::<Vec<_>>().join(", "))
     })
-}
-
-/// Every shader's name, for the tests that keep the three files of a kernel together.
-pub fn shader_names() -> Vec<&'static str> {
-    SHADERS.iter().map(|(name, _)| *name).collect()
 }

@@ -1,12 +1,11 @@
 //! Rounding in place of a method, layer by layer, where samples that the method did not see say so.
 
-use super::{BlockStats, FineTune, Layer, LayerMethod, Needs, fold::row_ranges};
+use super::{Layer, LayerMethod, Needs, fold::row_ranges};
 use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::{QuantizedTensor, dense, dequantize, elementwise},
-    model::Block,
     nn::Linear,
 };
 use serde::Serialize;
@@ -53,24 +52,12 @@ impl LayerMethod for KeepBetter {
         self.method.name()
     }
 
+    fn wrapped(&self) -> Option<&dyn LayerMethod> {
+        Some(&*self.method)
+    }
+
     fn needs(&self) -> Needs {
         Needs { held_back: true, ..self.method.needs() }
-    }
-
-    fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
-        self.method.prepare(gpu, block)
-    }
-
-    fn folds(&self) -> bool {
-        self.method.folds()
-    }
-
-    fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
-        self.method.fold(gpu, block, stats)
-    }
-
-    fn finetune(&self) -> Option<FineTune> {
-        self.method.finetune()
     }
 
     fn compared(&self) -> Vec<Compared> {

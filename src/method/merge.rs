@@ -1,6 +1,6 @@
 //! An adapter that becomes part of the weights, which are then quantized.
 
-use super::{BlockStats, Compared, FineTune, Layer, LayerMethod, Needs, float_tensor, fold::row_ranges};
+use super::{Layer, LayerMethod, float_tensor, fold::row_ranges};
 use crate::{
     DType, Result,
     adapter::{Adapter, Lora},
@@ -54,8 +54,8 @@ impl LayerMethod for Merge {
         self.method.name()
     }
 
-    fn needs(&self) -> Needs {
-        self.method.needs()
+    fn wrapped(&self) -> Option<&dyn LayerMethod> {
+        Some(&*self.method)
     }
 
     fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
@@ -65,22 +65,6 @@ impl LayerMethod for Merge {
             }
         }
         self.method.prepare(gpu, block)
-    }
-
-    fn folds(&self) -> bool {
-        self.method.folds()
-    }
-
-    fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
-        self.method.fold(gpu, block, stats)
-    }
-
-    fn finetune(&self) -> Option<FineTune> {
-        self.method.finetune()
-    }
-
-    fn compared(&self) -> Vec<Compared> {
-        self.method.compared()
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

@@ -69,38 +69,43 @@ pub trait LayerMethod {
     /// The name used in flags and messages (`gptq`).
     fn name(&self) -> &'static str;
 
+    /// The method that this one adds something to. What this one leaves out is asked of that one.
+    fn wrapped(&self) -> Option<&dyn LayerMethod> {
+        None
+    }
+
     /// What must be known of each layer's input. Where nothing is, the calibration text is never run.
     fn needs(&self) -> Needs {
-        Needs::default()
+        self.wrapped().map(|method| method.needs()).unwrap_or_default()
     }
 
     /// Changes a block of f32 weights before anything is measured of it: what is then measured and kept is the changed block.
     /// Errors: the method's.
-    fn prepare(&self, _gpu: &Gpu, _block: &Block) -> Result<()> {
-        Ok(())
+    fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
+        self.wrapped().map_or(Ok(()), |method| method.prepare(gpu, block))
     }
 
     /// Whether [`fold`](LayerMethod::fold) changes weights.
     fn folds(&self) -> bool {
-        false
+        self.wrapped().is_some_and(|method| method.folds())
     }
 
     /// Changes a block of f32 weights before its layers are quantized, such that its output stays what it was: scales that
     /// move from activations into weights, for example. Whoever scales an input must scale its statistics too
     /// ([`InputStats::scale`]). Errors: the method's.
-    fn fold(&self, _gpu: &Gpu, _block: &mut Block, _stats: &mut BlockStats) -> Result<()> {
-        Ok(())
+    fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
+        self.wrapped().map_or(Ok(()), |method| method.fold(gpu, block, stats))
     }
 
     /// How a block is fine-tuned once its layers are quantized, where it is; the method must need something of the
     /// calibration text ([`LayerMethod::needs`]).
     fn finetune(&self) -> Option<FineTune> {
-        None
+        self.wrapped().and_then(|method| method.finetune())
     }
 
     /// The layers so far, compared with rounding to nearest, where [`KeepBetter`] does.
     fn compared(&self) -> Vec<Compared> {
-        Vec::new()
+        self.wrapped().map(|method| method.compared()).unwrap_or_default()
     }
 
     /// The layer in its storage scheme. [`Layer::done`] makes one without a transform of its input. Errors: the method's.

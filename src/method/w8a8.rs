@@ -1,10 +1,9 @@
 //! Activations in 8 bits on top of any way to quantize weights.
 
-use super::{BlockStats, Compared, FineTune, Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
+use super::{Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
 use crate::{
     DType, Error, Result,
     gpu::Gpu,
-    model::Block,
     nn::{Activations, Linear, Transform},
 };
 use std::{fmt, str::FromStr};
@@ -65,6 +64,10 @@ impl LayerMethod for W8A8 {
         self.method.name()
     }
 
+    fn wrapped(&self) -> Option<&dyn LayerMethod> {
+        Some(&*self.method)
+    }
+
     fn needs(&self) -> Needs {
         let needs = self.method.needs();
         match self.activations {
@@ -73,26 +76,6 @@ impl LayerMethod for W8A8 {
             ActivationScales::Static(Observer::MinMax) => Needs { channels: true, ..needs },
             ActivationScales::Static(observer) => Needs { observer: Some(observer), ..needs },
         }
-    }
-
-    fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
-        self.method.prepare(gpu, block)
-    }
-
-    fn folds(&self) -> bool {
-        self.method.folds()
-    }
-
-    fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
-        self.method.fold(gpu, block, stats)
-    }
-
-    fn finetune(&self) -> Option<FineTune> {
-        self.method.finetune()
-    }
-
-    fn compared(&self) -> Vec<Compared> {
-        self.method.compared()
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

@@ -102,7 +102,7 @@ pub(crate) const fn stream_words(len: usize, bits: usize) -> usize {
 }
 
 /// The greatest common divisor.
-pub(crate) const fn gcd(a: usize, b: usize) -> usize {
+pub const fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

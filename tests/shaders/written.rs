@@ -46,14 +46,10 @@ pub const FORMS: &[Form] = &[
 ];
 
 impl Form {
-    /// Whether the form has words for what the kernel uses: subgroups came to HLSL with 6.0, halves with 6.2.
+    /// Whether the form has words for what the kernel uses: subgroups came to HLSL with 6.0.
     pub fn can_express(&self, kernel: &Kernel) -> bool {
         let Language::Hlsl(model) = self.language else { return true };
-        let least = match (kernel.needs_f16(), kernel.needs_subgroups()) {
-            (true, _) => hlsl::ShaderModel::V6_2,
-            (false, true) => hlsl::ShaderModel::V6_0,
-            (false, false) => hlsl::ShaderModel::V5_1,
-        };
+        let least = if kernel.needs_subgroups() { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 };
         model >= least
     }
 }
@@ -76,7 +72,6 @@ impl Variant<'_> {
         let expanded = kernel.expanded().unwrap_or_else(|e| panic!("{e}"));
         let mut caps = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         caps.set(Capabilities::SUBGROUP, kernel.needs_subgroups());
-        caps.set(Capabilities::SHADER_FLOAT16, kernel.needs_f16());
         let info = Validator::new(ValidationFlags::all(), caps)
             .subgroup_stages(ShaderStages::COMPUTE)
             .subgroup_operations(SubgroupOperationSet::all())
@@ -125,7 +120,7 @@ impl Variant<'_> {
             zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
             force_loop_bounding: checked,
             ray_query_initialization_tracking: checked,
-            use_storage_input_output_16: self.kernel.needs_f16(),
+            use_storage_input_output_16: false,
             fake_missing_bindings: false,
             binding_map: slots.collect(),
             debug_info: None,
@@ -248,9 +243,6 @@ fn capabilities(kernel: &Kernel, lang_version: (u8, u8)) -> Vec<spv::Capability>
             spv::Capability::GroupNonUniformShuffleRelative,
             spv::Capability::GroupNonUniformQuad,
         ]);
-    }
-    if kernel.needs_f16() {
-        capabilities.push(spv::Capability::Float16);
     }
     if lang_version >= (1, 6) {
         capabilities.extend([

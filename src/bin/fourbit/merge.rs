@@ -11,7 +11,7 @@ use fourbit::{
     gpu::Gpu,
     method::{Compared, Kept, LayerMethod, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
-    quant::{PER_CHANNEL, Scheme},
+    quant::{PER_CHANNEL, Scheme, gcd},
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -210,7 +210,21 @@ fn held(source: &Source, quantization: Quantization) -> Result<Scheme> {
     let layers: Vec<(Scheme, usize)> = (source.config.linear_layers())
         .map(|(name, cols, _)| Ok((source.scheme(&format!("{name}.weight"))?, cols)))
         .collect::<Result<_>>()?;
-    Ok(shared(&layers).unwrap_or(Scheme::F32))
+    let scheme = shared(&layers).unwrap_or(Scheme::F32);
+    if let Some(longest) = layers.iter().map(|(of, _)| of.block_size()).max().filter(|_| is_cut(&layers, scheme)) {
+        note(format_args!(
+            "the layers' groups of up to {longest} do not all fill their rows: {} is written in groups of {}",
+            scheme.name(),
+            scheme.block_size()
+        ));
+    }
+    Ok(scheme)
+}
+
+/// Whether some layer's groups are longer than those of `scheme`, which all are written in.
+fn is_cut(layers: &[(Scheme, usize)], scheme: Scheme) -> bool {
+    let group = |scheme: Scheme, cols: usize| scheme.resolve([1, cols]).block_size();
+    layers.iter().any(|&(of, cols)| of.block_size() > group(scheme, cols))
 }
 
 /// The scheme of the first of (scheme, columns); where all are integers of one kind, in blocks that all rows are made of: one a row
@@ -228,10 +242,6 @@ fn shared(layers: &[(Scheme, usize)]) -> Option<Scheme> {
         true => PER_CHANNEL,
         false => layers.iter().fold(0, divisor),
     }))
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]
@@ -252,5 +262,13 @@ mod tests {
         assert_eq!(shared(&mixed), Some(Scheme::int8(192)), "layers of several widths: the first's");
         assert_eq!(shared(&[(Scheme::Q4K, 256), (Scheme::Q6K, 256)]), Some(Scheme::Q4K));
         assert_eq!(shared(&[]), None);
+    }
+
+    #[test]
+    fn groups_that_become_shorter_are_told() {
+        let layers = |blocks: [usize; 2]| [(Scheme::int(4, blocks[0]), 128), (Scheme::int(4, blocks[1]), 448)];
+        assert!(is_cut(&layers([128, 64]), Scheme::int(4, 64)));
+        assert!(!is_cut(&layers([64, 64]), Scheme::int(4, 64)));
+        assert!(!is_cut(&layers([128, 448]), Scheme::int(4, PER_CHANNEL)));
     }
 }

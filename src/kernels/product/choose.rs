@@ -39,7 +39,7 @@ fn choose(caps: &Caps, product: &Product) -> (Kernel, usize) {
         }
         (true, false) => (gemv::kernel(&spec, vectors), gemv::groups(product)),
         (false, true) => {
-            let tile = Tile::of(sizes, product);
+            let tile = Tile::of(sizes, product, &spec);
             (tile.kernel(&spec), tile.groups(product))
         }
         (false, false) => (tiles::kernel(&spec), tiles::groups(product)),

@@ -17,12 +17,7 @@ pub(super) fn kernel(spec: &Spec, vectors: usize) -> Kernel {
         .with("LANES", LANES as u32)
         .with("ROWS", ROWS as u32)
         .with("VECTORS", vectors as u32);
-    one_by_one(spec).import(kernel, Lookup::Memory)
-}
-
-/// Results lie apart by a row of the weight: they are stored one by one.
-fn one_by_one(spec: &Spec) -> Spec {
-    Spec { ragged_y: true, ..*spec }
+    spec.one_by_one().import(kernel, Lookup::Memory)
 }
 
 /// Workgroups for `product`.

@@ -21,8 +21,7 @@ pub(super) fn kernel((sg, lanes): (u32, u32), spec: &Spec, width: usize, vectors
         .with("ROWS", cluster_rows(sg))
         .with("VECTORS", vectors as u32)
         .with("SHARED", u32::from(spec.may_share_scales(width)));
-    // Results lie apart by a row of the weight: they are stored one by one.
-    Spec { ragged_y: true, ..*spec }.import(kernel, Lookup::Subgroup).subgroups()
+    spec.one_by_one().import(kernel, Lookup::Subgroup).subgroups()
 }
 
 /// Workgroups for `product`.

@@ -308,6 +308,11 @@ impl Spec {
         block > 0 && block % 32 == 0 && width % 32 == 0 && !self.ragged
     }
 
+    /// For results that lie apart by a row of the weight: they are stored one by one.
+    pub fn one_by_one(&self) -> Spec {
+        Spec { ragged_y: true, ..*self }
+    }
+
     /// Specialises `kernel`.
     pub fn import(&self, kernel: Kernel, lookup: Lookup) -> Kernel {
         let vec4 = |name: [&'static str; 2], ragged: bool| name[usize::from(ragged)];

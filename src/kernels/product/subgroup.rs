@@ -25,9 +25,8 @@ pub(super) struct Tile {
 
 impl Tile {
     /// The tile for `product`, on a device with subgroups of these sizes (smallest, largest).
-    pub(super) fn of((sg, lanes): (u32, u32), product: &Product) -> Tile {
+    pub(super) fn of((sg, lanes): (u32, u32), product: &Product, spec: &Spec) -> Tile {
         let (sg, lanes) = (sg as usize, lanes as usize);
-        let spec = product.spec();
         let tm = |most: usize| most.min(product.rows.div_ceil(8).next_power_of_two() * 8);
         // Measured on lavapipe: larger tiles save loads, but their code leaves the processor's instruction cache.
         let (tm, tn) = match spec.entry {
