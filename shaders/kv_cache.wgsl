@@ -8,6 +8,7 @@ struct Params {
     tokens: u32,
     capacity: u32,
     width4: u32, // vec4s of a row
+    wraps: u32, // 1 where position p lies in row p modulo the capacity
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -15,7 +16,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> position: array<u32>; // [1]
 @group(0) @binding(3) var<storage, read_write> cache: array<vec4<f32>>; // [capacity, width]
 
-// cache[position + t] = rows[t]; rows past the capacity are dropped
+// cache[position + t] = rows[t]; rows past the capacity go to its beginning, or are dropped
 @compute @workgroup_size(128)
 fn append(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -27,8 +28,12 @@ fn append(
     if (g >= params.group_end || at >= params.tokens * params.width4) {
         return;
     }
-    // Compared without a sum, which could wrap.
     let token = at / params.width4;
+    if (params.wraps == 1u) {
+        cache[(position[0] + token) % params.capacity * params.width4 + at % params.width4] = rows[at];
+        return;
+    }
+    // Compared without a sum, which could wrap.
     if (position[0] < params.capacity && token < params.capacity - position[0]) {
         cache[position[0] * params.width4 + at] = rows[at];
     }

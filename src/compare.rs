@@ -109,7 +109,7 @@ pub fn measure(
 
 /// Bits of a number of the blocks' linear layers, with all that belongs to them on the device but biases.
 pub fn bits_per_weight(model: &Model) -> f64 {
-    let linears = || model.blocks.iter().flat_map(|block| block.linears());
+    let linears = || model.linears();
     let bytes: u64 = linears().map(|linear| linear.base.bytes()).sum();
     let numbers: usize = linears().map(|linear| linear.base.weight.len()).sum();
     8.0 * bytes as f64 / numbers.max(1) as f64

@@ -4,8 +4,9 @@ use crate::{
     DType, Error, Result,
     data::{Batch, Example},
     gpu::Tensor,
-    graph::{Graph, Pool, Program},
+    graph::{Graph, Program, Programs},
     model::{BUCKET, Inputs, LossValues, Model},
+    nn::Pass,
 };
 
 /// The result of [`loss`].
@@ -96,20 +97,20 @@ pub fn logits(model: &Model, ids: &[u32]) -> Result<Vec<f32>> {
     let gpu = model.gpu();
     let seq = ids.len().next_multiple_of(BUCKET);
     let inputs = Inputs::new(gpu, 1, seq)?;
-    let rope = model.rope_table(ids.len())?;
+    let ropes = model.rope_tables(ids.len())?;
     write(&inputs, &learned(ids.to_vec(), 1), seq)?;
     let mut g = Graph::new(gpu);
-    let cx = model.context(&mut g, &inputs, &rope, None);
+    let cx = model.context(&mut g, &inputs, &ropes, Pass::inference());
     let hidden = model.hidden(&mut g, &inputs, &cx)?;
     let logits = model.logits(&mut g, &hidden)?;
     g.keep(&logits);
     let mut all = g.run()?.read::<f32>(&logits)?;
-    all.truncate(ids.len() * model.config.vocab_size);
+    all.truncate(ids.len() * model.arch.vocab_size);
     Ok(all)
 }
 
 fn check_ids(model: &Model, ids: &[u32]) -> Result<()> {
-    let vocab = model.config.vocab_size;
+    let vocab = model.arch.vocab_size;
     match ids.iter().position(|&id| id as usize >= vocab) {
         None => Ok(()),
         Some(at) => {
@@ -127,12 +128,11 @@ fn write(inputs: &Inputs, sequence: &Example, seq: usize) -> Result<()> {
 /// The loss of single sequences, one program a length.
 struct Runner<'m> {
     model: &'m Model,
-    rope: Tensor,
+    ropes: Vec<Tensor>,
     scale: Tensor,
     accumulate: Tensor,
     metrics: Tensor,
-    pool: Pool,
-    programs: Vec<(usize, Inputs, Program)>,
+    programs: Programs<usize, (Inputs, Program)>,
 }
 
 impl<'m> Runner<'m> {
@@ -140,42 +140,30 @@ impl<'m> Runner<'m> {
         let gpu = model.gpu();
         Ok(Runner {
             model,
-            rope: model.rope_table(longest)?,
+            ropes: model.rope_tables(longest)?,
             scale: gpu.zeros("loss scale", [1], DType::F32)?,
             accumulate: gpu.zeros("accumulation flag", [1], DType::F32)?,
             metrics: gpu.zeros("metrics", [4], DType::F32)?,
-            pool: Pool::default(),
-            programs: Vec::new(),
+            programs: Programs::default(),
         })
     }
 
     /// Sum of the negative log-likelihoods.
     fn loss(&mut self, sequence: &Example) -> Result<f64> {
         let seq = sequence.input_ids.len().next_multiple_of(BUCKET);
-        let index = match self.programs.iter().position(|(s, _, _)| *s == seq) {
-            Some(index) => index,
-            None => {
-                self.record(seq)?;
-                self.programs.len() - 1
-            }
-        };
-        let (_, inputs, program) = &mut self.programs[index];
+        let Runner { model, ropes, scale, accumulate, metrics, programs } = self;
+        let (inputs, program) = programs.get(seq, |pool| {
+            let inputs = Inputs::new(model.gpu(), 1, seq)?;
+            let mut g = Graph::new(model.gpu());
+            let cx = model.context(&mut g, &inputs, ropes, Pass::inference());
+            let [scale, accumulate, metrics] = [&*scale, &*accumulate, &*metrics].map(|t| g.import(t));
+            let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
+            model.evaluate(&mut g, &inputs, &cx, &out)?;
+            Ok((inputs, g.plan().build(pool)?))
+        })?;
         write(inputs, sequence, seq)?;
         program.run()?;
         Ok(f64::from(self.metrics.read::<f32>()?[0]))
-    }
-
-    fn record(&mut self, seq: usize) -> Result<()> {
-        let inputs = Inputs::new(self.model.gpu(), 1, seq)?;
-        let mut g = Graph::new(self.model.gpu());
-        let cx = self.model.context(&mut g, &inputs, &self.rope, None);
-        let (scale, accumulate) = (g.import(&self.scale), g.import(&self.accumulate));
-        let metrics = g.import(&self.metrics);
-        let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
-        self.model.evaluate(&mut g, &inputs, &cx, &out)?;
-        let program = g.plan().build(&mut self.pool)?;
-        self.programs.push((seq, inputs, program));
-        Ok(())
     }
 }
 

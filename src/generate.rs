@@ -3,11 +3,12 @@
 use crate::{
     DType, Error, Result,
     gpu::{Readback, Tensor},
-    graph::{Graph, Pool, Program},
+    graph::{Graph, Pool, Program, Programs},
     kernels::{elementwise, product, sample},
-    model::{Context, KvCache, Model},
+    model::Model,
+    nn::{Context, KvCache, Pass},
 };
-use std::collections::HashMap;
+use std::borrow::Borrow;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,11 +109,15 @@ const PREFILL: usize = 256;
 const PREFILL_BUCKET: usize = 32;
 
 /// Generates with one model, with its adapter where one is attached, over one sequence at a time.
-pub struct Generator<'m> {
-    model: &'m Model,
+///
+/// It owns, shares or borrows the model: `M` is [`Model`], `Arc<Model>` or `&Model`.
+pub struct Generator<M> {
+    model: M,
+    /// Whether the adapter is passed over.
+    base_only: bool,
     capacity: usize,
     caches: Vec<KvCache>,
-    rope: Tensor,
+    ropes: Vec<Tensor>,
     /// Tokens before the ones that a program reads. [1] u32
     position: Tensor,
     /// [vocab] f32
@@ -120,8 +125,8 @@ pub struct Generator<'m> {
     /// The last program's likeliest token. [1] u32
     likeliest: Option<Tensor>,
     readback: Readback,
-    pool: Pool,
-    programs: HashMap<usize, Reader>,
+    /// By the number of tokens that they read, with or without the adapter.
+    programs: Programs<(usize, bool), Reader>,
     filled: usize,
     finish: Finish,
 }
@@ -137,27 +142,47 @@ struct Reader {
     program: Program,
 }
 
-impl<'m> Generator<'m> {
+impl<M: Borrow<Model>> Generator<M> {
     /// A generator with room for `capacity` tokens, prompt included. Errors: Config, OutOfMemory.
-    pub fn new(model: &'m Model, capacity: usize) -> Result<Generator<'m>> {
-        let gpu = model.gpu();
-        let capacity = capacity.min(model.config.max_positions).max(1);
-        let vocab = model.config.vocab_size;
+    pub fn new(model: M, capacity: usize) -> Result<Generator<M>> {
+        let borrowed: &Model = model.borrow();
+        let gpu = borrowed.gpu();
+        let capacity = capacity.min(borrowed.arch.max_positions).max(1);
+        let vocab = borrowed.arch.vocab_size;
         Ok(Generator {
-            model,
+            base_only: false,
             capacity,
             // The padding of the last read lands behind the sequence.
-            caches: model.kv_cache(capacity + PREFILL_BUCKET)?,
-            rope: model.rope_table(capacity)?,
+            caches: borrowed.kv_cache(capacity + PREFILL_BUCKET, PREFILL)?,
+            ropes: borrowed.rope_tables(capacity)?,
             position: gpu.zeros("position", [1], DType::U32)?,
             logits: gpu.zeros("logits", [1, vocab], DType::F32)?,
             likeliest: None,
             readback: gpu.readback(4 * vocab as u64)?,
-            pool: Pool::default(),
-            programs: HashMap::new(),
+            programs: Programs::default(),
             filled: 0,
             finish: Finish::MaxNewTokens,
+            model,
         })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        self.model.borrow()
+    }
+
+    /// Gives the model back.
+    pub fn into_model(self) -> M {
+        self.model
+    }
+
+    /// Passes the model's adapter over from here on, or lets it take part again; where that changes something, the sequence is
+    /// forgotten, since its keys and values are the other's.
+    pub fn set_base_only(&mut self, base_only: bool) {
+        if self.base_only != base_only {
+            self.base_only = base_only;
+            self.reset();
+        }
     }
 
     /// Forgets the sequence.
@@ -186,7 +211,7 @@ impl<'m> Generator<'m> {
             let message = format!("expected 1 to {room} tokens, got {}", prompt.len());
             return Err(Error::config("prompt", message));
         }
-        let vocab = self.model.config.vocab_size;
+        let vocab = self.model().arch.vocab_size;
         if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::config("prompt", format!("token {id} is outside the vocabulary of {vocab}")));
         }
@@ -230,51 +255,61 @@ impl<'m> Generator<'m> {
     /// Runs the model over tokens and appends them to the cache.
     fn read(&mut self, tokens: &[u32]) -> Result<()> {
         let width = if tokens.len() == 1 { 1 } else { tokens.len().next_multiple_of(PREFILL_BUCKET) };
-        if !self.programs.contains_key(&width) {
-            let reader = self.record(width)?;
-            self.programs.insert(width, reader);
-        }
-        let reader = self.programs.get_mut(&width).expect("it was just inserted");
+        let Generator { model, base_only, ropes, caches, position, logits, programs, capacity, filled, .. } =
+            &mut *self;
+        let shared = Shared { model: (*model).borrow(), base_only: *base_only, ropes, caches, position, logits };
+        let reader = programs.get((width, *base_only), |pool| shared.record(width, pool))?;
         let mut ids = tokens.to_vec();
         ids.resize(width, 0);
-        let last = self.capacity as u32 - 1;
-        let positions: Vec<u32> = (0..width as u32).map(|i| (self.filled as u32 + i).min(last)).collect();
+        let last = *capacity as u32 - 1;
+        let positions: Vec<u32> = (0..width as u32).map(|i| (*filled as u32 + i).min(last)).collect();
         reader.ids.write(bytemuck::cast_slice(&ids))?;
         reader.positions.write(bytemuck::cast_slice(&positions))?;
         reader.last.write(bytemuck::cast_slice(&[tokens.len() as u32 - 1]))?;
-        self.position.write(bytemuck::cast_slice(&[self.filled as u32]))?;
+        position.write(bytemuck::cast_slice(&[*filled as u32]))?;
         reader.program.run()?;
         self.likeliest = Some(reader.likeliest.clone());
         self.filled += tokens.len();
         Ok(())
     }
+}
 
-    fn record(&mut self, width: usize) -> Result<Reader> {
+/// What all programs of a generator read or write.
+struct Shared<'a> {
+    model: &'a Model,
+    base_only: bool,
+    ropes: &'a [Tensor],
+    caches: &'a [KvCache],
+    position: &'a Tensor,
+    logits: &'a Tensor,
+}
+
+impl Shared<'_> {
+    fn record(&self, width: usize, pool: &mut Pool) -> Result<Reader> {
         let model = self.model;
         let gpu = model.gpu();
         let u32s = |what: &str, len: usize| gpu.zeros(what, [len], DType::U32);
         let (ids, positions, last) = (u32s("token ids", width)?, u32s("positions", width)?, u32s("last token", 1)?);
         let mut g = Graph::new(gpu);
-        let position = g.import(&self.position);
+        let position = g.import(self.position);
         let cx = Context {
-            attention: model.attention(1, width),
+            batch: 1,
+            seq: width,
             positions: g.import(&positions),
-            // Cached attention masks by position alone.
-            segments: g.import(&positions),
-            rope: g.import(&self.rope),
-            step: None,
+            ropes: self.ropes.iter().map(|rope| g.import(rope)).collect(),
+            pass: Pass { step: None, base_only: self.base_only },
         };
         let tokens = g.import(&ids);
-        let mut hidden = model.decode(&mut g, &tokens, &cx, &self.caches, &position)?;
+        let mut hidden = model.hidden_cached(&mut g, &tokens, &cx, self.caches, &position)?;
         if width > 1 {
             let last = g.import(&last);
             hidden = elementwise::take_row(&mut g, &hidden, &last)?;
         }
-        let logits = g.import(&self.logits);
+        let logits = g.import(self.logits);
         product::matmul_into(&mut g, &hidden, model.head(), None, None, &logits)?;
         let likeliest = sample::argmax(&mut g, &logits)?;
         g.keep(&likeliest);
-        let program = g.plan().build(&mut self.pool)?;
+        let program = g.plan().build(pool)?;
         let likeliest = program.tensor(&likeliest)?;
         Ok(Reader { ids, positions, last, likeliest, program })
     }

@@ -17,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod adapter;
+pub mod arch;
 pub mod compare;
 pub mod data;
 pub mod dtype;

@@ -10,7 +10,7 @@ use fourbit::{
     graph::Graph,
     kernels::QuantizedTensor,
     method::{ActivationScales, LayerMethod, LlmInt8, Observer, PipelineOptions, Rtn, SmoothQuant, W8A8},
-    model::{Block, Quantization},
+    model::Quantization,
     nn::{Activations, Linear, linear::LowRank},
     quant::{PER_CHANNEL, Packed, Scheme},
 };
@@ -82,7 +82,7 @@ fn models_with_activations_in_8_bits_stay_near_the_one_in_floats() {
     let want = evaluate::logits(&embedded::load(&gpu, Quantization::AsStored), &samples[0]).unwrap();
     let error = |method: &dyn LayerMethod, rounds: bool| {
         let model = embedded::quantized(&gpu, method, &PipelineOptions::default(), &samples);
-        for layer in model.blocks.iter().flat_map(Block::linears) {
+        for layer in model.linears() {
             assert_eq!(layer.base.activation.is_some(), rounds, "{}", layer.name);
             assert_eq!(layer.base.weight.scheme(), INT8.resolve(layer.base.weight.shape()));
         }

@@ -161,7 +161,7 @@ fn a_device_that_only_counts_knows_their_sizes() {
     for folder in FOLDERS {
         let source = Source::open(golden(folder)).unwrap();
         let model = Model::from_source(&dry, &source, &LoadOptions::default()).unwrap();
-        let down = &model.blocks[0].down.base;
+        let down = &model.blocks[0].feed_forward.down.base;
         let packed = source.packed(DOWN, [64, 96]).unwrap();
         let order = match source.basis(DOWN).unwrap() {
             Some(Basis::Order(order)) => 8 * order.len(),
@@ -184,8 +184,8 @@ fn adapters_learn_the_same_on_stored_weights_as_on_plain_floats() {
         let mut model = Model::load(&gpu, golden(folder), &LoadOptions { quantization }).unwrap();
         model.add_adapter(LoraConfig { r: 4, lora_alpha: 8.0, ..LoraConfig::default() }, true).unwrap();
         let mut rng = Rng(11);
-        for module in &model.adapter.as_ref().unwrap().modules {
-            for tensor in [&module.lora.a, &module.lora.b] {
+        for (_, lora) in model.adapted() {
+            for tensor in [&lora.a.values, &lora.b.values] {
                 let values: Vec<f32> = rng.normals(tensor.shape().len()).iter().map(|v| 0.1 * v).collect();
                 tensor.write(bytemuck::cast_slice(&values)).unwrap();
             }
@@ -209,12 +209,9 @@ fn adapters_learn_the_same_on_stored_weights_as_on_plain_floats() {
         let mut trainer = Trainer::new(model, config).unwrap();
         let metrics = trainer.step(&[batch]).unwrap();
         assert!(metrics.grad_norm > 0.0);
-        let modules = &trainer.model().adapter.as_ref().unwrap().modules;
-        let sides = modules.iter().flat_map(|m| {
-            let (a, b) = m.lora.grads.as_ref().unwrap();
-            [(format!("{}.A", m.name), a.read::<f32>().unwrap()), (format!("{}.B", m.name), b.read().unwrap())]
-        });
-        sides.collect::<Vec<_>>()
+        let tensors = trainer.model().store().iter();
+        let gradients = tensors.map(|(name, t)| (name.to_owned(), t.grads.as_ref().unwrap().read::<f32>().unwrap()));
+        gradients.collect::<Vec<_>>()
     };
     for (folder, checkpointing) in [("gptq-4-act", false), ("gptq-4-act", true), ("hqq", false), ("aqlm", false)] {
         let stored = gradients(folder, Quantization::AsStored, checkpointing);

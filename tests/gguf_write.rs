@@ -137,9 +137,9 @@ fn floats_are_the_same_model() {
     for name in before.names() {
         assert_eq!(values(&before, &name), values(&after, &name), "{name}");
     }
-    let mut config = before.config.clone();
-    config.json = after.config.json.clone();
-    assert_eq!(config, after.config);
+    let mut arch = before.arch.clone();
+    arch.json = after.arch.json.clone();
+    assert_eq!(arch, after.arch);
 }
 
 #[test]
@@ -242,14 +242,14 @@ fn what_a_method_chose_is_in_the_file_number_for_number() {
         let summary = GgufFile::open(embedded::FOLDER, block, &path).unwrap().write_model(&model, |_| Ok(())).unwrap();
         assert_eq!((summary.quantized, summary.fallbacks), (28, 0));
         let file = Source::open(&path).unwrap();
-        for linear in model.blocks.iter().flat_map(|block| block.linears()) {
+        for linear in model.linears() {
             let name = format!("{}.weight", linear.name);
             assert_eq!(file.scheme(&name).unwrap(), block);
             let (wrote, weight) = (values(&file, &name), linear.base.weight.download().unwrap());
             assert!(wrote == weight.dequantize(), "{name} in {block}");
         }
         for norm in ["model.layers.2.input_layernorm.weight", "model.layers.0.post_attention_layernorm.weight"] {
-            let width = source.config.hidden_size;
+            let width = source.arch.hidden_size;
             assert_eq!(file.vector(norm, width).unwrap(), model.vector(norm).unwrap().read::<f32>().unwrap());
             assert_ne!(file.vector(norm, width).unwrap(), source.vector(norm, width).unwrap());
         }
@@ -274,7 +274,7 @@ fn a_tokenizer_goes_along() {
     let path = folder.path().join("a.gguf");
     let tokenizer = embedded::tokenizer();
     let file = GgufFile::open(embedded::FOLDER, Scheme::Q8_0, &path).unwrap();
-    let rows = file.source().config.vocab_size;
+    let rows = file.source().arch.vocab_size;
     let file = file.with_metadata(tokenizer.gguf_vocab(rows).unwrap().metadata());
     file.write(|_| Ok(())).unwrap();
     let again = Tokenizer::open(&path).unwrap().unwrap();
@@ -351,13 +351,11 @@ fn loading_in_a_scheme_gives_the_weights_of_the_file() {
         Model::from_source(&gpu, &plain, &LoadOptions { quantization: Quantization::To(Scheme::Q4K) }).unwrap();
     let rtn = Rtn { scheme: Scheme::Q4K };
     let method = quantize_model(&gpu, &plain, &rtn, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
-    for ((a, b), c) in stored.blocks.iter().zip(&rounded.blocks).zip(&method.blocks) {
-        for ((a, b), c) in a.linears().into_iter().zip(b.linears()).zip(c.linears()) {
-            let expected = if a.name.ends_with("down_proj") { Scheme::Q5_0 } else { Scheme::Q4K };
-            let packed = a.base.weight.download().unwrap();
-            assert_eq!(packed.scheme, expected, "{}", a.name);
-            assert_eq!(packed, b.base.weight.download().unwrap(), "{}", a.name);
-            assert_eq!(packed, c.base.weight.download().unwrap(), "{}", a.name);
-        }
+    for ((a, b), c) in stored.linears().zip(rounded.linears()).zip(method.linears()) {
+        let expected = if a.name.ends_with("down_proj") { Scheme::Q5_0 } else { Scheme::Q4K };
+        let packed = a.base.weight.download().unwrap();
+        assert_eq!(packed.scheme, expected, "{}", a.name);
+        assert_eq!(packed, b.base.weight.download().unwrap(), "{}", a.name);
+        assert_eq!(packed, c.base.weight.download().unwrap(), "{}", a.name);
     }
 }

@@ -97,9 +97,9 @@ fn check_gradients(golden: &str, use_rslora: bool, checkpointing: bool) {
     let mut model = load(&gpu, "bnb-nf4-dq");
     let lora = LoraConfig { r: 8, lora_alpha: 16.0, use_rslora, ..LoraConfig::default() };
     model.add_adapter(lora, true).unwrap();
-    for module in &model.adapter.as_ref().unwrap().modules {
-        for (side, tensor) in [("A", &module.lora.a), ("B", &module.lora.b)] {
-            let values = floats(&golden, &format!("param/{PEFT}{}.lora_{side}.weight", module.name));
+    for (module, lora) in model.adapted() {
+        for (side, tensor) in [("A", &lora.a.values), ("B", &lora.b.values)] {
+            let values = floats(&golden, &format!("param/{PEFT}{module}.lora_{side}.weight"));
             tensor.write(bytemuck::cast_slice(&values)).unwrap();
         }
     }
@@ -107,11 +107,10 @@ fn check_gradients(golden: &str, use_rslora: bool, checkpointing: bool) {
     let metrics = trainer.step(&[batch(0)]).unwrap();
     assert_eq!(metrics.learning_rate, 0.0);
     assert_relative("loss", &[metrics.loss as f32], &floats(&golden, "loss"), 1e-4);
-    for module in &trainer.model().adapter.as_ref().unwrap().modules {
-        let (grad_a, grad_b) = module.lora.grads.as_ref().unwrap();
-        for (side, tensor) in [("A", grad_a), ("B", grad_b)] {
-            let name = format!("grad/{PEFT}{}.lora_{side}.weight", module.name);
-            assert_relative(&name, &tensor.read().unwrap(), &floats(&golden, &name), 1e-4);
+    for (module, lora) in trainer.model().adapted() {
+        for (side, parameter) in [("A", lora.a), ("B", lora.b)] {
+            let name = format!("grad/{PEFT}{module}.lora_{side}.weight");
+            assert_relative(&name, &parameter.grads.unwrap().read().unwrap(), &floats(&golden, &name), 1e-4);
         }
     }
 }

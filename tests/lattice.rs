@@ -3,7 +3,9 @@
 mod support;
 
 use fourbit::{
-    DType, Gpu, Result, evaluate,
+    DType, Gpu, Result,
+    arch::LinearId,
+    evaluate,
     format::checkpoint,
     graph::Graph,
     method::{Aqlm, Hqq, InputStats, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn},
@@ -94,12 +96,12 @@ fn a_folder_holds_it(gpu: &Gpu, model: &Model, ids: &[u32]) {
     assert_eq!(summary.quantized, 28);
     let want = evaluate::logits(model, ids).unwrap();
     let loaded = Model::load(gpu, &output, &LoadOptions::default()).unwrap();
-    assert!(loaded.blocks.iter().flat_map(|block| block.linears()).all(|l| l.base.weight.scheme() == Scheme::E8p));
+    assert!(loaded.linears().all(|l| l.base.weight.scheme() == Scheme::E8p));
     assert_eq!(evaluate::logits(&loaded, ids).unwrap(), want, "the same bits");
     // Out of its basis: f32 sums of some hundred terms.
     let floats = LoadOptions { quantization: Quantization::To(Scheme::F32) };
     let floats = Model::load(gpu, &output, &floats).unwrap();
-    assert!(floats.blocks.iter().flat_map(|block| block.linears()).all(|l| l.base.input.is_none()));
+    assert!(floats.linears().all(|l| l.base.input.is_none()));
     let scale = want.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
     let want: Vec<f64> = want.iter().map(|v| f64::from(*v)).collect();
     support::assert_close("floats", &evaluate::logits(&floats, ids).unwrap(), &want, 1e-4 * scale, 0.0);
@@ -122,7 +124,8 @@ fn what_is_not_finite_is_refused_with_its_name() {
         let tensor = |values: &[f32]| gpu.tensor("test", [16, 16], DType::F32, values).unwrap();
         let stats =
             InputStats { tokens: 16, hessian: Some(tensor(&hessian)), channels: None, held_back: None, observed: None };
-        let layer = Layer { name: "model.down_proj", weight: tensor(&weights), bias: None, stats: &stats };
+        let layer =
+            Layer { id: LinearId::Q, name: "model.down_proj", weight: tensor(&weights), bias: None, stats: &stats };
         method.quantize(&gpu, &layer).err().map(|error| error.to_string())
     };
     for method in [&Quip::default() as &dyn LayerMethod, &Aqlm::default()] {

@@ -7,7 +7,7 @@ use fourbit::{
     adapter::Adapter,
     evaluate,
     method::{Gptq, GptqOptions, LayerMethod, Merge, PipelineOptions, Rtn},
-    model::{Block, Model, Quantization},
+    model::{Model, Quantization},
     quant::Scheme,
 };
 use support::{Rng, embedded, gpu};
@@ -25,12 +25,12 @@ fn samples() -> [Vec<Vec<u32>>; 2] {
 fn adapter(gpu: &Gpu, size: f32) -> Adapter {
     let target_modules = ["q_proj", "o_proj", "gate_proj", "down_proj"].map(str::to_owned).to_vec();
     let config = LoraConfig { r: 6, lora_alpha: 12.0, target_modules, ..LoraConfig::default() };
-    let layers = embedded::source().config.targets(&config).unwrap();
+    let layers = config.layers(&embedded::source().arch).unwrap();
     let adapter = Adapter::new(gpu, config, &layers, false).unwrap();
     let mut rng = Rng(17);
-    for module in &adapter.modules {
-        let values: Vec<f32> = rng.normals(module.lora.b.shape().len()).into_iter().map(|v| size * v).collect();
-        module.lora.b.write(bytemuck::cast_slice(&values)).unwrap();
+    for (_, lora) in adapter.modules() {
+        let values: Vec<f32> = rng.normals(lora.b.values.shape().len()).into_iter().map(|v| size * v).collect();
+        lora.b.values.write(bytemuck::cast_slice(&values)).unwrap();
     }
     adapter
 }
@@ -75,7 +75,7 @@ fn rounding_by_outputs_keeps_more_of_an_adapter_than_rounding_to_nearest() {
         let want = logits(&beside(&gpu, base), &held_out);
         let error = |method: Box<dyn LayerMethod>| {
             let model = merged(&gpu, base, method);
-            assert!(model.blocks.iter().flat_map(Block::linears).all(|l| l.base.weight.scheme() == scheme));
+            assert!(model.linears().all(|l| l.base.weight.scheme() == scheme));
             let got = logits(&model, &held_out);
             got.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
         };
@@ -95,7 +95,7 @@ fn what_is_left_of_the_updates_is_measured() {
         let method = Merge::new(method, adapter(&gpu, size));
         let options = PipelineOptions { base: Quantization::To(base), ..PipelineOptions::default() };
         let model = embedded::quantized(&gpu, &method, &options, &samples);
-        let layers = model.config.layers;
+        let layers = model.arch.blocks.len();
         let kept = method.kept();
         assert_eq!(kept.len(), if size == 0.0 { 0 } else { 4 * layers }, "layers that are adapted");
         let shares: Vec<f64> = kept.iter().map(|kept| kept.share).collect();

@@ -3,7 +3,9 @@
 mod support;
 
 use fourbit::{
-    DType, Error, Gpu, Result, evaluate,
+    DType, Error, Gpu, Result,
+    arch::LinearId,
+    evaluate,
     method::{
         Awq, AwqOptions, BlockStats, Gptq, GptqOptions, InputStats, KeepBetter, Layer, LayerMethod, Method, Needs,
         PipelineOptions, Recipe, Rtn, Site, SmoothQuant, SmoothQuantOptions, quantize_model,
@@ -37,7 +39,7 @@ fn rounding_to_nearest_runs_no_text_and_equals_loading_in_the_scheme() {
     .unwrap();
     assert_eq!(names[8], "model.layers.1.self_attn.k_proj");
     let loaded = embedded::load(&gpu, Quantization::To(NF4));
-    for (a, b) in ours.blocks.iter().flat_map(Block::linears).zip(loaded.blocks.iter().flat_map(Block::linears)) {
+    for (a, b) in ours.linears().zip(loaded.linears()) {
         assert_eq!(a.name, b.name);
         assert_eq!(a.base.weight.download().unwrap(), b.base.weight.download().unwrap(), "{}", a.name);
     }
@@ -151,7 +153,7 @@ fn calibrated_methods_lose_less_than_rounding_to_nearest() {
         let scheme = Scheme::int(bits, 64);
         let error = |method: &dyn LayerMethod, sequential| {
             let model = quantized(&gpu, method, sequential);
-            assert!(model.blocks.iter().flat_map(Block::linears).all(|l| l.base.weight.scheme() == scheme));
+            assert!(model.linears().all(|l| l.base.weight.scheme() == scheme));
             output_error(&model, &samples)
         };
         let nearest = error(&Rtn { scheme }, false);
@@ -210,7 +212,7 @@ fn folding_changes_weights_and_norms_but_not_the_model() {
         assert!(output_error(&model, &samples).sqrt() < 1e-5 * scale);
         for (a, b) in model.blocks.iter().zip(&float.blocks) {
             let read = |t: &fourbit::Tensor| t.read::<f32>().unwrap();
-            assert_ne!(read(&a.input_norm.weight), read(&b.input_norm.weight));
+            assert_ne!(read(&a.attention_norm.weight.values), read(&b.attention_norm.weight.values));
         }
     }
 }
@@ -312,7 +314,12 @@ fn rounding_is_kept_where_it_loses_less_of_what_is_held_back() {
     };
     let quantize = |method: &dyn LayerMethod, stats: &InputStats| {
         let weight = gpu.tensor("w", [rows, n], DType::F32, &w).unwrap();
-        method.quantize(&gpu, &Layer { name: "layer", weight, bias: None, stats }).unwrap().weight.download().unwrap()
+        method
+            .quantize(&gpu, &Layer { id: LinearId::Q, name: "layer", weight, bias: None, stats })
+            .unwrap()
+            .weight
+            .download()
+            .unwrap()
     };
     let gptq = || Gptq::new(GptqOptions::new(scheme)).unwrap();
     // Another kind of text misleads, the same does not.

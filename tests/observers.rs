@@ -7,13 +7,14 @@ mod reference;
 
 use fourbit::{
     DType, Gpu,
+    arch::LinearId,
     graph::Graph,
     method::{
         ActivationScales, BINS, LayerFigures, LayerMethod, Observed, Observer, PipelineOptions, Quip, Rtn, RtnObserved,
         Seen, SmoothQuant, W8A8, quantize_model,
     },
     model::{Block, Inputs, Model, Quantization},
-    nn::Activations,
+    nn::{Activations, Keys, Pass},
     quant::{PER_CHANNEL, Scheme},
 };
 use reference::{
@@ -141,13 +142,13 @@ fn inputs(gpu: &Gpu, model: &Model, samples: &[Vec<u32>]) -> [Vec<Vec<f32>>; 7] 
         let tokens = Inputs::new(gpu, 1, ids.len()).unwrap();
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
         tokens.write(ids, &positions, &vec![1; ids.len()], &vec![0; ids.len()]).unwrap();
-        let rope = model.rope_table(ids.len()).unwrap();
+        let ropes = model.rope_tables(ids.len()).unwrap();
         let mut g = Graph::new(gpu);
-        let cx = model.context(&mut g, &tokens, &rope, None);
-        let ids = g.import(&tokens.ids);
+        let cx = model.context(&mut g, &tokens, &ropes, Pass::inference());
+        let (ids, segments) = (g.import(&tokens.ids), g.import(&tokens.segments));
         let x = model.embed(&mut g, &ids).unwrap();
-        let (_, saved) = model.blocks[0].forward(&mut g, &x, &cx).unwrap();
-        let values = saved.linear_inputs().map(Clone::clone);
+        let (_, saved) = model.blocks[0].forward(&mut g, &x, &cx, Keys::Own(&segments)).unwrap();
+        let values: Vec<_> = LinearId::ALL.iter().map(|id| saved.input(id.reads()).clone()).collect();
         values.iter().for_each(|v| g.keep(v));
         let run = g.run().unwrap();
         all.iter_mut().zip(&values).for_each(|(all, v)| all.push(run.read::<f32>(v).unwrap()));
@@ -174,7 +175,7 @@ fn expected(observer: Observer, batches: &[Vec<f32>]) -> f32 {
 }
 
 fn scale(block: &Block, index: usize) -> f32 {
-    match &block.linears()[index].base.activation {
+    match &block.linear(LinearId::ALL[index]).base.activation {
         Some(Activations::Static { scale }) => scale.read::<f32>().unwrap()[0],
         other => panic!("no static scale: {other:?}"),
     }
@@ -263,7 +264,7 @@ fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
         assert!((got - want).abs() < 0.01, "{what}: {got} dB, want {want}");
     };
     for (index, figures) in figures[..7].iter().enumerate() {
-        let (made, float) = (&model.blocks[0].linears()[index], &float.blocks[0].linears()[index]);
+        let [made, float] = [&model, &float].map(|m| m.blocks[0].linear(LinearId::ALL[index]));
         let x = wide(&inputs[index].concat());
         let extent = |x: &[f64]| {
             [x.iter().copied().fold(f64::INFINITY, f64::min), x.iter().copied().fold(f64::NEG_INFINITY, f64::max)]

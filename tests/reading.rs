@@ -4,7 +4,9 @@
 mod support;
 
 use fourbit::{
-    DType, evaluate,
+    DType,
+    arch::Architecture,
+    evaluate,
     format::{
         Safetensors, Stored,
         gguf::{self, MetaValue},
@@ -226,29 +228,31 @@ fn a_cache_sees_each_block_through_its_own_window() {
     let ids = ids(&golden);
     for name in ["Qwen2's window in the upper blocks", "Qwen2's window by layer_types", "Mistral's window"] {
         let folder = tempfile::tempdir().unwrap();
-        let path = write(folder.path(), &case(&golden, name)).remove(0);
+        let mut case = case(&golden, name);
+        // Long enough for the window's cache to go round.
+        case["config"]["max_position_embeddings"] = 512.into();
+        let path = write(folder.path(), &case).remove(0);
         let model = Model::load(&gpu, &path, &LoadOptions::default()).unwrap();
-        let vocab = model.config.vocab_size;
+        let rows: Vec<usize> = model.kv_cache(400, 256).unwrap().iter().map(|cache| cache.keys.shape()[0]).collect();
+        let windows = model.arch.blocks.iter().map(|block| block.window.map_or(400, |window| window + 256));
+        assert!(rows.iter().copied().eq(windows) && rows.iter().any(|rows| *rows < 300), "{name}: {rows:?}");
+        let vocab = model.arch.vocab_size;
         let likeliest = |ids: &[u32]| {
             let logits = evaluate::logits(&model, ids).unwrap();
             let last = &logits[logits.len() - vocab..];
             (0..vocab).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap() as u32
         };
-        let mut all = ids.clone();
-        let mut generator = Generator::new(&model, 128).unwrap();
+        let mut generator = Generator::new(&model, 400).unwrap();
         let sampling = Sampling { max_new_tokens: 12, ..Sampling::default() };
-        let mut got = Vec::new();
-        generator
-            .generate(&ids, &sampling, &[], |token| {
-                got.push(token);
-                Ok(true)
-            })
-            .unwrap();
-        for token in got {
-            assert_eq!(token, likeliest(&all), "{name}, position {}", all.len());
-            all.push(token);
+        for length in [ids.len(), 300] {
+            let mut all: Vec<u32> = ids.iter().copied().cycle().take(length).collect();
+            generator.reset();
+            for token in generator.generate(&all, &sampling, &[], |_| Ok(true)).unwrap() {
+                assert_eq!(token, likeliest(&all), "{name}, position {}", all.len());
+                all.push(token);
+            }
+            assert_eq!(all.len(), length + 12);
         }
-        assert_eq!(all.len(), ids.len() + 12);
     }
 }
 
@@ -350,18 +354,20 @@ fn fields_of_another_type_or_meaning_are_refused_by_name() {
 
 #[test]
 fn families_fill_in_what_their_classes_do() {
-    let read = |json: Value| fourbit::model::Config::from_json(json, Path::new("config.json")).unwrap();
+    let read = |json: Value| Architecture::from_json(json, Path::new("config.json")).unwrap();
+    let windows = |arch: &Architecture| arch.blocks.iter().map(|block| block.window).collect::<Vec<_>>();
     let llama = read(json!({"model_type": "llama"}));
-    assert_eq!((llama.vocab_size, llama.hidden_size, llama.intermediate_size, llama.layers), (32000, 4096, 11008, 32));
-    assert_eq!((llama.heads, llama.kv_heads, llama.max_positions, llama.windows[31]), (32, 32, 2048, None));
+    assert_eq!((llama.vocab_size, llama.hidden_size, llama.intermediate_size), (32000, 4096, 11008));
+    assert_eq!((llama.attention.heads, llama.attention.kv_heads, llama.max_positions), (32, 32, 2048));
+    assert_eq!(windows(&llama), vec![None; 32]);
     let mistral = read(json!({"model_type": "mistral"}));
-    assert_eq!((mistral.kv_heads, mistral.intermediate_size, mistral.max_positions), (8, 14336, 131_072));
-    assert_eq!(mistral.windows, vec![Some(4096); 32]);
+    assert_eq!((mistral.attention.kv_heads, mistral.intermediate_size, mistral.max_positions), (8, 14336, 131_072));
+    assert_eq!(windows(&mistral), vec![Some(4096); 32]);
     let heads = read(json!({"model_type": "mistral", "num_key_value_heads": null, "sliding_window": null}));
-    assert_eq!((heads.kv_heads, heads.windows[0]), (32, None));
+    assert_eq!((heads.attention.kv_heads, heads.blocks[0].window), (32, None));
     let qwen = read(json!({"model_type": "qwen2", "use_sliding_window": true}));
-    assert_eq!((qwen.vocab_size, qwen.kv_heads, qwen.max_positions), (151_936, 32, 32768));
-    assert_eq!((qwen.windows[27], qwen.windows[28]), (None, Some(4096)));
+    assert_eq!((qwen.vocab_size, qwen.attention.kv_heads, qwen.max_positions), (151_936, 32, 32768));
+    assert_eq!((qwen.blocks[27].window, qwen.blocks[28].window), (None, Some(4096)));
 }
 
 #[test]

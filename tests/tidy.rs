@@ -48,7 +48,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("compare", &["method", "evaluate", "generate"]),
     ("method", &["model", "adapter", "nn", "kernels", "format"]),
     ("model", &["adapter", "nn", "format", "quant"]),
-    ("adapter", &["nn"]),
+    ("adapter", &["arch", "nn"]),
+    ("arch", &["kernels", "format"]),
     ("nn", &["kernels"]),
     ("kernels", &["graph", "quant"]),
     ("graph", &["gpu"]),
@@ -236,6 +237,55 @@ fn designs_of_a_family_do_not_import_each_other() {
         let text = code(&fs::read_to_string(root().join(format!("src/kernels/{name}.rs"))).unwrap());
         for import in first_segments(&text, "super::") {
             assert!(import == "spec", "{family}/{design}.rs imports super::{import}");
+        }
+    }
+}
+
+/// Code without the tests inside it.
+fn shipped(path: &Path) -> String {
+    let text = code(&fs::read_to_string(path).unwrap());
+    text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
+}
+
+/// A family's name and its modules' names stand in its own file, and in what it shares with others of its kind.
+#[test]
+fn only_families_know_families() {
+    let families = fs::read_to_string(root().join("src/arch/families/mod.rs")).unwrap();
+    let names: Vec<String> = families
+        .lines()
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';').map(|name| format!("\"{name}\"")))
+        .collect();
+    assert!(names.len() >= 3, "{names:?}");
+    let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "attn_q", "ffn_up"];
+    let mut families = 0;
+    for path in files("src", &["rs"]) {
+        let (name, text) = (short(&path), shipped(&path));
+        if name.starts_with("src/arch/families/") {
+            families += 1;
+            let lines = fs::read_to_string(&path).unwrap().lines().count();
+            assert!(lines <= 80, "{name}: {lines} lines; what families share belongs beside them");
+            continue;
+        }
+        for family in &names {
+            // GGUF's kinds of tokenizers have such names too, whatever family has them.
+            let elsewhere = name.starts_with("src/tokenizer/");
+            assert!(elsewhere || !text.contains(family.as_str()), "{name} knows the family {family}");
+        }
+        let shared = name == "src/arch/config_json.rs" || name.starts_with("src/bin/");
+        for module in modules {
+            assert!(shared || !text.contains(module), "{name} knows the module {module}");
+        }
+    }
+    assert!(families > 3, "{families} files of families");
+}
+
+/// A block is described by its architecture: nobody counts its linear layers.
+#[test]
+fn nobody_counts_the_layers_of_a_block() {
+    for path in files("src", &["rs"]) {
+        let text = shipped(&path);
+        for counted in ["7 * source", "7 * layers", "7 * self", "; 7] {", "&Value; 7]", "Adapted; 7]"] {
+            assert!(!text.contains(counted), "{}: {counted}", short(&path));
         }
     }
 }

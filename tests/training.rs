@@ -19,8 +19,8 @@ fn model(gpu: &Gpu, dropout: f64) -> Model {
     let lora = LoraConfig { r: 8, lora_dropout: dropout, ..LoraConfig::default() };
     model.add_adapter(lora, true).unwrap();
     // B is zero in a new adapter, and then A has no gradient.
-    for (i, module) in model.adapter.as_ref().unwrap().modules.iter().enumerate() {
-        let b = &module.lora.b;
+    for (i, (_, lora)) in model.adapted().enumerate() {
+        let b = &lora.b.values;
         let values: Vec<f32> = Rng(i as u64).normals(b.shape().len()).iter().map(|v| 0.05 * v).collect();
         b.write(bytemuck::cast_slice(&values)).unwrap();
     }
@@ -61,7 +61,7 @@ fn row(of: &Batch, index: usize) -> Batch {
 /// All gradients, and all values, of a trainer's adapter.
 fn read(trainer: &Trainer) -> (Vec<f32>, Vec<f32>) {
     let (mut grads, mut values) = (Vec::new(), Vec::new());
-    for chunk in &trainer.model().adapter.as_ref().unwrap().chunks {
+    for chunk in trainer.model().store().chunks() {
         grads.extend(chunk.training.as_ref().unwrap().grads.read::<f32>().unwrap());
         values.extend(chunk.params.read::<f32>().unwrap());
     }
@@ -158,7 +158,7 @@ fn a_replayed_step_makes_nothing() {
 fn loss_along(gpu: &Gpu, dropout: f64, direction: &[f32], by: f32) -> (f64, Vec<f32>) {
     let model = model(gpu, dropout);
     let mut at = 0;
-    for chunk in &model.adapter.as_ref().unwrap().chunks {
+    for chunk in model.store().chunks() {
         let mut values = chunk.params.read::<f32>().unwrap();
         for value in &mut values {
             *value += by * direction[at];

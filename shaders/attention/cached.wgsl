@@ -44,6 +44,12 @@ var<workgroup> sums: array<f32, REPEAT>;
 var<workgroup> shrinks: array<f32, REPEAT>;
 var<workgroup> shares: array<vec4<f32>, THREADS>;
 
+// The row `further` on from row `begin`, fewer than the cache has.
+fn key_row(begin: u32, further: u32) -> u32 {
+    let row = begin + further;
+    return select(row, row - params.capacity, row >= params.capacity);
+}
+
 @compute @workgroup_size(128)
 fn decode(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -59,14 +65,18 @@ fn decode(
     let head = g / params.splits % teams * REPEAT;
     let token = g / params.splits / teams;
     let kv_head = head / (params.heads / params.kv_heads);
-    let own = min(position[0] + token, params.capacity - 1u);
+    // Without a window, positions past the capacity are held at its last row; with one, position p lies in row p modulo the capacity.
+    let windowed = params.window != 0xffffffffu;
+    let own = min(position[0] + token, select(params.capacity - 1u, 0xfffffffeu, windowed));
     let first = own - min(own, params.window - 1u);
     var begin = first;
     var end = own + 1u;
     if (SPLIT > 0u) {
-        begin = max(begin, split * SPLIT);
-        end = min(end, (split + 1u) * SPLIT);
+        let base = select(0u, first, windowed);
+        begin = max(begin, base + split * SPLIT);
+        end = min(end, base + (split + 1u) * SPLIT);
     }
+    let begin_row = begin % params.capacity;
 
     for (var at = lane; at < REPEAT * D4; at += THREADS) {
         query[at] = q[(token * params.heads + head) * D4 + at] * (params.scale * LOG2_E);
@@ -86,7 +96,7 @@ fn decode(
         workgroupBarrier();
         let many = min(end - j0, THREADS);
         if (lane < many) {
-            let row = ((j0 + lane) * params.kv_heads + kv_head) * D4;
+            let row = (key_row(begin_row, j0 + lane - begin) * params.kv_heads + kv_head) * D4;
             var s: array<vec4<f32>, REPEAT>;
             for (var r = 0u; r < REPEAT; r++) {
                 s[r] = ZERO;
@@ -131,7 +141,7 @@ fn decode(
         }
         if (slot < SLOTS) {
             for (var b = slot; b < many; b += SLOTS) {
-                let value = v[((j0 + b) * params.kv_heads + kv_head) * D4 + d];
+                let value = v[(key_row(begin_row, j0 + b - begin) * params.kv_heads + kv_head) * D4 + d];
                 for (var r = 0u; r < REPEAT; r++) {
                     acc[r] = fma(vec4<f32>(scores[r * THREADS + b]), value, acc[r]);
                 }

@@ -47,7 +47,7 @@ fn query_row(sequence: u32, i: u32, head: u32) -> u32 {
 }
 
 fn key_row(sequence: u32, j: u32, kv_head: u32) -> u32 {
-    return (sequence * params.capacity + j) * params.kv_heads + kv_head;
+    return (sequence * params.capacity + key_slot(j)) * params.kv_heads + kv_head;
 }
 
 // The lane's vec4 of a row's chunk; lanes past the row repeat its last.

@@ -60,7 +60,7 @@ fn query_row(sequence: u32, i: u32, head: u32) -> u32 {
 }
 
 fn key_row(sequence: u32, j: u32, kv_head: u32) -> u32 {
-    return (sequence * params.capacity + j) * params.kv_heads + kv_head;
+    return (sequence * params.capacity + key_slot(j)) * params.kv_heads + kv_head;
 }
 
 // Brings keys and values j0.. of one head into workgroup memory; past `end` the last row is repeated,

@@ -8,6 +8,10 @@ fn key_count() -> u32 {
     return params.seq;
 }
 
+fn key_slot(position: u32) -> u32 {
+    return position;
+}
+
 fn segment(sequence: u32, position: u32) -> u32 {
     return segments[sequence * params.seq + position];
 }

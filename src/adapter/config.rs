@@ -1,10 +1,7 @@
 //! What a LoRA adapter is: PEFT's words and PEFT's rules.
 
-use crate::{Error, Result};
+use crate::{Error, Result, arch::Architecture};
 use std::collections::BTreeMap;
-
-/// The linear layers of a block, by the names PEFT targets.
-pub const LINEAR_MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// A LoRA adapter's configuration, with PEFT's field names.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +14,7 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     /// Rank-stabilized scaling (Kalajdzievski 2023).
     pub use_rslora: bool,
-    /// Layers that get an update: names from [`LINEAR_MODULES`], or full ones that end in one of them. `all-linear` stands for
+    /// Layers that get an update: the last part of their names (`q_proj`), or more of it up to the full name. `all-linear` stands for
     /// all of them.
     pub target_modules: Vec<String>,
     /// Ranks of layers that have another, by their full names (`model.layers.0.self_attn.q_proj`).
@@ -94,14 +91,33 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return Err(Error::config("lora_dropout", format!("expected 0 up to below 1, got {}", self.lora_dropout)));
         }
-        let known = |t: &str| t == "all-linear" || LINEAR_MODULES.iter().any(|m| t.rsplit('.').next() == Some(m));
-        if let Some(unknown) = self.target_modules.iter().find(|t| !known(t)) {
-            let known = LINEAR_MODULES.join(", ");
-            return Err(Error::config("target_modules", format!("{unknown} is none of {known} or all-linear")));
-        }
         if self.target_modules.is_empty() {
             return Err(Error::config("target_modules", "names no layer"));
         }
         Ok(())
     }
+
+    /// Names and shapes (out, in) of the layers of a model that get an update, in the model's order. Errors: Config, also for a
+    /// target that is none of them.
+    pub fn layers(&self, arch: &Architecture) -> Result<Vec<(String, [usize; 2])>> {
+        self.validate()?;
+        for target in &self.target_modules {
+            let alone = LoraConfig { target_modules: vec![target.clone()], ..LoraConfig::default() };
+            if arch.linear_layers().any(|(name, _)| alone.targets(&name)) {
+                continue;
+            }
+            let known: Vec<&str> = arch.linears.iter().map(|linear| last(linear.name)).collect();
+            let message = match known.contains(&last(target)) {
+                true => format!("{target} is no layer of this model"),
+                false => format!("{target} is none of {} or all-linear", known.join(", ")),
+            };
+            return Err(Error::config("target_modules", message));
+        }
+        Ok(arch.linear_layers().filter(|(name, _)| self.targets(name)).collect())
+    }
+}
+
+/// The last part of a module's name.
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
 }

@@ -1,16 +1,17 @@
 //! What is trained of a frozen model: low-rank adapters in PEFT's words, or weights through rounding (quantization-aware training);
-//! the memory it lies in, and the linear layer that it is attached to.
+//! by name, in flat memory, and how an optimizer steps it.
 
+mod chunk;
 mod config;
-mod latent;
-mod linear;
-mod memory;
+mod lora;
+mod optimizer;
 mod qat;
 mod store;
 
-pub use config::{LINEAR_MODULES, LoraConfig};
-pub use latent::{Float, Latent, Merged};
-pub use linear::{AdaptedLinear, Lora, Saved, StepValues};
-pub use memory::{Chunk, Trained, Training};
+pub use chunk::{Chunk, Training};
+pub use config::LoraConfig;
+pub use lora::Adapter;
+pub(crate) use lora::pairs;
+pub use optimizer::Optimizer;
 pub use qat::{InputScales, Qat, QatConfig, Ranges};
-pub use store::{Adapter, Module};
+pub use store::Store;

@@ -1,7 +1,13 @@
 //! Quantization-aware training: what is trained, and the memory it lies in.
 
-use super::{AdaptedLinear, Chunk, Float, Latent, Merged, Trained, memory};
-use crate::{Error, Result, Shape, gpu::Gpu, kernels::quantize, quant::Scheme};
+use super::Store;
+use crate::{
+    Error, Result, Shape,
+    gpu::Gpu,
+    kernels::quantize,
+    nn::{Adapted, Float, Latent, Merged, Parameter},
+    quant::Scheme,
+};
 use std::{fmt, str::FromStr};
 
 /// Where the ranges that codes cover come from.
@@ -74,71 +80,66 @@ impl QatConfig {
     }
 }
 
-/// Quantization-aware training of a model: its configuration and memory.
+/// Quantization-aware training of a model: what it rounds to, and how far it is.
 pub struct Qat {
     /// What is rounded to.
     pub config: QatConfig,
-    /// Weights and steps; with LoRA the weights' memory is the adapter's.
-    pub chunks: Vec<Chunk>,
-    /// Trained values, the adapter's not counted.
-    pub parameters: usize,
     /// Whether the scales of static activations are known.
     pub observed: bool,
 }
 
 impl Qat {
     /// Memory for training `layers` through rounding, and each layer's part of it: that of its adapter where it has one;
-    /// where no layer has, the weights are trained as a whole. The weights are not rounded yet. Errors: Config; Unsupported,
-    /// also for layers behind a transform; Shape for a weight that one binding cannot hold as f32; OutOfMemory.
-    pub fn new(gpu: &Gpu, config: QatConfig, layers: &[&AdaptedLinear], trainable: bool) -> Result<(Qat, Vec<Latent>)> {
+    /// where no layer has, the weights are trained as a whole. The weights are not rounded yet. Names: `NAME.weight`, and of trained
+    /// steps `NAME.step` \[blocks\] and `NAME.input_step` \[1\]. Errors: Config; Unsupported, also for layers behind a transform;
+    /// Shape for a weight that one binding cannot hold as f32; OutOfMemory.
+    pub fn prepare(gpu: &Gpu, config: QatConfig, layers: &[&Adapted], trainable: bool) -> Result<(Store, Vec<Latent>)> {
         config.validate()?;
         layers.iter().try_for_each(|layer| check(gpu, layer))?;
-        let whole = layers.iter().all(|layer| layer.lora.is_none());
+        let whole = layers.iter().all(|layer| layer.change.lora().is_none());
         let learned = config.ranges == Ranges::Learned;
-        let trains = |layer: &AdaptedLinear| whole || layer.lora.is_some();
-        let shape = |layer: &AdaptedLinear| layer.base.weight.shape();
-        let weights: Vec<_> =
-            layers.iter().filter(|_| whole).map(|layer| (layer.name.clone(), shape(layer).into())).collect();
+        let trains = |layer: &Adapted| whole || layer.change.lora().is_some();
+        let mut weights: Vec<(String, Shape)> = Vec::new();
         let mut steps: Vec<(String, Shape)> = Vec::new();
-        for layer in layers.iter().filter(|layer| learned && trains(layer)) {
-            let scheme = config.scheme.resolve(shape(layer));
-            scheme.validate_for(shape(layer)).map_err(|error| Error::config(&layer.name, error.to_string()))?;
-            steps.push((layer.name.clone(), [layer.base.weight.len().div_ceil(scheme.block_size())].into()));
+        for layer in layers {
+            let (weight, shape) = (&layer.base.weight, layer.base.weight.shape());
+            if whole {
+                weights.push((layer.weight_name(), shape.into()));
+            }
+            if learned && trains(layer) {
+                let scheme = config.scheme.resolve(shape);
+                scheme.validate_for(shape).map_err(|error| Error::config(&layer.name, error.to_string()))?;
+                steps.push((format!("{}.step", layer.name), [weight.len().div_ceil(scheme.block_size())].into()));
+            }
         }
         if learned && config.activations == Some(InputScales::Static) {
-            steps.extend(layers.iter().map(|layer| (layer.name.clone(), [1].into())));
+            steps.extend(layers.iter().map(|layer| (format!("{}.input_step", layer.name), [1].into())));
         }
-        let parameters = weights.iter().chain(&steps).map(|(_, shape)| shape.len()).sum();
-        let (mut chunks, whole_weights) = memory::allocate(gpu, "weights in f32", &weights, trainable, true)?;
-        let (more, steps) = memory::allocate(gpu, "steps", &steps, trainable, false)?;
-        chunks.extend(more);
-        let (mut whole_weights, mut steps) = (whole_weights.into_iter(), steps.into_iter());
-        let mut of_weights: Vec<Option<Trained>> = Vec::with_capacity(layers.len());
-        for layer in layers {
-            of_weights.push(if learned && trains(layer) { steps.next() } else { None });
-        }
+        let mut store = Store::new(gpu, "weights in f32", &weights, trainable, true)?;
+        store.append(Store::new(gpu, "steps", &steps, trainable, false)?);
         let mut latents = Vec::with_capacity(layers.len());
-        for (layer, of_weight) in layers.iter().zip(of_weights) {
-            let float = match (&layer.lora, whole_weights.next()) {
+        for layer in layers {
+            let of = |what: &str| -> Option<Parameter> { store.get(&format!("{}.{what}", layer.name)).cloned() };
+            let float = match (layer.change.lora(), of("weight")) {
                 (Some(lora), _) => {
                     Float::Merged(Box::new(Merged { frozen: layer.base.weight.clone(), lora: lora.clone() }))
                 }
                 (None, Some(weight)) => Float::Whole(weight),
                 (None, None) => Float::Fixed,
             };
-            latents.push(Latent::new(gpu, float, of_weight, steps.next())?);
+            latents.push(Latent::new(gpu, float, of("step"), of("input_step"))?);
         }
-        Ok((Qat { config, chunks, parameters, observed: false }, latents))
+        Ok((store, latents))
     }
 }
 
 /// Errors: Config, Unsupported, Shape where a layer cannot be trained through rounding.
-fn check(gpu: &Gpu, layer: &AdaptedLinear) -> Result<()> {
+fn check(gpu: &Gpu, layer: &Adapted) -> Result<()> {
     if layer.base.input.is_some() {
         let (got, supported) = ("columns in another order or Hadamard", "layers without a transform");
         return Err(Error::unsupported(format!("training through rounding of {}", layer.name), got, supported));
     }
-    if layer.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0) {
+    if layer.change.lora().is_some_and(|lora| lora.dropout > 0.0) {
         let message = "an update that is merged before rounding cannot drop inputs; set it to 0";
         return Err(Error::config("lora_dropout", format!("of {}: {message}", layer.name)));
     }

@@ -7,12 +7,14 @@
 mod params;
 mod plan;
 mod program;
+mod programs;
 mod rates;
 
 pub use params::Params;
 pub(crate) use params::params;
 pub use plan::{Plan, Pool};
 pub use program::{KernelTime, Program};
+pub use programs::Programs;
 
 use crate::{
     DType, Error, Result, Shape,

@@ -3,6 +3,7 @@
 use super::{BlockStats, InputStats, Layer, LayerMethod, Needs, Rtn, Site, float_tensor, fold};
 use crate::{
     DType, Error, Result,
+    arch::LinearId,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::{
@@ -62,7 +63,7 @@ impl Awq {
 
     /// The best scales of the input of these layers. [in]
     fn factors(&self, gpu: &Gpu, block: &Block, stats: &BlockStats, site: Site) -> Result<Vec<f32>> {
-        let linears = &block.linears()[site.linears()];
+        let linears: Vec<_> = block.readers(site).collect();
         let (h, means) = inputs(&linears[0].name, stats.site(site))?;
         let tried: Vec<Vec<f32>> =
             (0..self.options.ratios).map(|i| scales(&means, i as f32 / self.options.ratios as f32)).collect();
@@ -77,7 +78,7 @@ impl Awq {
             let out = g.import(&flat);
             let factors = g.import(&gpu.tensor("scales of channels", [factors.len()], DType::F32, factors)?);
             let mut at = index * rows;
-            for linear in linears {
+            for linear in &linears {
                 let weight = float_tensor(&linear.name, &linear.base.weight)?;
                 let [rows, cols] = linear.base.weight.shape();
                 let grid = Grid::of(&linear.name, self.options.scheme, [rows, cols])?;
@@ -134,14 +135,9 @@ impl LayerMethod for Awq {
 
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         for site in Site::ALL {
-            // With fewer heads for v than for q, a row of v would need several scales at once.
-            if site == Site::O && block.v.base.outputs() != block.o.base.inputs() {
-                continue;
-            }
-            let factors = self.factors(gpu, block, stats, site)?;
-            match site {
-                Site::Qkv | Site::GateUp => fold::into_norm(gpu, block, stats, site, &factors)?,
-                Site::O | Site::Down => fold::into_linear(gpu, block, stats, site, &factors)?,
+            if fold::can_fold(block, site) {
+                let factors = self.factors(gpu, block, stats, site)?;
+                fold::into_maker(gpu, block, stats, site, &factors)?;
             }
         }
         Ok(())
@@ -151,7 +147,7 @@ impl LayerMethod for Awq {
         let [rows, cols] = layer.shape();
         let grid = Grid::of(layer.name, self.options.scheme, [rows, cols])?;
         // The product of q and k decides where attention goes; the paper leaves their ranges alone.
-        let attends = [".q_proj", ".k_proj"].iter().any(|end| layer.name.ends_with(end));
+        let attends = matches!(layer.id, LinearId::Q | LinearId::K);
         if self.options.clip && !attends && grid.group() > LONGEST {
             WARNED.call_once(|| {
                 log::warn!("awq cuts no ranges in groups of more than {LONGEST} columns, such as {}'s", layer.name);

@@ -2,16 +2,18 @@
 
 use super::{
     Site,
-    activations::Activations,
-    tunable::{Steps, Tunables},
+    hidden_states::HiddenStates,
+    tunable::{self, Steps},
 };
 use crate::{
     DType, Error, Result,
-    adapter::StepValues,
+    adapter::Store,
+    arch::LinearId,
     gpu::{Gpu, Tensor},
-    graph::Program,
+    graph::{Graph, Program},
     kernels::squared_error,
     model::{Block, Model},
+    nn::{Pass, StepValues},
     quant::hadamard::Random,
 };
 
@@ -88,7 +90,7 @@ pub(super) struct Tuner<'a> {
     gpu: &'a Gpu,
     model: &'a Model,
     options: FineTune,
-    wanted: Activations,
+    wanted: HiddenStates,
 }
 
 impl<'a> Tuner<'a> {
@@ -97,29 +99,39 @@ impl<'a> Tuner<'a> {
         gpu: &'a Gpu,
         model: &'a Model,
         block: &Block,
-        states: &mut Activations,
+        states: &mut HiddenStates,
         options: FineTune,
     ) -> Result<Tuner<'a>> {
         options.validate()?;
-        let wanted = states.map(model, |g, cx, x| Ok(block.forward(g, x, cx)?.0))?;
+        let wanted = states.map(model, |g, sample, x| Ok(sample.through(g, block, x)?.0))?;
         Ok(Tuner { gpu, model, options, wanted })
     }
 
-    /// Trains the block after its layer `index` was quantized, where it is time to. Errors: those of [`Tuner::tune`].
-    pub fn after(&mut self, index: usize, block: &mut Block, states: &mut Activations) -> Result<Option<Tuned>> {
-        let site = Site::ALL.into_iter().find(|site| site.linears().end == index + 1);
-        let Some(site) = site.filter(|&site| site == Site::Down || self.options.between) else { return Ok(None) };
+    /// Trains the block after its layer `id` was quantized, where it is time to. Errors: those of [`Tuner::tune`].
+    pub fn after(&mut self, id: LinearId, block: &mut Block, states: &mut HiddenStates) -> Result<Option<Tuned>> {
+        let site = id.reads();
+        let last = site.linears().last() == Some(&id);
+        if !last || !(site == Site::Down || self.options.between) {
+            return Ok(None);
+        }
         let tuned = self.tune(block, states, site != Site::Down)?;
         let Tuned { before, after, epochs } = tuned;
-        let name = &block.linears()[index].name;
+        let name = &block.linear(id).name;
         log::info!("fine-tuned after {name}: block error {before:.4e} -> {after:.4e} in {epochs} epochs");
         Ok(Some(tuned))
     }
 
     /// Trains what there is to train of the block; layers in floats too where `floats`. `states`: the samples' inputs of
     /// the block. Errors: Device, OutOfMemory, Shape for layers that do not fit a binding.
-    fn tune(&mut self, block: &mut Block, states: &mut Activations, floats: bool) -> Result<Tuned> {
-        let tunables = Tunables::new(self.gpu, block, floats)?;
+    fn tune(&mut self, block: &mut Block, states: &mut HiddenStates, floats: bool) -> Result<Tuned> {
+        let store = tunable::train_block(self.gpu, block, floats)?;
+        let tuned = self.learn(block, states, &store);
+        tunable::freeze_block(block)?;
+        tuned
+    }
+
+    /// Trains what `store` holds of the block. Errors: Device, OutOfMemory.
+    fn learn(&mut self, block: &Block, states: &mut HiddenStates, store: &Store) -> Result<Tuned> {
         let mut errors = Errors::new(self.gpu, self.model, block, states, &self.wanted)?;
         let count = states.len();
         let (held_out, learned): (Vec<usize>, Vec<usize>) =
@@ -131,8 +143,8 @@ impl<'a> Tuner<'a> {
         if !(scale > 0.0 && before > 0.0) {
             return Ok(tuned);
         }
-        let mut training = Training::new(self, block, states, &tunables, 1.0 / scale)?;
-        let mut steps = Steps::new(self.gpu, &tunables, self.options.learning_rate)?;
+        let mut training = Training::new(self, block, states, 1.0 / scale)?;
+        let mut steps = Steps::new(self.gpu, store, self.options.learning_rate)?;
         let mut order = learned;
         let mut random = Random::new(count as u64);
         let mut since = 0;
@@ -173,20 +185,26 @@ struct Errors {
 }
 
 impl Errors {
-    fn new(gpu: &Gpu, model: &Model, block: &Block, states: &mut Activations, wanted: &Activations) -> Result<Errors> {
-        let tokens = |length: &super::activations::Length| length.x.shape()[0];
+    fn new(
+        gpu: &Gpu,
+        model: &Model,
+        block: &Block,
+        states: &mut HiddenStates,
+        wanted: &HiddenStates,
+    ) -> Result<Errors> {
+        let tokens = |length: &super::hidden_states::Length| length.x.shape()[0];
         let sums = states.lengths().iter().map(|l| gpu.zeros("squared errors", [tokens(l)], DType::F32));
         let sums = sums.collect::<Result<Vec<_>>>()?;
-        let programs = states.programs(model, |g, cx, x, length| {
-            let (y, _) = block.forward(g, x, cx)?;
+        let programs = states.programs(model, &|_| Pass::inference(), |g, sample, x, length| {
+            let (y, _) = sample.through(g, block, x)?;
             let (want, sums) = (g.import(&wanted.lengths()[length].x), g.import(&sums[length]));
             squared_error::squared_error(g, &y, &want, 0.0, &sums).map(|_| ())
         })?;
-        Ok(Errors { programs, sums, width: model.config.hidden_size })
+        Ok(Errors { programs, sums, width: model.arch.hidden_size })
     }
 
     /// The mean squared error of these samples' outputs. Waits.
-    fn mean(&mut self, samples: &[usize], states: &mut Activations, wanted: &mut Activations) -> Result<f64> {
+    fn mean(&mut self, samples: &[usize], states: &mut HiddenStates, wanted: &mut HiddenStates) -> Result<f64> {
         for sums in &self.sums {
             sums.write(bytemuck::cast_slice(&vec![0.0f32; sums.shape().len()]))?;
         }
@@ -214,32 +232,23 @@ struct Training {
 
 impl Training {
     /// Gradients are those of `factor` times the mean squared error of a step, so that they are of one size in all blocks.
-    fn new(
-        tuner: &Tuner<'_>,
-        block: &Block,
-        states: &mut Activations,
-        tunables: &Tunables,
-        factor: f64,
-    ) -> Result<Training> {
+    fn new(tuner: &Tuner<'_>, block: &Block, states: &mut HiddenStates, factor: f64) -> Result<Training> {
         let accumulate = tuner.gpu.zeros("accumulation flag", [1], DType::F32)?;
-        // Nothing is dropped here; the backward pass of adapters would read it.
-        let seed = tuner.gpu.zeros("seed and step", [2], DType::U32)?;
-        let width = tuner.model.config.hidden_size;
-        let programs = states.programs(tuner.model, |g, cx, x, length| {
+        let width = tuner.model.arch.hidden_size;
+        let step = |g: &mut Graph| StepValues { seed: None, accumulate: g.import(&accumulate) };
+        let programs = states.programs(tuner.model, &|g| Pass::training(step(g)), |g, sample, x, length| {
             let tokens = x.rows_cols().0;
             let unused = g.import(&tuner.gpu.zeros("squared errors", [tokens], DType::F32)?);
-            let step = StepValues { seed: g.import(&seed), accumulate: g.import(&accumulate) };
-            let (y, saved) = block.forward(g, x, cx)?;
+            let (y, saved) = sample.through(g, block, x)?;
             let want = g.import(&tuner.wanted.lengths()[length].x);
             let scale = 2.0 * factor / (tokens * width * tuner.options.batch) as f64;
             let dy = squared_error::squared_error(g, &y, &want, scale as f32, &unused)?;
-            let mut gradients = tunables.gradients(g, &accumulate);
-            block.backward_weights(g, &saved, &dy, cx, &step, &mut gradients)
+            block.gradients(g, &saved, &dy, &sample.cx)
         })?;
         Ok(Training { programs, accumulate })
     }
 
-    fn batch(&mut self, batch: &[usize], states: &mut Activations, wanted: &mut Activations) -> Result<()> {
+    fn batch(&mut self, batch: &[usize], states: &mut HiddenStates, wanted: &mut HiddenStates) -> Result<()> {
         for (i, &sample) in batch.iter().enumerate() {
             let length = states.load(sample)?;
             wanted.load(sample)?;

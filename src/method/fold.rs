@@ -3,6 +3,7 @@
 use super::{BlockStats, Site, float_tensor};
 use crate::{
     DType, Error, Result,
+    arch::Maker,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::elementwise,
@@ -58,41 +59,42 @@ fn upload(gpu: &Gpu, factors: &[f32]) -> Result<[Tensor; 2]> {
 
 /// Multiplies the columns of the layers that read `site`, and scales what is known of their input.
 fn into_readers(block: &Block, stats: &mut BlockStats, site: Site, [factors, inverse]: &[Tensor; 2]) -> Result<()> {
-    for linear in &block.linears()[site.linears()] {
+    for linear in block.readers(site) {
         columns(factors.gpu(), &float_tensor(&linear.name, &linear.base.weight)?, factors)?;
     }
     stats.site_mut(site).scale(inverse)
 }
 
-/// Channel c of the input of q, k and v, or of gate and up, is divided by `factors[c]` in the norm that makes it, and
-/// column c of those layers multiplied by it: what the block computes stays the same. factors: [in], above 0.
-/// Errors: Shape for other sites, Device.
-pub fn into_norm(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, factors: &[f32]) -> Result<()> {
-    let norm = match site {
-        Site::Qkv => &block.input_norm,
-        Site::GateUp => &block.post_norm,
-        _ => return Err(Error::shape("folding into a norm", "an input that a norm makes", format!("{site:?}"))),
-    };
-    let uploaded = upload(gpu, factors)?;
-    columns(gpu, &norm.weight, &uploaded[1])?;
-    into_readers(block, stats, site, &uploaded)
+/// Channel c of an input is divided by `factors[c]` in what makes it, a norm's weight or the rows of a linear layer and its bias, and
+/// column c of the layers that read it multiplied: what the block computes stays the same. factors: [in], above 0.
+/// Errors: Shape where what makes the input is of another width, Device.
+pub fn into_maker(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, factors: &[f32]) -> Result<()> {
+    match site.maker() {
+        Maker::Norm(id) => {
+            let uploaded = upload(gpu, factors)?;
+            columns(gpu, &block.norm(id).weight.values, &uploaded[1])?;
+            into_readers(block, stats, site, &uploaded)
+        }
+        Maker::Linear(id) => {
+            let maker = block.linear(id);
+            if maker.base.outputs() != factors.len() {
+                return Err(Error::shape(&maker.name, format!("{} rows", factors.len()), maker.base.outputs()));
+            }
+            let uploaded = upload(gpu, factors)?;
+            rows(gpu, &float_tensor(&maker.name, &maker.base.weight)?, &uploaded[1])?;
+            if let Some(bias) = &maker.base.bias {
+                columns(gpu, bias, &uploaded[1])?;
+            }
+            into_readers(block, stats, site, &uploaded)
+        }
+    }
 }
 
-/// The same where another linear layer makes the input: up for down, and v for o where every head has a v of its own. Its
-/// rows, and its bias, are divided. Errors: Shape for other sites and sizes, Device.
-pub fn into_linear(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, factors: &[f32]) -> Result<()> {
-    let maker = match site {
-        Site::O => &block.v,
-        Site::Down => &block.up,
-        _ => return Err(Error::shape("folding into a layer", "an input that a layer makes", format!("{site:?}"))),
-    };
-    if maker.base.outputs() != factors.len() {
-        return Err(Error::shape(&maker.name, format!("{} rows", factors.len()), maker.base.outputs()));
+/// Whether factors of an input can move into what makes it: with fewer heads of values than of queries, a row of values would need
+/// several at once.
+pub fn can_fold(block: &Block, site: Site) -> bool {
+    match site.maker() {
+        Maker::Norm(_) => true,
+        Maker::Linear(id) => block.readers(site).all(|reader| reader.base.inputs() == block.linear(id).base.outputs()),
     }
-    let uploaded = upload(gpu, factors)?;
-    rows(gpu, &float_tensor(&maker.name, &maker.base.weight)?, &uploaded[1])?;
-    if let Some(bias) = &maker.base.bias {
-        columns(gpu, bias, &uploaded[1])?;
-    }
-    into_readers(block, stats, site, &uploaded)
 }

@@ -3,12 +3,12 @@
 use super::{Layer, LayerMethod, float_tensor, fold::row_ranges};
 use crate::{
     DType, Result,
-    adapter::{Adapter, Lora},
+    adapter::Adapter,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::{dense, elementwise},
     model::Block,
-    nn::Linear,
+    nn::{Linear, Lora},
 };
 use serde::Serialize;
 use std::cell::RefCell;
@@ -58,13 +58,13 @@ impl LayerMethod for Merge {
         Some(&*self.method)
     }
 
-    fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
-        for linear in block.linears() {
+    fn prepare(&self, gpu: &Gpu, number: usize, block: &Block) -> Result<()> {
+        for (_, linear) in block.linears() {
             if let Some(pair) = self.adapter.get(&linear.name) {
-                add(gpu, &float_tensor(&linear.name, &linear.base.weight)?, pair)?;
+                add(gpu, &float_tensor(&linear.name, &linear.base.weight)?, &pair)?;
             }
         }
-        self.method.prepare(gpu, block)
+        self.method.prepare(gpu, number, block)
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
@@ -80,22 +80,22 @@ impl LayerMethod for Merge {
 
 /// A sum before it is rounded, as [`Kept::share`] needs it: seen through the r rows of P = A · H alone, since
 /// ⟨X, ΔW⟩ = scale · Σ (X · Pᵀ) ∘ B.
-struct Probe<'a> {
-    pair: &'a Lora,
+struct Probe {
+    pair: Lora,
     /// P; A where no Hessian is known. [r, in]
     rows: Tensor,
     /// P · Sᵀ of the sum S. [r, out]
     sum: Vec<f32>,
 }
 
-impl<'a> Probe<'a> {
-    fn new(gpu: &Gpu, layer: &Layer<'_>, pair: &'a Lora) -> Result<Probe<'a>> {
+impl Probe {
+    fn new(gpu: &Gpu, layer: &Layer<'_>, pair: Lora) -> Result<Probe> {
         let [outputs, inputs] = layer.shape();
-        let r = pair.a.shape()[0];
+        let r = pair.a.values.shape()[0];
         let rows = match &layer.stats.hessian {
             // Symmetric, so that its rows are its columns.
-            Some(h) => gpu.tensor("probe", [r, inputs], DType::F32, &products(gpu, &pair.a, h, inputs)?)?,
-            None => pair.a.clone(),
+            Some(h) => gpu.tensor("probe", [r, inputs], DType::F32, &products(gpu, &pair.a.values, h, inputs)?)?,
+            None => pair.a.values.clone(),
         };
         let sum = products(gpu, &rows, &layer.weight, outputs)?;
         Ok(Probe { pair, rows, sum })
@@ -103,7 +103,7 @@ impl<'a> Probe<'a> {
 
     /// `None` for an update of zero.
     fn share(&self, gpu: &Gpu, linear: &Linear) -> Result<Option<f64>> {
-        let r = self.pair.a.shape()[0];
+        let r = self.pair.a.values.shape()[0];
         // The stored weight alone: neither bias nor rounding of inputs, but its transforms.
         let weight = Linear { bias: None, activation: None, ..linear.clone() };
         let mut g = Graph::new(gpu);
@@ -111,8 +111,8 @@ impl<'a> Probe<'a> {
         let y = weight.forward(&mut g, &x, None)?;
         g.keep(&y);
         let stored: Vec<f32> = g.run()?.read(&y)?;
-        let b: Vec<f32> = self.pair.b.read()?;
-        let seen = products(gpu, &self.rows, &self.pair.a, r)?;
+        let b: Vec<f32> = self.pair.b.values.read()?;
+        let seen = products(gpu, &self.rows, &self.pair.a.values, r)?;
         let outputs = self.sum.len() / r;
         let (scale, mut error, mut whole) = (f64::from(self.pair.scale), 0.0, 0.0);
         for (out, b) in b.chunks_exact(r).enumerate() {
@@ -147,12 +147,12 @@ fn products(gpu: &Gpu, x: &Tensor, w: &Tensor, count: usize) -> Result<Vec<f32>>
 /// w += scale · B · A. w: [out, in] f32. Errors: Shape, Device.
 fn add(gpu: &Gpu, w: &Tensor, pair: &Lora) -> Result<()> {
     let (rows, cols) = w.shape().rows_cols();
-    let r = pair.a.shape()[0];
+    let r = pair.a.values.shape()[0];
     let mut g = Graph::new(gpu);
-    let a = g.import(&pair.a);
+    let a = g.import(&pair.a.values);
     for (start, count) in row_ranges(gpu, rows, cols) {
         let part = g.import(&w.slice(start * cols, [count, cols])?);
-        let b = g.import(&pair.b.slice(start * r, [count, r])?);
+        let b = g.import(&pair.b.values.slice(start * r, [count, r])?);
         let sum = dense::merged(&mut g, &part, &b, &a, pair.scale)?;
         elementwise::assign(&mut g, &part, &sum, 1.0)?;
     }

@@ -4,12 +4,12 @@
 //! activations are all that is held beside the result. What a method does is behind one trait, [`LayerMethod`]. Nothing here
 //! touches files but through [`Source`](crate::model::Source), and nothing knows the command line.
 
-mod activations;
 mod aqlm;
 mod awq;
 mod finetune;
 pub mod fold;
 mod gptq;
+mod hidden_states;
 mod hqq;
 mod keep_better;
 pub mod linalg;
@@ -29,7 +29,7 @@ mod stored;
 mod tunable;
 mod w8a8;
 
-pub use crate::model::Site;
+pub use crate::arch::Site;
 pub use aqlm::Aqlm;
 pub use awq::{Awq, AwqOptions};
 pub use finetune::{FineTune, Tuned};
@@ -48,11 +48,12 @@ pub use rtn::{Rtn, RtnObserved};
 pub use smoothquant::{SmoothQuant, SmoothQuantOptions};
 pub use stats::{BlockStats, ChannelStats, InputStats, Needs};
 pub use stored::Stored;
-pub use tunable::{Tunable, Tunables};
+pub use tunable::train_block;
 pub use w8a8::{ActivationScales, W8A8};
 
 use crate::{
     DType, Error, Result,
+    arch::LinearId,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::{QuantizedTensor, dequantize, elementwise, reduce},
@@ -64,7 +65,7 @@ use crate::{
 /// One way to choose the numbers of a model's linear layers.
 ///
 /// The pipeline calls [`prepare`](LayerMethod::prepare) and [`fold`](LayerMethod::fold) once a block and then [`quantize`](LayerMethod::quantize) for each of its
-/// linear layers, in the order of [`crate::adapter::LINEAR_MODULES`].
+/// linear layers, in the order of [`LinearId::ALL`].
 pub trait LayerMethod {
     /// The name used in flags and messages (`gptq`).
     fn name(&self) -> &'static str;
@@ -79,10 +80,10 @@ pub trait LayerMethod {
         self.wrapped().map(|method| method.needs()).unwrap_or_default()
     }
 
-    /// Changes a block of f32 weights before anything is measured of it: what is then measured and kept is the changed block.
+    /// Changes block `number`, of f32 weights, before anything is measured of it: what is then measured and kept is the changed block.
     /// Errors: the method's.
-    fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
-        self.wrapped().map_or(Ok(()), |method| method.prepare(gpu, block))
+    fn prepare(&self, gpu: &Gpu, number: usize, block: &Block) -> Result<()> {
+        self.wrapped().map_or(Ok(()), |method| method.prepare(gpu, number, block))
     }
 
     /// Whether [`fold`](LayerMethod::fold) changes weights.
@@ -114,6 +115,8 @@ pub trait LayerMethod {
 
 /// One linear layer that is to be quantized.
 pub struct Layer<'a> {
+    /// Its place there.
+    pub id: LinearId,
     /// Such as `model.layers.0.self_attn.q_proj`.
     pub name: &'a str,
     /// [out, in] f32, all finite. The method may overwrite it: nobody reads it afterwards.

@@ -1,11 +1,12 @@
 //! Block by block through a model: collect, fold, quantize, and go on with what the quantized block gives.
 
 use super::{
-    BlockStats, Layer, LayerFigures, LayerMethod, Site, Tuned, activations::Activations, check_finite, finetune::Tuner,
-    float_tensor, report::Reference, to_floats,
+    BlockStats, Layer, LayerFigures, LayerMethod, Site, Tuned, check_finite, finetune::Tuner, float_tensor,
+    hidden_states::HiddenStates, report::Reference, to_floats,
 };
 use crate::{
     DType, Error, Result,
+    arch::LinearId,
     gpu::Gpu,
     kernels::elementwise,
     model::{Block, LoadOptions, Model, Quantization, Source},
@@ -74,19 +75,20 @@ pub fn quantize_model(
     }
     let mut model = Model::without_blocks(gpu, source)?;
     let mut activations = match method.needs().any() || options.report {
-        true => Some(Activations::new(&model, calibration, options.activation_bytes)?),
+        true => Some(HiddenStates::new(&model, calibration, options.activation_bytes)?),
         false => None,
     };
-    let layers = source.config.layers;
-    let total = 7 * layers;
-    for layer in 0..layers {
-        let mut work = Work { gpu, model: &model, method, block: float_block(gpu, source, layer, options.base)? };
+    let (blocks, total) = (source.arch.blocks.len(), source.arch.linear_count());
+    let mut done = 0;
+    for number in 0..blocks {
+        let block = float_block(gpu, source, number, options.base)?;
+        let mut work = Work { gpu, model: &model, method, block };
         work.check()?;
-        method.prepare(gpu, &work.block)?;
+        method.prepare(gpu, number, &work.block)?;
         let mut stats = work.collect(activations.as_mut(), &Site::ALL)?;
         method.fold(gpu, &mut work.block, &mut stats)?;
         work.observe(activations.as_mut(), &mut stats, &Site::ALL)?;
-        let mut tuner = match (method.finetune().filter(|t| t.reaches(layer)), activations.as_mut()) {
+        let mut tuner = match (method.finetune().filter(|t| t.reaches(number)), activations.as_mut()) {
             (Some(options), Some(states)) => Some(Tuner::new(gpu, &model, &work.block, states, options)?),
             _ => None,
         };
@@ -97,13 +99,14 @@ pub fn quantize_model(
                 stats = work.collect(activations.as_mut(), &[site])?;
                 work.observe(activations.as_mut(), &mut stats, &[site])?;
             }
-            for index in site.linears() {
-                let name = work.quantize(index, &stats, site)?;
+            for &id in site.linears() {
+                let name = work.quantize(id, &stats)?;
                 let tuned = match (tuner.as_mut(), activations.as_mut()) {
-                    (Some(tuner), Some(states)) => tuner.after(index, &mut work.block, states)?,
+                    (Some(tuner), Some(states)) => tuner.after(id, &mut work.block, states)?,
                     _ => None,
                 };
-                let report = LayerReport { name, done: layer * 7 + index + 1, total, tuned, figures: None };
+                done += 1;
+                let report = LayerReport { name, done, total, tuned, figures: None };
                 match reference {
                     None => on_layer(&report)?,
                     Some(_) => waiting.push(report),
@@ -116,7 +119,7 @@ pub fn quantize_model(
                 on_layer(&LayerReport { figures: Some(figures), ..report })?;
             }
         }
-        if let Some(activations) = activations.as_mut().filter(|_| layer + 1 < layers) {
+        if let Some(activations) = activations.as_mut().filter(|_| number + 1 < blocks) {
             work.advance(activations)?;
         }
         let block = work.block;
@@ -126,15 +129,16 @@ pub fn quantize_model(
 }
 
 /// A block in f32, of what `base` makes of the numbers that are stored.
-fn float_block(gpu: &Gpu, source: &Source, layer: usize, base: Quantization) -> Result<Block> {
-    let load = |quantization| Model::load_block(gpu, source, layer, &LoadOptions { quantization });
+fn float_block(gpu: &Gpu, source: &Source, number: usize, base: Quantization) -> Result<Block> {
+    let load = |quantization| Model::load_block(gpu, source, number, &LoadOptions { quantization });
     if base == Quantization::AsStored {
         return load(Quantization::To(Scheme::F32));
     }
     let mut block = load(base)?;
-    for linear in block.linears_mut() {
+    block.for_each_linear(|_, linear| {
         linear.base.weight = to_floats(gpu, &linear.name, &linear.base.weight)?;
-    }
+        Ok(())
+    })?;
     Ok(block)
 }
 
@@ -149,36 +153,36 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn check(&self) -> Result<()> {
-        self.block.linears().into_iter().try_for_each(|linear| {
-            let name = format!("{}.weight", linear.name);
+        self.block.linears().try_for_each(|(_, linear)| {
+            let name = linear.weight_name();
             check_finite(&name, &float_tensor(&name, &linear.base.weight)?)
         })
     }
 
     /// Runs the block over all samples and keeps what the method needs to know of these sites.
-    fn collect(&self, activations: Option<&mut Activations>, sites: &[Site]) -> Result<BlockStats> {
+    fn collect(&self, activations: Option<&mut HiddenStates>, sites: &[Site]) -> Result<BlockStats> {
         let needs = self.method.needs();
         let Some(activations) = activations.filter(|_| needs.before_folding()) else {
-            return BlockStats::new(self.gpu, &self.model.config, Default::default(), &[]);
+            return BlockStats::new(self.gpu, &self.model.arch, Default::default(), &[]);
         };
-        let mut stats = BlockStats::new(self.gpu, &self.model.config, needs, sites)?;
+        let mut stats = BlockStats::new(self.gpu, &self.model.arch, needs, sites)?;
         let samples = activations.len();
         let shown = |number: usize| !needs.holds_back(number, samples);
         let total = activations.tokens_of(shown);
         let one = self.gpu.tensor("one", [1], DType::F32, &[1.0f32])?;
-        activations.run_where(self.model, shown, false, |g, cx, x| {
-            let (_, saved) = self.block.forward(g, x, cx)?;
+        activations.run_where(self.model, shown, false, |g, sample, x| {
+            let (_, saved) = sample.through(g, &self.block, x)?;
             let one = g.import(&one);
-            stats.record(g, saved.linear_inputs(), total, &one)
+            stats.record(g, &saved, total, &one)
         })?;
         activations.run_where(
             self.model,
             |number| !shown(number),
             false,
-            |g, cx, x| {
-                let (_, saved) = self.block.forward(g, x, cx)?;
+            |g, sample, x| {
+                let (_, saved) = sample.through(g, &self.block, x)?;
                 let one = g.import(&one);
-                stats.record_held_back(g, saved.linear_inputs(), &one)
+                stats.record_held_back(g, &saved, &one)
             },
         )?;
         for site in sites {
@@ -188,39 +192,40 @@ impl Work<'_> {
     }
 
     /// Runs the block over all samples for the method's observer, where it has one: ranges first, then histograms within them.
-    fn observe(&self, activations: Option<&mut Activations>, stats: &mut BlockStats, sites: &[Site]) -> Result<()> {
+    fn observe(&self, activations: Option<&mut HiddenStates>, stats: &mut BlockStats, sites: &[Site]) -> Result<()> {
         let (Some(activations), Some(observer)) = (activations, self.method.needs().observer) else { return Ok(()) };
-        stats.observe(self.gpu, &self.model.config, observer, sites, activations.tokens())?;
+        stats.observe(self.gpu, &self.model.arch, observer, sites, activations.tokens())?;
         for histogram in [false, true] {
             if histogram && !observer.needs_histogram() {
                 continue;
             }
-            activations.run(self.model, false, |g, cx, x| {
-                let (_, saved) = self.block.forward(g, x, cx)?;
-                stats.record_observed(g, saved.linear_inputs(), histogram)
+            activations.run(self.model, false, |g, sample, x| {
+                let (_, saved) = sample.through(g, &self.block, x)?;
+                stats.record_observed(g, &saved, histogram)
             })?;
         }
         Ok(())
     }
 
     /// Quantizes a linear layer in place; returns its name.
-    fn quantize(&mut self, index: usize, stats: &BlockStats, site: Site) -> Result<String> {
-        let linear = self.block.linears_mut().into_iter().nth(index).expect("a block has seven layers");
-        let name = format!("{}.weight", linear.name);
+    fn quantize(&mut self, id: LinearId, stats: &BlockStats) -> Result<String> {
+        let linear = self.block.linear_mut(id);
+        let name = linear.weight_name();
         let layer = Layer {
+            id,
             name: &linear.name,
             weight: float_tensor(&name, &linear.base.weight)?,
             bias: linear.base.bias.clone(),
-            stats: stats.site(site),
+            stats: stats.site(id.reads()),
         };
         linear.base = self.method.quantize(self.gpu, &layer)?;
         Ok(linear.name.clone())
     }
 
     /// Makes the block's output the next one's input.
-    fn advance(&self, activations: &mut Activations) -> Result<()> {
-        activations.run(self.model, true, |g, cx, x| {
-            let (y, _) = self.block.forward(g, x, cx)?;
+    fn advance(&self, activations: &mut HiddenStates) -> Result<()> {
+        activations.run(self.model, true, |g, sample, x| {
+            let (y, _) = sample.through(g, &self.block, x)?;
             elementwise::assign(g, x, &y, 1.0)
         })
     }

@@ -1,10 +1,9 @@
 //! What quantization costs each layer, measured on the calibration text: ranges, shares of clipped numbers, and
 //! signal-to-quantization-noise ratios. Nothing here changes a model.
 
-use super::{Observed, Observer, Site, activations::Activations, float_tensor, fold::row_ranges, to_floats};
+use super::{Observed, Observer, Site, float_tensor, fold::row_ranges, hidden_states::HiddenStates, to_floats};
 use crate::{
     DType, Error, Result,
-    adapter::AdaptedLinear,
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{
@@ -12,7 +11,7 @@ use crate::{
         observe::{self, Limits, PARTS},
     },
     model::{Block, Model},
-    nn::{Activations as Rounding, Linear},
+    nn::{Activations as Rounding, Adapted, Linear},
     quant::{Scheme, affine::stored_codes},
 };
 use serde::{Deserialize, Serialize};
@@ -54,42 +53,43 @@ pub(super) struct Reference {
 impl Reference {
     /// Copies the layers of a block in f32. Errors: OutOfMemory, Device, Shape.
     pub fn of(gpu: &Gpu, block: &Block) -> Result<Reference> {
-        let copy = |linear: &AdaptedLinear| {
+        let copy = |(_, linear): (_, &Adapted)| {
             let weight = to_floats(gpu, &linear.name, &linear.base.weight)?;
             Ok(Linear::new(weight, linear.base.bias.clone()))
         };
         let linears = block.linears().map(copy);
         let unlimited = gpu.tensor("no limits", [2], DType::F32, &[f32::MIN, f32::MAX])?;
-        Ok(Reference { linears: linears.into_iter().collect::<Result<_>>()?, unlimited })
+        Ok(Reference { linears: linears.collect::<Result<_>>()?, unlimited })
     }
 
     /// The figures of the layers of `block`, which has been quantized, over the samples that come to it. Errors: Config, with
     /// the layer's name, for inputs and outputs that are not finite; those of the recording; Device.
-    pub fn measure(&self, model: &Model, block: &Block, activations: &mut Activations) -> Result<Vec<LayerFigures>> {
+    pub fn measure(&self, model: &Model, block: &Block, activations: &mut HiddenStates) -> Result<Vec<LayerFigures>> {
         let (gpu, tokens) = (model.gpu(), activations.tokens());
-        let made = block.linears();
-        let probe = |site: Site| Probe::new(gpu, &made[site.linears().start].base, tokens * site.width(&model.config));
+        let made: Vec<_> = block.linears().map(|(_, linear)| linear).collect();
+        let probe =
+            |site: Site| Probe::new(gpu, &block.linear(site.linears()[0]).base, tokens * model.arch.width(site));
         let probes = Site::ALL.map(probe).into_iter().collect::<Result<Vec<_>>>()?;
-        let outputs = made.map(|linear| Sums::new(gpu, tokens * linear.base.outputs()));
-        let outputs = outputs.into_iter().collect::<Result<Vec<_>>>()?;
-        activations.run(model, false, |g, cx, x| {
-            let (_, saved) = block.forward(g, x, cx)?;
-            let inputs = saved.linear_inputs();
+        let outputs = made.iter().map(|linear| Sums::new(gpu, tokens * linear.base.outputs()));
+        let outputs = outputs.collect::<Result<Vec<_>>>()?;
+        activations.run(model, false, |g, sample, x| {
+            let (_, saved) = sample.through(g, block, x)?;
             for (site, probe) in Site::ALL.into_iter().zip(&probes) {
-                let first = site.linears().start;
-                probe.record(g, &made[first].base, inputs[first])?;
+                probe.record(g, &block.linear(site.linears()[0]).base, saved.input(site))?;
             }
             let unlimited = g.import(&self.unlimited);
-            for (index, sums) in outputs.iter().enumerate() {
-                let y = self.linears[index].forward(g, inputs[index], None)?;
-                let rounded = made[index].base.forward(g, inputs[index], None)?;
+            for (((id, made), float), sums) in block.linears().zip(&self.linears).zip(&outputs) {
+                let input = saved.input(id.reads());
+                let y = float.forward(g, input, None)?;
+                let rounded = made.base.forward(g, input, None)?;
                 sums.record(g, &y, &rounded, Limits { limits: &unlimited, block: usize::MAX, first: 0 })?;
             }
             Ok(())
         })?;
         let mut all = Vec::with_capacity(made.len());
         for (site, probe) in Site::ALL.into_iter().zip(&probes) {
-            for index in site.linears() {
+            for &id in site.linears() {
+                let index = id as usize;
                 let name = &made[index].name;
                 let input = probe.read(name)?;
                 let weight = self.weight(gpu, name, &self.linears[index], &made[index].base)?;

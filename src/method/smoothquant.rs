@@ -47,7 +47,7 @@ impl SmoothQuant {
 
     /// s of the input of these layers. [in]
     fn factors(&self, gpu: &Gpu, block: &Block, stats: &BlockStats, site: Site) -> Result<Vec<f32>> {
-        let linears = &block.linears()[site.linears()];
+        let linears: Vec<_> = block.readers(site).collect();
         let name = &linears[0].name;
         let channels = stats.site(site).channels.as_ref();
         let channels = channels.ok_or_else(|| Error::config(name, "smoothquant needs the ranges of the channels"))?;
@@ -94,7 +94,7 @@ impl LayerMethod for SmoothQuant {
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         for site in [Site::Qkv, Site::GateUp] {
             let factors = self.factors(gpu, block, stats, site)?;
-            fold::into_norm(gpu, block, stats, site, &factors)?;
+            fold::into_maker(gpu, block, stats, site, &factors)?;
         }
         Ok(())
     }

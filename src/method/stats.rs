@@ -3,10 +3,11 @@
 use super::{Observed, Observer, fold};
 use crate::{
     DType, Error, Result,
+    arch::{Architecture, Site},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{elementwise, statistics},
-    model::{Config, Site},
+    model::Saved,
 };
 
 /// What a method must know of each layer's input.
@@ -132,10 +133,10 @@ pub struct BlockStats {
 
 impl BlockStats {
     /// Zeros. Errors: OutOfMemory.
-    pub(super) fn new(gpu: &Gpu, config: &Config, needs: Needs, wanted: &[Site]) -> Result<BlockStats> {
+    pub(super) fn new(gpu: &Gpu, arch: &Architecture, needs: Needs, wanted: &[Site]) -> Result<BlockStats> {
         let mut sites: [InputStats; 4] = Default::default();
         for site in wanted {
-            sites[*site as usize] = InputStats::new(gpu, site.width(config), needs)?;
+            sites[*site as usize] = InputStats::new(gpu, arch.width(*site), needs)?;
         }
         Ok(BlockStats { sites })
     }
@@ -151,18 +152,16 @@ impl BlockStats {
     }
 
     /// Records that the inputs of a block's linear layers are added. `len` tokens of `total`.
-    pub(super) fn record(&self, g: &mut Graph, inputs: [&Value; 7], total: usize, one: &Value) -> Result<()> {
+    pub(super) fn record(&self, g: &mut Graph, saved: &Saved, total: usize, one: &Value) -> Result<()> {
         for site in Site::ALL {
-            self.site(site).record(g, inputs[site.linears().start], total, one)?;
+            self.site(site).record(g, saved.input(site), total, one)?;
         }
         Ok(())
     }
 
     /// Records that inputs that are held back are added.
-    pub(super) fn record_held_back(&self, g: &mut Graph, inputs: [&Value; 7], one: &Value) -> Result<()> {
-        Site::ALL
-            .into_iter()
-            .try_for_each(|site| self.site(site).record_held_back(g, inputs[site.linears().start], one))
+    pub(super) fn record_held_back(&self, g: &mut Graph, saved: &Saved, one: &Value) -> Result<()> {
+        Site::ALL.into_iter().try_for_each(|site| self.site(site).record_held_back(g, saved.input(site), one))
     }
 
     /// Begins to observe the inputs of these sites, of `tokens` in all. Errors: Config for more numbers than a histogram counts;
@@ -170,13 +169,13 @@ impl BlockStats {
     pub(super) fn observe(
         &mut self,
         gpu: &Gpu,
-        config: &Config,
+        arch: &Architecture,
         observer: Observer,
         wanted: &[Site],
         tokens: usize,
     ) -> Result<()> {
         for site in wanted {
-            let (width, most) = (site.width(config), u32::MAX as usize);
+            let (width, most) = (arch.width(*site), u32::MAX as usize);
             if observer.needs_histogram() && tokens > most / width.max(1) {
                 let message = format!("{tokens} tokens are too many for a histogram; at most {}", most / width.max(1));
                 return Err(Error::config("calibration", message));
@@ -187,9 +186,9 @@ impl BlockStats {
     }
 
     /// Records what observers see: the ranges of a block's inputs, or with `histogram` their histograms.
-    pub(super) fn record_observed(&self, g: &mut Graph, inputs: [&Value; 7], histogram: bool) -> Result<()> {
+    pub(super) fn record_observed(&self, g: &mut Graph, saved: &Saved, histogram: bool) -> Result<()> {
         for site in Site::ALL {
-            let input = inputs[site.linears().start];
+            let input = saved.input(site);
             match &self.site(site).observed {
                 Some(observed) if histogram => observed.record_histogram(g, input)?,
                 Some(observed) => observed.record_range(g, input)?,

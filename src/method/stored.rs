@@ -29,22 +29,18 @@ impl LayerMethod for Stored<'_> {
         "stored"
     }
 
-    fn prepare(&self, gpu: &Gpu, block: &Block) -> Result<()> {
-        let name = &block.q.name;
-        let layer = name.split('.').nth(2).and_then(|number| number.parse().ok());
-        let layer =
-            layer.ok_or_else(|| Error::config(name, "expected a name such as model.layers.0.self_attn.q_proj"))?;
+    fn prepare(&self, gpu: &Gpu, number: usize, _: &Block) -> Result<()> {
         // The last block goes before the next one comes.
         self.block.replace(None);
-        self.block.replace(Some(Model::load_block(gpu, self.source, layer, &LoadOptions::default())?));
+        self.block.replace(Some(Model::load_block(gpu, self.source, number, &LoadOptions::default())?));
         Ok(())
     }
 
     fn quantize(&self, _gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let block = self.block.borrow();
-        let linear = block.iter().flat_map(Block::linears).find(|linear| linear.name == layer.name);
-        linear
-            .map(|linear| linear.base.clone())
+        block
+            .as_ref()
+            .map(|block| block.linear(layer.id).base.clone())
             .ok_or_else(|| Error::config(layer.name, "the source has no such layer"))
     }
 }

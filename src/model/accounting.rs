@@ -14,7 +14,7 @@ pub(super) fn check(source: &Source) -> Result<()> {
     for stored in source.weights().names() {
         let name = source.name_of(stored);
         let used = match &name {
-            Some(name) => source.config.has(name),
+            Some(name) => source.arch.has(name),
             // The other parts of a weight whose codes are accounted for under their own name.
             None => source.weights().gguf().is_none() || is_divisors(source, stored),
         };
@@ -36,9 +36,9 @@ pub(super) fn check(source: &Source) -> Result<()> {
     Ok(())
 }
 
-/// The divisors of the rotary frequencies, which the configuration of a Llama file has taken in.
+/// The divisors of the rotary frequencies, which the configuration has taken in where the family has them.
 fn is_divisors(source: &Source, stored: &str) -> bool {
-    stored == "rope_freqs.weight" && source.config.model_type == "llama"
+    stored == "rope_freqs.weight" && source.arch.family.rope_freqs
 }
 
 /// What a tensor may be, that no part of the model uses.
@@ -62,12 +62,8 @@ fn meaning(source: &Source, stored: &str) -> String {
     if has(&[".biases", ".scales", ".qweight", ".qzeros", "_scale", "_packed", ".absmax"]) {
         return "it is of a quantized layer, in a layout that the model's quantization_config does not tell".to_owned();
     }
-    let layers = source.config.layers;
-    match source
-        .name_of(stored)
-        .as_deref()
-        .and_then(|name| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok())
-    {
+    let layers = source.arch.blocks.len();
+    match source.name_of(stored).and_then(|name| source.arch.role(&name)?.block()) {
         Some(layer) if layer >= layers => format!("the configuration has {layers} blocks, and it is of block {layer}"),
         _ => "the model's family has no such tensor, so that the file means something else than what would be computed"
             .to_owned(),

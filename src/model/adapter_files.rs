@@ -1,9 +1,10 @@
 //! Adapters to and from PEFT's folders.
 
-use super::{Config, Model, initial};
+use super::{Model, initial};
 use crate::{
     Error, Result,
-    adapter::{Adapter, LINEAR_MODULES, LoraConfig},
+    adapter::{Adapter, LoraConfig},
+    arch::Architecture,
     format::peft::{self, AdapterConfig, Initial, LoraTensors, TargetModules, Targets},
     gpu::Gpu,
 };
@@ -13,26 +14,25 @@ impl Model {
     /// Writes the attached adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`. Each file appears
     /// whole. Errors: Config where there is none, Io, Device.
     pub fn save_adapter(&self, folder: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
-        let adapter = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
-        let c = &adapter.config;
-        let names = || adapter.modules.iter().map(|module| module.name.as_str());
+        let c = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
+        let names = self.adapted().map(|(name, _)| name).collect();
         let config = AdapterConfig {
             r: c.r,
             lora_alpha: c.lora_alpha,
             lora_dropout: c.lora_dropout,
             use_rslora: c.use_rslora,
-            targets: Targets::of(TargetModules::Names(self.target_names(names().collect())), &c.ranks, &c.alphas),
+            targets: Targets::of(TargetModules::Names(self.target_names(names)), &c.ranks, &c.alphas),
             initial: Initial::Plain,
             base_model_name_or_path: base_model.map(str::to_owned),
         };
-        let mut modules = Vec::with_capacity(adapter.modules.len());
-        for module in &adapter.modules {
+        let mut modules = Vec::new();
+        for (name, lora) in self.adapted() {
             modules.push(LoraTensors {
-                module: module.name.clone(),
-                in_features: module.lora.a.shape()[1],
-                out_features: module.lora.b.shape()[0],
-                a: module.lora.a.read()?,
-                b: module.lora.b.read()?,
+                module: name.to_owned(),
+                in_features: lora.a.values.shape()[1],
+                out_features: lora.b.values.shape()[0],
+                a: lora.a.values.read()?,
+                b: lora.b.values.read()?,
             });
         }
         peft::save(folder, &config, &modules)
@@ -42,9 +42,10 @@ impl Model {
     /// else full names.
     fn target_names(&self, modules: Vec<&str>) -> Vec<String> {
         let last = |name: &str, module: &str| name.rsplit('.').next() == Some(module);
-        let all = |module: &str| self.config.linear_layers().filter(|(name, _, _)| last(name, module)).count();
+        let all = |module: &str| self.arch.linear_layers().filter(|(name, _)| last(name, module)).count();
         let whole = |module: &&str| modules.iter().filter(|name| last(name, module)).count() == all(module);
-        let short: Vec<_> = LINEAR_MODULES.into_iter().filter(whole).collect();
+        let last_part = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
+        let short: Vec<_> = self.arch.linears.iter().map(|linear| last_part(linear.name)).filter(whole).collect();
         let rest = modules.iter().filter(|name| !short.iter().any(|module| last(name, module)));
         short.iter().chain(rest).map(|&name| name.to_owned()).collect()
     }
@@ -52,13 +53,11 @@ impl Model {
     /// Attaches the adapter in a PEFT folder, with its own configuration; `trainable` to go on training it.
     /// Errors: those of [`load_adapter`].
     pub fn load_adapter(&mut self, folder: impl AsRef<Path>, trainable: bool) -> Result<()> {
-        let linears: Vec<_> = self.blocks.iter().flat_map(|b| b.linears()).collect();
         let base = |name: &str| {
-            let linear = linears.iter().find(|linear| linear.name == name);
-            let weight = linear.map(|linear| &linear.base).filter(|base| base.weight.scheme().is_float());
+            let weight = self.linear(name).map(|linear| &linear.base).filter(|base| base.weight.scheme().is_float());
             weight.map(|base| base.weight.download().map(|packed| packed.dequantize())).transpose()
         };
-        let adapter = load_adapter(&self.gpu, &self.config, folder, trainable, &base)?;
+        let adapter = load_adapter(&self.gpu, &self.arch, folder, trainable, &base)?;
         self.attach(adapter)
     }
 }
@@ -73,7 +72,7 @@ pub type BaseWeights<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<f32>>>;
 /// those alone. Errors: Io, Format, MissingTensor, Shape, Unsupported, OutOfMemory.
 pub fn load_adapter(
     gpu: &Gpu,
-    model: &Config,
+    model: &Architecture,
     folder: impl AsRef<Path>,
     trainable: bool,
     base: BaseWeights<'_>,
@@ -94,12 +93,12 @@ pub fn load_adapter(
         lora_alpha: c.lora_alpha,
         lora_dropout: c.lora_dropout,
         use_rslora: c.use_rslora,
-        target_modules: layers.iter().map(|(name, _, _)| name.clone()).collect(),
+        target_modules: layers.iter().map(|(name, _)| name.clone()).collect(),
         ..LoraConfig::default()
     };
     let mut pairs = Vec::with_capacity(layers.len());
     // All shapes are checked before anything is allocated on the device.
-    for (name, inputs, outputs) in &layers {
+    for (name, [outputs, inputs]) in &layers {
         let (a, b) = files.pair(name)?;
         let r = c.rank(name)?;
         pairs.push((r, c.alpha(name)?, a.expect_shape(&[r, *inputs])?, b.expect_shape(&[*outputs, r])?));
@@ -108,7 +107,7 @@ pub fn load_adapter(
     let grown = if c.initial == Initial::Plain { 1 } else { 2 };
     let growth = if c.use_rslora { (grown as f64).sqrt() } else { grown as f64 };
     (config.r, config.lora_alpha) = (grown * c.r, growth * c.lora_alpha);
-    for ((name, _, _), (r, alpha, _, _)) in layers.iter().zip(&pairs) {
+    for ((name, _), (r, alpha, _, _)) in layers.iter().zip(&pairs) {
         if *r != c.r {
             config.ranks.insert(name.clone(), grown * r);
         }
@@ -117,8 +116,7 @@ pub fn load_adapter(
         }
     }
     let adapter = Adapter::new(gpu, config, &layers, trainable)?;
-    for ((name, inputs, outputs), (r, _, a, b)) in layers.iter().zip(&pairs) {
-        let pair = adapter.get(name).expect("it was just made");
+    for (((name, pair), (_, [outputs, inputs])), (r, _, a, b)) in adapter.modules().zip(&layers).zip(&pairs) {
         let (mut a, mut b) = (a.to_f32()?, b.to_f32()?);
         if c.initial != Initial::Plain {
             let Some(weight) = base(name)? else { return Err(quantized_base(folder)) };
@@ -135,8 +133,8 @@ pub fn load_adapter(
                 .flat_map(|(b, l)| b.iter().copied().chain(l.iter().map(|v| sign * v)))
                 .collect();
         }
-        pair.a.write(bytemuck::cast_slice(&a))?;
-        pair.b.write(bytemuck::cast_slice(&b))?;
+        pair.a.values.write(bytemuck::cast_slice(&a))?;
+        pair.b.values.write(bytemuck::cast_slice(&b))?;
     }
     Ok(adapter)
 }
@@ -154,9 +152,9 @@ fn quantized_base(folder: &Path) -> Error {
 }
 
 /// The layers that have an adapter, in the model's order. Errors: Format where configuration, tensors and model do not agree.
-fn adapted_layers(files: &peft::Adapter, model: &Config) -> Result<Vec<(String, usize, usize)>> {
+fn adapted_layers(files: &peft::Adapter, model: &Architecture) -> Result<Vec<(String, [usize; 2])>> {
     let all: Vec<_> = model.linear_layers().collect();
-    if let Some(unknown) = files.modules().iter().find(|m| !all.iter().any(|(name, _, _)| name == *m)) {
+    if let Some(unknown) = files.modules().iter().find(|m| !all.iter().any(|(name, _)| name == *m)) {
         let message = format!("the adapter is for {unknown}, which this model has not as a linear layer of its blocks");
         return Err(Error::format(files.folder(), message));
     }

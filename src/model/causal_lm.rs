@@ -1,22 +1,20 @@
 //! The causal language model: embedding, blocks, final norm, head and loss.
 
-use super::{
-    Config,
-    block::{Block, Context, Saved},
-};
+use super::{Block, block::Saved};
 use crate::{
     DType, Error, Result,
-    adapter::{AdaptedLinear, Adapter, Chunk, LoraConfig, Qat, StepValues},
+    adapter::{Adapter, LoraConfig, Qat, Store, pairs},
+    arch::{Architecture, Role},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, attention::Attention, embedding, loss, product, rope::RopeTable},
-    nn::RmsNorm,
+    kernels::{QuantizedTensor, embedding, loss, product, rope::RopeTable},
+    nn::{Adapted, Change, Context, Keys, KvCache, Lora, Parameter, Pass, RmsNorm},
 };
 
 /// A model in device memory: frozen weights in their storage schemes, and at most one adapter.
 pub struct Model {
     /// Its shape.
-    pub config: Config,
+    pub arch: Architecture,
     /// [vocab, hidden]
     pub embedding: QuantizedTensor,
     /// The blocks.
@@ -25,10 +23,12 @@ pub struct Model {
     pub norm: RmsNorm,
     /// [vocab, hidden]; `None` where the embedding serves.
     pub head: Option<QuantizedTensor>,
-    /// The adapter attached to the blocks.
-    pub adapter: Option<Adapter>,
+    /// The configuration of the adapter attached to the blocks.
+    pub(super) adapter: Option<LoraConfig>,
     /// Training through rounding, where the blocks are being trained so.
-    pub qat: Option<Qat>,
+    pub(super) qat: Option<Qat>,
+    /// All that is trained; the layers hold the same tensors.
+    pub(super) store: Store,
     pub(super) gpu: Gpu,
 }
 
@@ -93,41 +93,60 @@ impl Model {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// All linear layers of the blocks, in the model's order.
+    pub fn linears(&self) -> impl Iterator<Item = &Adapted> {
+        self.blocks.iter().flat_map(|block| block.linears().map(|(_, linear)| linear))
+    }
+
+    /// Calls `f` for each linear layer of the blocks, in the model's order. Errors: those of `f`.
+    pub(super) fn for_each_linear(&mut self, mut f: impl FnMut(&mut Adapted) -> Result<()>) -> Result<()> {
+        self.blocks.iter_mut().try_for_each(|block| block.for_each_linear(|_, linear| f(linear)))
+    }
+
     /// The linear layer of this name, such as `model.layers.0.self_attn.q_proj`.
-    pub fn linear(&self, name: &str) -> Option<&AdaptedLinear> {
-        self.blocks.iter().flat_map(|b| b.linears()).find(|linear| linear.name == name)
+    pub fn linear(&self, name: &str) -> Option<&Adapted> {
+        self.linears().find(|linear| linear.name == name)
     }
 
     /// The weight of a norm or the bias of a linear layer of the blocks, by transformers' name. [width] f32
     pub fn vector(&self, name: &str) -> Option<&Tensor> {
-        if let Some(linear) = name.strip_suffix(".bias") {
-            return self.linear(linear)?.base.bias.as_ref();
-        }
-        let (layer, module) = name.strip_prefix("model.layers.")?.split_once('.')?;
-        let block = self.blocks.get(layer.parse::<usize>().ok()?)?;
-        match module {
-            "input_layernorm.weight" => Some(&block.input_norm.weight),
-            "post_attention_layernorm.weight" => Some(&block.post_norm.weight),
-            _ => None,
+        match self.arch.role(name)? {
+            Role::Bias(block, id) => self.blocks.get(block)?.linear(id).base.bias.as_ref(),
+            Role::Norm(block, id) => Some(&self.blocks.get(block)?.norm(id).weight.values),
+            Role::Embedding | Role::Head | Role::FinalNorm | Role::Weight(..) => None,
         }
     }
 
     /// Bytes of the frozen weights.
     pub fn weight_bytes(&self) -> u64 {
-        let linears = self.blocks.iter().flat_map(|b| b.linears()).map(|l| l.base.bytes()).sum::<u64>();
+        let linears = self.linears().map(|l| l.base.bytes()).sum::<u64>();
         linears + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 
-    /// The memory of all that is trained: the adapter's, and that of training through rounding.
-    pub fn trained(&self) -> impl Iterator<Item = &Chunk> {
-        let adapter = self.adapter.iter().flat_map(|adapter| &adapter.chunks);
-        adapter.chain(self.qat.iter().flat_map(|qat| &qat.chunks))
+    /// All that is trained: an adapter's tensors, and those of training through rounding.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
-    /// Values that are trained, the padding between them left out.
-    pub fn trained_parameters(&self) -> usize {
-        let adapter = self.adapter.as_ref().map_or(0, Adapter::parameters);
-        adapter + self.qat.as_ref().map_or(0, |qat| qat.parameters)
+    /// A tensor that is trained, by name: `model.layers.0.self_attn.q_proj.lora_B.weight`, or of training through rounding
+    /// `….weight`, `….step`, `….input_step`.
+    pub fn trained(&self, name: &str) -> Option<&Parameter> {
+        self.store.get(name)
+    }
+
+    /// The configuration of the adapter that is attached.
+    pub fn adapter(&self) -> Option<&LoraConfig> {
+        self.adapter.as_ref()
+    }
+
+    /// Names and pairs of the layers that have an adapter, in the model's order.
+    pub fn adapted(&self) -> impl Iterator<Item = (&str, Lora)> {
+        self.adapter.iter().flat_map(|config| pairs(config, &self.store))
+    }
+
+    /// Training through rounding, where the model is in it.
+    pub fn qat(&self) -> Option<&Qat> {
+        self.qat.as_ref()
     }
 
     /// Attaches `adapter` in place of the one there is. Errors: Shape where a module does not fit, Config in
@@ -140,24 +159,30 @@ impl Model {
             ));
         }
         self.detach();
-        for linear in self.blocks.iter_mut().flat_map(|b| b.linears_mut()) {
-            if let Some(pair) = adapter.get(&linear.name) {
-                let (a, b) = (pair.a.shape(), pair.b.shape());
-                if a[1] != linear.base.inputs() || b[0] != linear.base.outputs() {
-                    let expected = format!("in {}, out {}", linear.base.inputs(), linear.base.outputs());
-                    return Err(Error::shape(&linear.name, expected, format!("lora_A {a}, lora_B {b}")));
-                }
-                linear.lora = Some(pair.clone());
+        let mut pairs: std::collections::HashMap<&str, Lora> = adapter.modules().collect();
+        for linear in self.linears() {
+            let Some(pair) = pairs.get(linear.name.as_str()) else { continue };
+            let (a, b) = (pair.a.values.shape(), pair.b.values.shape());
+            if a[1] != linear.base.inputs() || b[0] != linear.base.outputs() {
+                let expected = format!("in {}, out {}", linear.base.inputs(), linear.base.outputs());
+                return Err(Error::shape(&linear.name, expected, format!("lora_A {a}, lora_B {b}")));
             }
         }
-        self.adapter = Some(adapter);
+        self.for_each_linear(|linear| {
+            if let Some(pair) = pairs.remove(linear.name.as_str()) {
+                linear.change = Change::Lora(pair);
+            }
+            Ok(())
+        })?;
+        self.adapter = Some(adapter.config);
+        self.store = adapter.store;
         Ok(())
     }
 
     /// Attaches a new adapter, which changes nothing yet; `trainable` ones also get memory for gradients and moments.
     /// Errors: Config, OutOfMemory.
     pub fn add_adapter(&mut self, config: LoraConfig, trainable: bool) -> Result<()> {
-        let layers = self.config.targets(&config)?;
+        let layers = config.layers(&self.arch)?;
         let adapter = Adapter::new(&self.gpu, config, &layers, trainable)?;
         self.attach(adapter)
     }
@@ -167,27 +192,34 @@ impl Model {
         if self.qat.is_some() {
             return None;
         }
-        for linear in self.blocks.iter_mut().flat_map(|b| b.linears_mut()) {
-            linear.lora = None;
+        for block in &mut self.blocks {
+            for &id in crate::arch::LinearId::ALL {
+                block.linear_mut(id).change = Change::None;
+            }
         }
-        self.adapter.take()
+        let config = self.adapter.take()?;
+        Some(Adapter { config, store: std::mem::take(&mut self.store) })
     }
 
-    /// Cosines and sines for positions below `positions`. Errors: OutOfMemory, Config where the model is shorter.
-    pub fn rope_table(&self, positions: usize) -> Result<Tensor> {
-        if positions > self.config.max_positions {
-            let longest = self.config.max_positions;
+    /// Cosines and sines for positions below `positions`, one table for each of the model's rotary embeddings.
+    /// Errors: OutOfMemory, Config where the model is shorter.
+    pub fn rope_tables(&self, positions: usize) -> Result<Vec<Tensor>> {
+        if positions > self.arch.max_positions {
+            let longest = self.arch.max_positions;
             return Err(Error::config("max_seq_length", format!("{positions} is more than the model's {longest}")));
         }
-        let c = &self.config;
-        RopeTable::new(c.rope_theta, c.head_dim, &c.rope_scaling, positions)?.upload(&self.gpu)
+        let width = self.arch.attention.head_dim;
+        let table = |rope: &crate::arch::RopeSpec| {
+            RopeTable::new(rope.theta, width, &rope.scaling, positions)?.upload(&self.gpu)
+        };
+        self.arch.ropes.iter().map(table).collect()
     }
 
     /// The length of the longest of some samples of token ids. Errors: Config where there is none, or one has no token or one
     /// that the model does not know.
     pub(crate) fn check_samples(&self, samples: &[Vec<u32>]) -> Result<usize> {
         let refused = |message: String| Err(Error::config("calibration", message));
-        let vocab = self.config.vocab_size;
+        let vocab = self.arch.vocab_size;
         for (i, ids) in samples.iter().enumerate() {
             if ids.is_empty() {
                 return refused(format!("sample {i} has no token"));
@@ -202,30 +234,11 @@ impl Model {
         }
     }
 
-    /// The shape of this model's attention over `batch` rows of `seq` tokens; each block adds its own window.
-    pub fn attention(&self, batch: usize, seq: usize) -> Attention {
-        let c = &self.config;
-        Attention {
-            batch,
-            seq,
-            heads: c.heads,
-            kv_heads: c.kv_heads,
-            head_dim: c.head_dim,
-            scale: 1.0 / (c.head_dim as f32).sqrt(),
-            window: None,
-        }
-    }
-
-    /// Records what all blocks share.
-    pub fn context(&self, g: &mut Graph, inputs: &Inputs, rope: &Tensor, step: Option<StepValues>) -> Context {
+    /// Records what all blocks share. ropes: of [`Model::rope_tables`].
+    pub fn context(&self, g: &mut Graph, inputs: &Inputs, ropes: &[Tensor], pass: Pass) -> Context {
         let (batch, seq) = (inputs.segments.shape()[0], inputs.segments.shape()[1]);
-        Context {
-            attention: self.attention(batch, seq),
-            positions: g.import(&inputs.positions),
-            segments: g.import(&inputs.segments),
-            rope: g.import(rope),
-            step,
-        }
+        let positions = g.import(&inputs.positions);
+        Context { batch, seq, positions, ropes: ropes.iter().map(|rope| g.import(rope)).collect(), pass }
     }
 
     /// Embedding of `ids`. [tokens] -> [tokens, hidden]
@@ -235,10 +248,10 @@ impl Model {
 
     /// The final norm's output, for inference. [tokens, hidden]
     pub fn hidden(&self, g: &mut Graph, inputs: &Inputs, cx: &Context) -> Result<Value> {
-        let ids = g.import(&inputs.ids);
+        let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(g, &ids)?;
         for block in &self.blocks {
-            x = block.forward(g, &x, cx)?.0;
+            x = block.forward(g, &x, cx, Keys::Own(&segments))?.0;
         }
         Ok(self.norm.forward(g, &x)?.0)
     }
@@ -251,7 +264,7 @@ impl Model {
     /// Records the loss of the hidden states without gradients. Errors: Shape.
     pub fn evaluate(&self, g: &mut Graph, inputs: &Inputs, cx: &Context, out: &LossValues<'_>) -> Result<()> {
         let hidden = self.hidden(g, inputs, cx)?;
-        self.loss(g, &hidden, inputs, out, false).map(|_| ())
+        self.loss(g, &hidden, inputs, out, None)
     }
 
     /// Records forward, loss and backward of one micro-batch. With `checkpointing` each block keeps only its input and is
@@ -264,50 +277,50 @@ impl Model {
         out: &LossValues<'_>,
         checkpointing: bool,
     ) -> Result<()> {
-        let step = cx.step.as_ref().ok_or_else(|| Error::config("train", "the context has no training values"))?;
-        let ids = g.import(&inputs.ids);
+        cx.pass.training_step()?;
+        let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(g, &ids)?;
         let mut kept: Vec<Kept> = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let (y, saved) = block.forward(g, &x, cx)?;
+            let (y, saved) = block.forward(g, &x, cx, Keys::Own(&segments))?;
             kept.push(if checkpointing { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
             x = y;
         }
         let (hidden, saved_norm) = self.norm.forward(g, &x)?;
-        let dh = self.loss(g, &hidden, inputs, out, true)?.expect("gradients were asked for");
-        let mut dy = self.norm.backward(g, &saved_norm, &dh, None)?;
+        let dh = g.value(hidden.shape().clone(), DType::F32)?;
+        self.loss(g, &hidden, inputs, out, Some(&dh))?;
+        let mut dy = self.norm.backward(g, &saved_norm, &dh, None, cx)?;
         for (index, (block, kept)) in self.blocks.iter().zip(kept).enumerate().rev() {
             let saved = match kept {
                 Kept::All(saved) => saved,
-                Kept::Input(x) => Box::new(block.forward(g, &x, cx)?.1),
+                Kept::Input(x) => Box::new(block.forward(g, &x, cx, Keys::Own(&segments))?.1),
             };
-            match block.backward(g, &saved, &dy, cx, step, index > 0)? {
-                Some(dx) => dy = dx,
-                None => break,
+            match index {
+                0 => block.gradients(g, &saved, &dy, cx)?,
+                _ => dy = block.backward(g, &saved, &dy, cx)?,
             }
         }
         Ok(())
     }
 
-    /// Cross-entropy of `hidden` against the labels, chunk by chunk, and its gradient where asked.
+    /// Cross-entropy of `hidden` against the labels, chunk by chunk, and its gradient where there is room for it.
     fn loss(
         &self,
         g: &mut Graph,
         hidden: &Value,
         inputs: &Inputs,
         out: &LossValues<'_>,
-        gradient: bool,
-    ) -> Result<Option<Value>> {
+        gradient: Option<&Value>,
+    ) -> Result<()> {
         let (tokens, _) = hidden.rows_cols();
         let labels = g.import(&inputs.labels);
         let losses = g.value([tokens, 2], DType::F32)?;
-        let dh = if gradient { Some(g.value(hidden.shape().clone(), DType::F32)?) } else { None };
-        let chunk = (LOGITS_BYTES / (4 * self.config.vocab_size) / 64 * 64).max(64);
+        let chunk = (LOGITS_BYTES / (4 * self.arch.vocab_size) / 64 * 64).max(64);
         for start in (0..tokens).step_by(chunk) {
             let count = chunk.min(tokens - start);
             let h = g.rows(hidden, start, count)?;
             let logits = product::matmul(g, &h, self.head(), None, None)?;
-            match &dh {
+            match gradient {
                 None => loss::cross_entropy_losses(g, &logits, &labels, start, &losses)?,
                 Some(dh) => {
                     loss::cross_entropy(g, &logits, &labels, start, out.scale, &losses)?;
@@ -316,8 +329,7 @@ impl Model {
                 }
             }
         }
-        loss::sum_losses(g, &losses, &labels, out.accumulate, out.metrics)?;
-        Ok(dh)
+        loss::sum_losses(g, &losses, &labels, out.accumulate, out.metrics)
     }
 }
 
@@ -327,27 +339,22 @@ enum Kept {
     All(Box<Saved>),
 }
 
-/// Keys and values of one block, one row a token of the sequence.
-pub struct KvCache {
-    /// [capacity, kv_heads * head_dim]
-    pub keys: Tensor,
-    /// [capacity, kv_heads * head_dim]
-    pub values: Tensor,
-}
-
 impl Model {
-    /// An empty cache for `capacity` tokens, one entry a block. Errors: OutOfMemory.
-    pub fn kv_cache(&self, capacity: usize) -> Result<Vec<KvCache>> {
-        let width = self.config.kv_heads * self.config.head_dim;
-        let zeros = |what| self.gpu.zeros(what, [capacity, width], DType::F32);
-        self.blocks
-            .iter()
-            .map(|_| Ok(KvCache { keys: zeros("cached keys")?, values: zeros("cached values")? }))
-            .collect()
+    /// An empty cache for `capacity` tokens of one sequence, one entry per block. Of a block with a window it holds the window, and
+    /// room for `ahead` tokens that are read at once. Errors: OutOfMemory.
+    pub fn kv_cache(&self, capacity: usize, ahead: usize) -> Result<Vec<KvCache>> {
+        let width = self.arch.attention.kv_heads * self.arch.attention.head_dim;
+        let cache = |block: &Block| {
+            let rows = block.attention.window.map_or(capacity, |window| capacity.min(window.saturating_add(ahead)));
+            let zeros = |what| self.gpu.zeros(what, [rows, width], DType::F32);
+            Ok(KvCache { keys: zeros("cached keys")?, values: zeros("cached values")? })
+        };
+        self.blocks.iter().map(cache).collect()
     }
 
-    /// Records the blocks over new tokens of one sequence (see [`Block::decode`]), and the final norm. Errors: Shape.
-    pub fn decode(
+    /// The final norm's output over new tokens of one sequence, whose keys and values are added to `caches`. `position`: [1] u32, the
+    /// tokens before them. Errors: Shape.
+    pub fn hidden_cached(
         &self,
         g: &mut Graph,
         ids: &Value,
@@ -357,7 +364,7 @@ impl Model {
     ) -> Result<Value> {
         let mut x = self.embed(g, ids)?;
         for (block, cache) in self.blocks.iter().zip(caches) {
-            x = block.decode(g, &x, cx, cache, position)?;
+            x = block.forward(g, &x, cx, Keys::Cache { cache, position })?.0;
         }
         Ok(self.norm.forward(g, &x)?.0)
     }

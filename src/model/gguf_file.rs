@@ -1,9 +1,12 @@
 //! A model on disk to a GGUF file that llama.cpp runs, tensor by tensor.
 
-use super::{LoadOptions, Model, Source, gguf, gguf_metadata, source::rotated_row};
+use super::{
+    LoadOptions, Model, Source, gguf_metadata,
+    source::{heads_in_gguf, rotated_row},
+};
 use crate::{
     DType, Error, Result,
-    adapter::LINEAR_MODULES,
+    arch::Role,
     format::{
         Stored,
         gguf::{MetaValue, TensorSpec, Writer},
@@ -87,9 +90,8 @@ impl GgufFile {
             return Err(Error::config("--output", "is the file that is read; choose another name"));
         }
         let source = Source::open(input)?;
-        gguf_metadata::architecture(&source.config)?;
-        if let Some(window) = source.config.windows.iter().flatten().min().filter(|&&w| w < source.config.max_positions)
-        {
+        let windows = source.arch.blocks.iter().filter_map(|block| block.window);
+        if let Some(window) = windows.min().filter(|&window| window < source.arch.max_positions) {
             log::warn!(
                 "llama.cpp's files have no windows: behind {window} tokens it sees more than {}",
                 input.display()
@@ -168,7 +170,7 @@ impl GgufFile {
         for item in &self.items {
             let chosen: Option<Packed> = match (&item.action, &item.spec.shape[..]) {
                 (Action::Convert(shape), _) => choose(&item.name, *shape)?,
-                (Action::Copy, &[rows, cols]) if is_linear(&item.name) => choose(&item.name, [rows, cols])?,
+                (Action::Copy, &[rows, cols]) if self.is_linear(&item.name) => choose(&item.name, [rows, cols])?,
                 _ => None,
             };
             match (&item.action, chosen) {
@@ -185,7 +187,7 @@ impl GgufFile {
                 }
                 (Action::Convert(shape), None) => self.convert(&mut writer, item, *shape)?,
             }
-            match is_linear(&item.name) {
+            match self.is_linear(&item.name) {
                 true if self.scheme(&item.name) == Some(self.scheme) => summary.quantized += 1,
                 true => summary.fallbacks += 1,
                 false => summary.others += 1,
@@ -231,17 +233,12 @@ impl GgufFile {
         writer.write(&item.spec.name, &self.rotated(&item.name, bytes, shape[0]))
     }
 
-    /// Heads of a weight whose rows llama.cpp stores in the order of its own rotary layout.
+    fn is_linear(&self, name: &str) -> bool {
+        self.source.arch.role(name).is_some_and(Role::is_linear)
+    }
+
     fn heads(&self, name: &str) -> Option<usize> {
-        let config = &self.source.config;
-        if !matches!(config.model_type.as_str(), "llama" | "mistral") {
-            return None;
-        }
-        match name {
-            _ if name.contains(".q_proj.") => Some(config.heads),
-            _ if name.contains(".k_proj.") => Some(config.kv_heads),
-            _ => None,
-        }
+        heads_in_gguf(&self.source.arch, name)
     }
 
     /// The bytes of `rows` rows in llama.cpp's order.
@@ -279,23 +276,18 @@ fn encode(stored: Stored, values: &[f32]) -> Result<Vec<u8>> {
     }
 }
 
-fn is_linear(name: &str) -> bool {
-    let module = name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-    name.starts_with("model.layers.") && module.is_some_and(|module| LINEAR_MODULES.contains(&module))
-}
-
 fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
     let mut names = source.names();
     // The embedding, the blocks in their order, the last norm, the head.
     names.sort_by_key(|name| {
-        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        let outer = match name.as_str() {
-            "model.embed_tokens.weight" => 0,
-            "model.norm.weight" => 2,
-            "lm_head.weight" => 3,
+        let role = source.arch.role(name);
+        let part = match role {
+            Some(Role::Embedding) => 0,
+            Some(Role::FinalNorm) => 2,
+            Some(Role::Head) => 3,
             _ => 1,
         };
-        (outer, layer, name.clone())
+        (part, role.and_then(Role::block), name.clone())
     });
     let mut items = Vec::with_capacity(names.len());
     for name in names {
@@ -304,7 +296,7 @@ fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
     match source.weights().gguf() {
         // What transformers has no name for.
         Some(gguf) => {
-            for name in gguf.names().filter(|name| gguf::transformers_name(name).is_none()) {
+            for name in gguf.names().filter(|name| source.arch.name_of_gguf(name).is_none()) {
                 // One that cannot be read is one that the model does not use.
                 let Ok(view) = gguf.get(name) else { continue };
                 let spec = TensorSpec { name: name.to_owned(), stored: view.stored, shape: view.shape.to_vec() };
@@ -312,7 +304,7 @@ fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
             }
         }
         None => {
-            if let Some(values) = gguf_metadata::rope_divisors(&source.config) {
+            if let Some(values) = source.arch.rope_divisors() {
                 let name = "rope_freqs.weight".to_owned();
                 let spec =
                     TensorSpec { name: name.clone(), stored: Stored::Plain(DType::F32), shape: vec![values.len()] };
@@ -325,25 +317,25 @@ fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
 
 /// `None` for a tensor that a GGUF file does not have: a head that is the embedding.
 fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
-    let Some(stored_name) = gguf::stored_name(&name) else {
+    let (Some(role), Some(stored_name)) = (source.arch.role(&name), source.arch.gguf_name(&name)) else {
         return Err(Error::unsupported("tensor for a GGUF file", name, "the weights of Llama-like models"));
     };
-    let tied = source.config.tie_embeddings;
-    if name == "lm_head.weight" && tied {
+    let tied = source.arch.tie_embeddings;
+    if role == Role::Head && tied {
         return Ok(None);
     }
     let [rows, cols] = source.shape(&name)?;
     let spec = |stored: Stored, shape: Vec<usize>| TensorSpec { name: stored_name.clone(), stored, shape };
-    if name.ends_with("norm.weight") || name.ends_with(".bias") {
+    if role.is_vector() {
         let spec = spec(Stored::Plain(DType::F32), vec![cols]);
         return Ok(Some(Item { name, spec, action: Action::Vector(cols) }));
     }
     let held = source.weights().gguf().map(|gguf| gguf.get(&stored_name)).transpose()?.map(|view| view.stored);
-    let is_head = name == "lm_head.weight" || (name == "model.embed_tokens.weight" && tied);
+    let is_head = role == Role::Head || (role == Role::Embedding && tied);
     let finer = is_head && scheme.is_ggml() && scheme != Scheme::Q8_0;
     let wanted = if finer { Scheme::Q6K } else { scheme };
     let mut stored = Stored::of(wanted.fitting(cols)).expect("GgufFile::open takes floats and GGUF's schemes");
-    let outer = is_head || name == "model.embed_tokens.weight";
+    let outer = is_head || role == Role::Embedding;
     if let Some(Stored::Ggml(held)) = held.filter(|_| outer && scheme.is_ggml()) {
         stored = Stored::Ggml(held);
     }

@@ -1,17 +1,7 @@
 //! What llama.cpp wants to know of a model beside its tensors: the inverse of reading a GGUF file's configuration.
 
-use super::{Config, RopeScaling, Source};
-use crate::{Error, Result, format::gguf::MetaValue, quant::Scheme};
-use std::f64::consts::TAU;
-
-/// llama.cpp's name of the architecture. Mistral's is that of Llama. Errors: Unsupported.
-pub(super) fn architecture(config: &Config) -> Result<&'static str> {
-    match config.model_type.as_str() {
-        "llama" | "mistral" => Ok("llama"),
-        "qwen2" => Ok("qwen2"),
-        other => Err(Error::unsupported("architecture for a GGUF file", other, "llama, mistral, qwen2")),
-    }
-}
+use super::Source;
+use crate::{Result, format::gguf::MetaValue, quant::Scheme};
 
 /// llama.cpp's number for files whose weights are mostly of this scheme.
 fn file_type(scheme: Scheme) -> Option<u32> {
@@ -67,58 +57,12 @@ pub(super) fn metadata(
 }
 
 fn of_config(source: &Source) -> Result<Vec<(String, MetaValue)>> {
-    let config = &source.config;
-    let arch = architecture(config)?;
     let text = |value: &str| MetaValue::Text(value.to_owned());
     let path = source.path();
     let name = path.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
-    let mut entries = vec![
-        ("general.architecture".to_owned(), text(arch)),
-        ("general.type".to_owned(), text("model")),
-        ("general.name".to_owned(), text(&name)),
-    ];
-    let mut add = |key: &str, value: MetaValue| entries.push((format!("{arch}.{key}"), value));
-    let counts = [
-        ("vocab_size", config.vocab_size),
-        ("context_length", config.max_positions),
-        ("embedding_length", config.hidden_size),
-        ("block_count", config.layers),
-        ("feed_forward_length", config.intermediate_size),
-        ("attention.head_count", config.heads),
-        ("attention.head_count_kv", config.kv_heads),
-        ("attention.key_length", config.head_dim),
-        ("attention.value_length", config.head_dim),
-        ("rope.dimension_count", config.head_dim),
-    ];
-    for (key, count) in counts {
-        let count = u32::try_from(count).map_err(|_| Error::config(key, format!("{count} is too large")))?;
-        add(key, MetaValue::U32(count));
-    }
-    add("attention.layer_norm_rms_epsilon", MetaValue::F32(config.rms_norm_eps));
-    add("rope.freq_base", MetaValue::F32(config.rope_theta as f32));
-    if let RopeScaling::Linear { factor } = config.rope_scaling {
-        add("rope.scaling.type", text("linear"));
-        add("rope.scaling.factor", MetaValue::F32(factor as f32));
-    }
+    let mut entries = source.arch.gguf_metadata()?;
+    let general = [("general.type".to_owned(), text("model")), ("general.name".to_owned(), text(&name))];
+    // Behind the architecture, where other writers have them.
+    entries.splice(1..1, general);
     Ok(entries)
-}
-
-/// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,
-/// or one that metadata tell.
-pub(super) fn rope_divisors(config: &Config) -> Option<Vec<f32>> {
-    let (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) = match config.rope_scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } => return None,
-        RopeScaling::Divisors(ref divisors) => return Some(divisors.iter().map(|&d| d as f32).collect()),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-            (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings)
-        }
-    };
-    let original = original_max_position_embeddings as f64;
-    let divisor = |i: usize| {
-        let wavelength = TAU * config.rope_theta.powf(2.0 * i as f64 / config.head_dim as f64);
-        let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-        let smooth = smooth.clamp(0.0, 1.0);
-        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
-    };
-    Some((0..config.head_dim / 2).map(divisor).collect())
 }

@@ -1,9 +1,10 @@
 //! A model on disk to a model on the device, tensor by tensor.
 
-use super::{Block, Config, Model, Source};
+use super::{Block, Model, Source};
 use crate::{
     DType, Error, Result,
-    adapter::AdaptedLinear,
+    adapter::Store,
+    arch::{Architecture, AttentionSpec, EMBEDDING, HEAD, LinearId, NormId, Role},
     format::checkpoint::{Basis, Rounding},
     gpu::{Gpu, Tensor},
     kernels::{
@@ -11,7 +12,7 @@ use crate::{
         hadamard::{Factors, Hadamard},
         quantize,
     },
-    nn::{Activations, Linear, Permutation, RmsNorm, Transform},
+    nn::{Activations, Adapted, Attention, FeedForward, Linear, Parameter, Permutation, RmsNorm, Transform},
     quant::{Packed, Scheme},
 };
 use std::path::Path;
@@ -48,8 +49,8 @@ impl Model {
     pub fn from_source(gpu: &Gpu, source: &Source, options: &LoadOptions) -> Result<Model> {
         let mut model = Model::without_blocks(gpu, source)?;
         let loader = Loader::new(gpu, source, options.quantization);
-        let layers = 0..source.config.layers;
-        model.blocks = layers.map(|layer| loader.block(&source.config, layer)).collect::<Result<_>>()?;
+        let blocks = 0..source.arch.blocks.len();
+        model.blocks = blocks.map(|block| loader.block(block)).collect::<Result<_>>()?;
         Ok(model)
     }
 
@@ -57,29 +58,30 @@ impl Model {
     /// Errors: as [`Model::load`].
     pub fn without_blocks(gpu: &Gpu, source: &Source) -> Result<Model> {
         let loader = Loader::new(gpu, source, Quantization::AsStored);
-        let c = &source.config;
-        let table = [c.vocab_size, c.hidden_size];
-        let embedding = loader.table("model.embed_tokens.weight", table)?;
-        let head = match c.tie_embeddings {
+        let arch = &source.arch;
+        let table = [arch.vocab_size, arch.hidden_size];
+        let embedding = loader.table(EMBEDDING, table)?;
+        let head = match arch.tie_embeddings {
             true => None,
-            false => Some(loader.table("lm_head.weight", table)?),
+            false => Some(loader.table(HEAD, table)?),
         };
-        let norm = loader.norm("model.norm.weight")?;
+        let norm = loader.norm(Role::FinalNorm)?;
         Ok(Model {
-            config: c.clone(),
+            arch: arch.clone(),
             embedding,
             blocks: Vec::new(),
             norm,
             head,
             adapter: None,
             qat: None,
+            store: Store::default(),
             gpu: gpu.clone(),
         })
     }
 
     /// Block number `layer` alone. Errors: as [`Model::load`].
     pub fn load_block(gpu: &Gpu, source: &Source, layer: usize, options: &LoadOptions) -> Result<Block> {
-        Loader::new(gpu, source, options.quantization).block(&source.config, layer)
+        Loader::new(gpu, source, options.quantization).block(layer)
     }
 }
 
@@ -95,37 +97,50 @@ impl<'a> Loader<'a> {
         Loader { gpu, source, quantization, factors: Factors::default() }
     }
 
-    fn block(&self, c: &Config, layer: usize) -> Result<Block> {
-        let name = |module: &str| format!("model.layers.{layer}.{module}");
-        let [q, k, v, o, gate, up, down] = c.linears();
-        let linear = |(module, shape): (&str, [usize; 2]), bias: bool| self.linear(name(module), shape, bias);
-        Ok(Block {
-            input_norm: self.norm(&name("input_layernorm.weight"))?,
-            post_norm: self.norm(&name("post_attention_layernorm.weight"))?,
-            q: linear(q, c.qkv_bias)?,
-            k: linear(k, c.qkv_bias)?,
-            v: linear(v, c.qkv_bias)?,
-            o: linear(o, c.o_bias)?,
-            gate: linear(gate, c.mlp_bias)?,
-            up: linear(up, c.mlp_bias)?,
-            down: linear(down, c.mlp_bias)?,
-            window: c.windows[layer],
-        })
+    fn arch(&self) -> &Architecture {
+        &self.source.arch
     }
 
-    fn norm(&self, name: &str) -> Result<RmsNorm> {
-        let c = &self.source.config;
-        Ok(RmsNorm { weight: self.vector(name, c.hidden_size)?, eps: c.rms_norm_eps })
+    fn block(&self, number: usize) -> Result<Block> {
+        let spec = self.arch().blocks[number];
+        let AttentionSpec { heads, kv_heads, head_dim, scale } = self.arch().attention;
+        let attention_norm = self.norm(Role::Norm(number, NormId::Attention))?;
+        let feed_forward_norm = self.norm(Role::Norm(number, NormId::FeedForward))?;
+        let linear = |id| self.linear(number, id);
+        let attention = Attention {
+            q: linear(LinearId::Q)?,
+            k: linear(LinearId::K)?,
+            v: linear(LinearId::V)?,
+            o: linear(LinearId::O)?,
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window: spec.window,
+            rope: spec.rope,
+        };
+        let feed_forward =
+            FeedForward { gate: linear(LinearId::Gate)?, up: linear(LinearId::Up)?, down: linear(LinearId::Down)? };
+        Ok(Block { attention_norm, attention, feed_forward_norm, feed_forward })
+    }
+
+    fn norm(&self, role: Role) -> Result<RmsNorm> {
+        let weight = self.vector(&self.arch().name(role), self.arch().hidden_size)?;
+        Ok(RmsNorm { weight: Parameter::frozen(weight), eps: self.arch().norm_eps })
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
         self.gpu.tensor(name, [len], DType::F32, &self.source.vector(name, len)?)
     }
 
-    fn linear(&self, name: String, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear> {
-        let bias = if bias { Some(self.vector(&format!("{name}.bias"), shape[0])?) } else { None };
-        let base = self.frozen(&format!("{name}.weight"), shape, bias)?;
-        Ok(AdaptedLinear::new(name, base))
+    fn linear(&self, block: usize, id: LinearId) -> Result<Adapted> {
+        let (arch, spec) = (self.arch(), self.arch().linear(id));
+        let bias = match spec.bias {
+            true => Some(self.vector(&arch.name(Role::Bias(block, id)), spec.shape[0])?),
+            false => None,
+        };
+        let base = self.frozen(&arch.name(Role::Weight(block, id)), spec.shape, bias)?;
+        Ok(Adapted::new(arch.module(block, id), base))
     }
 
     /// A layer with its weight in the scheme asked for: as stored, with all that the file says is done to its input.

@@ -1,12 +1,9 @@
-//! Llama-family models: configuration, blocks, the causal language model and its weights.
+//! The causal language model: its blocks, its weights from and to files, what is attached to it.
 
 mod accounting;
 mod adapter_files;
 mod block;
 mod causal_lm;
-mod config;
-mod config_fields;
-mod gguf;
 mod gguf_file;
 mod gguf_metadata;
 mod initial;
@@ -16,9 +13,8 @@ mod quantized_folder;
 mod source;
 
 pub use adapter_files::{BaseWeights, load_adapter};
-pub use block::{Block, Context, Site, WeightGradients};
-pub use causal_lm::{BUCKET, Inputs, KvCache, LossValues, Model};
-pub use config::{Config, FAMILIES, RopeScaling};
+pub use block::{Block, Saved};
+pub use causal_lm::{BUCKET, Inputs, LossValues, Model};
 pub use gguf_file::{GgufFile, GgufSummary};
 pub use load::{LoadOptions, Quantization};
 pub use quantized_folder::{QuantizedFolder, QuantizedSummary};

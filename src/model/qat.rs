@@ -1,13 +1,14 @@
 //! Quantization-aware training of a whole model: from floats to rounded layers that learn, and to a quantized model.
 
-use super::{Inputs, Model, Site};
+use super::{Inputs, Model};
 use crate::{
     DType, Error, Result,
-    adapter::{AdaptedLinear, InputScales, Latent, Qat, QatConfig},
+    adapter::{InputScales, Qat, QatConfig, Store},
+    arch::Site,
     gpu::Tensor,
     graph::{Graph, Pool, Program},
     kernels::observe,
-    nn::Activations,
+    nn::{Activations, Adapted, Change, Keys, Latent, Pass},
 };
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -28,13 +29,12 @@ impl Model {
         if self.qat.is_some() {
             return Err(Error::config("add_qat", "the model is trained through rounding already"));
         }
-        let layers: Vec<_> = self.blocks.iter().flat_map(|block| block.linears()).collect();
-        let (mut qat, latents) = Qat::new(&self.gpu, config, &layers, trainable)?;
-        qat.observed = config.activations != Some(InputScales::Static);
-        for (linear, latent) in self.blocks.iter_mut().flat_map(|block| block.linears_mut()).zip(latents) {
-            begin(linear, latent, &config)?;
-        }
-        self.qat = Some(qat);
+        let layers: Vec<_> = self.linears().collect();
+        let (store, latents) = Qat::prepare(&self.gpu, config, &layers, trainable)?;
+        let mut latents = latents.into_iter();
+        self.for_each_linear(|linear| latents.next().map_or(Ok(()), |latent| begin(linear, latent, &config)))?;
+        self.store.append(store);
+        self.qat = Some(Qat { config, observed: config.activations != Some(InputScales::Static) });
         Ok(())
     }
 
@@ -48,16 +48,18 @@ impl Model {
         }
         let longest = self.check_samples(samples)?;
         let mut activations = Vec::new();
-        for linear in self.blocks.iter_mut().flat_map(|block| block.linears_mut()) {
+        self.for_each_linear(|linear| {
             activations.push(linear.base.activation.take());
-        }
+            Ok(())
+        })?;
         let largest = self.largest_inputs(samples, longest);
-        let linears = self.blocks.iter_mut().flat_map(|block| block.linears_mut());
-        for (linear, activation) in linears.zip(activations) {
-            linear.base.activation = activation;
-        }
+        let mut activations = activations.into_iter();
+        self.for_each_linear(|linear| {
+            linear.base.activation = activations.next().flatten();
+            Ok(())
+        })?;
         let largest = largest?;
-        for (linear, &most) in self.blocks.iter().flat_map(|block| block.linears()).zip(&largest) {
+        for (linear, &most) in self.linears().zip(&largest) {
             if let Some(Activations::Static { scale }) = &linear.base.activation {
                 scale.write(bytemuck::cast_slice(&[(most / 127.0).max(f32::EPSILON)]))?;
             }
@@ -70,7 +72,7 @@ impl Model {
 
     /// The largest magnitude in the input of each linear layer. Errors: Config where it holds numbers that are not finite.
     fn largest_inputs(&self, samples: &[Vec<u32>], longest: usize) -> Result<Vec<f32>> {
-        let rope = self.rope_table(longest)?;
+        let ropes = self.rope_tables(longest)?;
         // A range for each site of each block, at offsets that can be bound.
         let ranges = self.gpu.zeros("ranges", [self.blocks.len() * Site::ALL.len() * SLOT], DType::U32)?;
         let mut pool = Pool::default();
@@ -78,40 +80,47 @@ impl Model {
         for ids in samples {
             let (inputs, program) = match programs.entry(ids.len()) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(self.record_ranges(ids.len(), &rope, &ranges, &mut pool)?),
+                Entry::Vacant(entry) => entry.insert(self.record_ranges(ids.len(), &ropes, &ranges, &mut pool)?),
             };
             inputs.ids.write(bytemuck::cast_slice(ids))?;
             program.run()?;
         }
         let ranges = ranges.read::<u32>()?;
-        let mut largest = Vec::with_capacity(7 * self.blocks.len());
+        let mut largest = Vec::with_capacity(self.arch.linear_count());
         let sites = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| (block, site)));
         for ((block, site), range) in sites.zip(ranges.chunks_exact(SLOT)) {
-            let linears = &block.linears()[site.linears()];
-            if range[4] > 0 {
-                return Err(Error::config(&linears[0].name, "its input holds numbers that are not finite"));
-            }
             let absmax = (-f32::from_bits(range[0])).max(f32::from_bits(range[1]));
-            largest.extend(linears.iter().map(|_| absmax));
+            for linear in block.readers(site) {
+                if range[4] > 0 {
+                    return Err(Error::config(&linear.name, "its input holds numbers that are not finite"));
+                }
+                largest.push(absmax);
+            }
         }
         Ok(largest)
     }
 
     /// A program that adds a sample of `len` tokens to the ranges of all sites.
-    fn record_ranges(&self, len: usize, rope: &Tensor, ranges: &Tensor, pool: &mut Pool) -> Result<(Inputs, Program)> {
+    fn record_ranges(
+        &self,
+        len: usize,
+        ropes: &[Tensor],
+        ranges: &Tensor,
+        pool: &mut Pool,
+    ) -> Result<(Inputs, Program)> {
         let inputs = Inputs::new(&self.gpu, 1, len)?;
         let positions: Vec<u32> = (0..len as u32).collect();
         inputs.write(&vec![0; len], &positions, &vec![1; len], &vec![0; len])?;
         let mut g = Graph::new(&self.gpu);
-        let cx = self.context(&mut g, &inputs, rope, None);
-        let ids = g.import(&inputs.ids);
+        let cx = self.context(&mut g, &inputs, ropes, Pass::inference());
+        let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(&mut g, &ids)?;
         let mut slots = (0..).step_by(SLOT);
         for block in &self.blocks {
-            let (y, saved) = block.forward(&mut g, &x, &cx)?;
+            let (y, saved) = block.forward(&mut g, &x, &cx, Keys::Own(&segments))?;
             for (site, slot) in Site::ALL.into_iter().zip(&mut slots) {
                 let range = g.import(&ranges.slice(slot, [observe::RANGE])?);
-                observe::join_range(&mut g, saved.linear_inputs()[site.linears().start], &range, 1.0)?;
+                observe::join_range(&mut g, saved.input(site), &range, 1.0)?;
             }
             x = y;
         }
@@ -121,8 +130,8 @@ impl Model {
     /// Records the rounding of all weights that are trained through rounding: an optimizer step ends with it.
     /// Errors: Shape.
     pub fn round_latents(&self, g: &mut Graph) -> Result<()> {
-        for linear in self.blocks.iter().flat_map(|block| block.linears()) {
-            if let Some(latent) = &linear.latent {
+        for linear in self.linears() {
+            if let Some(latent) = linear.change.rounded() {
                 latent.round(g, &linear.weight_name(), &linear.base.weight)?;
             }
         }
@@ -143,27 +152,28 @@ impl Model {
         if !g.is_empty() && !self.gpu.is_dry() {
             g.run()?;
         }
-        for linear in self.blocks.iter().flat_map(|block| block.linears()) {
-            if let Some(latent) = &linear.latent {
+        for linear in self.linears() {
+            if let Some(latent) = linear.change.rounded() {
                 latent.check(&linear.weight_name(), &linear.base.weight)?;
             }
         }
-        for linear in self.blocks.iter_mut().flat_map(|block| block.linears_mut()) {
-            (linear.latent, linear.lora) = (None, None);
+        let gpu = self.gpu.clone();
+        self.for_each_linear(|linear| {
+            linear.change = Change::None;
             if let Some(Activations::Static { scale }) = &mut linear.base.activation {
                 // Out of the memory that the optimizer needs.
                 let value = scale.read::<f32>()?;
-                *scale = self.gpu.tensor(&linear.name, [1], DType::F32, &value)?;
+                *scale = gpu.tensor(&linear.name, [1], DType::F32, &value)?;
             }
-        }
-        self.qat = None;
-        self.adapter = None;
+            Ok(())
+        })?;
+        (self.qat, self.adapter, self.store) = (None, None, Store::default());
         Ok(())
     }
 }
 
 /// Rounds a layer for the first time.
-fn begin(linear: &mut AdaptedLinear, latent: Latent, config: &QatConfig) -> Result<()> {
+fn begin(linear: &mut Adapted, latent: Latent, config: &QatConfig) -> Result<()> {
     let (gpu, name) = (linear.base.weight.gpu().clone(), linear.weight_name());
     let target = latent.target(&gpu, &name, config.scheme, linear.base.weight.shape())?;
     let mut g = Graph::new(&gpu);
@@ -181,6 +191,6 @@ fn begin(linear: &mut AdaptedLinear, latent: Latent, config: &QatConfig) -> Resu
         }
     };
     linear.base.weight = target;
-    linear.latent = Some(latent);
+    linear.change = Change::Rounded(latent);
     Ok(())
 }

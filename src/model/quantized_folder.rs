@@ -3,7 +3,7 @@
 use super::{LoadOptions, Model, Source};
 use crate::{
     DType, Error, Result,
-    adapter::LINEAR_MODULES,
+    arch::{Architecture, Role},
     format::{
         Checkpoint, Kind, Stored, Weights,
         atomic::{self, AtomicFolder},
@@ -88,7 +88,7 @@ impl QuantizedFolder {
             (Input::Tensors(weights), items)
         } else {
             let source = Source::open(input)?;
-            if source.config.model_type == "llama" && source.config.qkv_bias != source.config.o_bias {
+            if biases(&source.arch) != biases(&Architecture::from_json(source.arch.json.clone(), input)?) {
                 let what = format!("biases of {}", input.display());
                 let supported = "those of q, k, v and o together, which config.json can tell, or a GGUF file";
                 return Err(Error::unsupported(what, "some of q, k, v and o", supported));
@@ -222,7 +222,7 @@ impl QuantizedFolder {
     }
 
     fn specs(&self) -> Result<Vec<TensorSpec>> {
-        let mut specs = Vec::with_capacity(7 * self.items.len());
+        let mut specs = Vec::new();
         for item in &self.items {
             match &item.action {
                 Action::Quantize(shape, _) => specs.extend(self.layout.specs(&item.name, *shape)?),
@@ -282,7 +282,7 @@ impl QuantizedFolder {
             Action::Quantize(_, dtype) => Some(*dtype),
             Action::Copy(_) => None,
         });
-        let mut json = source.config.json.clone();
+        let mut json = source.arch.json.clone();
         let fields = json.as_object_mut().ok_or_else(|| Error::format(self.input(), "config.json is no object"))?;
         match self.layout.config(dtype.unwrap_or(DType::BF16))? {
             serde_json::Value::Null => {
@@ -376,6 +376,11 @@ fn check_output(input: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Which linear layers have a bias.
+fn biases(arch: &Architecture) -> Vec<bool> {
+    arch.linears.iter().map(|linear| linear.bias).collect()
+}
+
 fn tensor_item(weights: &Weights, name: &str) -> Result<Item> {
     let view = weights.get(name)?;
     let Stored::Plain(dtype) = view.stored else {
@@ -392,15 +397,14 @@ fn tensor_item(weights: &Weights, name: &str) -> Result<Item> {
 }
 
 fn model_item(source: &Source, name: &str) -> Result<Item> {
-    let linear = name.strip_suffix(".weight").and_then(|n| n.rsplit('.').next());
-    let in_block = name.starts_with("model.layers.");
+    let role = source.arch.role(name);
     let gguf = source.weights().kind() == Kind::Gguf;
-    let action = if in_block && linear.is_some_and(|module| LINEAR_MODULES.contains(&module)) {
+    let action = if role.is_some_and(Role::is_linear) {
         let dtype = if gguf { DType::BF16 } else { stored_dtype(source, name)? };
         Action::Quantize(source.shape(name)?, dtype)
     } else if gguf {
         let [rows, cols] = source.shape(name)?;
-        let vector = name.ends_with("norm.weight") || name.ends_with(".bias");
+        let vector = role.is_some_and(Role::is_vector);
         Action::Copy(TensorSpec::new(name, DType::BF16, if vector { vec![cols] } else { vec![rows, cols] }))
     } else {
         let view = source.view(name)?;

@@ -1,8 +1,9 @@
 //! A model on disk under transformers' tensor names, whatever the file calls them.
 
-use super::{Config, accounting, gguf};
+use super::accounting;
 use crate::{
     DType, Error, Result, Shape,
+    arch::{Architecture, EMBEDDING, HEAD, Role, Rows},
     format::{
         self, Checkpoint, Kind, Stored, TensorView, Weights,
         checkpoint::{self, Basis, Bitsandbytes, Rounding},
@@ -18,7 +19,7 @@ use std::{
 /// A mapped model: configuration and tensors. Opening reads headers only.
 pub struct Source {
     /// The model's shape.
-    pub config: Config,
+    pub arch: Architecture,
     weights: Weights,
     /// How weights that are quantized in a folder are stored.
     checkpoint: Box<dyn Checkpoint>,
@@ -37,9 +38,6 @@ enum Naming {
     Gguf,
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
-
 impl Source {
     /// Opens a Hugging Face folder, also one that another tool quantized (see [`checkpoint`]), or a GGUF file. Every tensor of
     /// it has to be one that the model uses, or one that is known to change nothing.
@@ -48,16 +46,16 @@ impl Source {
         let path = path.as_ref();
         let weights = Weights::open(path)?;
         let mut checkpoint: Box<dyn Checkpoint> = Box::new(Bitsandbytes::default());
-        let config = match weights.kind() {
-            Kind::Gguf => gguf::config(weights.gguf().expect("the kind says so"))?,
+        let arch = match weights.kind() {
+            Kind::Gguf => Architecture::from_gguf(weights.gguf().expect("the kind says so"))?,
             Kind::Folder => {
                 let file = path.join("config.json");
                 let json: serde_json::Value = format::read_json(&file)?;
-                let config = Config::from_json(json, &file)?;
-                if let Some(layout) = layout(path, &file, &config.json)? {
+                let arch = Architecture::from_json(json, &file)?;
+                if let Some(layout) = layout(path, &file, &arch.json)? {
                     checkpoint = layout;
                 }
-                config
+                arch
             }
             Kind::Safetensors => {
                 let message =
@@ -71,7 +69,7 @@ impl Source {
             _ if !weights.names().any(|n| n.starts_with("model.")) && weights.names().any(bare) => Naming::Bare,
             _ => Naming::Transformers,
         };
-        let mut source = Source { config, weights, checkpoint, naming, head_alone: false };
+        let mut source = Source { arch, weights, checkpoint, naming, head_alone: false };
         source.untie()?;
         accounting::check(&source)?;
         Ok(source)
@@ -80,7 +78,7 @@ impl Source {
     /// A model whose configuration ties embedding and head may hold both: then it keeps its head, unless they are the same. It
     /// may hold the head alone: then that is the embedding too. transformers 5 does both.
     fn untie(&mut self) -> Result<()> {
-        if !self.config.tie_embeddings || self.naming == Naming::Gguf {
+        if !self.arch.tie_embeddings || self.naming == Naming::Gguf {
             return Ok(());
         }
         match (self.contains(EMBEDDING), self.contains(HEAD)) {
@@ -90,8 +88,8 @@ impl Source {
                     "{}: tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}: the model keeps both, as in transformers 5",
                     self.weights.path().display()
                 );
-                self.config.tie_embeddings = false;
-                self.config.json["tie_word_embeddings"] = false.into();
+                self.arch.tie_embeddings = false;
+                self.arch.json["tie_word_embeddings"] = false.into();
             }
             _ => {}
         }
@@ -131,7 +129,7 @@ impl Source {
         match self.naming {
             Naming::Transformers => Cow::Borrowed(name),
             Naming::Bare => Cow::Borrowed(name.strip_prefix("model.").unwrap_or(name)),
-            Naming::Gguf => gguf::stored_name(name).map_or(Cow::Borrowed(name), Cow::Owned),
+            Naming::Gguf => self.arch.gguf_name(name).map_or(Cow::Borrowed(name), Cow::Owned),
         }
     }
 
@@ -139,7 +137,7 @@ impl Source {
     /// weight, and in a GGUF file for what transformers has no name for.
     pub(super) fn name_of(&self, stored: &str) -> Option<String> {
         if self.naming == Naming::Gguf {
-            return gguf::transformers_name(stored);
+            return self.arch.name_of_gguf(stored);
         }
         let name = self.checkpoint.weight_name(&self.weights, stored)?;
         Some(match name.as_str() {
@@ -169,7 +167,7 @@ impl Source {
     /// Transformers' names of all tensors that the model uses, sorted; the parts of quantized weights are left out.
     pub fn names(&self) -> Vec<String> {
         let named = self.weights.names().filter_map(|stored| self.name_of(stored));
-        let mut names: Vec<String> = named.filter(|name| self.config.has(name)).collect();
+        let mut names: Vec<String> = named.filter(|name| self.arch.has(name)).collect();
         names.sort();
         names
     }
@@ -314,18 +312,18 @@ impl Source {
         Err(Error::shape(op, format!("{shape:?}"), format!("{got:?}")))
     }
 
-    /// llama.cpp stores the rows of query and key weights of Llama models in the order of its own rotary layout.
+    /// The heads of a tensor whose rows the file has in llama.cpp's own rotary order.
     fn rotated_heads(&self, name: &str) -> Option<usize> {
-        if !self.is_gguf() || self.config.model_type != "llama" {
-            return None;
-        }
-        if name.contains(".q_proj.") {
-            Some(self.config.heads)
-        } else if name.contains(".k_proj.") {
-            Some(self.config.kv_heads)
-        } else {
-            None
-        }
+        if self.is_gguf() { heads_in_gguf(&self.arch, name) } else { None }
+    }
+}
+
+/// Heads of a tensor whose rows lie in llama.cpp's own rotary order in a GGUF file.
+pub(super) fn heads_in_gguf(arch: &Architecture, name: &str) -> Option<usize> {
+    let (Role::Weight(_, id) | Role::Bias(_, id)) = arch.role(name)? else { return None };
+    match arch.linear(id).rows {
+        Rows::Own => None,
+        Rows::Rotated(heads) => Some(heads),
     }
 }
 

@@ -1,8 +1,8 @@
-//! Root-mean-square normalization with a frozen weight.
+//! Root-mean-square normalization.
 
+use super::{Context, Parameter};
 use crate::{
     Result,
-    gpu::Tensor,
     graph::{Graph, Value},
     kernels::{diagonal, norm},
 };
@@ -12,7 +12,7 @@ use crate::{
 /// x, y: [rows, cols] f32; w: [cols]. RMSNorm, Zhang & Sennrich 2019.
 pub struct RmsNorm {
     /// [cols]
-    pub weight: Tensor,
+    pub weight: Parameter,
     /// Added to the mean square.
     pub eps: f32,
 }
@@ -28,21 +28,30 @@ pub struct Saved {
 impl RmsNorm {
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value) -> Result<(Value, Saved)> {
-        let w = g.import(&self.weight);
+        let w = g.import(&self.weight.values);
         let (y, rstd) = norm::rms_norm(g, x, &w, self.eps)?;
         Ok((y, Saved { x: x.clone(), rstd }))
     }
 
-    /// dx from dy, plus `residual`: the gradient that came past the layer. Errors: Shape.
-    pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, residual: Option<&Value>) -> Result<Value> {
-        let w = g.import(&self.weight);
+    /// dx from dy, plus `residual`: the gradient that came past the layer; and the weight's where it is trained.
+    /// Errors: Shape, Config in inference.
+    pub fn backward(
+        &self,
+        g: &mut Graph,
+        saved: &Saved,
+        dy: &Value,
+        residual: Option<&Value>,
+        cx: &Context,
+    ) -> Result<Value> {
+        self.gradients(g, saved, dy, cx)?;
+        let w = g.import(&self.weight.values);
         norm::rms_norm_backward(g, dy, &saved.x, &w, &saved.rstd, residual)
     }
 
-    /// out[c] ← accumulate · out[c] + Σ_r dy[r, c] · x[r, c] · rstd[r], where somebody trains the weight
-    ///
-    /// dy: [rows, cols]; out: [cols]; accumulate: [1], f32. Errors: Shape.
-    pub fn weight_gradient(g: &mut Graph, saved: &Saved, dy: &Value, out: &Value, accumulate: &Value) -> Result<()> {
-        diagonal::right(g, dy, &saved.x, &saved.rstd, out, accumulate)
+    /// dw\[c\] = Σ_r dy[r, c] · x[r, c] · rstd[r], where the weight is trained. Errors: Shape, Config in inference.
+    pub fn gradients(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<()> {
+        let Some(grads) = &self.weight.grads else { return Ok(()) };
+        let grads = g.import(grads);
+        diagonal::right(g, dy, &saved.x, &saved.rstd, &grads, &cx.pass.training_step()?.accumulate)
     }
 }

@@ -3,16 +3,20 @@
 use super::{StepMetrics, TrainConfig};
 use crate::{
     DType, Error, Result,
-    adapter::StepValues,
+    adapter::Optimizer,
     data::Batch,
     gpu::{Readback, Tensor},
-    graph::{Graph, KernelTime, Pool, Program},
-    kernels::optimizer::{self, AdamW, Stepped},
+    graph::{Graph, KernelTime, Pool, Program, Programs},
+    kernels::optimizer::AdamW,
     model::{BUCKET, Inputs, LossValues, Model},
+    nn::{Pass, StepValues},
 };
-use std::{collections::HashMap, time::Instant};
+use std::{borrow::Borrow, time::Instant};
 
 /// Trains what is attached to a model: an adapter, or its weights through rounding.
+///
+/// It owns, shares or borrows the model: `M` is [`Model`], `Arc<Model>` or `&Model`; a [`Generator`](crate::generate::Generator) that
+/// shares it speaks as it is after the last step.
 ///
 /// ```no_run
 /// # use fourbit::{gpu::Gpu, model::{Model, LoadOptions}, adapter::LoraConfig, train::{Trainer, TrainConfig}};
@@ -26,29 +30,29 @@ use std::{collections::HashMap, time::Instant};
 /// }
 /// # Ok(()) }
 /// ```
-pub struct Trainer {
-    model: Model,
+pub struct Trainer<M = Model> {
+    model: M,
     config: TrainConfig,
     shared: Shared,
-    pool: Pool,
-    programs: HashMap<(usize, usize), Micro>,
-    optimizer: Program,
+    /// By batch and sequence length.
+    programs: Programs<(usize, usize), Micro>,
+    optimizer: Optimizer,
+    /// Clipping, AdamW, and what follows from new values.
+    apply: Program,
     step: usize,
     tokens: u64,
 }
 
 /// Device memory that every program reads or writes.
 struct Shared {
-    /// [longest row, head_dim]
-    rope: Tensor,
+    /// [longest row, head_dim] each
+    ropes: Vec<Tensor>,
     /// Seed and the micro-batch's number. [2] u32
     seed: Tensor,
     /// [1] f32
     accumulate: Tensor,
     /// [1] f32
     scale: Tensor,
-    /// See [`AdamW::hyper`]. [8] f32
-    hyper: Tensor,
     /// Metrics at 0, norm and clip coefficient at [`NORM`]; one range so that one copy reads all. f32
     results: Tensor,
     readback: Readback,
@@ -63,45 +67,45 @@ struct Micro {
     program: Program,
 }
 
-impl Trainer {
+impl<M: Borrow<Model>> Trainer<M> {
     /// A trainer for what the model has to train, with memory for the longest rows reserved. Errors: Config, OutOfMemory, Shape.
-    pub fn new(model: Model, config: TrainConfig) -> Result<Trainer> {
+    pub fn new(owner: M, config: TrainConfig) -> Result<Trainer<M>> {
         config.validate()?;
+        let model: &Model = owner.borrow();
         let gpu = model.gpu().clone();
-        if model.trained().next().is_none() || model.trained().any(|chunk| chunk.training.is_none()) {
+        if !model.store().is_trainable() {
             let message = "the model has no trainable adapter; attach one with add_adapter, or begin with add_qat";
             return Err(Error::config("adapter", message));
         }
-        if model.qat.as_ref().is_some_and(|qat| !qat.observed) && !gpu.is_dry() {
+        if model.qat().is_some_and(|qat| !qat.observed) && !gpu.is_dry() {
             return Err(Error::config("activations", "their scales are not known yet; call observe_inputs first"));
         }
-        let dropout = model.config.attention_dropout();
+        let dropout = model.arch.attention_dropout();
         if dropout != 0.0 {
             log::warn!(
                 "attention_dropout is {dropout} in config.json: transformers drops that share of the attention weights in \
                  training, here none is dropped; --lora-dropout drops inputs of the adapter"
             );
         }
-        if config.max_seq_length > model.config.max_positions {
-            let longest = model.config.max_positions;
+        if config.max_seq_length > model.arch.max_positions {
+            let longest = model.arch.max_positions;
             let message = format!("{} is more than the model's {longest} positions", config.max_seq_length);
             return Err(Error::config("max_seq_length", message));
         }
         let longest = config.max_seq_length.next_multiple_of(BUCKET);
         let f32s = |what: &str, len: usize| gpu.zeros(what, [len], DType::F32);
         let shared = Shared {
-            rope: model.rope_table(config.max_seq_length)?,
+            ropes: model.rope_tables(config.max_seq_length)?,
             seed: gpu.zeros("seed and step", [2], DType::U32)?,
             accumulate: f32s("accumulation flag", 1)?,
             scale: f32s("loss scale", 1)?,
-            hyper: f32s("hyperparameters", 8)?,
             results: f32s("results", 2 * NORM)?,
             readback: gpu.readback(8 * NORM as u64)?,
         };
-        let mut pool = Pool::default();
-        let optimizer = record_optimizer(&model, &shared)?.plan().build(&mut pool)?;
-        let programs = HashMap::new();
-        let mut trainer = Trainer { model, config, shared, pool, programs, optimizer, step: 0, tokens: 0 };
+        let optimizer = Optimizer::new(&gpu, model.store())?;
+        let mut programs = Programs::default();
+        let apply = record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
+        let mut trainer = Trainer { model: owner, config, shared, programs, optimizer, apply, step: 0, tokens: 0 };
         // The largest program first: all shorter ones then fit into its memory.
         trainer.program(trainer.config.batch_size, longest)?;
         Ok(trainer)
@@ -109,7 +113,7 @@ impl Trainer {
 
     /// The model with its adapter.
     pub fn model(&self) -> &Model {
-        &self.model
+        self.model.borrow()
     }
 
     /// The options.
@@ -118,7 +122,7 @@ impl Trainer {
     }
 
     /// Gives the model back and frees what only training needs.
-    pub fn into_model(self) -> Model {
+    pub fn into_model(self) -> M {
         self.model
     }
 
@@ -129,24 +133,22 @@ impl Trainer {
 
     /// Bytes of activations, shared by all programs.
     pub fn activation_bytes(&self) -> u64 {
-        self.pool.bytes()
+        self.programs.bytes()
     }
 
     /// Most dispatches of a micro-batch so far, and those of the optimizer.
     pub fn dispatches(&self) -> (usize, usize) {
-        let most = self.programs.values().map(|m| m.program.len().0).max().unwrap_or(0);
-        (most, self.optimizer.len().0)
+        let most = self.programs.iter().map(|m| m.program.len().0).max().unwrap_or(0);
+        (most, self.apply.len().0)
     }
 
-    /// One optimizer step over micro-batches: forward, backward, clipping, AdamW. Errors: Config for an empty step, Shape for
-    /// rows that are too long, Device, DeviceLost.
+    /// One optimizer step over micro-batches: forward, backward, clipping, AdamW. Errors: Config for an empty step and for one past
+    /// `max_steps`, Shape for rows that are too long, Device, DeviceLost, Diverged.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepMetrics> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
-        for (index, batch) in batches.iter().enumerate() {
-            self.micro(index, batch)?.program.run()?;
-        }
-        self.optimizer.run()?;
+        self.accumulate(batches, |program| program.run())?;
+        self.apply.run()?;
         let results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
         self.finish(batches, learning_rate, &results, start)
     }
@@ -156,12 +158,21 @@ impl Trainer {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
         let mut times = Vec::new();
-        for (index, batch) in batches.iter().enumerate() {
-            times.extend(self.micro(index, batch)?.program.profile()?);
-        }
-        times.extend(self.optimizer.profile()?);
+        self.accumulate(batches, |program| {
+            times.extend(program.profile()?);
+            Ok(())
+        })?;
+        times.extend(self.apply.profile()?);
         let results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
         Ok((self.finish(batches, learning_rate, &results, start)?, times))
+    }
+
+    /// The gradients of all micro-batches, summed in the store's arrays.
+    fn accumulate(&mut self, batches: &[Batch], mut run: impl FnMut(&mut Program) -> Result<()>) -> Result<()> {
+        for (index, batch) in batches.iter().enumerate() {
+            run(&mut self.micro(index, batch)?.program)?;
+        }
+        Ok(())
     }
 
     fn begin(&mut self, batches: &[Batch]) -> Result<f64> {
@@ -172,7 +183,7 @@ impl Trainer {
         let c = &self.config;
         let learning_rate = c.learning_rate * c.lr_scheduler_type.factor(self.step, c.warmup_steps, c.max_steps);
         let adamw = AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, max_grad_norm: c.max_grad_norm };
-        self.shared.hyper.write(bytemuck::cast_slice(&adamw.hyper(learning_rate, self.step as u64 + 1)))?;
+        self.optimizer.set(&adamw, learning_rate, self.step as u64 + 1)?;
         self.shared.scale.write(bytemuck::cast_slice(&[1.0f32 / predicted as f32]))?;
         Ok(learning_rate)
     }
@@ -210,7 +221,7 @@ impl Trainer {
             num_tokens: self.tokens,
             mean_token_accuracy: f64::from(results[1]) / count,
             tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),
-            peak_bytes: self.model.gpu().peak_bytes(),
+            peak_bytes: self.model().gpu().peak_bytes(),
         };
         if !(metrics.loss.is_finite() && metrics.grad_norm.is_finite()) {
             let (loss, norm) = (metrics.loss, metrics.grad_norm);
@@ -226,41 +237,39 @@ impl Trainer {
             let expected = format!("rows of at most {} tokens (--max-seq-length)", self.config.max_seq_length);
             return Err(Error::shape("training step", expected, seq));
         }
-        if !self.programs.contains_key(&(batch, seq)) {
-            let micro = self.record(batch, seq)?;
-            self.programs.insert((batch, seq), micro);
-        }
-        Ok(self.programs.get_mut(&(batch, seq)).expect("it was just inserted"))
-    }
-
-    fn record(&mut self, batch: usize, seq: usize) -> Result<Micro> {
-        let gpu = self.model.gpu().clone();
-        let inputs = Inputs::new(&gpu, batch, seq)?;
-        let mut g = Graph::new(&gpu);
-        let accumulate = g.import(&self.shared.accumulate);
-        let step = StepValues { seed: g.import(&self.shared.seed), accumulate: accumulate.clone() };
-        let cx = self.model.context(&mut g, &inputs, &self.shared.rope, Some(step));
-        let scale = g.import(&self.shared.scale);
-        let metrics = g.import(&self.shared.results.slice(0, [4])?);
-        let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
-        self.model.train(&mut g, &inputs, &cx, &out, self.config.gradient_checkpointing)?;
-        Ok(Micro { inputs, program: g.plan().build(&mut self.pool)? })
+        let Trainer { model, config, shared, programs, .. } = self;
+        let checkpointing = config.gradient_checkpointing;
+        let model: &Model = (*model).borrow();
+        programs.get((batch, seq), |pool| record(model, shared, checkpointing, [batch, seq], pool))
     }
 }
 
-/// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.
-fn record_optimizer(model: &Model, shared: &Shared) -> Result<Graph> {
+/// Forward, loss and backward over rows of this size.
+fn record(
+    model: &Model,
+    shared: &Shared,
+    checkpointing: bool,
+    [batch, seq]: [usize; 2],
+    pool: &mut Pool,
+) -> Result<Micro> {
+    let inputs = Inputs::new(model.gpu(), batch, seq)?;
     let mut g = Graph::new(model.gpu());
-    let hyper = g.import(&shared.hyper);
+    let accumulate = g.import(&shared.accumulate);
+    let step = StepValues { seed: Some(g.import(&shared.seed)), accumulate: accumulate.clone() };
+    let cx = model.context(&mut g, &inputs, &shared.ropes, Pass::training(step));
+    let scale = g.import(&shared.scale);
+    let metrics = g.import(&shared.results.slice(0, [4])?);
+    let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
+    model.train(&mut g, &inputs, &cx, &out, checkpointing)?;
+    Ok(Micro { inputs, program: g.plan().build(pool)? })
+}
+
+/// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.
+fn record_apply(model: &Model, optimizer: &Optimizer, shared: &Shared) -> Result<Graph> {
+    let mut g = Graph::new(model.gpu());
     let norm = g.import(&shared.results.slice(NORM, [2])?);
-    let training = || model.trained().filter_map(|c| c.training.as_ref().map(|t| (c, t)));
-    let grads: Vec<_> = training().map(|(_, t)| g.import(&t.grads)).collect();
-    optimizer::grad_norm(&mut g, &grads, &hyper, &norm)?;
-    for ((chunk, t), grads) in training().zip(&grads) {
-        let (params, m, v) = (g.import(&chunk.params), g.import(&t.m), g.import(&t.v));
-        let stepped = Stepped { param: &params, grad: grads, m: &m, v: &v, decays: chunk.decays };
-        optimizer::adamw(&mut g, stepped, &norm, &hyper)?;
-    }
+    optimizer.record_norm(&mut g, model.store(), &norm)?;
+    optimizer.record(&mut g, model.store(), &norm)?;
     model.round_latents(&mut g)?;
     Ok(g)
 }

@@ -6,14 +6,12 @@ use crate::{
 };
 use fourbit::{
     DType, Gpu,
-    adapter::{AdaptedLinear, StepValues},
+    arch::RopeScaling,
     graph::Graph,
-    kernels::{
-        QuantizedTensor, attention::Attention, hadamard::Hadamard, rope::RopeTable, squared_error::squared_error,
-    },
-    method::Tunables,
-    model::{Block, Context, RopeScaling},
-    nn::{Linear, RmsNorm, Transform},
+    kernels::{QuantizedTensor, hadamard::Hadamard, rope::RopeTable, squared_error::squared_error},
+    method::train_block,
+    model::Block,
+    nn::{Adapted, Attention, Context, FeedForward, Keys, Linear, Parameter, Pass, RmsNorm, StepValues, Transform},
     quant::{
         Packed, Scheme,
         hadamard::{FACTOR_SEED, factor, split},
@@ -60,21 +58,28 @@ fn block(gpu: &Gpu) -> Block {
             output: Hadamard::new(gpu, rows, index as u64 + 20).unwrap(),
         };
         let input = (SCHEMES[index] == Scheme::E8p).then(between);
-        AdaptedLinear::new(name, Linear { input, ..Linear::new(weight, None) })
+        Adapted::new(name, Linear { input, ..Linear::new(weight, None) })
     };
-    let norm =
-        |index| RmsNorm { weight: gpu.tensor("norm", [HIDDEN], DType::F32, &norm(index)).unwrap(), eps: EPS as f32 };
+    let norm = |index| {
+        let weight = gpu.tensor("norm", [HIDDEN], DType::F32, &norm(index)).unwrap();
+        RmsNorm { weight: Parameter::frozen(weight), eps: EPS as f32 }
+    };
     Block {
-        input_norm: norm(0),
-        post_norm: norm(1),
-        q: linear(0),
-        k: linear(1),
-        v: linear(2),
-        o: linear(3),
-        gate: linear(4),
-        up: linear(5),
-        down: linear(6),
-        window: None,
+        attention_norm: norm(0),
+        attention: Attention {
+            q: linear(0),
+            k: linear(1),
+            v: linear(2),
+            o: linear(3),
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 8,
+            scale: 1.0 / 8f32.sqrt(),
+            window: None,
+            rope: 0,
+        },
+        feed_forward_norm: norm(1),
+        feed_forward: FeedForward { gate: linear(4), up: linear(5), down: linear(6) },
     }
 }
 
@@ -118,7 +123,7 @@ fn count(index: usize) -> usize {
     if SCHEMES[index] == Scheme::F32 { 1 } else { 2 }
 }
 
-/// The block's output. learned: as `Tunables::all` orders it. x: [TOKENS, HIDDEN]
+/// The block's output. learned: as `train_block` orders it. x: [TOKENS, HIDDEN]
 fn forward(learned: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
     let mut at = 0;
     let weights: Vec<Vec<f64>> = (0..7)
@@ -153,7 +158,7 @@ fn forward(learned: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
 fn gradients_of_a_blocks_error_equal_finite_differences() {
     let Some(gpu) = gpu() else { return };
     let mut block = block(&gpu);
-    let tunables = Tunables::new(&gpu, &mut block, true).unwrap();
+    let store = train_block(&gpu, &mut block, true).unwrap();
     let (x, wanted) = (Rng(1).normals(TOKENS * HIDDEN), Rng(2).normals(TOKENS * HIDDEN));
     let accumulate = gpu.zeros("accumulate", [1], DType::F32).unwrap();
     let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
@@ -164,35 +169,26 @@ fn gradients_of_a_blocks_error_equal_finite_differences() {
     for keep in [0.0f32, 1.0] {
         accumulate.write(bytemuck::cast_slice(&[keep])).unwrap();
         let mut g = Graph::new(&gpu);
+        let step = StepValues { seed: None, accumulate: g.import(&accumulate) };
         let cx = Context {
-            attention: Attention {
-                batch: 1,
-                seq: TOKENS,
-                heads: 2,
-                kv_heads: 1,
-                head_dim: 8,
-                scale: 1.0 / 8f32.sqrt(),
-                window: None,
-            },
+            batch: 1,
+            seq: TOKENS,
             positions: g.import(&gpu.tensor("positions", [TOKENS], DType::U32, &positions).unwrap()),
-            segments: g.import(&gpu.tensor("segments", [1, TOKENS], DType::U32, &[1u32; TOKENS]).unwrap()),
-            rope: g.import(&table),
-            step: None,
+            ropes: vec![g.import(&table)],
+            pass: Pass::training(step),
         };
+        let segments = g.import(&gpu.tensor("segments", [1, TOKENS], DType::U32, &[1u32; TOKENS]).unwrap());
         let [tx, want] = [&x, &wanted].map(|v| g.import(&tensor(&[TOKENS, HIDDEN], v)));
         let errors = g.import(&gpu.zeros("errors", [TOKENS], DType::F32).unwrap());
-        let seed = g.import(&gpu.zeros("seed", [2], DType::U32).unwrap());
-        let step = StepValues { seed, accumulate: g.import(&accumulate) };
-        let (out, saved) = block.forward(&mut g, &tx, &cx).unwrap();
+        let (out, saved) = block.forward(&mut g, &tx, &cx, Keys::Own(&segments)).unwrap();
         // The loss is half the squared error.
         let dy = squared_error(&mut g, &out, &want, 1.0, &errors).unwrap();
-        let mut gradients = tunables.gradients(&mut g, &accumulate);
-        block.backward_weights(&mut g, &saved, &dy, &cx, &step, &mut gradients).unwrap();
+        block.gradients(&mut g, &saved, &dy, &cx).unwrap();
         g.keep(&out);
         y = g.run().unwrap().read::<f32>(&out).unwrap();
     }
 
-    let learned: Vec<Vec<f64>> = tunables.all().iter().map(|t| wide(&t.value.read::<f32>().unwrap())).collect();
+    let learned: Vec<Vec<f64>> = store.iter().map(|(_, t)| wide(&t.values.read::<f32>().unwrap())).collect();
     assert_eq!(learned.len(), 15);
     let (x, wanted) = (wide(&x), wide(&wanted));
     assert_close("y", &y, &forward(&learned, &x), 2e-5, 1e-5);
@@ -200,8 +196,8 @@ fn gradients_of_a_blocks_error_equal_finite_differences() {
         let y = forward(learned, &x);
         0.5 * y.iter().zip(&wanted).map(|(y, w)| (y - w).powi(2)).sum::<f64>()
     };
-    for (i, tunable) in tunables.all().iter().enumerate() {
-        let got = tunable.grad.read::<f32>().unwrap();
+    for (i, (_, parameter)) in store.iter().enumerate() {
+        let got = parameter.grads.as_ref().unwrap().read::<f32>().unwrap();
         let largest = got.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         assert!(largest > 1e-3, "tensor {i} has a gradient");
         // Of a code book the vectors that are in use have one; all entries of the others.

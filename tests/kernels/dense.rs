@@ -2,12 +2,11 @@ use super::product::{Sum, assert_sums, row_of, schemes, upload, with_subgroups};
 use crate::reference::{product, transposed, wide};
 use crate::support::{Rng, assert_close, gpu, int, packed, without_subgroups};
 use fourbit::{
-    DType, QuantizedTensor,
-    adapter::{AdaptedLinear, Lora, StepValues},
+    DType, QuantizedTensor, Tensor,
     gpu::Gpu,
     graph::Graph,
     kernels::{dense, hadamard::Hadamard},
-    nn::{Linear, Permutation, Transform},
+    nn::{Adapted, Change, Linear, Lora, Parameter, Pass, Permutation, StepValues, Transform},
     quant::{PER_CHANNEL, Packed, Scheme, hadamard},
 };
 
@@ -119,10 +118,16 @@ fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
     let (a, b, old_a, old_b) = (random(RANK, k), random(n, RANK), random(RANK, k), random(n, RANK));
     let [ta, ga] = [&a, &old_a].map(|v| upload(gpu, [RANK, k], v));
     let [tb, gb] = [&b, &old_b].map(|v| upload(gpu, [n, RANK], v));
-    let grads = Some((ga.clone(), gb.clone()));
-    let layer = AdaptedLinear {
-        lora: Some(Lora { a: ta, b: tb, grads, scale: SCALE, dropout: 0.0, layer: 0 }),
-        ..AdaptedLinear::new(
+    let parameter = |values: &Tensor, grads: &Tensor| Parameter { values: values.clone(), grads: Some(grads.clone()) };
+    let layer = Adapted {
+        change: Change::Lora(Lora {
+            a: parameter(&ta, &ga),
+            b: parameter(&tb, &gb),
+            scale: SCALE,
+            dropout: 0.0,
+            layer: 0,
+        }),
+        ..Adapted::new(
             "layer",
             Linear {
                 input,
@@ -138,9 +143,9 @@ fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
     let vdy = g.import(&upload(gpu, [m, n], &dy));
     let seed = g.import(&gpu.tensor("seed", [2], DType::U32, &[1u32, 0]).unwrap());
     let accumulate = g.import(&gpu.tensor("accumulate", [1], DType::F32, &[1.0f32]).unwrap());
-    let step = StepValues { seed, accumulate };
-    let (y, saved) = layer.forward(&mut g, &vx, Some(&step)).unwrap();
-    let dx = layer.backward(&mut g, &saved, &vdy, Some(&vadd), &step, true).unwrap().unwrap();
+    let pass = Pass::training(StepValues { seed: Some(seed), accumulate });
+    let (y, saved) = layer.forward(&mut g, &vx, &pass).unwrap();
+    let dx = layer.backward(&mut g, &saved, &vdy, Some(&vadd), pass.training_step().unwrap()).unwrap();
     g.keep(&y);
     g.keep(&dx);
     let ran = g.run().unwrap();

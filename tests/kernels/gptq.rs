@@ -8,6 +8,7 @@ use crate::{
 };
 use fourbit::{
     DType, Gpu,
+    arch::LinearId,
     graph::Graph,
     kernels::{dequantize, quantize},
     method::{Gptq, GptqOptions, InputStats, Layer, LayerMethod, Observer, RtnObserved},
@@ -60,7 +61,7 @@ fn run(gpu: &Gpu, options: GptqOptions, w: &[f32], h: &[f32], n: usize) -> fourb
         ..InputStats::default()
     };
     let weight = gpu.tensor("w", [w.len() / n, n], DType::F32, w).unwrap();
-    Gptq::new(options)?.quantize(gpu, &Layer { name: "layer", weight, bias: None, stats: &stats })
+    Gptq::new(options)?.quantize(gpu, &Layer { id: LinearId::Q, name: "layer", weight, bias: None, stats: &stats })
 }
 
 fn values(gpu: &Gpu, linear: &Linear) -> Vec<f32> {
@@ -269,7 +270,7 @@ fn percentiles_clip_each_block_at_its_own_magnitudes() {
             // Codes of the clipped numbers may lie nearer than the last one that the limit itself takes: scales are compared.
             let want = Packed::quantize(scheme, [rows, cols], &clipped).unwrap().scales;
             let weight = gpu.tensor("w", [rows, cols], DType::F32, &w).unwrap();
-            let layer = Layer { name: "layer", weight, bias: None, stats: &InputStats::default() };
+            let layer = Layer { id: LinearId::Q, name: "layer", weight, bias: None, stats: &InputStats::default() };
             let method = RtnObserved::new(scheme, Observer::Percentile { percent }).unwrap();
             let got = method.quantize(&gpu, &layer).unwrap().weight.download().unwrap();
             assert_eq!(got.scales, want, "{scheme:?} {percent}");

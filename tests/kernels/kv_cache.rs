@@ -13,7 +13,7 @@ fn rows_go_to_their_position_and_nowhere_else() {
         let at = g.import(&gpu.tensor("position", [1], DType::U32, &[position]).unwrap());
         let from = g.import(&gpu.tensor("rows", [tokens, width], DType::F32, &rows).unwrap());
         let cache = g.import(&gpu.tensor("cache", [capacity, width], DType::F32, &before).unwrap());
-        cache_append(&mut g, &from, &cache, &at).unwrap();
+        cache_append(&mut g, &from, &cache, &at, None).unwrap();
         let got = g.run().unwrap().read::<f32>(&cache).unwrap();
         let mut want = before;
         for (t, row) in rows.chunks(width).enumerate() {
@@ -27,6 +27,27 @@ fn rows_go_to_their_position_and_nowhere_else() {
 }
 
 #[test]
+fn with_a_window_rows_go_round() {
+    let Some(gpu) = gpu() else { return };
+    let (capacity, width) = (40, 12);
+    for (position, tokens) in [(0, 40), (38, 5), (40, 1), (119, 3), (4_000_000, 40)] {
+        let rows = Rng(tokens as u64).normals(tokens * width);
+        let before: Vec<f32> = (0..capacity * width).map(|i| i as f32).collect();
+        let mut g = Graph::new(&gpu);
+        let at = g.import(&gpu.tensor("position", [1], DType::U32, &[position as u32]).unwrap());
+        let from = g.import(&gpu.tensor("rows", [tokens, width], DType::F32, &rows).unwrap());
+        let cache = g.import(&gpu.tensor("cache", [capacity, width], DType::F32, &before).unwrap());
+        cache_append(&mut g, &from, &cache, &at, Some(7)).unwrap();
+        let got = g.run().unwrap().read::<f32>(&cache).unwrap();
+        let mut want = before;
+        for (t, row) in rows.chunks(width).enumerate() {
+            want[(position + t) % capacity * width..][..width].copy_from_slice(row);
+        }
+        assert_eq!(got, want);
+    }
+}
+
+#[test]
 fn bad_shapes_are_refused() {
     let Some(gpu) = gpu() else { return };
     let mut g = Graph::new(&gpu);
@@ -34,7 +55,7 @@ fn bad_shapes_are_refused() {
     let position = g.value([1], DType::U32).unwrap();
     for shape in [[5, 8], [2, 6], [2, 4]] {
         let rows = g.value(shape, DType::F32).unwrap();
-        let message = cache_append(&mut g, &rows, &cache, &position).unwrap_err().to_string();
+        let message = cache_append(&mut g, &rows, &cache, &position, None).unwrap_err().to_string();
         assert!(message.starts_with("cache_append"), "{message}");
     }
 }

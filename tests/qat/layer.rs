@@ -10,10 +10,10 @@ use crate::{
 };
 use fourbit::{
     DType, Gpu, LoraConfig, QuantizedTensor, Tensor,
-    adapter::{AdaptedLinear, Adapter, Float, InputScales, Qat, QatConfig, Ranges, StepValues},
+    adapter::{Adapter, InputScales, Qat, QatConfig, Ranges},
     graph::{Graph, Value},
     kernels::elementwise,
-    nn::{Activations, Linear},
+    nn::{Activations, Adapted, Change, Float, Linear, Pass, StepValues},
     quant::{PER_CHANNEL, Packed, Scheme, affine::stored_codes},
 };
 
@@ -23,7 +23,7 @@ struct Case {
     /// [out, in]
     shape: [usize; 2],
     rank: Option<usize>,
-    linear: AdaptedLinear,
+    linear: Adapted,
     /// Keeps the adapter's memory.
     _adapter: Option<Adapter>,
 }
@@ -42,13 +42,13 @@ fn case(gpu: &Gpu, config: QatConfig, shape: [usize; 2], rank: Option<usize>) ->
     let weight = QuantizedTensor::upload(gpu, "w", &packed).unwrap();
     let adapter = rank.map(|r| {
         let lora = LoraConfig { r, lora_alpha: 0.5 * r as f64, ..LoraConfig::default() };
-        let adapter = Adapter::new(gpu, lora, &[("layer".to_owned(), inputs, outputs)], true).unwrap();
-        adapter.modules[0].lora.b.write(bytemuck::cast_slice(&rng.normals(outputs * r))).unwrap();
+        let adapter = Adapter::new(gpu, lora, &[("layer".to_owned(), [outputs, inputs])], true).unwrap();
+        adapter.get("layer").unwrap().b.values.write(bytemuck::cast_slice(&rng.normals(outputs * r))).unwrap();
         adapter
     });
-    let lora = adapter.as_ref().map(|a| a.modules[0].lora.clone());
-    let layer = AdaptedLinear { lora, ..AdaptedLinear::new("layer", Linear::new(weight, None)) };
-    let (_, mut latents) = Qat::new(gpu, config, &[&layer], true).unwrap();
+    let change = adapter.as_ref().map_or(Change::None, |a| Change::Lora(a.get("layer").unwrap()));
+    let layer = Adapted { change, ..Adapted::new("layer", Linear::new(weight, None)) };
+    let (_, mut latents) = Qat::prepare(gpu, config, &[&layer], true).unwrap();
     let latent = latents.remove(0);
     let target = latent.target(gpu, "w", config.scheme, shape).unwrap();
     let mut g = Graph::new(gpu);
@@ -70,7 +70,7 @@ fn case(gpu: &Gpu, config: QatConfig, shape: [usize; 2], rank: Option<usize>) ->
     });
     let bias = gpu.tensor("bias", [outputs], DType::F32, &rng.normals(outputs)).unwrap();
     let base = Linear { activation, ..Linear::new(target, Some(bias)) };
-    let linear = AdaptedLinear { base, latent: Some(latent), ..layer };
+    let linear = Adapted { base, change: Change::Rounded(latent), ..layer };
     Case { config, shape, rank, linear, _adapter: adapter }
 }
 
@@ -88,7 +88,7 @@ struct Got {
 
 fn run(gpu: &Gpu, case: &Case, x: &[f32], dy: &[f32], add: &[f32]) -> Got {
     let [outputs, inputs] = case.shape;
-    let latent = case.linear.latent.as_ref().unwrap();
+    let latent = case.linear.change.rounded().unwrap();
     let mut g = Graph::new(gpu);
     latent.round(&mut g, "w", &case.linear.base.weight).unwrap();
     let mut import = |rows: usize, cols: usize, values: &[f32]| {
@@ -97,14 +97,15 @@ fn run(gpu: &Gpu, case: &Case, x: &[f32], dy: &[f32], add: &[f32]) -> Got {
     let (x, dy) = (import(TOKENS, inputs, x), import(TOKENS, outputs, dy));
     let add = import(TOKENS, inputs, add);
     let step = |g: &mut Graph, accumulate: f32| StepValues {
-        seed: g.import(&gpu.zeros("seed", [2], DType::U32).unwrap()),
+        seed: Some(g.import(&gpu.zeros("seed", [2], DType::U32).unwrap())),
         accumulate: g.import(&gpu.tensor("accumulate", [1], DType::F32, &[accumulate]).unwrap()),
     };
     let (first, second) = (step(&mut g, 0.0), step(&mut g, 1.0));
-    let (y, saved) = case.linear.forward(&mut g, &x, Some(&first)).unwrap();
-    case.linear.backward(&mut g, &saved, &dy, None, &first, false).unwrap();
+    let pass = Pass::training(first);
+    let (y, saved) = case.linear.forward(&mut g, &x, &pass).unwrap();
+    case.linear.gradients(&mut g, &saved, &dy, pass.training_step().unwrap()).unwrap();
     // Accumulated once: the gradients come out doubled.
-    let dx = case.linear.backward(&mut g, &saved, &dy, Some(&add), &second, true).unwrap().unwrap();
+    let dx = case.linear.backward(&mut g, &saved, &dy, Some(&add), &second).unwrap();
     let w = latent.weight(&mut g).unwrap().unwrap();
     let w = elementwise::add(&mut g, &w, &w, 0.0).unwrap();
     for value in [&y, &dx, &w] {
@@ -116,8 +117,8 @@ fn run(gpu: &Gpu, case: &Case, x: &[f32], dy: &[f32], add: &[f32]) -> Got {
     let grads = match &latent.float {
         Float::Whole(trained) => vec![of(trained.grads.as_ref().unwrap())],
         Float::Merged(merged) => {
-            let (a, b) = merged.lora.grads.as_ref().unwrap();
-            vec![of(a), of(b)]
+            let grads = |p: &fourbit::nn::Parameter| of(p.grads.as_ref().unwrap());
+            vec![grads(&merged.lora.a), grads(&merged.lora.b)]
         }
         Float::Fixed => vec![],
     };
@@ -138,7 +139,7 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
     let mut rng = Rng(77);
     let (x, dy, add) = (rng.normals(TOKENS * inputs), rng.normals(TOKENS * outputs), rng.normals(TOKENS * inputs));
     let got = run(gpu, case, &x, &dy, &add);
-    let latent = case.linear.latent.as_ref().unwrap();
+    let latent = case.linear.change.rounded().unwrap();
     let packed = case.linear.base.weight.download().unwrap();
     if case.config.ranges == Ranges::Observed {
         let want = Packed::quantize(case.config.scheme, case.shape, &got.w).unwrap();
@@ -207,7 +208,7 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
     match &latent.float {
         Float::Merged(merged) => {
             let lora = &merged.lora;
-            let (a, b) = (lora.a.read::<f32>().unwrap(), lora.b.read::<f32>().unwrap());
+            let (a, b) = (lora.a.values.read::<f32>().unwrap(), lora.b.values.read::<f32>().unwrap());
             let (r, s) = (case.rank.unwrap(), 2.0 * f64::from(lora.scale));
             let scaled: Vec<f64> = dw.iter().map(|d| s * d).collect();
             let da = product(&transposed(&wide(&b), r), &transposed(&scaled, inputs), outputs);
@@ -258,12 +259,13 @@ fn a_weight_beyond_a_binding_is_refused_by_name() {
     for rank in [None, Some(2)] {
         let adapter = rank.map(|r| {
             let lora = LoraConfig { r, ..LoraConfig::default() };
-            Adapter::new(&dry, lora, &[("wide".to_owned(), 4096, rows)], true).unwrap()
+            Adapter::new(&dry, lora, &[("wide".to_owned(), [rows, 4096])], true).unwrap()
         });
-        let lora = adapter.map(|a| a.modules[0].lora.clone());
+        let change = adapter.map_or(Change::None, |a| Change::Lora(a.get("wide").unwrap()));
         let base = Linear::new(weight.clone(), None);
-        let layer = AdaptedLinear { lora, ..AdaptedLinear::new("wide", base) };
-        let message = Qat::new(&dry, QatConfig::new(Scheme::int(4, 64)), &[&layer], true).err().unwrap().to_string();
+        let layer = Adapted { change, ..Adapted::new("wide", base) };
+        let message =
+            Qat::prepare(&dry, QatConfig::new(Scheme::int(4, 64)), &[&layer], true).err().unwrap().to_string();
         assert!(message.starts_with("wide: expected a weight of at most"), "{message}");
     }
 }

@@ -3,7 +3,8 @@
 use crate::support::{assert_close, embedded, gpu};
 use fourbit::{
     Gpu, LoraConfig, Model, QuantizedTensor, Result, Tensor, TrainConfig, Trainer,
-    adapter::{InputScales, Latent, QatConfig, Ranges},
+    adapter::{InputScales, QatConfig, Ranges},
+    arch::LinearId,
     data::{Batch, DataLoader, Example, LoaderOptions},
     evaluate,
     format::checkpoint::CompressedTensors,
@@ -11,7 +12,7 @@ use fourbit::{
     graph::Graph,
     kernels::elementwise,
     model::{Inputs, LoadOptions, Quantization, QuantizedFolder},
-    nn::Activations,
+    nn::{Activations, Keys, Latent, Pass},
     quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
     train::Schedule,
 };
@@ -84,7 +85,7 @@ fn trained(model: Model, rows: &[Example], steps: usize, learning_rate: f64) -> 
 }
 
 fn all(model: &Model, of: impl Fn(&fourbit::adapter::Chunk) -> Tensor) -> Vec<f32> {
-    model.trained().flat_map(|chunk| of(chunk).read::<f32>().unwrap()).collect()
+    model.store().chunks().iter().flat_map(|chunk| of(chunk).read::<f32>().unwrap()).collect()
 }
 
 fn values(model: &Model) -> Vec<f32> {
@@ -96,7 +97,7 @@ fn gradients(model: &Model) -> Vec<f32> {
 }
 
 fn weights(model: &Model) -> Vec<Packed> {
-    let linears = model.blocks.iter().flat_map(|b| b.linears());
+    let linears = model.linears();
     linears.map(|l| l.base.weight.download().unwrap()).collect()
 }
 
@@ -109,8 +110,8 @@ fn floats(model: &Model) -> Vec<Vec<f32>> {
         g.keep(&copy);
         g.run()?.read(&copy)
     };
-    let linears = model.blocks.iter().flat_map(|b| b.linears());
-    linears.map(|l| latent(l.latent.as_ref().unwrap()).unwrap()).collect()
+    let linears = model.linears();
+    linears.map(|l| latent(l.change.rounded().unwrap()).unwrap()).collect()
 }
 
 const IDS: [u32; 20] = [1, 294, 268, 201, 358, 299, 273, 419, 279, 259, 401, 84, 540, 453, 498, 16, 2, 201, 1, 770];
@@ -154,15 +155,15 @@ fn the_converted_model_is_the_one_that_was_trained() {
             }
         }
         if let (Ranges::Learned, Scheme::Int { scale: ScaleType::F16, .. }) = (qat.ranges, qat.scheme) {
-            for (linear, packed) in model.blocks.iter().flat_map(|b| b.linears()).zip(&seen) {
-                let steps = linear.latent.as_ref().unwrap().steps.as_ref().unwrap().values.read::<f32>().unwrap();
+            for (linear, packed) in model.linears().zip(&seen) {
+                let steps = linear.change.rounded().unwrap().steps.as_ref().unwrap().values.read::<f32>().unwrap();
                 for (b, step) in steps.iter().enumerate() {
                     assert_eq!(packed.affine(b).0, half::f16::from_f32(*step).to_f32(), "{qat:?}: step {b}");
                 }
             }
         }
         model.convert_qat().unwrap();
-        assert!(model.adapter.is_none() && model.trained().next().is_none());
+        assert!(model.adapter().is_none() && model.store().is_empty());
         for (a, b) in weights(&model).iter().zip(&seen) {
             assert_eq!((&a.codes, &a.scales), (&b.codes, &b.scales), "{qat:?}");
         }
@@ -239,12 +240,13 @@ fn weight_decay_leaves_steps_alone() {
     let Some(gpu) = gpu() else { return };
     let qat = QatConfig { ranges: Ranges::Learned, ..QatConfig::new(Scheme::int(4, 64)) };
     let start = model(&gpu, None, qat);
-    let chunks: Vec<(bool, Vec<f32>)> = start.trained().map(|c| (c.decays, c.params.read::<f32>().unwrap())).collect();
+    let chunks: Vec<(bool, Vec<f32>)> =
+        start.store().chunks().iter().map(|c| (c.decays, c.params.read::<f32>().unwrap())).collect();
     assert_eq!(chunks.iter().map(|c| c.0).collect::<Vec<_>>(), [true, false]);
     // With so large an eps gradients move nothing, and decay alone is seen.
     let decay = TrainConfig { weight_decay: 0.5, eps: 1e12, max_steps: 1, ..config() };
     let (after, _) = train(start, decay);
-    for ((decays, before), chunk) in chunks.iter().zip(after.trained()) {
+    for ((decays, before), chunk) in chunks.iter().zip(after.store().chunks()) {
         let now = chunk.params.read::<f32>().unwrap();
         let want: Vec<f64> = before.iter().map(|v| f64::from(*v) * if *decays { 1.0 - 5e-4 } else { 1.0 }).collect();
         assert_close("decay", &now, &want, 1e-9, 1e-6);
@@ -257,19 +259,19 @@ fn static_scales_come_from_the_largest_inputs() {
     let weights = QatConfig::new(Scheme::int(4, 64));
     let plain = model(&gpu, None, weights);
     let samples = [IDS[..7].to_vec(), IDS[3..10].to_vec(), IDS.to_vec()];
-    let rope = plain.rope_table(IDS.len()).unwrap();
-    let mut largest = vec![0.0f32; 7 * plain.blocks.len()];
+    let ropes = plain.rope_tables(IDS.len()).unwrap();
+    let mut largest = vec![0.0f32; plain.arch.linear_count()];
     for ids in &samples {
         let (len, inputs) = (ids.len(), Inputs::new(&gpu, 1, ids.len()).unwrap());
         inputs.write(ids, &(0..len as u32).collect::<Vec<_>>(), &vec![1; len], &vec![0; len]).unwrap();
         let mut g = Graph::new(&gpu);
-        let cx = plain.context(&mut g, &inputs, &rope, None);
-        let ids = g.import(&inputs.ids);
+        let cx = plain.context(&mut g, &inputs, &ropes, Pass::inference());
+        let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = plain.embed(&mut g, &ids).unwrap();
         let mut seen = Vec::new();
         for block in &plain.blocks {
-            let (y, saved) = block.forward(&mut g, &x, &cx).unwrap();
-            seen.extend(saved.linear_inputs().map(Clone::clone));
+            let (y, saved) = block.forward(&mut g, &x, &cx, Keys::Own(&segments)).unwrap();
+            seen.extend(LinearId::ALL.iter().map(|id| saved.input(id.reads()).clone()));
             x = y;
         }
         seen.iter().for_each(|value| g.keep(value));
@@ -281,7 +283,7 @@ fn static_scales_come_from_the_largest_inputs() {
     let mut model = embedded::load(&gpu, Quantization::AsStored);
     model.add_qat(QatConfig { activations: Some(InputScales::Static), ..weights }, true).unwrap();
     model.observe_inputs(&samples).unwrap();
-    for (linear, most) in model.blocks.iter().flat_map(|b| b.linears()).zip(largest) {
+    for (linear, most) in model.linears().zip(largest) {
         let Some(Activations::Static { scale }) = &linear.base.activation else { panic!("{}", linear.name) };
         assert_eq!(scale.read::<f32>().unwrap(), [most / 127.0], "{}", linear.name);
     }
@@ -291,13 +293,13 @@ fn static_scales_come_from_the_largest_inputs() {
 fn floats_that_are_trained_are_held_once() {
     let gpu = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() }).unwrap();
     let mut model = embedded::load(&gpu, Quantization::AsStored);
-    let stored: u64 = model.blocks.iter().flat_map(|b| b.linears()).map(|l| l.base.weight.bytes()).sum();
+    let stored: u64 = model.linears().map(|l| l.base.weight.bytes()).sum();
     let before = gpu.allocated_bytes() - stored;
     model.add_qat(QatConfig::new(Scheme::F32), true).unwrap();
-    let trained: u64 = model.trained().map(|chunk| chunk.bytes()).sum();
-    assert!(trained >= 16 * model.trained_parameters() as u64);
+    let trained: u64 = model.store().bytes();
+    assert!(trained >= 16 * model.store().parameters() as u64);
     // What rounding tells of a layer is 16 bytes.
-    assert_eq!(gpu.allocated_bytes(), before + trained + 16 * 7 * model.blocks.len() as u64);
+    assert_eq!(gpu.allocated_bytes(), before + trained + 16 * model.arch.linear_count() as u64);
     model.convert_qat().unwrap();
 }
 
@@ -315,8 +317,8 @@ fn a_trained_model_is_written_and_read() {
         let job = QuantizedFolder::open(embedded::FOLDER, scheme, Box::new(layout), out.path().join("model")).unwrap();
         job.write_model(&model, |_| Ok(())).unwrap().0.commit().unwrap();
         let read = Model::load(&gpu, out.path().join("model"), &LoadOptions::default()).unwrap();
-        assert_eq!(read.blocks[0].q.base.weight.scheme(), scheme);
-        assert_eq!(read.blocks[0].q.base.activation.is_some(), activations.is_some());
+        assert_eq!(read.blocks[0].attention.q.base.weight.scheme(), scheme);
+        assert_eq!(read.blocks[0].attention.q.base.activation.is_some(), activations.is_some());
         assert_eq!(evaluate::logits(&read, &IDS).unwrap(), evaluate::logits(&model, &IDS).unwrap());
         if activations.is_some() {
             // The plain layout has no room for the scales; the other one demands them.
@@ -353,9 +355,9 @@ fn what_cannot_be_trained_is_refused() {
     assert!(message.contains("observe_inputs"), "{message}");
 
     let mut broken = load();
-    let mut packed = broken.blocks[1].up.base.weight.download().unwrap();
+    let mut packed = broken.blocks[1].feed_forward.up.base.weight.download().unwrap();
     packed.codes[3] = 0x7e00_7e00;
-    broken.blocks[1].up.base.weight = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
+    broken.blocks[1].feed_forward.up.base.weight = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
     let message = refusal(&mut broken, QatConfig::new(Scheme::int(4, 64)));
     assert!(message.starts_with("model.layers.1.mlp.up_proj.weight: element 6 is not finite"), "{message}");
 }

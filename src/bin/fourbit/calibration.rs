@@ -134,7 +134,7 @@ impl CalibrationArgs {
     /// Warns where `samples` are too few tokens for one of `recipes`, with how many samples are enough.
     pub fn warn_of_few(&self, recipes: &[Recipe], samples: &[Vec<u32>], source: &Source) {
         let Some(recipe) = recipes.iter().find(|recipe| recipe.method.fits_columns()) else { return };
-        let widest = source.config.linear_layers().map(|(_, inputs, _)| inputs).max().unwrap_or(0);
+        let widest = source.arch.linear_layers().map(|(_, [_, inputs])| inputs).max().unwrap_or(0);
         let (count, tokens) = (samples.len(), samples.iter().map(Vec::len).sum::<usize>());
         let needs = recipe.build().map(|method| method.needs()).unwrap_or_default();
         let shown = samples.iter().enumerate().filter(|(number, _)| !needs.holds_back(*number, count));
@@ -161,7 +161,7 @@ impl CalibrationArgs {
     pub fn load(&self, method: &str, model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
         let path = self.calibration.as_ref();
         let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
-        let length = self.calibration_length.min(source.config.max_positions);
+        let length = self.calibration_length.min(source.arch.max_positions);
         if self.calibration_samples == 0 {
             return Err(Error::config("--calibration-samples", "expected at least 1"));
         }
@@ -171,7 +171,7 @@ impl CalibrationArgs {
         let tokenizer = Tokenizer::open(model)?;
         let mut samples = match holds_rows(path)? {
             true => {
-                let vocab_size = source.config.vocab_size;
+                let vocab_size = source.arch.vocab_size;
                 let options = DataOptions { max_seq_length: length, completion_only: false, vocab_size };
                 let data = Dataset::load(path, tokenizer.as_ref(), &options)?;
                 data.examples().iter().take(self.calibration_samples).map(|row| row.input_ids.clone()).collect()

@@ -182,7 +182,7 @@ fn gguf(input: &Path, adapter: Option<&Path>, recipe: &Recipe, output: &Path) ->
     };
     Ok(match input.is_dir().then(tokenizer).transpose()?.flatten() {
         Some(tokenizer) => {
-            let rows = file.source().config.vocab_size;
+            let rows = file.source().arch.vocab_size;
             file.with_metadata(tokenizer.gguf_vocab(rows)?.metadata())
         }
         None => file,

@@ -126,11 +126,11 @@ impl Finetune {
     }
 
     fn announce(&self, model: &Model, loader: &DataLoader, steps: usize) {
-        let trained = model.trained_parameters();
-        let scheme = model.blocks.first().map_or("none", |b| b.q.base.weight.scheme().name());
+        let trained = model.store().parameters();
+        let scheme = model.linears().next().map_or("none", |linear| linear.base.weight.scheme().name());
         note(format_args!(
             "model: {} layers in {scheme}, {}; {trained} trained values",
-            model.config.layers,
+            model.arch.blocks.len(),
             bytes(model.weight_bytes()),
         ));
         let (rows, tokens) = (loader.dataset().len(), loader.dataset().tokens());

@@ -150,7 +150,7 @@ impl Generate {
     /// Generates after `prompt`, handing out text as it becomes whole (once for each token, perhaps empty).
     fn stream(
         &self,
-        generator: &mut Generator<'_>,
+        generator: &mut Generator<&Model>,
         tokenizer: &Tokenizer,
         prompt: &[u32],
         mut on_text: impl FnMut(&str),
@@ -177,7 +177,7 @@ impl Generate {
 
     fn chat(&self, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
         note(format_args!("Type a message and press Enter; an empty line forgets the conversation, Ctrl-D ends it."));
-        let mut generator = Generator::new(model, model.config.max_positions.min(CHAT_TOKENS))?;
+        let mut generator = Generator::new(model, model.arch.max_positions.min(CHAT_TOKENS))?;
         let mut messages = self.opening();
         // What the generator holds, so that only what is new is read.
         let mut held: Vec<u32> = Vec::new();

@@ -5,7 +5,6 @@ use crate::output::bytes;
 use crate::qat::QatArgs;
 use fourbit::{
     Result,
-    adapter::Chunk,
     gpu::{Gpu, GpuOptions},
     model::{Model, Source},
     train::Trainer,
@@ -53,10 +52,10 @@ impl Plan {
         if let Some(qat) = self.qat.config()? {
             model.add_qat(qat, true)?;
         }
-        let trained = model.trained().map(Chunk::bytes).sum::<u64>();
+        let trained = model.store().bytes();
         // Told last: training through rounding puts other weights in the place of those that were loaded.
         let weights = gpu.allocated_bytes() - trained;
-        let trainable = model.trained_parameters();
+        let trainable = model.store().parameters();
         let batch_size = config.batch_size;
         let trainer = Trainer::new(model, config)?;
         let activations = trainer.activation_bytes();

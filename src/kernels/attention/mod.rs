@@ -196,8 +196,9 @@ pub fn attention_backward_with(
 ///
 /// q, o: [tokens, heads·head_dim]; k_cache, v_cache: [capacity, kv_heads·head_dim] f32, the rows of these tokens included
 /// (see [`cache_append`](super::kv_cache::cache_append)); position: [1] u32, an imported tensor that may change between
-/// runs. With a window, only the last `window` rows. `spec.batch` is 1, `spec.seq` the number of tokens. Positions at or past
-/// the capacity are held at its last row. Errors: Config, Shape.
+/// runs. `spec.batch` is 1, `spec.seq` the number of tokens. Without a window, positions at or past the capacity are held at its last
+/// row. With one, only the last `window` positions are seen, and position p lies in row p mod capacity: the capacity holds all
+/// positions, or `window` + `spec.seq` - 1 of them. Errors: Config, Shape.
 pub fn attention_cached(
     g: &mut Graph,
     spec: &Attention,

@@ -38,7 +38,7 @@ enum How {
 }
 
 /// Appends rows `position..position + tokens` to caches that hold the rows before, and attends.
-fn run(gpu: &Gpu, spec: &Attention, x: [&[f32]; 3], position: usize, how: How) -> Vec<f32> {
+fn run(gpu: &Gpu, spec: &Attention, x: [&[f32]; 3], position: usize, capacity: usize, how: How) -> Vec<f32> {
     let (tokens, width) = (spec.seq, spec.kv_heads * spec.head_dim);
     let mut g = Graph::new(gpu);
     let at = g.import(&gpu.tensor("position", [1], DType::U32, &[position as u32]).unwrap());
@@ -47,12 +47,14 @@ fn run(gpu: &Gpu, spec: &Attention, x: [&[f32]; 3], position: usize, how: How) -
     };
     let q = load(tokens, spec.heads * spec.head_dim, x[0]);
     let caches = [x[1], x[2]].map(|values| {
-        let mut cache = vec![7.0; CAPACITY * width];
-        cache[..position * width].copy_from_slice(&values[..position * width]);
-        (load(tokens, width, &values[position * width..]), load(CAPACITY, width, &cache))
+        let mut cache = vec![7.0; capacity * width];
+        for (p, row) in values.chunks(width).take(position).enumerate() {
+            cache[p % capacity * width..][..width].copy_from_slice(row);
+        }
+        (load(tokens, width, &values[position * width..]), load(capacity, width, &cache))
     });
     for (rows, cache) in &caches {
-        cache_append(&mut g, rows, cache, &at).unwrap();
+        cache_append(&mut g, rows, cache, &at, spec.window).unwrap();
     }
     let [(_, k), (_, v)] = &caches;
     let o = match how {
@@ -84,9 +86,14 @@ fn cached_rows_equal_the_last_rows_of_the_whole() {
             let want = reference(&case, &all, &wide(&k), &wide(&v)).0.split_off(position * heads * head_dim);
             let spec = Attention { batch: 1, seq: tokens, heads, kv_heads, head_dim, scale, window };
             for how in ways {
-                let got = run(&gpu, &spec, [&q, &k, &v], position, how);
-                // As for whole sequences: scores near 10, right to 1e-6 of that.
-                assert_close(&format!("{spec:?} at {position}, {how:?}"), &got, &want, 1e-5, 1e-5);
+                // The least that a window needs, and one more; the rows go round.
+                let round = window.map(|window| [window + tokens - 1, window + tokens]);
+                for capacity in round.into_iter().flatten().chain([CAPACITY]) {
+                    let got = run(&gpu, &spec, [&q, &k, &v], position, capacity, how);
+                    // As for whole sequences: scores near 10, right to 1e-6 of that.
+                    let what = format!("{spec:?} at {position} of {capacity}, {how:?}");
+                    assert_close(&what, &got, &want, 1e-5, 1e-5);
+                }
             }
         }
     }
@@ -101,7 +108,7 @@ fn a_replay_reads_the_new_position() {
     let at = g.import(&position);
     let rows = g.import(&row);
     let cache = g.import(&gpu.zeros("cache", [8, 4], DType::F32).unwrap());
-    cache_append(&mut g, &rows, &cache, &at).unwrap();
+    cache_append(&mut g, &rows, &cache, &at, None).unwrap();
     // Keys are zero, so each visible row weighs the same and o is the mean of the values.
     let zeros = g.import(&gpu.zeros("keys", [8, 4], DType::F32).unwrap());
     let spec = Attention { batch: 1, seq: 1, heads: 1, kv_heads: 1, head_dim: 4, scale: 0.5, window: None };

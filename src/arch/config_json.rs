@@ -1,42 +1,34 @@
-//! What config.json says, field by field and family by family, as the classes `LlamaConfig`, `MistralConfig` and `Qwen2Config`
-//! of transformers 5.23 read it: a missing field has the default of its family's class, and an explicit null what the class makes
-//! of one. Fields that these classes do not have change nothing there, and nothing here.
+//! What config.json says, field by field, as the classes of transformers 5.23 read it: a missing field has the default of its family's
+//! class, and an explicit null what the class makes of one. Fields that these classes do not have change nothing there, and nothing
+//! here.
 
-use super::{Config, FAMILIES, RopeScaling};
+use super::{
+    Architecture, AttentionSpec, BlockSpec, FAMILIES, Family, LinearId, LinearSpec, NormId, NormSpec, RopeScaling,
+    RopeSpec, Rows,
+};
 use crate::{Error, Result, format::fields::Fields};
 use serde_json::Value;
 
-/// Blocks that a model may have; each has an entry in [`Config::windows`].
-const MAX_LAYERS: i64 = 1 << 16;
+/// Blocks that a model may have; each has an entry in [`Architecture::blocks`].
+pub(super) const MAX_BLOCKS: i64 = 1 << 16;
 
 /// What a family's class fills in.
-struct Defaults {
-    vocab_size: usize,
-    intermediate_size: usize,
+pub(super) struct Defaults {
+    pub vocab_size: usize,
+    pub intermediate_size: usize,
     /// `None`: as many as query heads.
-    kv_heads: Option<usize>,
-    max_positions: usize,
+    pub kv_heads: Option<usize>,
+    pub max_positions: usize,
 }
 
-const LLAMA: Defaults = Defaults { vocab_size: 32000, intermediate_size: 11008, kv_heads: None, max_positions: 2048 };
-const MISTRAL: Defaults =
-    Defaults { vocab_size: 32000, intermediate_size: 14336, kv_heads: Some(8), max_positions: 131_072 };
-const QWEN2: Defaults =
-    Defaults { vocab_size: 151_936, intermediate_size: 22016, kv_heads: Some(32), max_positions: 32768 };
 const HIDDEN_SIZE: usize = 4096;
 const LAYERS: usize = 32;
 const HEADS: usize = 32;
 const WINDOW: usize = 4096;
 
-/// Errors: Format naming the field, Unsupported for another family or option.
-pub(super) fn read(f: &Fields<'_>) -> Result<Config> {
-    let model_type = family(f)?;
-    let (llama, qwen) = (model_type == "llama", model_type == "qwen2");
-    let defaults = match model_type {
-        "mistral" => MISTRAL,
-        "qwen2" => QWEN2,
-        _ => LLAMA,
-    };
+/// What the families share: Llama's block, without biases but those that the family always has, and without windows.
+/// Errors: Format naming the field, Unsupported for another option.
+pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Defaults) -> Result<Architecture> {
     // It has no part in inference; training tells of it.
     f.nullable_number("attention_dropout", None)?;
     // PyTorch has two names for one function.
@@ -44,45 +36,72 @@ pub(super) fn read(f: &Fields<'_>) -> Result<Config> {
     refuse_options(f)?;
     let hidden_size = f.extent_or("hidden_size", HIDDEN_SIZE)?;
     let heads = f.extent_or("num_attention_heads", HEADS)?;
-    let layers = f.integer("num_hidden_layers", 1..=MAX_LAYERS)?.map_or(LAYERS, |n| n as usize);
-    let attention_bias = llama && f.flag("attention_bias", false)?;
+    let blocks = f.integer("num_hidden_layers", 1..=MAX_BLOCKS)?.map_or(LAYERS, |n| n as usize);
     let max_positions = f.extent_or("max_position_embeddings", defaults.max_positions)?;
     let head_dim = f.nullable_extent("head_dim", None)?.unwrap_or(hidden_size / heads);
-    let (rope_theta, rope_scaling) = rope(f, max_positions, head_dim)?;
-    Ok(Config {
+    let rope = rope(f, max_positions, head_dim)?;
+    let intermediate_size = f.extent_or("intermediate_size", defaults.intermediate_size)?;
+    let kv_heads = f.nullable_extent("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads);
+    let attention = AttentionSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
+    Ok(Architecture {
+        family,
         hidden_size,
-        intermediate_size: f.extent_or("intermediate_size", defaults.intermediate_size)?,
-        layers,
-        heads,
-        kv_heads: f.nullable_extent("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads),
-        head_dim,
         vocab_size: f.extent_or("vocab_size", defaults.vocab_size)?,
         max_positions,
-        rms_norm_eps: f.number_or("rms_norm_eps", 1e-6)? as f32,
-        rope_theta,
-        rope_scaling,
         tie_embeddings: f.flag("tie_word_embeddings", false)?,
-        qkv_bias: qwen || attention_bias,
-        o_bias: attention_bias,
-        mlp_bias: llama && f.flag("mlp_bias", false)?,
-        windows: windows(f, model_type, layers)?,
-        model_type: model_type.to_owned(),
+        norm_eps: f.number_or("rms_norm_eps", 1e-6)? as f32,
+        norms: vec![
+            NormSpec { id: NormId::Attention, name: "input_layernorm", gguf: "attn_norm" },
+            NormSpec { id: NormId::FeedForward, name: "post_attention_layernorm", gguf: "ffn_norm" },
+        ],
+        attention,
+        intermediate_size,
+        ropes: vec![rope],
+        blocks: vec![BlockSpec { window: None, rope: 0 }; blocks],
+        linears: linears(family, hidden_size, intermediate_size, attention),
         json: Value::Null,
     })
 }
 
+/// The linear layers of Llama's block.
+fn linears(family: &Family, hidden: usize, intermediate: usize, attention: AttentionSpec) -> Vec<LinearSpec> {
+    let AttentionSpec { heads, kv_heads, head_dim, .. } = attention;
+    let (width, kv) = (heads * head_dim, kv_heads * head_dim);
+    let of = |&id: &LinearId| {
+        let (name, gguf, shape) = match id {
+            LinearId::Q => ("self_attn.q_proj", "attn_q", [width, hidden]),
+            LinearId::K => ("self_attn.k_proj", "attn_k", [kv, hidden]),
+            LinearId::V => ("self_attn.v_proj", "attn_v", [kv, hidden]),
+            LinearId::O => ("self_attn.o_proj", "attn_output", [hidden, width]),
+            LinearId::Gate => ("mlp.gate_proj", "ffn_gate", [intermediate, hidden]),
+            LinearId::Up => ("mlp.up_proj", "ffn_up", [intermediate, hidden]),
+            LinearId::Down => ("mlp.down_proj", "ffn_down", [hidden, intermediate]),
+        };
+        let rows = match id {
+            LinearId::Q if family.rotated => Rows::Rotated(heads),
+            LinearId::K if family.rotated => Rows::Rotated(kv_heads),
+            _ => Rows::Own,
+        };
+        LinearSpec { id, name, gguf, shape, bias: family.biased.contains(&id), rows }
+    };
+    LinearId::ALL.iter().map(of).collect()
+}
+
 /// The family that `model_type` names. Errors: Unsupported for another, by what it is.
-fn family(f: &Fields<'_>) -> Result<&'static str> {
+pub(super) fn family(f: &Fields<'_>) -> Result<&'static Family> {
     let model_type = f.nullable_text("model_type")?;
     let what = format!("architecture in {}", f.path().display());
     let experts = ["num_local_experts", "num_experts", "n_routed_experts"].into_iter().find(|name| f.has(name));
-    let known = FAMILIES.into_iter().find(|family| Some(*family) == model_type);
+    let supported = FAMILIES.map(|family| family.model_type).join(", ");
     let name = model_type.unwrap_or("no model_type");
-    if known.is_none() && (experts.is_some() || name.contains("moe") || name == "mixtral") {
-        let supported = format!("models without experts: {}", FAMILIES.join(", "));
-        return Err(Error::unsupported(what, format!("{name}, a mixture of experts"), supported));
+    match FAMILIES.into_iter().find(|family| Some(family.model_type) == model_type) {
+        Some(family) => Ok(family),
+        None if experts.is_some() || name.contains("moe") || name == "mixtral" => {
+            let got = format!("{name}, a mixture of experts");
+            Err(Error::unsupported(what, got, format!("models without experts: {supported}")))
+        }
+        None => Err(Error::unsupported(what, name, supported)),
     }
-    known.ok_or_else(|| Error::unsupported(what, name, FAMILIES.join(", ")))
 }
 
 /// Options of transformers' base class that change the forward pass. Errors: Unsupported where one is set.
@@ -108,37 +127,37 @@ fn refuse_options(f: &Fields<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The window of each block. Llama has none, whatever its configuration says. Of Qwen2, `layer_types` or `max_window_layers` tell
-/// which blocks have it; of Mistral all do, unless there are `layer_types` (which transformers then loads as Ministral).
-/// Errors: Format.
-fn windows(f: &Fields<'_>, model_type: &str, layers: usize) -> Result<Vec<Option<usize>>> {
-    let (first, used) = match model_type {
-        "mistral" => (0, true),
-        "qwen2" => {
-            let first = f.integer("max_window_layers", 0..=MAX_LAYERS)?.unwrap_or(28) as usize;
-            (first, f.flag("use_sliding_window", false)?)
-        }
-        _ => return Ok(vec![None; layers]),
-    };
-    let window = if used { f.nullable_extent("sliding_window", Some(WINDOW))? } else { None };
+/// `sliding_window`: how far back keys are seen. Errors: Format.
+pub(super) fn window(f: &Fields<'_>) -> Result<Option<usize>> {
+    f.nullable_extent("sliding_window", Some(WINDOW))
+}
+
+/// Gives the window to the blocks that `layer_types` name; where there are none, to block `first` and all behind it. Errors: Format.
+pub(super) fn set_windows(f: &Fields<'_>, arch: &mut Architecture, window: Option<usize>, first: usize) -> Result<()> {
+    let blocks = arch.blocks.len();
     let Some(types) = f.nullable_texts("layer_types")? else {
-        return Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect());
+        arch.blocks.iter_mut().skip(first).for_each(|block| block.window = window);
+        return Ok(());
     };
-    if types.len() != layers {
-        return Err(f.fail("layer_types", format!("one type for each of {layers} blocks")));
+    if types.len() != blocks {
+        return Err(f.fail("layer_types", format!("one type for each of {blocks} blocks")));
     }
-    let of = |kind: &str| match (kind, window) {
-        ("full_attention", _) => Ok(None),
-        ("sliding_attention", Some(window)) => Ok(Some(window)),
-        ("sliding_attention", None) => Err(f.fail("layer_types", "no sliding_attention where there is no window")),
-        _ => Err(f.fail("layer_types", "full_attention or sliding_attention")),
-    };
-    types.into_iter().map(of).collect()
+    for (block, kind) in arch.blocks.iter_mut().zip(types) {
+        block.window = match (kind, window) {
+            ("full_attention", _) => None,
+            ("sliding_attention", Some(window)) => Some(window),
+            ("sliding_attention", None) => {
+                return Err(f.fail("layer_types", "no sliding_attention where there is no window"));
+            }
+            _ => return Err(f.fail("layer_types", "full_attention or sliding_attention")),
+        };
+    }
+    Ok(())
 }
 
 /// Base and scaling of the rotary frequencies. transformers 5 keeps both in `rope_parameters`; `rope_scaling`, the older name of
 /// the same, wins where both stand, and a `rope_theta` inside wins over one beside it. Errors: Format, Unsupported.
-fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<(f64, RopeScaling)> {
+fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<RopeSpec> {
     // An empty object counts as none there.
     let filled = |name: &str| f.get(name).and_then(Value::as_object).is_some_and(|object| !object.is_empty());
     let (old, new) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
@@ -146,7 +165,7 @@ fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<(f64, R
     let beside = f.number_or("rope_theta", 10000.0)?;
     // A field of the configuration itself wins over one inside.
     let original = f.nullable_extent("original_max_position_embeddings", None)?;
-    let Some(rope) = rope else { return Ok((beside, RopeScaling::None)) };
+    let Some(rope) = rope else { return Ok(RopeSpec { theta: beside, scaling: RopeScaling::None }) };
     let theta = rope.number_or("rope_theta", beside)?;
     if let Some(name) = rope.names().find(|name| rope.get(name).is_some_and(Value::is_object)) {
         return Err(rope.fail(name, "one scaling for all blocks"));
@@ -180,7 +199,7 @@ fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<(f64, R
             return Err(rope.fail(name, "default, linear or llama3, the kinds that are computed here"));
         }
     };
-    Ok((theta, scaling))
+    Ok(RopeSpec { theta, scaling })
 }
 
 /// `longrope` whose short and long divisors are the same and whose attention is not scaled: the divisors as they are, which is

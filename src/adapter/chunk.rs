@@ -1,8 +1,9 @@
-//! The memory of what is trained: all values in few flat buffers, so that the optimizer needs few dispatches.
+//! The memory of what is trained: all values in few flat arrays, so that the optimizer needs few dispatches.
 
 use crate::{
     DType, Error, Result, Shape,
     gpu::{Gpu, Tensor},
+    nn::Parameter,
 };
 
 /// A flat range of parameters with everything the optimizer keeps for it. All f32, all of one length.
@@ -13,6 +14,8 @@ pub struct Chunk {
     pub training: Option<Training>,
     /// Whether weight decay pulls the values to 0: not where they are steps of a grid.
     pub decays: bool,
+    /// The learning rate of these values, in parts of that of the run.
+    pub rate: f64,
 }
 
 /// What training keeps for a [`Chunk`].
@@ -33,15 +36,6 @@ impl Chunk {
     }
 }
 
-/// A tensor in a chunk.
-#[derive(Clone)]
-pub struct Trained {
-    /// Its values.
-    pub values: Tensor,
-    /// Where its gradient goes; none in inference.
-    pub grads: Option<Tensor>,
-}
-
 /// Room for tensors of these shapes, zeros at first, and the chunks they lie in. `what` and each tensor's name are for
 /// messages. Errors: Shape for a tensor that one binding cannot hold; OutOfMemory.
 pub(super) fn allocate(
@@ -50,7 +44,7 @@ pub(super) fn allocate(
     shapes: &[(String, Shape)],
     trainable: bool,
     decays: bool,
-) -> Result<(Vec<Chunk>, Vec<Trained>)> {
+) -> Result<(Vec<Chunk>, Vec<Parameter>)> {
     let (places, lengths) = lay_out(gpu, what, shapes)?;
     let chunks =
         lengths.iter().map(|&len| Chunk::new(gpu, what, len, trainable, decays)).collect::<Result<Vec<_>>>()?;
@@ -58,7 +52,7 @@ pub(super) fn allocate(
     for (&(chunk, start), (_, shape)) in places.iter().zip(shapes) {
         let view = |of: &Tensor| of.slice(start, shape.clone());
         let Chunk { params, training, .. } = &chunks[chunk];
-        all.push(Trained {
+        all.push(Parameter {
             values: view(params)?,
             grads: training.as_ref().map(|training| view(&training.grads)).transpose()?,
         });
@@ -68,16 +62,21 @@ pub(super) fn allocate(
 
 impl Chunk {
     fn new(gpu: &Gpu, what: &str, len: usize, trainable: bool, decays: bool) -> Result<Chunk> {
-        let zeros = |part: &str| gpu.zeros(part, [len], DType::F32);
-        let training = match trainable {
-            false => None,
-            true => Some(Training {
-                grads: zeros(&format!("gradients of {what}"))?,
-                m: zeros("first moments")?,
-                v: zeros("second moments")?,
-            }),
-        };
-        Ok(Chunk { params: zeros(what)?, training, decays })
+        let params = gpu.zeros(what, [len], DType::F32)?;
+        let training = trainable.then(|| Training::new(gpu, what, &params)).transpose()?;
+        Ok(Chunk { params, training, decays, rate: 1.0 })
+    }
+}
+
+impl Training {
+    /// Zeros of the shape of `params`. Errors: OutOfMemory.
+    pub(super) fn new(gpu: &Gpu, what: &str, params: &Tensor) -> Result<Training> {
+        let zeros = |part: &str| gpu.zeros(part, params.shape().clone(), DType::F32);
+        Ok(Training {
+            grads: zeros(&format!("gradients of {what}"))?,
+            m: zeros("first moments")?,
+            v: zeros("second moments")?,
+        })
     }
 }
 

@@ -1,66 +1,25 @@
-//! GGUF's names and metadata in transformers' words.
+//! A model in the words of GGUF's keys: to and from those of transformers.
 
-use super::Config;
+use super::{Architecture, AttentionSpec, FAMILIES, RopeScaling, Site};
 use crate::{
     Error, Result,
     format::{
         Gguf,
         fields::{Fields, MAX_EXTENT},
+        gguf::MetaValue,
     },
 };
 use serde_json::{Value, json};
-
-/// (GGUF, transformers) names outside of the blocks.
-const OUTER: [(&str, &str); 3] = [
-    ("token_embd.weight", "model.embed_tokens.weight"),
-    ("output.weight", "lm_head.weight"),
-    ("output_norm.weight", "model.norm.weight"),
-];
-
-/// (GGUF, transformers) names inside a block, without `.weight` or `.bias`.
-const INNER: [(&str, &str); 9] = [
-    ("attn_norm", "input_layernorm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
-/// `blk.0.attn_q.weight` -> `model.layers.0.self_attn.q_proj.weight`; `None` for tensors that are no weights.
-pub(super) fn transformers_name(stored: &str) -> Option<String> {
-    if let Some((_, name)) = OUTER.iter().find(|(s, _)| *s == stored) {
-        return Some((*name).to_owned());
-    }
-    let (layer, rest) = stored.strip_prefix("blk.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let (_, name) = INNER.iter().find(|(s, _)| *s == module)?;
-    Some(format!("model.layers.{layer}.{name}.{kind}"))
-}
-
-/// The inverse of [`transformers_name`].
-pub(super) fn stored_name(name: &str) -> Option<String> {
-    if let Some((stored, _)) = OUTER.iter().find(|(_, n)| *n == name) {
-        return Some((*stored).to_owned());
-    }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let (stored, _) = INNER.iter().find(|(_, n)| *n == module)?;
-    Some(format!("blk.{layer}.{stored}.{kind}"))
-}
+use std::f64::consts::TAU;
 
 /// The configuration that transformers would write for this file. Errors: Format naming the key, Unsupported.
-pub(super) fn config(gguf: &Gguf) -> Result<Config> {
+pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
     let general = gguf.fields("general.")?;
     let arch = general.text("architecture")?.ok_or_else(|| general.fail("architecture", "a text"))?.to_owned();
-    let class = match arch.as_str() {
-        "llama" => "LlamaForCausalLM",
-        "qwen2" => "Qwen2ForCausalLM",
-        other => return Err(Error::unsupported("architecture in a GGUF file", other, "llama (with Mistral), qwen2")),
-    };
+    let family = FAMILIES
+        .into_iter()
+        .find(|family| family.gguf == arch)
+        .ok_or_else(|| Error::unsupported("architecture in a GGUF file", &arch, in_files()))?;
     let f = gguf.fields(&format!("{arch}."))?;
     refuse_options(&f)?;
     let hidden = f.extent("embedding_length")?;
@@ -72,12 +31,9 @@ pub(super) fn config(gguf: &Gguf) -> Result<Config> {
         }
     }
     let embedding = gguf.get("token_embd.weight")?.shape.first().copied().unwrap_or(0);
-    let bias = |kinds: &[&str]| gguf.names().any(|name| kinds.iter().any(|kind| name.ends_with(kind)));
-    let qkv_bias = bias(&[".attn_q.bias", ".attn_k.bias", ".attn_v.bias"]);
-    let o_bias = bias(&[".attn_output.bias"]);
     let mut json = json!({
-        "architectures": [class],
-        "model_type": arch,
+        "architectures": [family.class],
+        "model_type": family.model_type,
         "hidden_act": "silu",
         "hidden_size": hidden,
         "intermediate_size": same_for_all(&f, "feed_forward_length", None)?,
@@ -90,8 +46,8 @@ pub(super) fn config(gguf: &Gguf) -> Result<Config> {
         "rms_norm_eps": shortest(f.number("attention.layer_norm_rms_epsilon")? as f32),
         "rope_parameters": rope(gguf, &f, head_dim)?,
         "tie_word_embeddings": !gguf.contains("output.weight"),
-        "attention_bias": qkv_bias || o_bias,
-        "mlp_bias": bias(&[".ffn_gate.bias", ".ffn_up.bias", ".ffn_down.bias"]),
+        "attention_bias": false,
+        "mlp_bias": false,
         "dtype": "bfloat16",
     });
     f.refuse_unknown()?;
@@ -101,10 +57,35 @@ pub(super) fn config(gguf: &Gguf) -> Result<Config> {
             json[field] = id.into();
         }
     }
-    let mut config = Config::from_json(json, gguf.path())?;
-    // Some conversions to Llama files have biases, all of them or those of query, key and value alone: the tensors tell.
-    (config.qkv_bias, config.o_bias) = (qkv_bias || arch == "qwen2", o_bias);
-    Ok(config)
+    // The tensors tell which layers have a bias.
+    let plain = Architecture::from_json(json.clone(), gguf.path())?;
+    let told = |sites: &[Site]| {
+        let here = plain.linears.iter().filter(|linear| sites.contains(&linear.id.reads()));
+        let ends: Vec<String> = here.map(|linear| format!(".{}.bias", linear.gguf)).collect();
+        gguf.names().any(|name| ends.iter().any(|end| name.ends_with(end)))
+    };
+    let (qkv, o) = (told(&[Site::Qkv]), told(&[Site::O]));
+    json["attention_bias"] = (qkv || o).into();
+    json["mlp_bias"] = told(&[Site::GateUp, Site::Down]).into();
+    let mut architecture = Architecture::from_json(json, gguf.path())?;
+    // Some conversions have those of query, key and value alone, which config.json cannot tell.
+    for linear in &mut architecture.linears {
+        match linear.id.reads() {
+            Site::Qkv => linear.bias = qkv || family.biased.contains(&linear.id),
+            Site::O => linear.bias = o || family.biased.contains(&linear.id),
+            Site::GateUp | Site::Down => {}
+        }
+    }
+    Ok(architecture)
+}
+
+/// The architectures in GGUF files that are read, with the families whose name there is another's.
+fn in_files() -> String {
+    let mut names: Vec<&str> = FAMILIES.iter().map(|family| family.gguf).collect();
+    names.dedup();
+    let others = FAMILIES.iter().filter(|family| family.gguf != family.model_type);
+    let others: Vec<_> = others.map(|family| format!("{} as {}", family.model_type, family.gguf)).collect();
+    format!("{} ({})", names.join(", "), others.join(", "))
 }
 
 /// Refuses what changes the forward pass of llama.cpp in a way that is not computed here, and passes over what changes nothing.
@@ -193,23 +174,63 @@ fn divisors(gguf: &Gguf, theta: f64, factor: f64, head_dim: usize) -> Result<Val
               "attention_factor": 1.0, "factor": 1.0}))
 }
 
+/// What llama.cpp wants to know of a model beside its tensors: the inverse of [`read`]. Errors: Config for a size beyond u32.
+pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> {
+    let name = arch.family.gguf;
+    let text = |value: &str| MetaValue::Text(value.to_owned());
+    let mut entries = vec![("general.architecture".to_owned(), text(name))];
+    let mut add = |key: &str, value: MetaValue| entries.push((format!("{name}.{key}"), value));
+    let AttentionSpec { heads, kv_heads, head_dim, .. } = arch.attention;
+    let counts = [
+        ("vocab_size", arch.vocab_size),
+        ("context_length", arch.max_positions),
+        ("embedding_length", arch.hidden_size),
+        ("block_count", arch.blocks.len()),
+        ("feed_forward_length", arch.intermediate_size),
+        ("attention.head_count", heads),
+        ("attention.head_count_kv", kv_heads),
+        ("attention.key_length", head_dim),
+        ("attention.value_length", head_dim),
+        ("rope.dimension_count", head_dim),
+    ];
+    for (key, count) in counts {
+        let count = u32::try_from(count).map_err(|_| Error::config(key, format!("{count} is too large")))?;
+        add(key, MetaValue::U32(count));
+    }
+    add("attention.layer_norm_rms_epsilon", MetaValue::F32(arch.norm_eps));
+    let rope = &arch.ropes[0];
+    add("rope.freq_base", MetaValue::F32(rope.theta as f32));
+    if let RopeScaling::Linear { factor } = rope.scaling {
+        add("rope.scaling.type", text("linear"));
+        add("rope.scaling.factor", MetaValue::F32(factor as f32));
+    }
+    Ok(entries)
+}
+
+/// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,
+/// or one that metadata tell.
+pub(super) fn rope_divisors(arch: &Architecture) -> Option<Vec<f32>> {
+    let (rope, head_dim) = (&arch.ropes[0], arch.attention.head_dim);
+    let (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) = match rope.scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => return None,
+        RopeScaling::Divisors(ref divisors) => return Some(divisors.iter().map(|&d| d as f32).collect()),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings)
+        }
+    };
+    let original = original_max_position_embeddings as f64;
+    let divisor = |i: usize| {
+        let wavelength = TAU * rope.theta.powf(2.0 * i as f64 / head_dim as f64);
+        let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+        let smooth = smooth.clamp(0.0, 1.0);
+        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+    };
+    Some((0..head_dim / 2).map(divisor).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_go_both_ways() {
-        for (stored, name) in [
-            ("blk.11.attn_output.weight", "model.layers.11.self_attn.o_proj.weight"),
-            ("blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias"),
-            ("token_embd.weight", "model.embed_tokens.weight"),
-        ] {
-            assert_eq!(transformers_name(stored).as_deref(), Some(name));
-            assert_eq!(stored_name(name).as_deref(), Some(stored));
-        }
-        assert_eq!(transformers_name("rope_freqs.weight"), None);
-        assert_eq!(stored_name("model.layers.0.unknown.weight"), None);
-    }
 
     #[test]
     fn epsilons_are_written_as_meant() {

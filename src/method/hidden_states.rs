@@ -5,18 +5,19 @@ use crate::{
     gpu::{Gpu, Tensor},
     graph::{Graph, Pool, Program, Value},
     kernels::elementwise,
-    model::{Context, Inputs, Model},
+    model::{Block, Inputs, Model, Saved},
+    nn::{Context, Keys, Pass},
 };
 
 /// The hidden states of all samples: on the device up to a budget, the others on the host.
 ///
 /// A recording works on one sample at a time, whose states are brought into a tensor that all samples of that length share,
 /// so that a block is recorded once for each length.
-pub(super) struct Activations {
+pub(super) struct HiddenStates {
     gpu: Gpu,
-    rope: Tensor,
+    ropes: Vec<Tensor>,
     lengths: Vec<Length>,
-    samples: Vec<Sample>,
+    samples: Vec<States>,
     pool: Pool,
     budget: u64,
 }
@@ -28,10 +29,24 @@ pub(super) struct Length {
     pub x: Tensor,
 }
 
-struct Sample {
+struct States {
     /// Number into the lengths.
     length: usize,
     memory: Memory,
+}
+
+/// What a recording over the hidden states of one sample is given.
+pub(super) struct Sample {
+    /// What its layers share.
+    pub cx: Context,
+    segments: Value,
+}
+
+impl Sample {
+    /// The block's output for `x`. Errors: Shape.
+    pub fn through(&self, g: &mut Graph, block: &Block, x: &Value) -> Result<(Value, Saved)> {
+        block.forward(g, x, &self.cx, Keys::Own(&self.segments))
+    }
 }
 
 enum Memory {
@@ -57,14 +72,14 @@ impl Memory {
     }
 }
 
-impl Activations {
+impl HiddenStates {
     /// The embeddings of `samples`. Errors: Config for samples that cannot be used, OutOfMemory, Device.
-    pub fn new(model: &Model, samples: &[Vec<u32>], budget: u64) -> Result<Activations> {
+    pub fn new(model: &Model, samples: &[Vec<u32>], budget: u64) -> Result<HiddenStates> {
         let gpu = model.gpu();
         let longest = model.check_samples(samples)?;
-        let mut this = Activations {
+        let mut this = HiddenStates {
             gpu: gpu.clone(),
-            rope: model.rope_table(longest)?,
+            ropes: model.rope_tables(longest)?,
             lengths: Vec::new(),
             samples: Vec::new(),
             pool: Pool::default(),
@@ -83,7 +98,7 @@ impl Activations {
             g.plan().build(&mut this.pool)?.run()?;
             held += shared.x.bytes();
             let memory = Memory::keep(gpu, &shared.x, held, budget)?;
-            this.samples.push(Sample { length, memory });
+            this.samples.push(States { length, memory });
         }
         Ok(this)
     }
@@ -92,16 +107,16 @@ impl Activations {
     pub fn map(
         &mut self,
         model: &Model,
-        mut record: impl FnMut(&mut Graph, &Context, &Value) -> Result<Value>,
-    ) -> Result<Activations> {
+        mut record: impl FnMut(&mut Graph, &Sample, &Value) -> Result<Value>,
+    ) -> Result<HiddenStates> {
         let (gpu, budget) = (self.gpu.clone(), self.budget);
         let lengths = self.lengths.iter().map(|l| {
             let x = gpu.zeros("hidden states", l.x.shape().clone(), DType::F32)?;
             Ok(Length { inputs: l.inputs.clone(), x })
         });
         let lengths = lengths.collect::<Result<Vec<_>>>()?;
-        let mut programs = self.programs(model, |g, cx, x, length| {
-            let (y, to) = (record(g, cx, x)?, g.import(&lengths[length].x));
+        let mut programs = self.programs(model, &|_| Pass::inference(), |g, sample, x, length| {
+            let (y, to) = (record(g, sample, x)?, g.import(&lengths[length].x));
             elementwise::assign(g, &to, &y, 1.0)
         })?;
         let mut samples = Vec::with_capacity(self.len());
@@ -110,9 +125,9 @@ impl Activations {
             let length = self.load(sample)?;
             programs[length].run()?;
             held += lengths[length].x.bytes();
-            samples.push(Sample { length, memory: Memory::keep(&gpu, &lengths[length].x, held, budget)? });
+            samples.push(States { length, memory: Memory::keep(&gpu, &lengths[length].x, held, budget)? });
         }
-        Ok(Activations { gpu, rope: self.rope.clone(), lengths, samples, pool: Pool::default(), budget })
+        Ok(HiddenStates { gpu, ropes: self.ropes.clone(), lengths, samples, pool: Pool::default(), budget })
     }
 
     /// Samples.
@@ -145,7 +160,7 @@ impl Activations {
         let positions: Vec<u32> = (0..len as u32).collect();
         // The loss is never recorded, so that any labels do.
         inputs.write(&vec![0; len], &positions, &vec![1; len], &vec![0; len])?;
-        let x = self.gpu.zeros("hidden states", [len, model.config.hidden_size], DType::F32)?;
+        let x = self.gpu.zeros("hidden states", [len, model.arch.hidden_size], DType::F32)?;
         self.lengths.push(Length { inputs, x });
         Ok(self.lengths.len() - 1)
     }
@@ -156,25 +171,26 @@ impl Activations {
         &mut self,
         model: &Model,
         save: bool,
-        record: impl FnMut(&mut Graph, &Context, &Value) -> Result<()>,
+        record: impl FnMut(&mut Graph, &Sample, &Value) -> Result<()>,
     ) -> Result<()> {
         self.run_where(model, |_| true, save, record)
     }
 
-    /// [`Activations::run`] over the samples whose number `which` takes.
+    /// [`HiddenStates::run`] over the samples whose number `which` takes.
     pub fn run_where(
         &mut self,
         model: &Model,
         which: impl Fn(usize) -> bool,
         save: bool,
-        mut record: impl FnMut(&mut Graph, &Context, &Value) -> Result<()>,
+        mut record: impl FnMut(&mut Graph, &Sample, &Value) -> Result<()>,
     ) -> Result<()> {
         for length in 0..self.lengths.len() {
             let samples: Vec<_> = (0..self.len()).filter(|&s| self.samples[s].length == length && which(s)).collect();
             if samples.is_empty() {
                 continue;
             }
-            let mut program = self.program(model, length, |g, cx, x, _| record(g, cx, x))?;
+            let mut program =
+                self.program(model, length, &|_| Pass::inference(), |g, sample, x, _| record(g, sample, x))?;
             for sample in samples {
                 self.load(sample)?;
                 program.run()?;
@@ -186,33 +202,37 @@ impl Activations {
         self.gpu.wait()
     }
 
-    /// What `record` records for each length: it is given the hidden states [tokens, hidden] and the length's number.
+    /// What `record` records for each length: it is given the hidden states [tokens, hidden] and the length's number; `pass`: how.
     /// Errors: those of `record`, OutOfMemory.
     pub fn programs(
         &mut self,
         model: &Model,
-        mut record: impl FnMut(&mut Graph, &Context, &Value, usize) -> Result<()>,
+        pass: &dyn Fn(&mut Graph) -> Pass,
+        mut record: impl FnMut(&mut Graph, &Sample, &Value, usize) -> Result<()>,
     ) -> Result<Vec<Program>> {
-        (0..self.lengths.len()).map(|length| self.program(model, length, &mut record)).collect()
+        (0..self.lengths.len()).map(|length| self.program(model, length, pass, &mut record)).collect()
     }
 
     fn program(
         &mut self,
         model: &Model,
         length: usize,
-        mut record: impl FnMut(&mut Graph, &Context, &Value, usize) -> Result<()>,
+        pass: &dyn Fn(&mut Graph) -> Pass,
+        mut record: impl FnMut(&mut Graph, &Sample, &Value, usize) -> Result<()>,
     ) -> Result<Program> {
         let shared = &self.lengths[length];
         let mut g = Graph::new(&self.gpu);
-        let cx = model.context(&mut g, &shared.inputs, &self.rope, None);
+        let pass = pass(&mut g);
+        let cx = model.context(&mut g, &shared.inputs, &self.ropes, pass);
+        let sample = Sample { cx, segments: g.import(&shared.inputs.segments) };
         let x = g.import(&shared.x);
-        record(&mut g, &cx, &x, length)?;
+        record(&mut g, &sample, &x, length)?;
         g.plan().build(&mut self.pool)
     }
 
     /// Brings a sample's states into what its length shares; returns the length's number. Errors: Device.
     pub fn load(&mut self, sample: usize) -> Result<usize> {
-        let Sample { length, memory } = &mut self.samples[sample];
+        let States { length, memory } = &mut self.samples[sample];
         match memory {
             Memory::Device { load, .. } => load.run()?,
             Memory::Host(values) => self.lengths[*length].x.write(bytemuck::cast_slice(values))?,
@@ -222,7 +242,7 @@ impl Activations {
 
     /// The reverse.
     fn save(&mut self, sample: usize) -> Result<()> {
-        let Sample { length, memory } = &mut self.samples[sample];
+        let States { length, memory } = &mut self.samples[sample];
         match memory {
             Memory::Device { save, .. } => save.run(),
             Memory::Host(values) => {

@@ -1,6 +1,6 @@
 //! The float weight behind a layer that is trained through rounding.
 
-use super::{Lora, Trained};
+use super::{Lora, Parameter};
 use crate::{
     Error, Result,
     gpu::{Gpu, Tensor},
@@ -24,9 +24,9 @@ pub struct Latent {
     /// W.
     pub float: Float,
     /// The steps of the grid where they are trained; else each rounding takes them from W's ranges. \[blocks\]
-    pub steps: Option<Trained>,
+    pub steps: Option<Parameter>,
     /// The step of the input where it is trained. \[1\]
-    pub input_step: Option<Trained>,
+    pub input_step: Option<Parameter>,
     /// What rounding tells of numbers that cannot be stored.
     status: Tensor,
 }
@@ -35,7 +35,7 @@ pub struct Latent {
 #[derive(Clone)]
 pub enum Float {
     /// Trained as a whole.
-    Whole(Trained),
+    Whole(Parameter),
     /// Trained by its adapter.
     Merged(Box<Merged>),
     /// Rounded once, not trained.
@@ -55,14 +55,14 @@ impl Merged {
     /// W. [out, in] f32. Errors: Shape.
     fn weight(&self, g: &mut Graph) -> Result<Value> {
         let w = dequantize::dequantize(g, &self.frozen)?;
-        let (a, b) = (g.import(&self.lora.a), g.import(&self.lora.b));
+        let (a, b) = (g.import(&self.lora.a.values), g.import(&self.lora.b.values));
         dense::merged(g, &w, &b, &a, self.lora.scale)
     }
 }
 
 impl Latent {
     /// Errors: OutOfMemory.
-    pub fn new(gpu: &Gpu, float: Float, steps: Option<Trained>, input_step: Option<Trained>) -> Result<Latent> {
+    pub fn new(gpu: &Gpu, float: Float, steps: Option<Parameter>, input_step: Option<Parameter>) -> Result<Latent> {
         Ok(Latent { float, steps, input_step, status: quantize::status(gpu)? })
     }
 
@@ -148,12 +148,11 @@ impl Latent {
         quantize::report(name, target.scheme(), &self.status.read::<u32>()?)
     }
 
-    /// Writes the gradients of what is trained, and returns dx (plus `add`) unless `need_dx` is false.
+    /// dx (plus `add`), and the gradients of what is trained.
     ///
     /// dW = dyᵀ · Q(x) where W is not clamped; dB = scale · dW · Aᵀ; dA = scale · Bᵀ · dW; dx = dy · fq(W) where x is not
     /// clamped. x: [tokens, in], not rounded; dy: [tokens, out]; accumulate: [1], 0 where old gradients are replaced.
     /// Errors: Shape.
-    #[expect(clippy::too_many_arguments, reason = "those of `AdaptedLinear::backward`, and the layer")]
     pub fn backward(
         &self,
         g: &mut Graph,
@@ -162,35 +161,40 @@ impl Latent {
         dy: &Value,
         add: Option<&Value>,
         accumulate: &Value,
-        need_dx: bool,
-    ) -> Result<Option<Value>> {
+    ) -> Result<Value> {
         self.weight_gradient(g, base, x, dy, accumulate)?;
-        let Some(Activations::Static { scale }) = &base.activation else {
-            return if need_dx { base.backward(g, dy, None, add).map(Some) } else { Ok(None) };
-        };
-        let trained = self.input_step.as_ref().and_then(|step| step.grads.as_ref());
-        if !need_dx && trained.is_none() {
-            return Ok(None);
-        }
+        let Some(grid) = input_grid(g, base, x)? else { return base.backward(g, dy, None, add) };
         let dx = base.backward(g, dy, None, None)?;
-        let scale = g.import(scale);
-        let grid = Grid::of_input(&scale, x)?;
-        if let Some(grads) = trained {
-            let grads = g.import(grads);
-            fake_quantize::step_gradients(g, &grid, x, &dx, &grads, accumulate)?;
-        }
+        self.input_step_gradient(g, &grid, x, &dx, accumulate)?;
         fake_quantize::mask(g, &grid, x, &dx)?;
         if let Some(add) = add {
             elementwise::accumulate(g, &dx, add, 1.0)?;
         }
-        Ok(need_dx.then_some(dx))
+        Ok(dx)
+    }
+
+    /// The gradients of what is trained alone. Shapes and errors: as [`Latent::backward`].
+    pub fn gradients(&self, g: &mut Graph, base: &Linear, x: &Value, dy: &Value, accumulate: &Value) -> Result<()> {
+        self.weight_gradient(g, base, x, dy, accumulate)?;
+        if self.input_step.as_ref().is_none_or(|step| step.grads.is_none()) {
+            return Ok(());
+        }
+        let Some(grid) = input_grid(g, base, x)? else { return Ok(()) };
+        let dx = base.backward(g, dy, None, None)?;
+        self.input_step_gradient(g, &grid, x, &dx, accumulate)
+    }
+
+    fn input_step_gradient(&self, g: &mut Graph, grid: &Grid, x: &Value, dx: &Value, accumulate: &Value) -> Result<()> {
+        let Some(grads) = self.input_step.as_ref().and_then(|step| step.grads.as_ref()) else { return Ok(()) };
+        let grads = g.import(grads);
+        fake_quantize::step_gradients(g, grid, x, dx, &grads, accumulate)
     }
 
     /// A frozen W asks for nothing: neither its rounded input nor its floats are computed.
     fn weight_gradient(&self, g: &mut Graph, base: &Linear, x: &Value, dy: &Value, accumulate: &Value) -> Result<()> {
         let trained = match &self.float {
             Float::Whole(w) => w.grads.is_some(),
-            Float::Merged(merged) => merged.lora.grads.is_some(),
+            Float::Merged(merged) => merged.lora.a.grads.is_some(),
             Float::Fixed => false,
         };
         if !trained {
@@ -204,7 +208,7 @@ impl Latent {
             _ => None,
         };
         match &self.float {
-            Float::Whole(Trained { grads: Some(grads), .. }) => {
+            Float::Whole(Parameter { grads: Some(grads), .. }) => {
                 let grads = g.import(grads);
                 let Some((grid, w)) = &clamped else {
                     return dense::xt_w_into(g, dy, x, 1.0, &grads, accumulate);
@@ -214,8 +218,9 @@ impl Latent {
                 fake_quantize::mask_into(g, grid, w, &dw, &grads, accumulate)
             }
             Float::Merged(merged) => {
-                let Lora { a, b, grads: Some((grad_a, grad_b)), scale, .. } = &merged.lora else { return Ok(()) };
-                let [a, b, grad_a, grad_b] = [a, b, grad_a, grad_b].map(|t| g.import(t));
+                let Lora { a, b, scale, .. } = &merged.lora;
+                let (Some(grad_a), Some(grad_b)) = (&a.grads, &b.grads) else { return Ok(()) };
+                let [a, b, grad_a, grad_b] = [&a.values, &b.values, grad_a, grad_b].map(|t| g.import(t));
                 let dw = dense::xt_w(g, dy, x)?;
                 if let Some((grid, w)) = &clamped {
                     self.step_gradient(g, grid, w, &dw, accumulate)?;
@@ -241,5 +246,16 @@ fn grid(g: &mut Graph, weight: &QuantizedTensor) -> Result<Grid> {
     match (shards.next(), shards.next()) {
         (Some(shard), None) => Grid::of_weight(g, weight.scheme(), weight.cols(), &shard),
         _ => Err(Error::shape("training through rounding", "a weight that one binding holds", format!("{weight:?}"))),
+    }
+}
+
+/// The grid of an input with one scale for all that the layer sees. Errors: Shape.
+fn input_grid(g: &mut Graph, base: &Linear, x: &Value) -> Result<Option<Grid>> {
+    match &base.activation {
+        Some(Activations::Static { scale }) => {
+            let scale = g.import(scale);
+            Grid::of_input(&scale, x).map(Some)
+        }
+        _ => Ok(None),
     }
 }

@@ -1,0 +1,30 @@
+//! Qwen2 and 2.5: as `Qwen2Config`. `layer_types` or `max_window_layers` tell which blocks have the window, where it is used.
+
+use super::Family;
+use crate::{
+    Result,
+    arch::{
+        Architecture, LinearId,
+        config_json::{self, Defaults, MAX_BLOCKS},
+    },
+    format::fields::Fields,
+};
+
+pub(super) static FAMILY: Family = Family {
+    model_type: "qwen2",
+    class: "Qwen2ForCausalLM",
+    gguf: "qwen2",
+    biased: &[LinearId::Q, LinearId::K, LinearId::V],
+    rotated: false,
+    rope_freqs: false,
+    read,
+};
+
+fn read(f: &Fields<'_>) -> Result<Architecture> {
+    let defaults = Defaults { vocab_size: 151_936, intermediate_size: 22016, kv_heads: Some(32), max_positions: 32768 };
+    let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
+    let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;
+    let window = if f.flag("use_sliding_window", false)? { config_json::window(f)? } else { None };
+    config_json::set_windows(f, &mut arch, window, first)?;
+    Ok(arch)
+}

@@ -1,0 +1,155 @@
+//! Attention: queries, keys and values, rotated, and what they give, back to the residual stream.
+
+use super::{
+    Adapted,
+    adapted::Saved as SavedLinear,
+    context::{Context, Keys},
+};
+use crate::{
+    Error, Result,
+    gpu::Tensor,
+    graph::{Graph, Value},
+    kernels::{
+        attention::{self, Attention as Sizes},
+        kv_cache, rope,
+    },
+};
+
+/// y = o(attention(rope(q(x)), rope(k(x)), v(x)))
+///
+/// x, y: [tokens, hidden].
+pub struct Attention {
+    /// [heads * head_dim, hidden]
+    pub q: Adapted,
+    /// [kv_heads * head_dim, hidden]
+    pub k: Adapted,
+    /// [kv_heads * head_dim, hidden]
+    pub v: Adapted,
+    /// [hidden, heads * head_dim]
+    pub o: Adapted,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Keys further back than this are not seen; `None`: all are.
+    pub window: Option<usize>,
+    /// Its table in [`Context::ropes`].
+    pub rope: usize,
+}
+
+/// Keys and values of one block.
+///
+/// Of a block with a window position p lies in row p modulo the capacity, so that it holds little more than the window.
+pub struct KvCache {
+    /// [capacity, kv_heads * head_dim]
+    pub keys: Tensor,
+    /// [capacity, kv_heads * head_dim]
+    pub values: Tensor,
+}
+
+/// What [`Attention::backward`] needs.
+pub struct Saved {
+    q: SavedLinear,
+    k: SavedLinear,
+    v: SavedLinear,
+    o: SavedLinear,
+    /// `None` where the keys were those of a cache, which have no gradient.
+    own: Option<Own>,
+}
+
+struct Own {
+    /// Rotated. [tokens, heads * head_dim]
+    q: Value,
+    /// Rotated. [tokens, kv_heads * head_dim]
+    k: Value,
+    /// [tokens, kv_heads * head_dim]
+    v: Value,
+    /// [tokens, heads * head_dim]
+    attended: Value,
+    /// Log of the sum of exponentials of each row of scores. [tokens, heads]
+    lse: Value,
+    /// [batch, seq] u32
+    segments: Value,
+}
+
+impl Saved {
+    /// What q, k and v read. [tokens, hidden]
+    pub fn input(&self) -> &Value {
+        self.q.input()
+    }
+
+    /// What o reads. [tokens, heads * head_dim]
+    pub fn attended(&self) -> &Value {
+        self.o.input()
+    }
+}
+
+impl Attention {
+    /// Errors: Shape.
+    pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context, keys: Keys<'_>) -> Result<(Value, Saved)> {
+        let (q, saved_q) = self.q.forward(g, x, &cx.pass)?;
+        let (k, saved_k) = self.k.forward(g, x, &cx.pass)?;
+        let (v, saved_v) = self.v.forward(g, x, &cx.pass)?;
+        rope::rope(g, &q, self.table(cx), &cx.positions, self.heads, self.head_dim, false)?;
+        rope::rope(g, &k, self.table(cx), &cx.positions, self.kv_heads, self.head_dim, false)?;
+        let sizes = self.sizes(cx);
+        let (attended, own) = match keys {
+            Keys::Own(segments) => {
+                let (attended, lse) = attention::attention(g, &sizes, &q, &k, &v, segments)?;
+                let own = Own { q, k, v, attended: attended.clone(), lse, segments: segments.clone() };
+                (attended, Some(own))
+            }
+            Keys::Cache { cache, position } => {
+                let (keys, values) = (g.import(&cache.keys), g.import(&cache.values));
+                kv_cache::cache_append(g, &k, &keys, position, self.window)?;
+                kv_cache::cache_append(g, &v, &values, position, self.window)?;
+                (attention::attention_cached(g, &sizes, &q, &keys, &values, position)?, None)
+            }
+        };
+        let (y, saved_o) = self.o.forward(g, &attended, &cx.pass)?;
+        Ok((y, Saved { q: saved_q, k: saved_k, v: saved_v, o: saved_o, own }))
+    }
+
+    /// dx from dy, and the gradients of what is trained. Errors: Shape; Config for a forward pass over a cache, or in inference.
+    pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<Value> {
+        let step = cx.pass.training_step()?;
+        let [dq, dk, dv] = self.backward_to_qkv(g, saved, dy, cx)?;
+        let dx = self.q.backward(g, &saved.q, &dq, None, step)?;
+        let dx = self.k.backward(g, &saved.k, &dk, Some(&dx), step)?;
+        self.v.backward(g, &saved.v, &dv, Some(&dx), step)
+    }
+
+    /// The gradients of what is trained alone, where nobody asks for dx. Errors: as [`Attention::backward`].
+    pub fn gradients(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<()> {
+        let step = cx.pass.training_step()?;
+        let [dq, dk, dv] = self.backward_to_qkv(g, saved, dy, cx)?;
+        self.q.gradients(g, &saved.q, &dq, step)?;
+        self.k.gradients(g, &saved.k, &dk, step)?;
+        self.v.gradients(g, &saved.v, &dv, step)
+    }
+
+    fn backward_to_qkv(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<[Value; 3]> {
+        let own = saved.own.as_ref();
+        let own = own.ok_or_else(|| Error::config("backward", "the keys of a cache have no gradient"))?;
+        let Own { q, k, v, attended, lse, segments } = own;
+        let d_attended = self.o.backward(g, &saved.o, dy, None, cx.pass.training_step()?)?;
+        let (dq, dk, dv) =
+            attention::attention_backward(g, &self.sizes(cx), &d_attended, q, k, v, attended, lse, segments)?;
+        rope::rope(g, &dq, self.table(cx), &cx.positions, self.heads, self.head_dim, true)?;
+        rope::rope(g, &dk, self.table(cx), &cx.positions, self.kv_heads, self.head_dim, true)?;
+        Ok([dq, dk, dv])
+    }
+
+    fn table<'a>(&self, cx: &'a Context) -> &'a Value {
+        &cx.ropes[self.rope]
+    }
+
+    fn sizes(&self, cx: &Context) -> Sizes {
+        let Attention { heads, kv_heads, head_dim, scale, window, .. } = *self;
+        Sizes { batch: cx.batch, seq: cx.seq, heads, kv_heads, head_dim, scale, window }
+    }
+}
