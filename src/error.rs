@@ -99,6 +99,19 @@ pub enum Error {
         /// What the device said.
         message: String,
     },
+    /// Training gave a loss or a gradient that is no number: its steps are too large.
+    #[error("training diverged in step {step}: loss {loss}, gradient norm {grad_norm}; lower the learning rate")]
+    Diverged {
+        /// The optimizer step, from 1.
+        step: usize,
+        /// Its loss.
+        loss: f64,
+        /// The norm of its gradient.
+        grad_norm: f64,
+    },
+    /// Whoever was told the progress asked the work to end; what it says is what is left of it.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
     /// The device is gone (driver reset, unplugged, or a submit ran too long).
     #[error("the GPU was lost: {0}")]
     DeviceLost(String),

@@ -20,7 +20,12 @@ pub struct Evaluation {
 }
 
 /// [`loss`] over [`windows`] of a text. Errors: those of the two.
-pub fn perplexity(model: &Model, ids: &[u32], window: usize, progress: impl FnMut(usize)) -> Result<Evaluation> {
+pub fn perplexity(
+    model: &Model,
+    ids: &[u32],
+    window: usize,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Evaluation> {
     loss(model, &windows(ids, window)?, progress)
 }
 
@@ -72,8 +77,9 @@ fn learned(ids: Vec<u32>, first: usize) -> Example {
 }
 
 /// Mean loss over the labelled tokens of independent sequences: windows of a text, or rows of a
-/// [`Dataset`](crate::data::Dataset). `progress` is told the tokens done. Errors: Config, Shape, Device, DeviceLost.
-pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize)) -> Result<Evaluation> {
+/// [`Dataset`](crate::data::Dataset). `progress` is told the tokens done; its error ends the work. Errors: Config,
+/// Shape, Device, DeviceLost.
+pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize) -> Result<()>) -> Result<Evaluation> {
     sequences.iter().try_for_each(|sequence| check_ids(model, &sequence.input_ids))?;
     let tokens: usize = sequences.iter().map(Example::predicted).sum();
     if tokens == 0 {
@@ -84,7 +90,7 @@ pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize
     let mut sum = 0.0;
     for sequence in sequences {
         sum += runner.loss(sequence)?;
-        progress(sequence.input_ids.len());
+        progress(sequence.input_ids.len())?;
     }
     let loss = sum / tokens as f64;
     Ok(Evaluation { loss, perplexity: loss.exp(), tokens })

@@ -139,7 +139,7 @@ impl Trainer {
     }
 
     /// One optimizer step over micro-batches: forward, backward, clipping, AdamW. Errors: Config for an empty step, Shape for
-    /// rows that are too long, Device, DeviceLost.
+    /// rows that are too long, Diverged, Device, DeviceLost.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepMetrics> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
@@ -151,7 +151,7 @@ impl Trainer {
         self.finish(batches, learning_rate, &results, start)
     }
 
-    /// One step as [`Trainer::step`] takes it, with the time of each kernel.
+    /// One step as [`Trainer::step`] takes it, with the time of each kernel. Errors: those of [`Trainer::step`].
     pub fn profile(&mut self, batches: &[Batch]) -> Result<(StepMetrics, Vec<KernelTime>)> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
@@ -213,9 +213,8 @@ impl Trainer {
             peak_bytes: self.model.gpu().peak_bytes(),
         };
         if !(metrics.loss.is_finite() && metrics.grad_norm.is_finite()) {
-            let (loss, norm) = (metrics.loss, metrics.grad_norm);
-            let message = format!("loss {loss}, gradient norm {norm} in step {}; lower the learning rate", self.step);
-            return Err(Error::Device { op: "training".to_owned(), message });
+            let StepMetrics { step, loss, grad_norm, .. } = metrics;
+            return Err(Error::Diverged { step, loss, grad_norm });
         }
         Ok(metrics)
     }

@@ -25,6 +25,7 @@ mod report;
 
 use args::Global;
 use clap::{Parser, Subcommand};
+use fourbit::Error;
 use std::process::ExitCode;
 
 /// Quantize, fine-tune (QLoRA) and run Llama-family models on any GPU that Vulkan, Metal or DX12 reaches.
@@ -94,6 +95,10 @@ fn main() -> ExitCode {
     match result {
         Ok(()) if interrupt::pending() => ExitCode::from(interrupt::STATUS),
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ Error::Interrupted(_)) => {
+            output::note(format_args!("{error}"));
+            ExitCode::from(interrupt::STATUS)
+        }
         Err(error) => {
             output::note(format_args!("error: {error}"));
             ExitCode::FAILURE
