@@ -139,16 +139,6 @@ impl Error {
         Error::Config { name: name.into(), message: message.into() }
     }
 
-    /// The same with the tensor's name, where it is about the numbers of a tensor that had none.
-    pub(crate) fn of_tensor(self, name: &str) -> Error {
-        match self {
-            Error::Config { name: unnamed, message } if unnamed == "tensor" => {
-                Error::config(format!("tensor {name}"), message)
-            }
-            other => other,
-        }
-    }
-
     /// An [`Error::Unsupported`].
     pub fn unsupported(what: impl Into<String>, got: impl ToString, supported: impl ToString) -> Error {
         Error::Unsupported { what: what.into(), got: got.to_string(), supported: supported.to_string() }

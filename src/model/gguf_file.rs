@@ -217,7 +217,8 @@ impl GgufFile {
 
     fn convert(&self, writer: &mut Writer, item: &Item, shape: [usize; 2]) -> Result<()> {
         let stored = item.spec.stored;
-        let encode = |values: &[f32]| encode(stored, values).map_err(|error| error.of_tensor(&item.name));
+        let what = format!("tensor {}", item.name);
+        let encode = |values: &[f32]| encode(&what, stored, values);
         if self.heads(&item.name).is_none() {
             return self
                 .source
@@ -257,11 +258,11 @@ impl GgufFile {
     }
 }
 
-/// Numbers to the bytes of a GGUF tensor. Errors: Config for what the type cannot hold.
-fn encode(stored: Stored, values: &[f32]) -> Result<Vec<u8>> {
-    let beyond = |name: &str| Error::config("tensor", format!("it has numbers that {name} cannot hold"));
+/// Numbers to the bytes of a GGUF tensor. Errors: Config, with `what`, for what the type cannot hold.
+fn encode(what: &str, stored: Stored, values: &[f32]) -> Result<Vec<u8>> {
+    let beyond = |name: &str| Error::config(what, format!("it has numbers that {name} cannot hold"));
     match stored {
-        Stored::Ggml(scheme) => BlockType::of(scheme).expect("items have GGUF's schemes").encode(values),
+        Stored::Ggml(scheme) => BlockType::of(scheme).expect("items have GGUF's schemes").encode_named(what, values),
         Stored::Plain(DType::F16) => {
             let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
             let finite = halves.iter().all(|v| v.is_finite());
