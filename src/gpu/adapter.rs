@@ -89,13 +89,16 @@ impl FromStr for Dx12Compiler {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Dx12Compiler> {
-        match text.trim().to_lowercase().as_str() {
-            "auto" => Ok(Dx12Compiler::Auto),
-            "dxc" | "dynamicdxc" => Ok(Dx12Compiler::Dxc),
-            "staticdxc" => Ok(Dx12Compiler::StaticDxc),
-            "fxc" => Ok(Dx12Compiler::Fxc),
-            _ => Err(Error::unsupported("WGPU_DX12_COMPILER", text, "auto, dxc, staticdxc, fxc")),
-        }
+        const NAMES: [(&str, Dx12Compiler); 5] = [
+            ("auto", Dx12Compiler::Auto),
+            ("dxc", Dx12Compiler::Dxc),
+            ("dynamicdxc", Dx12Compiler::Dxc),
+            ("staticdxc", Dx12Compiler::StaticDxc),
+            ("fxc", Dx12Compiler::Fxc),
+        ];
+        let name = text.trim().to_lowercase();
+        let found = NAMES.into_iter().find(|row| row.0 == name).map(|row| row.1);
+        found.ok_or_else(|| Error::unsupported("WGPU_DX12_COMPILER", text, NAMES.map(|row| row.0).join(", ")))
     }
 }
 

@@ -76,11 +76,7 @@ impl GgufFile {
     /// or BF16. Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
     pub fn open(input: impl AsRef<Path>, scheme: Scheme, output: impl Into<PathBuf>) -> Result<GgufFile> {
         let (input, output) = (input.as_ref(), output.into());
-        if !scheme.is_ggml() && !scheme.is_float() {
-            let names: Vec<_> = BlockType::ALL.iter().map(|ty| ty.scheme().name()).collect();
-            let supported = format!("f32, f16, bf16, {}", names.join(", "));
-            return Err(Error::unsupported("scheme for a GGUF file", scheme, supported));
-        }
+        scheme.expect("scheme for a GGUF file", |scheme| scheme.is_ggml() || scheme.is_float())?;
         if let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
             && input == output
         {
