@@ -5,7 +5,8 @@ use std::path::PathBuf;
 /// A `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong. Messages name the file, tensor or flag and say what to do about it.
+/// Everything that can go wrong. Messages name the file, the tensor, or the field or argument of this library, and say
+/// what to do about it; a program with flags of its own has to add them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

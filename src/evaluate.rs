@@ -33,7 +33,7 @@ pub fn perplexity(
 /// is left out. Errors: Config for windows below 2 tokens, and for a text that has fewer.
 pub fn windows(ids: &[u32], window: usize) -> Result<Vec<Example>> {
     if window < 2 {
-        return Err(Error::config("max_seq_length", format!("expected at least 2, got {window}")));
+        return Err(Error::config("window", format!("expected at least 2, got {window}")));
     }
     let parts = ids.chunks(window).filter(|part| part.len() >= 2);
     let windows: Vec<Example> = parts.map(|part| learned(part.to_vec(), 1)).collect();
@@ -48,15 +48,12 @@ pub fn windows(ids: &[u32], window: usize) -> Result<Vec<Example>> {
 /// `ids`: the text with `bos` in front. Errors: Config for windows below 3 tokens, and for a text shorter than two of them, as there.
 pub fn llama_cpp_windows(ids: &[u32], window: usize, bos: Option<u32>) -> Result<Vec<Example>> {
     if window < 3 {
-        return Err(Error::config(
-            "max_seq_length",
-            format!("expected at least 3 for halves of windows, got {window}"),
-        ));
+        return Err(Error::config("window", format!("expected at least 3 for halves of windows, got {window}")));
     }
     if ids.len() < 2 * window {
         let message = format!(
             "llama.cpp's convention needs a text of two windows, 2 x {window} tokens, got {}; give a longer one, or a smaller \
-             --max-seq-length",
+             `window`",
             ids.len()
         );
         return Err(Error::config("evaluate", message));

@@ -80,7 +80,7 @@ impl GgufFile {
         if let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
             && input == output
         {
-            return Err(Error::config("--output", "is the file that is read; choose another name"));
+            return Err(Error::config("output", "is the file that is read; choose another name"));
         }
         let source = Source::open(input)?;
         gguf_metadata::architecture(&source.config)?;

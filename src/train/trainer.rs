@@ -79,7 +79,7 @@ impl Trainer {
         if dropout != 0.0 {
             log::warn!(
                 "attention_dropout is {dropout} in config.json: transformers drops that share of the attention weights in \
-                 training, here none is dropped; --lora-dropout drops inputs of the adapter"
+                 training, here none is dropped; lora_dropout drops inputs of the adapter"
             );
         }
         if config.max_seq_length > model.config.max_positions {
@@ -222,7 +222,7 @@ impl Trainer {
     fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
         let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
         if seq > longest {
-            let expected = format!("rows of at most {} tokens (--max-seq-length)", self.config.max_seq_length);
+            let expected = format!("rows of at most {} tokens (max_seq_length)", self.config.max_seq_length);
             return Err(Error::shape("training step", expected, seq));
         }
         if !self.programs.contains_key(&(batch, seq)) {

@@ -10,6 +10,7 @@ mod embedded;
 mod evaluate;
 mod export;
 mod finetune;
+mod flags;
 mod generate;
 mod interrupt;
 mod measure;
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
             ExitCode::from(interrupt::STATUS)
         }
         Err(error) => {
-            output::note(format_args!("error: {error}"));
+            output::note(format_args!("error: {}", flags::told(error)));
             ExitCode::FAILURE
         }
     }
