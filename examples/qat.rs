@@ -58,7 +58,7 @@ impl Runs {
     fn row(&self, name: &str, start: Instant, model: &Model) -> Result<()> {
         let (mut sum, mut tokens) = (0.0, 0);
         for row in &self.held_out {
-            let row = perplexity(model, &row.input_ids, self.longest, |_| {})?;
+            let row = perplexity(model, &row.input_ids, self.longest, |_| Ok(()))?;
             sum += row.loss * row.tokens as f64;
             tokens += row.tokens;
         }

@@ -86,13 +86,7 @@ pub fn measure(
     let quantize_seconds = start.elapsed().as_secs_f64();
     let quantize_peak_bytes = gpu.peak_bytes();
     gpu.reset_peak();
-    let mut interrupted = Ok(());
-    let evaluation = evaluate::loss(&model, what.sequences, |tokens| {
-        if interrupted.is_ok() {
-            interrupted = progress(Progress::Tokens(tokens));
-        }
-    })?;
-    interrupted?;
+    let evaluation = evaluate::loss(&model, what.sequences, |tokens| progress(Progress::Tokens(tokens)))?;
     let tokens_per_second = (what.generate > 0).then(|| speed(&model, what)).transpose()?;
     Ok(Row {
         recipe: recipe.map_or("stored".to_owned(), Recipe::to_string),

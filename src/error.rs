@@ -5,7 +5,8 @@ use std::path::PathBuf;
 /// A `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong. Messages name the file, tensor or flag and say what to do about it.
+/// Everything that can go wrong. Messages name the file, the tensor, or the field or argument of this library, and say
+/// what to do about it; a program with flags of its own has to add them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -99,6 +100,19 @@ pub enum Error {
         /// What the device said.
         message: String,
     },
+    /// Training gave a loss or a gradient that is no number: its steps are too large.
+    #[error("training diverged in step {step}: loss {loss}, gradient norm {grad_norm}; lower the learning rate")]
+    Diverged {
+        /// The optimizer step, from 1.
+        step: usize,
+        /// Its loss.
+        loss: f64,
+        /// The norm of its gradient.
+        grad_norm: f64,
+    },
+    /// Whoever was told the progress asked the work to end; what it says is what is left of it.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
     /// The device is gone (driver reset, unplugged, or a submit ran too long).
     #[error("the GPU was lost: {0}")]
     DeviceLost(String),
@@ -124,16 +138,6 @@ impl Error {
     /// An [`Error::Config`].
     pub fn config(name: impl Into<String>, message: impl Into<String>) -> Error {
         Error::Config { name: name.into(), message: message.into() }
-    }
-
-    /// The same with the tensor's name, where it is about the numbers of a tensor that had none.
-    pub(crate) fn of_tensor(self, name: &str) -> Error {
-        match self {
-            Error::Config { name: unnamed, message } if unnamed == "tensor" => {
-                Error::config(format!("tensor {name}"), message)
-            }
-            other => other,
-        }
     }
 
     /// An [`Error::Unsupported`].

@@ -21,7 +21,12 @@ pub struct Evaluation {
 }
 
 /// [`loss`] over [`windows`] of a text. Errors: those of the two.
-pub fn perplexity(model: &Model, ids: &[u32], window: usize, progress: impl FnMut(usize)) -> Result<Evaluation> {
+pub fn perplexity(
+    model: &Model,
+    ids: &[u32],
+    window: usize,
+    progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Evaluation> {
     loss(model, &windows(ids, window)?, progress)
 }
 
@@ -29,7 +34,7 @@ pub fn perplexity(model: &Model, ids: &[u32], window: usize, progress: impl FnMu
 /// is left out. Errors: Config for windows below 2 tokens, and for a text that has fewer.
 pub fn windows(ids: &[u32], window: usize) -> Result<Vec<Example>> {
     if window < 2 {
-        return Err(Error::config("max_seq_length", format!("expected at least 2, got {window}")));
+        return Err(Error::config("window", format!("expected at least 2, got {window}")));
     }
     let parts = ids.chunks(window).filter(|part| part.len() >= 2);
     let windows: Vec<Example> = parts.map(|part| learned(part.to_vec(), 1)).collect();
@@ -44,15 +49,12 @@ pub fn windows(ids: &[u32], window: usize) -> Result<Vec<Example>> {
 /// `ids`: the text with `bos` in front. Errors: Config for windows below 3 tokens, and for a text shorter than two of them, as there.
 pub fn llama_cpp_windows(ids: &[u32], window: usize, bos: Option<u32>) -> Result<Vec<Example>> {
     if window < 3 {
-        return Err(Error::config(
-            "max_seq_length",
-            format!("expected at least 3 for halves of windows, got {window}"),
-        ));
+        return Err(Error::config("window", format!("expected at least 3 for halves of windows, got {window}")));
     }
     if ids.len() < 2 * window {
         let message = format!(
             "llama.cpp's convention needs a text of two windows, 2 x {window} tokens, got {}; give a longer one, or a smaller \
-             --max-seq-length",
+             `window`",
             ids.len()
         );
         return Err(Error::config("evaluate", message));
@@ -73,8 +75,9 @@ fn learned(ids: Vec<u32>, first: usize) -> Example {
 }
 
 /// Mean loss over the labelled tokens of independent sequences: windows of a text, or rows of a
-/// [`Dataset`](crate::data::Dataset). `progress` is told the tokens done. Errors: Config, Shape, Device, DeviceLost.
-pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize)) -> Result<Evaluation> {
+/// [`Dataset`](crate::data::Dataset). `progress` is told the tokens done; its error ends the work. Errors: Config,
+/// Shape, Device, DeviceLost.
+pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize) -> Result<()>) -> Result<Evaluation> {
     sequences.iter().try_for_each(|sequence| check_ids(model, &sequence.input_ids))?;
     let tokens: usize = sequences.iter().map(Example::predicted).sum();
     if tokens == 0 {
@@ -85,7 +88,7 @@ pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize
     let mut sum = 0.0;
     for sequence in sequences {
         sum += runner.loss(sequence)?;
-        progress(sequence.input_ids.len());
+        progress(sequence.input_ids.len())?;
     }
     let loss = sum / tokens as f64;
     Ok(Evaluation { loss, perplexity: loss.exp(), tokens })

@@ -220,7 +220,7 @@ fn chosen_numbers_are_written() {
     let result = file.write_with(|n, _| Ok((n == name).then(|| other.clone())), |_| Ok(None), |_| Ok(()));
     assert!(matches!(result, Err(Error::Shape { .. })));
     // An error of the caller leaves the old file as it is.
-    let stop = file.write(|_| Err(Error::config("quantize", "interrupted")));
+    let stop = file.write(|_| Err(Error::Interrupted("nothing was written".to_owned())));
     assert!(stop.is_err() && Source::open(&path).is_ok());
     assert!(GgufFile::open(folder.path(), Scheme::Mxfp4, &path).is_err());
     assert!(GgufFile::open(&path, Scheme::Q4_0, &path).is_err());

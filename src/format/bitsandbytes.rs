@@ -12,7 +12,7 @@
 use super::checkpoint::{Basis, Checkpoint, Description, Parts, Rounding, expect_own_basis};
 use super::safetensors::{TensorSpec, Writer};
 use super::{TensorView, Weights, fields::Fields, llm_int8};
-use crate::quant::{self, PER_CHANNEL, Packed, Scheme, bytes_to_words, dynamic8, nested_array};
+use crate::quant::{self, PER_CHANNEL, Packed, Scheme, bytes_to_words, dynamic8, listed, nested_array};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -21,7 +21,16 @@ use std::borrow::Cow;
 const STATE_LIMIT: usize = 320;
 /// The scheme of LLM.int8.
 const INT8: Scheme = Scheme::int8(PER_CHANNEL);
-const SUPPORTED: &str = "nf4, fp4, int8 by rows";
+
+/// Weights in 4 bits that it holds; beside them stands [`INT8`].
+const fn is_four_bit(scheme: Scheme) -> bool {
+    matches!(scheme, Scheme::Nf4 { .. } | Scheme::Fp4 { .. })
+}
+
+/// All that it holds, in words.
+fn supported() -> String {
+    format!("{}, {INT8}", listed(is_four_bit))
+}
 
 #[derive(serde::Deserialize)]
 struct QuantState {
@@ -216,17 +225,13 @@ static FP4_ON_DISK: [f32; 16] = {
 };
 
 fn check_scheme(scheme: Scheme) -> Result<&'static str> {
-    match scheme {
-        Scheme::Nf4 { .. } => Ok("nf4"),
-        Scheme::Fp4 { .. } => Ok("fp4"),
-        _ => Err(Error::unsupported("scheme for the bitsandbytes layout", scheme.name(), "nf4, fp4")),
-    }
+    scheme.expect("scheme for the 4-bit layout of bitsandbytes", is_four_bit)?;
+    Ok(scheme.name())
 }
 
 /// The JSON with Python's spacing and digits, so that bytes equal those of bitsandbytes.
 fn quant_state(packed: &Packed, kind: &str, dtype: DType) -> Result<String> {
-    let dtype =
-        torch_name(dtype).ok_or_else(|| Error::unsupported("dtype of a 4-bit weight", dtype, "F32, F16, BF16"))?;
+    let dtype = torch_name("dtype of a 4-bit weight", dtype)?;
     let ([rows, cols], size) = (packed.shape, packed.scheme.block_size());
     let mut text =
         format!(r#"{{"quant_type": "{kind}", "blocksize": {size}, "dtype": "{dtype}", "shape": [{rows}, {cols}]"#);
@@ -250,17 +255,19 @@ fn python_float(v: f64) -> String {
     format!("{digits}e{sign}{exponent:0>2}")
 }
 
-fn torch_name(dtype: DType) -> Option<&'static str> {
-    match dtype {
-        DType::F32 => Some("float32"),
-        DType::F16 => Some("float16"),
-        DType::BF16 => Some("bfloat16"),
-        _ => None,
-    }
+/// What Python computes in, under torch's names.
+const TORCH: [(DType, &str); 3] = [(DType::F32, "float32"), (DType::F16, "float16"), (DType::BF16, "bfloat16")];
+
+/// `what` is the dtype's part, for messages. Errors: Unsupported.
+fn torch_name(what: &str, dtype: DType) -> Result<&'static str> {
+    TORCH.into_iter().find(|row| row.0 == dtype).map(|row| row.1).ok_or_else(|| {
+        let supported = TORCH.map(|row| row.0.to_string()).join(", ");
+        Error::unsupported(what, dtype, supported)
+    })
 }
 
 fn parse_dtype(name: &str) -> Option<DType> {
-    [DType::F32, DType::F16, DType::BF16].into_iter().find(|&dtype| torch_name(dtype) == Some(name))
+    TORCH.into_iter().find(|row| row.1 == name).map(|row| row.0)
 }
 
 /// The `quantization_config` of a model's `config.json`, with the names and defaults of transformers.
@@ -268,8 +275,7 @@ fn parse_dtype(name: &str) -> Option<DType> {
 /// compute_dtype: what Python multiplies in. Errors: Unsupported scheme or dtype.
 pub fn quantization_config(scheme: Scheme, compute_dtype: DType) -> Result<Value> {
     let kind = check_scheme(scheme)?;
-    let compute = torch_name(compute_dtype)
-        .ok_or_else(|| Error::unsupported("compute dtype", compute_dtype, "F32, F16, BF16"))?;
+    let compute = torch_name("compute dtype", compute_dtype)?;
     Ok(json!({
         "_load_in_4bit": true,
         "_load_in_8bit": false,
@@ -325,8 +331,8 @@ impl Bitsandbytes {
 
     /// For writing weights of this scheme: NF4, FP4, or [`Scheme::int8`] by rows for LLM.int8. Errors: Unsupported.
     pub fn new(scheme: Scheme) -> Result<Bitsandbytes> {
-        if scheme != INT8 {
-            check_scheme(scheme)?;
+        if scheme != INT8 && !is_four_bit(scheme) {
+            return Err(Error::unsupported("scheme for the bitsandbytes layout", scheme, supported()));
         }
         Ok(Bitsandbytes { scheme: Some(scheme), ..Bitsandbytes::default() })
     }
@@ -337,7 +343,7 @@ impl Bitsandbytes {
     }
 
     fn scheme(&self) -> Result<Scheme> {
-        self.scheme.ok_or_else(|| Error::unsupported("scheme for the bitsandbytes layout", "none", SUPPORTED))
+        self.scheme.ok_or_else(|| Error::unsupported("scheme for the bitsandbytes layout", "none", supported()))
     }
 }
 

@@ -241,9 +241,10 @@ fn width(group: &Fields<'_>, name: &str, format: &str) -> Result<Option<usize>> 
     group.ignore(&["targets"]);
     let Some(weights) = group.object("weights")? else { return Ok(None) };
     let (kind, bits) = (weights.text("type")?.unwrap_or("int"), weights.extent_or("num_bits", 8)?);
-    if kind != "int" || !(2..=8).contains(&bits) {
+    if kind != "int" || !WIDTHS.iter().any(|&width| usize::from(width) == bits) {
         let what = format!("weights of {name} in a compressed-tensors model");
-        return Err(Error::unsupported(what, format!("{kind} of {bits} bits"), "int of 2 to 8 bits"));
+        let widths = WIDTHS.map(|bits| bits.to_string()).join(", ");
+        return Err(Error::unsupported(what, format!("{kind} of {bits} bits"), format!("int of {widths} bits")));
     }
     // The tensors tell these: extents, and whether there are zero points and indices of groups.
     weights.flag("symmetric", true)?;

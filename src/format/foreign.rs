@@ -45,7 +45,7 @@ pub(super) fn no_weights(folder: &Path) -> Error {
     let convert = "write safetensors with transformers: \
                    `AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUTPUT)`";
     let message = if names.iter().any(|name| name == "adapter_config.json") {
-        format!("{neither}: it is an adapter; give its base as the model, and this folder as --adapter")
+        format!("{neither}: it is an adapter; open its base as the model, and this folder with load_adapter")
     } else if let Some(name) = find(&|name| name.starts_with("consolidated.")) {
         format!("{neither}: {name} has the names of the authors' own code; take the folder in transformers' format")
     } else if let Some(name) = find(&|name| name.ends_with(".gguf")) {
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn folders_without_weights_tell_what_they_hold() {
         for (file, what) in [
-            ("adapter_config.json", "--adapter"),
+            ("adapter_config.json", "load_adapter"),
             ("pytorch_model.bin", "pytorch_model.bin is pickled"),
             ("consolidated.00.pth", "consolidated.00.pth"),
             ("model-q4.gguf", "give that file"),

@@ -54,7 +54,8 @@ impl Gptq {
     pub fn from_config(f: &Fields<'_>) -> Result<Gptq> {
         let bits = f.extent("bits")?;
         if !WIDTHS.iter().any(|&b| usize::from(b) == bits) {
-            return Err(Error::unsupported("bits of a GPTQ model", bits, "2, 3, 4, 8"));
+            let widths = WIDTHS.map(|bits| bits.to_string()).join(", ");
+            return Err(Error::unsupported("bits of a GPTQ model", bits, widths));
         }
         // Two names of one field, and a flag of AutoGPTQ's for a third format.
         let (named, short) = (f.nullable_text("checkpoint_format")?, f.nullable_text("format")?);

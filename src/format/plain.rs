@@ -3,7 +3,7 @@
 use super::checkpoint::{Basis, Checkpoint, Description, Parts, expect_own_basis};
 use super::safetensors::TensorSpec;
 use super::{Stored, Weights};
-use crate::quant::{Packed, Scheme};
+use crate::quant::{Packed, Scheme, listed};
 use crate::{DType, Error, Result};
 use serde_json::Value;
 
@@ -17,9 +17,16 @@ pub struct Plain {
 impl Plain {
     /// Errors: Unsupported for schemes other than f32, f16 and bf16.
     pub fn new(scheme: Scheme) -> Result<Plain> {
-        match Stored::of(scheme) {
-            Some(Stored::Plain(dtype)) => Ok(Plain { scheme, dtype }),
-            _ => Err(Error::unsupported("scheme for plain floats", scheme, "f32, f16, bf16")),
+        let dtype = |scheme| match Stored::of(scheme) {
+            Some(Stored::Plain(dtype)) => Some(dtype),
+            _ => None,
+        };
+        match dtype(scheme) {
+            Some(dtype) => Ok(Plain { scheme, dtype }),
+            None => {
+                let supported = listed(|scheme| dtype(scheme).is_some());
+                Err(Error::unsupported("scheme for plain floats", scheme, supported))
+            }
         }
     }
 }

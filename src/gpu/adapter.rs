@@ -89,13 +89,16 @@ impl FromStr for Dx12Compiler {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Dx12Compiler> {
-        match text.trim().to_lowercase().as_str() {
-            "auto" => Ok(Dx12Compiler::Auto),
-            "dxc" | "dynamicdxc" => Ok(Dx12Compiler::Dxc),
-            "staticdxc" => Ok(Dx12Compiler::StaticDxc),
-            "fxc" => Ok(Dx12Compiler::Fxc),
-            _ => Err(Error::unsupported("WGPU_DX12_COMPILER", text, "auto, dxc, staticdxc, fxc")),
-        }
+        const NAMES: [(&str, Dx12Compiler); 5] = [
+            ("auto", Dx12Compiler::Auto),
+            ("dxc", Dx12Compiler::Dxc),
+            ("dynamicdxc", Dx12Compiler::Dxc),
+            ("staticdxc", Dx12Compiler::StaticDxc),
+            ("fxc", Dx12Compiler::Fxc),
+        ];
+        let name = text.trim().to_lowercase();
+        let found = NAMES.into_iter().find(|row| row.0 == name).map(|row| row.1);
+        found.ok_or_else(|| Error::unsupported("WGPU_DX12_COMPILER", text, NAMES.map(|row| row.0).join(", ")))
     }
 }
 
@@ -118,7 +121,7 @@ impl Dx12Compiler {
             (true, _) => "DXC (WGPU_DX12_COMPILER asks for it)",
             (false, Dx12Compiler::Fxc) => "FXC (WGPU_DX12_COMPILER asks for it)",
             (false, Dx12Compiler::Auto) if !cfg!(feature = "static-dxc") => {
-                "FXC (no dxcompiler.dll beside the program or on PATH; put it there, or build with --features static-dxc)"
+                "FXC (no dxcompiler.dll beside the program or on PATH; put it there, or build with the feature static-dxc)"
             }
             // DXC is loaded, and the driver offers it nothing above shader model 5.1.
             (false, _) => "DXC at shader model 5.1 (the driver offers no more)",
@@ -205,7 +208,8 @@ impl Search {
                 let found = adapters.iter().position(|a| name(a).to_lowercase().contains(&wanted.to_lowercase()));
                 found.ok_or_else(|| {
                     let there: Vec<_> = adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", name(a))).collect();
-                    let message = format!("no adapter matches --device {wanted}; there are {}", there.join(", "));
+                    let message =
+                        format!("no adapter matches GpuOptions::device {wanted}; there are {}", there.join(", "));
                     Error::NoAdapter { message }
                 })?
             }
@@ -217,8 +221,8 @@ impl Search {
         }
         // The next adapter may be the processor: nobody is put there without having asked for it.
         let message = format!(
-            "{} is below WebGPU's baseline, which every kernel needs: {}; choose another device of `fourbit devices` with \
-             --device, or update the driver",
+            "{} is below WebGPU's baseline, which every kernel needs: {}; choose another one \
+             (GpuOptions::device), or update the driver",
             name(&adapter),
             below.join(", ")
         );

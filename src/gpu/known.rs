@@ -24,13 +24,13 @@ const KNOWN: &[Known] = &[
     Known {
         section: "dx12-fxc",
         symptom: "shaders are compiled by FXC: shader model 5.1, without packed dot products",
-        remedy: "put dxcompiler.dll beside the program, or build with --features static-dxc",
+        remedy: "put dxcompiler.dll beside the program, or build with the feature static-dxc",
         applies: |a| a.compiler.starts_with("FXC"),
     },
     Known {
         section: "amd-windows-vulkan",
         symptom: "Vulkan drivers around 26.3.1 end the program while devices are listed",
-        remedy: "--backend dx12, which opens no Vulkan driver",
+        remedy: "WGPU_BACKEND=dx12, with which no Vulkan driver is opened",
         applies: |a| cfg!(windows) && a.vendor == AMD,
     },
     Known {

@@ -73,8 +73,9 @@ impl Grid {
     ///
     /// weight: its only shard. Errors: Unsupported for other schemes.
     pub fn of_weight(g: &mut Graph, scheme: Scheme, cols: usize, weight: &Shard) -> Result<Grid> {
+        scheme.expect("scheme with a grid", Scheme::is_int)?;
         let (Scheme::Int { bits, scale, .. }, Some(scales)) = (scheme, &weight.scales) else {
-            return Err(Error::unsupported("scheme with a grid", scheme.name(), "int2 to int8"));
+            return Err(Error::shape("scales of a grid", scheme, "a shard without scales"));
         };
         let (low, high) = stored_codes(bits);
         let len = weight.rows * cols;

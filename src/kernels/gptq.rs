@@ -76,15 +76,18 @@ impl Grid {
     /// That of a weight [rows, cols]. Errors: Unsupported; Config, with the weight's name, where groups do not divide its rows.
     pub fn of(name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<Grid> {
         let (grid, cols) = (Grid { scheme: scheme.resolve(shape), first_block: 0, range: BlockRange::Whole }, shape[1]);
-        check(&grid, cols).map_err(|error| match error {
-            Error::Shape { .. } => {
-                let group = grid.group();
-                let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
-                Error::config(name, message)
-            }
-            other => other,
-        })?;
+        grid.scheme.expect("scheme for gptq", Grid::serves)?;
+        if !grid.divides(cols) {
+            let group = grid.group();
+            let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
+            return Err(Error::config(name, message));
+        }
         Ok(grid)
+    }
+
+    /// Whether rows of so many columns are whole groups.
+    fn divides(&self, cols: usize) -> bool {
+        self.group() > 0 && cols.is_multiple_of(self.group())
     }
 
     /// Columns that share a scale.
@@ -226,10 +229,8 @@ pub fn columns(
 }
 
 fn check(grid: &Grid, cols: usize) -> Result<()> {
-    if !Grid::serves(grid.scheme) {
-        return Err(Error::unsupported("scheme for gptq", grid.scheme, "int2 to int8, nf4, fp4, nf3, nf2"));
-    }
-    match grid.group() > 0 && cols % grid.group() == 0 {
+    grid.scheme.expect("scheme for gptq", Grid::serves)?;
+    match grid.divides(cols) {
         true => Ok(()),
         false => Err(Error::shape("gptq", format!("a group size that divides {cols} columns"), grid.group())),
     }

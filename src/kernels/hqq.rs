@@ -82,6 +82,11 @@ pub fn hqq(
     hqq_within(gpu, name, source, shape, scheme, options, u64::MAX)
 }
 
+/// Whether [`hqq`] takes the scheme: integers with zero points.
+pub const fn serves(scheme: Scheme) -> bool {
+    matches!(scheme, Scheme::Int { symmetric: false, .. })
+}
+
 /// [`hqq`] with about `limit` bytes of the source to a dispatch; the result is the same.
 pub fn hqq_within(
     gpu: &Gpu,
@@ -92,9 +97,8 @@ pub fn hqq_within(
     options: &HalfQuadratic,
     limit: u64,
 ) -> Result<QuantizedTensor> {
-    let Scheme::Int { bits, symmetric: false, scale, .. } = scheme else {
-        return Err(Error::unsupported("scheme of HQQ", scheme.name(), "asymmetric integers of 2 to 8 bits"));
-    };
+    scheme.expect("scheme for hqq", serves)?;
+    let Scheme::Int { bits, scale, .. } = scheme else { unreachable!("`serves` holds for integers alone") };
     check(name, source, shape, options)?;
     let target = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
     if gpu.is_dry() || target.is_empty() {

@@ -152,6 +152,11 @@ pub fn quantize_with(
     Ok(target)
 }
 
+/// Whether [`encode`] takes the scheme: one that has scales, as they were chosen.
+pub fn encodes(scheme: Scheme) -> bool {
+    rounds(scheme) && !scheme.is_float() && !scheme.double_quant() && scheme != Scheme::Mxfp4
+}
+
 /// Rounds `source` to the numbers of `target` with the scales that it has already: for methods that choose scales and
 /// values themselves.
 ///
@@ -160,10 +165,7 @@ pub fn quantize_with(
 pub fn encode(gpu: &Gpu, name: &str, source: &Tensor, target: &QuantizedTensor) -> Result<()> {
     let (scheme, shape) = (target.scheme(), target.shape());
     check(name, source, shape, scheme)?;
-    if scheme.is_float() || scheme.double_quant() || scheme == Scheme::Mxfp4 {
-        let ours = "int2 to int8, nf4, fp4, nf3, nf2";
-        return Err(Error::unsupported("scheme to encode with given scales", scheme, ours));
-    }
+    scheme.expect("scheme to encode with given scales", encodes)?;
     let status = status(gpu)?;
     let mut g = Graph::new(gpu);
     for shard in target.shards() {
@@ -188,8 +190,8 @@ pub fn record(
 ) -> Result<()> {
     let (scheme, shape) = (target.scheme(), target.shape());
     records(scheme)?;
-    if given && !matches!(scheme, Scheme::Int { .. }) {
-        return Err(Error::unsupported("scheme to encode with given scales", scheme.name(), "int2 to int8"));
+    if given {
+        scheme.expect("scheme to encode with given scales again and again", Scheme::is_int)?;
     }
     if source.rows_cols() != (shape[0], shape[1]) || source.dtype() != DType::F32 {
         let got = format!("{} {}", source.dtype(), source.shape());
@@ -204,13 +206,7 @@ pub fn record(
 
 /// Whether [`record`] takes the scheme. Errors: Unsupported.
 pub fn records(scheme: Scheme) -> Result<()> {
-    match rounds(scheme) && !scheme.double_quant() {
-        true => Ok(()),
-        false => {
-            let supported = "f32, f16, bf16, nf4, fp4, nf3, nf2, int2 to int8, mxfp4, without double quantization";
-            Err(Error::unsupported("scheme to quantize to again and again", scheme, supported))
-        }
-    }
+    scheme.expect("scheme to quantize to again and again", |scheme| rounds(scheme) && !scheme.double_quant())
 }
 
 /// Where kernels tell of numbers that cannot be stored. [4] u32
@@ -220,10 +216,7 @@ pub fn status(gpu: &Gpu) -> Result<Tensor> {
 
 fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
     scheme.validate_for(shape)?;
-    if !rounds(scheme) {
-        let ours = "f32, f16, bf16, nf4, fp4, nf3, nf2, int2 to int8, mxfp4";
-        return Err(Error::unsupported("scheme to quantize to on the device", scheme.name(), ours));
-    }
+    scheme.expect("scheme to quantize to on the device", rounds)?;
     check_source(name, source, shape)
 }
 

@@ -52,9 +52,7 @@ pub struct Awq {
 impl Awq {
     /// Errors: Config, Unsupported for options that cannot work.
     pub fn new(options: AwqOptions) -> Result<Awq> {
-        if !matches!(options.scheme, Scheme::Int { .. }) {
-            return Err(Error::unsupported("scheme for awq", options.scheme.name(), "int2 to int8"));
-        }
+        options.scheme.expect("scheme for awq", Scheme::is_int)?;
         if !(1..=1000).contains(&options.ratios) {
             return Err(Error::config("ratios", format!("expected 1 to 1000, got {}", options.ratios)));
         }

@@ -67,9 +67,7 @@ struct Factor {
 impl Gptq {
     /// Errors: Config, Unsupported for options that cannot work.
     pub fn new(options: GptqOptions) -> Result<Gptq> {
-        if !Grid::serves(options.scheme) {
-            return Err(Error::unsupported("scheme for gptq", options.scheme, "int2 to int8, nf4, fp4, nf3, nf2"));
-        }
+        options.scheme.expect("scheme for gptq", Grid::serves)?;
         damping(options.damping)?;
         Ok(Gptq { options, range: options.observer.of_blocks()?, factor: OfHessian::default() })
     }

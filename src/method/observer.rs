@@ -97,11 +97,40 @@ impl Observer {
     /// percent down. Errors: Unsupported for the moving average, since weights are seen once, and for `Entropy`, which compares
     /// distributions that a block has too few numbers for.
     pub fn of_blocks(self) -> Result<BlockRange> {
+        self.block_range().ok_or_else(|| {
+            let ours = Observer::ALL.into_iter().filter(|observer| observer.block_range().is_some());
+            let mut names: Vec<_> = ours.map(Observer::name).collect();
+            names.sort_unstable();
+            Error::unsupported("observer of weights", self, names.join(", "))
+        })
+    }
+
+    const fn block_range(self) -> Option<BlockRange> {
         match self {
-            Observer::MinMax => Ok(BlockRange::Whole),
-            Observer::Mse => Ok(BlockRange::LeastError),
-            Observer::Percentile { percent } => Ok(BlockRange::Percentile(percent)),
-            other => Err(Error::unsupported("observer of weights", other, "minmax, mse, percentile")),
+            Observer::MinMax => Some(BlockRange::Whole),
+            Observer::Mse => Some(BlockRange::LeastError),
+            Observer::Percentile { percent } => Some(BlockRange::Percentile(percent)),
+            Observer::MovingAverage { .. } | Observer::Entropy => None,
+        }
+    }
+}
+
+impl Observer {
+    /// The observer of a name with or without a parameter; `None` where there is none of the name. Errors: Config for a
+    /// parameter that cannot be.
+    pub(super) fn named(text: &str) -> Result<Option<Observer>> {
+        if let Some(observer) = Observer::ALL.into_iter().find(|observer| observer.name() == text) {
+            return Ok(Some(observer));
+        }
+        let parts = text.rsplit_once('-').and_then(|(name, parameter)| Some((name, parameter.parse::<f64>().ok()?)));
+        let (observer, parameter, most) = match parts {
+            Some(("percentile", percent)) => (Observer::Percentile { percent }, percent, 100.0),
+            Some(("moving-average", c)) => (Observer::MovingAverage { constant: c as f32 }, c, 1.0),
+            _ => return Ok(None),
+        };
+        match parameter > 0.0 && parameter <= most {
+            true => Ok(Some(observer)),
+            false => Err(Error::config(text, format!("expected a number above 0 and at most {most}"))),
         }
     }
 }
@@ -112,24 +141,10 @@ impl FromStr for Observer {
     /// `percentile` and `moving-average` may have their parameter behind a dash: `percentile-99.9`. Errors: Unsupported,
     /// with the names that there are; Config for a parameter that cannot be.
     fn from_str(text: &str) -> Result<Observer> {
-        if let Some(observer) = Observer::ALL.into_iter().find(|observer| observer.name() == text) {
-            return Ok(observer);
-        }
-        let unknown = || {
+        Observer::named(text)?.ok_or_else(|| {
             let names = Observer::ALL.map(Observer::name).join(", ");
             Error::unsupported("observer", text, format!("{names}, or with a parameter: percentile-99.9"))
-        };
-        let (name, parameter) = text.rsplit_once('-').ok_or_else(unknown)?;
-        let parameter: f64 = parameter.parse().map_err(|_| unknown())?;
-        let (observer, most) = match name {
-            "percentile" => (Observer::Percentile { percent: parameter }, 100.0),
-            "moving-average" => (Observer::MovingAverage { constant: parameter as f32 }, 1.0),
-            _ => return Err(unknown()),
-        };
-        match parameter > 0.0 && parameter <= most {
-            true => Ok(observer),
-            false => Err(Error::config(text, format!("expected a number above 0 and at most {most}"))),
-        }
+        })
     }
 }
 

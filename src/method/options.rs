@@ -54,7 +54,7 @@ impl Default for MethodOptions {
 
 /// An option and who takes it.
 struct Rule {
-    /// As command lines call it.
+    /// The field.
     name: &'static str,
     differs: fn(&MethodOptions, &MethodOptions) -> bool,
     taken: fn(&Recipe) -> bool,
@@ -62,30 +62,26 @@ struct Rule {
 
 /// A rule a field of [`MethodOptions`].
 const RULES: [Rule; 12] = [
-    Rule { name: "--no-act-order", differs: |a, b| a.act_order != b.act_order, taken: |r| r.method == Method::Gptq },
+    Rule { name: "act_order", differs: |a, b| a.act_order != b.act_order, taken: |r| r.method == Method::Gptq },
+    Rule { name: "damping", differs: |a, b| a.damping != b.damping, taken: |r| r.method == Method::Gptq || learns(r) },
+    Rule { name: "clip", differs: |a, b| a.clip != b.clip, taken: |r| r.method == Method::Awq },
+    Rule { name: "alpha", differs: |a, b| a.alpha != b.alpha, taken: |r| r.method == Method::SmoothQuant },
+    Rule { name: "threshold", differs: |a, b| a.threshold != b.threshold, taken: |r| r.method == Method::LlmInt8 },
+    Rule { name: "seed", differs: |a, b| a.seed != b.seed, taken: |r| r.method == Method::Quip },
     Rule {
-        name: "--damping",
-        differs: |a, b| a.damping != b.damping,
-        taken: |r| r.method == Method::Gptq || learns(r),
-    },
-    Rule { name: "--no-clip", differs: |a, b| a.clip != b.clip, taken: |r| r.method == Method::Awq },
-    Rule { name: "--alpha", differs: |a, b| a.alpha != b.alpha, taken: |r| r.method == Method::SmoothQuant },
-    Rule { name: "--threshold", differs: |a, b| a.threshold != b.threshold, taken: |r| r.method == Method::LlmInt8 },
-    Rule { name: "--method-seed", differs: |a, b| a.seed != b.seed, taken: |r| r.method == Method::Quip },
-    Rule {
-        name: "--weight-observer",
+        name: "weights",
         differs: |a, b| a.weights != b.weights,
         taken: |r| matches!(r.method, Method::Rtn | Method::Gptq),
     },
     Rule {
-        name: "--keep-better",
+        name: "keep_better",
         differs: |a, b| a.keep_better != b.keep_better,
         taken: |r| matches!(r.method, Method::Gptq | Method::Awq),
     },
-    Rule { name: "--true-sequential", differs: |a, b| a.true_sequential != b.true_sequential, taken: is_calibrated },
-    Rule { name: "--finetune-epochs", differs: |a, b| a.finetune_epochs != b.finetune_epochs, taken: learns },
-    Rule { name: "--finetune-blocks", differs: |a, b| a.finetune_blocks != b.finetune_blocks, taken: learns },
-    Rule { name: "--finetune-lr", differs: |a, b| a.finetune_lr != b.finetune_lr, taken: learns },
+    Rule { name: "true_sequential", differs: |a, b| a.true_sequential != b.true_sequential, taken: is_calibrated },
+    Rule { name: "finetune_epochs", differs: |a, b| a.finetune_epochs != b.finetune_epochs, taken: learns },
+    Rule { name: "finetune_blocks", differs: |a, b| a.finetune_blocks != b.finetune_blocks, taken: learns },
+    Rule { name: "finetune_lr", differs: |a, b| a.finetune_lr != b.finetune_lr, taken: learns },
 ];
 
 /// Whether blocks can be fine-tuned.
@@ -100,7 +96,7 @@ fn is_calibrated(recipe: &Recipe) -> bool {
 
 impl MethodOptions {
     /// Checks that each option that differs from its default is taken by one of `recipes`. Errors: Config, with the
-    /// option's name on command lines and the methods that take it.
+    /// field's name and the methods that take it.
     pub fn check_taken(&self, recipes: &[Recipe]) -> Result<()> {
         let given = |rule: &&Rule| (rule.differs)(self, &MethodOptions::default());
         match RULES.iter().filter(given).find(|rule| !recipes.iter().any(rule.taken)) {

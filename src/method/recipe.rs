@@ -7,8 +7,8 @@ use super::{
 use crate::{
     Error, Result,
     format::checkpoint::{self, Checkpoint},
-    kernels::hqq::HalfQuadratic,
-    quant::{PER_CHANNEL, ScaleType, Scheme},
+    kernels::hqq::{self, HalfQuadratic},
+    quant::{PER_CHANNEL, ScaleType, Scheme, listed},
 };
 use std::{fmt, str::FromStr};
 
@@ -131,20 +131,18 @@ impl Recipe {
     pub fn build(&self) -> Result<Box<dyn LayerMethod>> {
         let MethodOptions { act_order, damping, clip, alpha, threshold, seed, weights, .. } = self.options;
         let scheme = self.scheme;
-        if self.method.has_one_scheme() && scheme != self.method.default_scheme() {
-            let name = format!("scheme for {}", self.method.name());
-            return Err(Error::unsupported(name, scheme, self.method.default_scheme()));
+        let what = format!("scheme for {}", self.method.name());
+        match self.method {
+            method if method.has_one_scheme() && scheme != method.default_scheme() => {
+                return Err(Error::unsupported(what, scheme, method.default_scheme()));
+            }
+            Method::Rtn | Method::SmoothQuant => scheme.expect(what, |scheme| !scheme.is_vector())?,
+            Method::Hqq => scheme.expect(what, hqq::serves)?,
+            _ => {}
         }
         let method: Box<dyn LayerMethod> = match self.method {
-            Method::Rtn | Method::SmoothQuant if scheme.is_vector() => {
-                let name = format!("scheme for {}", self.method.name());
-                return Err(Error::unsupported(name, scheme, "those that can be rounded to: not e8p and aqlm"));
-            }
             Method::Rtn if weights == Observer::MinMax => Box::new(Rtn { scheme }),
             Method::Rtn => Box::new(RtnObserved::new(scheme, weights)?),
-            Method::Hqq if scheme == scheme.symmetric() => {
-                return Err(Error::unsupported("scheme for hqq", scheme, "int2 to int8 with zero points"));
-            }
             Method::Hqq => Box::new(Hqq { scheme, options: HalfQuadratic::default() }),
             Method::Gptq => {
                 let observer = weights;
@@ -205,7 +203,16 @@ impl Recipe {
                 ActivationScales::Static(_) => layout.with_static_inputs(),
             }));
         }
-        Ok(match (self.method, scheme) {
+        self.weights_layout(scheme)?.ok_or_else(|| {
+            let supported = listed(|scheme| matches!(self.weights_layout(scheme), Ok(Some(_))));
+            Error::unsupported("scheme for a folder", scheme, format!("{supported}, or a .gguf file"))
+        })
+    }
+
+    /// The layout of weights in `scheme`, whose inputs are not rounded; `None` where there is none. Errors: Unsupported for a form
+    /// of the scheme that the layout does not hold.
+    fn weights_layout(&self, scheme: Scheme) -> Result<Option<Box<dyn Checkpoint>>> {
+        Ok(Some(match (self.method, scheme) {
             (Method::Hqq, _) => Box::new(checkpoint::Hqq::new(scheme)?),
             // That layout holds scales as halves alone.
             (Method::Gptq, Scheme::Int { scale: ScaleType::F16, .. }) => {
@@ -221,11 +228,8 @@ impl Recipe {
             (_, Scheme::Nf4 { .. } | Scheme::Fp4 { .. }) => Box::new(checkpoint::Bitsandbytes::new(scheme)?),
             (_, Scheme::Int { .. }) => Box::new(checkpoint::CompressedTensors::new(scheme)?),
             (_, scheme) if scheme.is_float() => Box::new(checkpoint::Plain::new(scheme)?),
-            _ => {
-                let supported = "floats, nf4, fp4 (bitsandbytes), integers (compressed-tensors), or a .gguf file";
-                return Err(Error::unsupported("scheme for a folder", scheme, supported));
-            }
-        })
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -262,6 +266,73 @@ impl fmt::Display for Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        DType,
+        adapter::{QatConfig, Ranges},
+        gpu::{Gpu, GpuOptions},
+        kernels::{gptq, quantize},
+        model::GgufFile,
+        quant::{Packed, forms},
+    };
+
+    /// Whether a list of supported schemes, read as people read it, names this one.
+    fn names(list: &str, scheme: Scheme) -> bool {
+        let fits = |part: &str| match (part, scheme) {
+            ("with double quantization", Scheme::Nf4 { .. } | Scheme::Fp4 { .. }) => scheme.double_quant(),
+            ("without double quantization", _) => !scheme.double_quant(),
+            ("with zero points", Scheme::Int { symmetric, .. }) => !symmetric,
+            ("without zero points", Scheme::Int { symmetric, .. }) => symmetric,
+            ("with f32 scales", Scheme::Int { scale, .. }) => scale == ScaleType::F32,
+            ("without f32 scales", Scheme::Int { scale, .. }) => scale == ScaleType::F16,
+            _ => true,
+        };
+        let named = |part: &str| part == scheme.name() || (part == "int2 to int8" && scheme.is_int());
+        list.split(", ").any(named) && list.split(", ").all(fits)
+    }
+
+    #[test]
+    fn lists_of_supported_schemes_are_true() {
+        type Ask<'a> = Box<dyn Fn(Scheme) -> Result<()> + 'a>;
+        let gpu = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() }).unwrap();
+        let shape = [8, 256];
+        let floats = gpu.zeros("floats", shape, DType::F32).unwrap();
+        let build = |method| move |scheme| Recipe::new(method, scheme).build().map(drop);
+        let learned = |scheme| QatConfig { ranges: Ranges::Learned, ..QatConfig::new(scheme) }.validate();
+        let asks: [(&str, Ask<'_>); 15] = [
+            ("scheme for rtn", Box::new(build(Method::Rtn))),
+            ("scheme for hqq", Box::new(build(Method::Hqq))),
+            ("scheme for gptq", Box::new(build(Method::Gptq))),
+            ("scheme for awq", Box::new(build(Method::Awq))),
+            ("scheme for smoothquant", Box::new(build(Method::SmoothQuant))),
+            ("scheme with learned ranges", Box::new(learned)),
+            ("scheme for observed", Box::new(|scheme| RtnObserved::new(scheme, Observer::Mse).map(drop))),
+            ("scheme for gptq", Box::new(|scheme| gptq::Grid::of("w", scheme, shape).map(drop))),
+            ("scheme for a folder", Box::new(|scheme| Recipe::new(Method::Rtn, scheme).layout().map(drop))),
+            ("scheme for plain", Box::new(|scheme| checkpoint::Plain::new(scheme).map(drop))),
+            ("scheme for a GGUF file", Box::new(|scheme| GgufFile::open("/no such", scheme, "/no such").map(drop))),
+            ("again and again", Box::new(quantize::records)),
+            ("on the device", Box::new(|s| quantize::quantize(&gpu, "w", &floats, shape, s).map(drop))),
+            (
+                "scheme for hqq",
+                Box::new(|s| hqq::hqq(&gpu, "w", &floats, shape, s, &HalfQuadratic::default()).map(drop)),
+            ),
+            ("scheme to round to", Box::new(|s| Packed::quantize(s, shape, &[0.0; 8 * 256]).map(drop))),
+        ];
+        for (place, ask) in asks {
+            // Other errors are of other things: files that are not there.
+            let refusal = |scheme| match ask(scheme) {
+                Err(Error::Unsupported { what, supported, .. }) => Some((scheme, what, supported)),
+                _ => None,
+            };
+            let refusals: Vec<_> = forms().into_iter().filter_map(refusal).collect();
+            let list = refusals.iter().find(|refusal| refusal.1.contains(place)).map(|refusal| refusal.2.as_str());
+            let list = list.unwrap_or_else(|| panic!("{place} is in none of {refusals:?}"));
+            for scheme in forms() {
+                let refused = refusals.iter().any(|refusal| refusal.0 == scheme);
+                assert_eq!(names(list, scheme), !refused, "{place}: {scheme} and {list}");
+            }
+        }
+    }
 
     #[test]
     fn recipes_are_read_and_written() {

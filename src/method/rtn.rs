@@ -37,7 +37,7 @@ impl LayerMethod for Rtn {
                 return Ok(layer.done(QuantizedTensor::zeros(gpu, &name, scheme, shape)?));
             }
             let values: Vec<f32> = layer.weight.read()?;
-            let packed = Packed::quantize(scheme, shape, &values).map_err(|error| error.of_tensor(&name))?;
+            let packed = Packed::quantize_named(&format!("tensor {name}"), scheme, shape, &values)?;
             return Ok(layer.done(QuantizedTensor::upload(gpu, &name, &packed)?));
         }
         Ok(layer.done(quantize::quantize(gpu, &name, &layer.weight, shape, scheme)?))
@@ -57,14 +57,8 @@ impl RtnObserved {
     /// for observers that do not choose ranges of blocks ([`Observer::of_blocks`]).
     pub fn new(scheme: Scheme, observer: Observer) -> Result<RtnObserved> {
         let range = observer.of_blocks()?;
-        match Grid::serves(scheme) {
-            true => Ok(RtnObserved { scheme, range }),
-            false => Err(Error::unsupported(
-                "scheme for observed ranges of weights",
-                scheme,
-                "int2 to int8, nf4, fp4, nf3, nf2 without double quantization",
-            )),
-        }
+        scheme.expect("scheme for observed ranges of weights", Grid::serves)?;
+        Ok(RtnObserved { scheme, range })
     }
 }
 

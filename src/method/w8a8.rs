@@ -22,18 +22,15 @@ impl FromStr for ActivationScales {
 
     /// `a8`, `a8-static`, `a8-mse` and so on. Errors: Unsupported, Config.
     fn from_str(text: &str) -> Result<ActivationScales> {
-        match text {
-            "a8" => Ok(ActivationScales::Dynamic),
-            "a8-static" => Ok(ActivationScales::Static(Observer::MinMax)),
-            _ => match text.strip_prefix("a8-").map(str::parse::<Observer>) {
-                Some(Err(error @ Error::Config { .. })) => Err(error),
-                Some(Ok(observer)) => Ok(ActivationScales::Static(observer)),
-                _ => {
-                    let names = Observer::ALL.map(|observer| format!("a8-{observer}")).join(", ");
-                    Err(Error::unsupported("activations", text, format!("a8, a8-static, {names}")))
-                }
-            },
-        }
+        let observer = match text {
+            "a8" => return Ok(ActivationScales::Dynamic),
+            "a8-static" => Some(Observer::MinMax),
+            _ => text.strip_prefix("a8-").map_or(Ok(None), Observer::named)?,
+        };
+        observer.map(ActivationScales::Static).ok_or_else(|| {
+            let names = Observer::ALL.map(|observer| format!("a8-{observer}")).join(", ");
+            Error::unsupported("activations", text, format!("a8, a8-static, {names}"))
+        })
     }
 }
 

@@ -85,7 +85,7 @@ pub fn load_adapter(
         return Err(Error::unsupported(
             format!("training of the adapter in {}", folder.display()),
             "init_lora_weights pissa or olora, whose base is not the one that is stored",
-            "plain LoRA; merge it first (fourbit merge --method rtn --scheme f32 --quantization none) and train on the result",
+            "plain LoRA; merge it into its base in floats first (method::Merge) and train on the result",
         ));
     }
     let mut config = LoraConfig {
@@ -146,8 +146,7 @@ fn quantized_base(folder: &Path) -> Error {
     Error::unsupported(
         format!("the adapter in {}", folder.display()),
         "init_lora_weights pissa or olora on a quantized base",
-        "a base in floats: --quantization none; or merge it there first (fourbit merge --model BASE --adapter ADAPTER \
-         --quantization none --method rtn --scheme bf16 --output FOLDER) and quantize the result",
+        "a base in floats (Quantization::AsStored); or merge it there first (method::Merge) and quantize the result",
     )
 }
 

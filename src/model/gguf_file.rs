@@ -79,15 +79,11 @@ impl GgufFile {
     /// or BF16. Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
     pub fn open(input: impl AsRef<Path>, scheme: Scheme, output: impl Into<PathBuf>) -> Result<GgufFile> {
         let (input, output) = (input.as_ref(), output.into());
-        if !scheme.is_ggml() && !scheme.is_float() {
-            let names: Vec<_> = BlockType::ALL.iter().map(|ty| ty.scheme().name()).collect();
-            let supported = format!("f32, f16, bf16, {}", names.join(", "));
-            return Err(Error::unsupported("scheme for a GGUF file", scheme, supported));
-        }
+        scheme.expect("scheme for a GGUF file", |scheme| scheme.is_ggml() || scheme.is_float())?;
         if let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
             && input == output
         {
-            return Err(Error::config("--output", "is the file that is read; choose another name"));
+            return Err(Error::config("output", "is the file that is read; choose another name"));
         }
         let source = Source::open(input)?;
         let windows = source.arch.blocks.iter().filter_map(|block| block.window);
@@ -219,7 +215,8 @@ impl GgufFile {
 
     fn convert(&self, writer: &mut Writer, item: &Item, shape: [usize; 2]) -> Result<()> {
         let stored = item.spec.stored;
-        let encode = |values: &[f32]| encode(stored, values).map_err(|error| error.of_tensor(&item.name));
+        let what = format!("tensor {}", item.name);
+        let encode = |values: &[f32]| encode(&what, stored, values);
         if self.heads(&item.name).is_none() {
             return self
                 .source
@@ -254,11 +251,11 @@ impl GgufFile {
     }
 }
 
-/// Numbers to the bytes of a GGUF tensor. Errors: Config for what the type cannot hold.
-fn encode(stored: Stored, values: &[f32]) -> Result<Vec<u8>> {
-    let beyond = |name: &str| Error::config("tensor", format!("it has numbers that {name} cannot hold"));
+/// Numbers to the bytes of a GGUF tensor. Errors: Config, with `what`, for what the type cannot hold.
+fn encode(what: &str, stored: Stored, values: &[f32]) -> Result<Vec<u8>> {
+    let beyond = |name: &str| Error::config(what, format!("it has numbers that {name} cannot hold"));
     match stored {
-        Stored::Ggml(scheme) => BlockType::of(scheme).expect("items have GGUF's schemes").encode(values),
+        Stored::Ggml(scheme) => BlockType::of(scheme).expect("items have GGUF's schemes").encode_named(what, values),
         Stored::Plain(DType::F16) => {
             let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
             let finite = halves.iter().all(|v| v.is_finite());

@@ -227,7 +227,7 @@ impl<'a> Loader<'a> {
                 values.extend_from_slice(piece);
                 Ok(())
             })?;
-            let packed = Packed::quantize(scheme, shape, &values).map_err(|error| error.of_tensor(name))?;
+            let packed = Packed::quantize_named(&format!("tensor {name}"), scheme, shape, &values)?;
             return QuantizedTensor::upload(self.gpu, name, &packed);
         }
         let plain = self.source.plain(name)?;

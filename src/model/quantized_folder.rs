@@ -367,11 +367,11 @@ fn check_output(input: &Path, output: &Path) -> Result<()> {
         _ => false,
     };
     if same {
-        return Err(Error::config("--output", "is where the model is read from; choose another folder"));
+        return Err(Error::config("output", "is where the model is read from; choose another folder"));
     }
     if output.join(crate::format::INDEX).exists() {
         let message = format!("{} holds a model in several files; choose another folder", output.display());
-        return Err(Error::config("--output", message));
+        return Err(Error::config("output", message));
     }
     Ok(())
 }

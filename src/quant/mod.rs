@@ -45,6 +45,10 @@ mod notation;
 mod packed;
 mod scheme;
 
+#[cfg(test)]
+pub(crate) use notation::forms;
+pub(crate) use notation::listed;
+
 pub use blockwise4::{FP4, FP4_THRESHOLDS, NF4, NF4_THRESHOLDS};
 pub use dynamic8::dynamic8_map;
 pub use packed::{affine_words, bytes_to_words, nested_array};

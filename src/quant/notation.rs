@@ -8,20 +8,94 @@ use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme, ggml::BlockType};
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
-/// Schemes without parts, GGUF's aside.
-const PLAIN: [Scheme; 7] = [
+/// A scheme of each name, GGUF's aside, as it is without parts.
+const NAMED: [Scheme; 18] = [
     Scheme::F32,
     Scheme::F16,
     Scheme::BF16,
+    Scheme::Nf4 { block_size: BLOCK, double_quant: false },
+    Scheme::Fp4 { block_size: BLOCK, double_quant: false },
+    Scheme::Nf3 { block_size: BLOCK },
+    Scheme::Nf2 { block_size: BLOCK },
+    Scheme::int(2, BLOCK),
+    Scheme::int(3, BLOCK),
+    Scheme::int(4, BLOCK),
+    Scheme::int(5, BLOCK),
+    Scheme::int(6, BLOCK),
+    Scheme::int(7, BLOCK),
+    Scheme::int(8, BLOCK),
     Scheme::Mxfp4,
     Scheme::Nvfp4,
     Scheme::E8p,
     Scheme::Aqlm { block_size: PER_CHANNEL },
 ];
 
-/// All schemes without parts.
-fn plain() -> impl Iterator<Item = Scheme> {
-    PLAIN.into_iter().chain(BlockType::ALL.map(BlockType::scheme))
+/// A scheme of each name, as it is without parts.
+fn named() -> impl Iterator<Item = Scheme> {
+    NAMED.into_iter().chain(BlockType::ALL.map(BlockType::scheme))
+}
+
+/// Each scheme in each of its forms, blocks of other sizes aside.
+pub(crate) fn forms() -> Vec<Scheme> {
+    let forms = |scheme| match scheme {
+        Scheme::Nf4 { block_size, .. } => {
+            [false, true].map(|double_quant| Scheme::Nf4 { block_size, double_quant }).to_vec()
+        }
+        Scheme::Fp4 { block_size, .. } => {
+            [false, true].map(|double_quant| Scheme::Fp4 { block_size, double_quant }).to_vec()
+        }
+        Scheme::Int { .. } => [scheme, scheme.symmetric()].into_iter().flat_map(|s| [s, s.with_f32_scales()]).collect(),
+        other => vec![other],
+    };
+    named().flat_map(forms).collect()
+}
+
+/// What some forms of a scheme have and others do not; `None` for schemes that come in one form.
+type Part = (&'static str, fn(Scheme) -> Option<bool>);
+
+const FORM_PARTS: [Part; 3] = [
+    ("double quantization", |scheme| match scheme {
+        Scheme::Nf4 { double_quant, .. } | Scheme::Fp4 { double_quant, .. } => Some(double_quant),
+        _ => None,
+    }),
+    ("zero points", |scheme| match scheme {
+        Scheme::Int { symmetric, .. } => Some(!symmetric),
+        _ => None,
+    }),
+    ("f32 scales", |scheme| match scheme {
+        Scheme::Int { scale, .. } => Some(scale == ScaleType::F32),
+        _ => None,
+    }),
+];
+
+/// The schemes that `accepts` holds for, in words: `nf4, fp4, int2 to int8, without double quantization`.
+pub(crate) fn listed(accepts: impl Fn(Scheme) -> bool) -> String {
+    let accepted: Vec<Scheme> = forms().into_iter().filter(|scheme| accepts(*scheme)).collect();
+    let mut names: Vec<&str> = accepted.iter().map(|scheme| scheme.name()).collect();
+    names.dedup();
+    let ints = ["int2", "int3", "int4", "int5", "int6", "int7", "int8"];
+    if let Some(at) = names.windows(ints.len()).position(|names| names == ints) {
+        names.splice(at..at + ints.len(), ["int2 to int8"]);
+    }
+    let mut text = names.join(", ");
+    for (part, has) in FORM_PARTS {
+        let mut of = accepted.iter().filter_map(|scheme| has(*scheme));
+        let Some(first) = of.next() else { continue };
+        if of.all(|other| other == first) {
+            text += &format!(", {} {part}", if first { "with" } else { "without" });
+        }
+    }
+    text
+}
+
+impl Scheme {
+    /// Errors: Unsupported where `accepts` does not hold. What is supported is what `accepts` holds for.
+    pub(crate) fn expect(self, what: impl Into<String>, accepts: impl Fn(Scheme) -> bool) -> Result<()> {
+        match accepts(self) {
+            true => Ok(()),
+            false => Err(Error::unsupported(what, self, listed(accepts))),
+        }
+    }
 }
 
 /// Blocks of this size unless another is asked for.
@@ -59,10 +133,8 @@ impl FromStr for Scheme {
                 }
             }
         }
-        let scheme = named(name, &parts).ok_or_else(|| {
-            let plain: Vec<_> = plain().map(Scheme::name).collect();
-            Error::unsupported("scheme", text, format!("nf4, fp4, nf3, nf2, int2 to int8, {}", plain.join(", ")))
-        })?;
+        let scheme = named().find(|scheme| scheme.name() == name);
+        let scheme = parts.of(scheme.ok_or_else(|| Error::unsupported("scheme", text, listed(|_| true)))?);
         if !parts.fit(scheme) {
             let message = format!("{} takes no such parts; it is written {scheme}", scheme.name());
             return Err(Error::config(format!("scheme {text}"), message));
@@ -74,25 +146,20 @@ impl FromStr for Scheme {
 
 const PARTS: &str = "gN, channel, tensor, sym, f32, dq";
 
-fn named(name: &str, parts: &Parts) -> Option<Scheme> {
-    let block_size = parts.block.unwrap_or(BLOCK);
-    if let Some(scheme) = plain().find(|scheme| scheme.name() == name) {
-        return Some(scheme);
-    }
-    Some(match name {
-        "nf4" => Scheme::Nf4 { block_size, double_quant: parts.double },
-        "fp4" => Scheme::Fp4 { block_size, double_quant: parts.double },
-        "nf3" => Scheme::Nf3 { block_size },
-        "nf2" => Scheme::Nf2 { block_size },
-        _ => {
-            let bits = name.strip_prefix("int")?.parse().ok().filter(|bits| (2..=8).contains(bits))?;
-            let scale = if parts.wide { ScaleType::F32 } else { ScaleType::F16 };
-            Scheme::Int { bits, block_size, symmetric: parts.symmetric, scale }
-        }
-    })
-}
-
 impl Parts {
+    /// The scheme of a name with these parts; those that it has no use for are left out.
+    fn of(&self, scheme: Scheme) -> Scheme {
+        match scheme.with_block_size(self.block.unwrap_or(scheme.block_size())) {
+            Scheme::Nf4 { block_size, .. } => Scheme::Nf4 { block_size, double_quant: self.double },
+            Scheme::Fp4 { block_size, .. } => Scheme::Fp4 { block_size, double_quant: self.double },
+            Scheme::Int { bits, block_size, .. } => {
+                let scale = if self.wide { ScaleType::F32 } else { ScaleType::F16 };
+                Scheme::Int { bits, block_size, symmetric: self.symmetric, scale }
+            }
+            other => other,
+        }
+    }
+
     /// Whether the scheme has a use for all that was said.
     fn fit(&self, scheme: Scheme) -> bool {
         match scheme {
@@ -152,6 +219,21 @@ mod tests {
         assert_eq!("nf4".parse::<Scheme>().unwrap(), Scheme::Nf4 { block_size: 64, double_quant: false });
         assert_eq!("INT4-sym-g128".parse::<Scheme>().unwrap(), Scheme::int(4, 128).symmetric());
         assert_eq!(Scheme::int8(PER_CHANNEL).to_string(), "int8-channel-sym-f32");
+    }
+
+    #[test]
+    fn a_list_says_what_is_accepted() {
+        assert_eq!(listed(Scheme::is_float), "f32, f16, bf16");
+        assert_eq!(listed(Scheme::is_int), "int2 to int8");
+        let some = |scheme| matches!(scheme, Scheme::Int { bits: 3 | 4, symmetric: true, .. });
+        assert_eq!(listed(some), "int3, int4, without zero points");
+        let tables = |scheme: Scheme| matches!(scheme, Scheme::Nf4 { double_quant: false, .. } | Scheme::Nf3 { .. });
+        assert_eq!(listed(tables), "nf4, nf3, without double quantization");
+        assert_eq!(listed(|scheme| scheme.double_quant()), "nf4, fp4, with double quantization");
+        let all = listed(|_| true);
+        assert!(named().all(|scheme| all.contains(scheme.name()) || matches!(scheme, Scheme::Int { .. })), "{all}");
+        let message = Scheme::Q4K.expect("scheme here", Scheme::is_int).unwrap_err().to_string();
+        assert_eq!(message, "unsupported scheme here: q4_k; supported: int2 to int8");
     }
 
     #[test]

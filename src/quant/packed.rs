@@ -8,33 +8,36 @@ use crate::{Error, Result};
 use half::{bf16, f16};
 
 impl Packed {
-    /// Rounds `x` to the numbers of `scheme`.
-    ///
-    /// x: `[rows * cols]`, shape: (rows, cols). Errors: Config for a bad block size or a number that the scheme cannot
-    /// hold (NaN, infinity, beyond f16), Shape.
+    /// Rounds `x` to the numbers of `scheme`: [`Packed::quantize_named`] for numbers without a name.
     pub fn quantize(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
+        Packed::quantize_named("tensor", scheme, shape, x)
+    }
+
+    /// Rounds `x` to the numbers of `scheme`. `what` is whose numbers they are, in words, for messages.
+    ///
+    /// x: `[rows * cols]`, shape: (rows, cols). Errors: Config for a bad block size, and with `what` for a number that the
+    /// scheme cannot hold (NaN, infinity, beyond f16); Shape; Unsupported for schemes whose codes a method chooses.
+    pub fn quantize_named(what: &str, scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
         let scheme = scheme.resolve(shape);
+        scheme.expect("scheme to round to", |scheme| !scheme.is_vector())?;
         scheme.validate_for(shape)?;
         if checked_len(shape)? != x.len() {
             return Err(Error::shape("quantize", format!("{shape:?}"), format!("{} numbers", x.len())));
         }
         if let Some(i) = x.iter().position(|v| !v.is_finite()) {
-            return Err(Error::config("tensor", format!("element {i} is {}: only finite numbers can be stored", x[i])));
+            return Err(Error::config(what, format!("element {i} is {}: only finite numbers can be stored", x[i])));
         }
         match scheme {
             Scheme::F32 => Packed::new(scheme, shape, x.iter().map(|v| v.to_bits()).collect(), vec![], vec![]),
-            Scheme::F16 | Scheme::BF16 => quantize_half(scheme, shape, x),
+            Scheme::F16 | Scheme::BF16 => quantize_half(what, scheme, shape, x),
             Scheme::Nf4 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_nf4),
             Scheme::Fp4 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_fp4),
             Scheme::Nf3 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_nf3),
             Scheme::Nf2 { .. } => quantize_table(scheme, shape, x, blockwise4::encode_nf2),
-            Scheme::Int { bits, symmetric, scale, .. } => quantize_affine(scheme, shape, x, bits, symmetric, scale),
+            Scheme::Int { .. } => quantize_affine(what, scheme, shape, x),
             Scheme::Mxfp4 => float4::quantize_mxfp4(shape, x),
             Scheme::Nvfp4 => float4::quantize_nvfp4(shape, x),
-            Scheme::E8p | Scheme::Aqlm { .. } => {
-                Err(Error::unsupported("scheme to round to", scheme.name(), "one whose method chooses the codes"))
-            }
-            _ => ggml::quantize(scheme, shape, x),
+            _ => ggml::quantize(what, scheme, shape, x),
         }
     }
 
@@ -171,7 +174,7 @@ impl Packed {
     }
 }
 
-fn quantize_half(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
+fn quantize_half(what: &str, scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
     let bits = |v: f32| match scheme {
         Scheme::F16 => f16::from_f32(v).to_bits(),
         _ => bf16::from_f32(v).to_bits(),
@@ -180,7 +183,7 @@ fn quantize_half(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed>
     let infinite = if scheme == Scheme::F16 { 0x7c00 } else { 0x7f80 };
     if let Some(i) = x.iter().position(|&v| bits(v) & infinite == infinite) {
         let message = format!("element {i} is {}, too large for {}", x[i], scheme.name());
-        return Err(Error::config("tensor", message));
+        return Err(Error::config(what, message));
     }
     let word = |pair: &[f32]| bits(pair[0]) as u32 | (pair.get(1).map_or(0, |&v| bits(v)) as u32) << 16;
     Packed::new(scheme, shape, x.chunks(2).map(word).collect(), vec![], vec![])
@@ -211,14 +214,8 @@ fn quantize_table(scheme: Scheme, shape: [usize; 2], x: &[f32], encode: fn(f32) 
     Packed::new(scheme, shape, codes, bytes_to_words(&q.codes), nested)
 }
 
-fn quantize_affine(
-    scheme: Scheme,
-    shape: [usize; 2],
-    x: &[f32],
-    bits: u8,
-    symmetric: bool,
-    scale: ScaleType,
-) -> Result<Packed> {
+fn quantize_affine(what: &str, scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
+    let Scheme::Int { bits, symmetric, scale, .. } = scheme else { unreachable!("the caller looked") };
     let mut scales = Vec::with_capacity(2 * x.len().div_ceil(scheme.block_size().max(1)));
     let mut beyond = None;
     let codes = encode_blocks(scheme, x, |block, codes| {
@@ -234,8 +231,8 @@ fn quantize_affine(
         affine.quantize(0.0) as u8
     });
     if let Some(b) = beyond {
-        let what = if scale == ScaleType::F16 { "f16" } else { "f32" };
-        return Err(Error::config("tensor", format!("the range of block {b} is beyond {what}")));
+        let scale = if scale == ScaleType::F16 { "f16" } else { "f32" };
+        return Err(Error::config(what, format!("the range of block {b} is beyond {scale}")));
     }
     Packed::new(scheme, shape, codes, affine_words(scale, scales), vec![])
 }

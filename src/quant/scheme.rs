@@ -223,6 +223,11 @@ impl Scheme {
         BlockType::of(self).is_some()
     }
 
+    /// Whether these are affine integers.
+    pub const fn is_int(self) -> bool {
+        matches!(self, Scheme::Int { .. })
+    }
+
     /// Whether these are plain floats.
     pub const fn is_float(self) -> bool {
         matches!(self, Scheme::F32 | Scheme::F16 | Scheme::BF16)

@@ -84,7 +84,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         if dropout != 0.0 {
             log::warn!(
                 "attention_dropout is {dropout} in config.json: transformers drops that share of the attention weights in \
-                 training, here none is dropped; --lora-dropout drops inputs of the adapter"
+                 training, here none is dropped; lora_dropout drops inputs of the adapter"
             );
         }
         if config.max_seq_length > model.arch.max_positions {
@@ -142,8 +142,8 @@ impl<M: Borrow<Model>> Trainer<M> {
         (most, self.apply.len().0)
     }
 
-    /// One optimizer step over micro-batches: forward, backward, clipping, AdamW. Errors: Config for an empty step and for one past
-    /// `max_steps`, Shape for rows that are too long, Device, DeviceLost, Diverged.
+    /// One optimizer step over micro-batches: forward, backward, clipping, AdamW. Errors: Config for an empty step, for one past
+    /// `max_steps` and for batches that contradict themselves, Shape for rows that are too long, Diverged, Device, DeviceLost.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepMetrics> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
@@ -153,7 +153,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         self.finish(batches, learning_rate, &results, start)
     }
 
-    /// One step as [`Trainer::step`] takes it, with the time of each kernel.
+    /// One step as [`Trainer::step`] takes it, with the time of each kernel. Errors: those of [`Trainer::step`].
     pub fn profile(&mut self, batches: &[Batch]) -> Result<(StepMetrics, Vec<KernelTime>)> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
@@ -224,9 +224,8 @@ impl<M: Borrow<Model>> Trainer<M> {
             peak_bytes: self.model().gpu().peak_bytes(),
         };
         if !(metrics.loss.is_finite() && metrics.grad_norm.is_finite()) {
-            let (loss, norm) = (metrics.loss, metrics.grad_norm);
-            let message = format!("loss {loss}, gradient norm {norm} in step {}; lower the learning rate", self.step);
-            return Err(Error::Device { op: "training".to_owned(), message });
+            let StepMetrics { step, loss, grad_norm, .. } = metrics;
+            return Err(Error::Diverged { step, loss, grad_norm });
         }
         Ok(metrics)
     }
@@ -234,7 +233,7 @@ impl<M: Borrow<Model>> Trainer<M> {
     fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
         let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
         if seq > longest {
-            let expected = format!("rows of at most {} tokens (--max-seq-length)", self.config.max_seq_length);
+            let expected = format!("rows of at most {} tokens (max_seq_length)", self.config.max_seq_length);
             return Err(Error::shape("training step", expected, seq));
         }
         let Trainer { model, config, shared, programs, .. } = self;

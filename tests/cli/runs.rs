@@ -1,12 +1,19 @@
 //! Runs that work.
 
-use super::{Place, command, fourbit, golden, support};
+use super::{CALIBRATION, MODEL, Place, command, fourbit, golden, support};
 use fourbit::{
-    format::{Weights, peft},
+    DType,
+    format::{
+        Weights, peft,
+        safetensors::{TensorSpec, write_file},
+    },
     quant::Scheme,
 };
 use serde_json::Value;
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+};
 
 #[test]
 fn help_names_the_words_of_the_field_and_wrong_usage_ends_with_status_2() {
@@ -233,24 +240,32 @@ fn logits_are_written_for_other_programs() {
     assert_eq!(logits.get("logits").unwrap().shape, [3, 256]);
 }
 
+/// The command with pipes for what it prints.
+#[cfg(unix)]
+fn spawn(words: &[&str]) -> std::process::Child {
+    let piped = std::process::Stdio::piped;
+    command(words).stdout(piped()).stderr(piped()).spawn().unwrap()
+}
+
+/// Asks the command to stop, as Ctrl-C does.
+#[cfg(unix)]
+fn interrupt(child: &std::process::Child) {
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_saves_what_it_learned() {
-    use std::io::{BufRead, BufReader};
     if support::gpu().is_none() {
         return;
     }
     let place = Place::new();
     let words = place.finetune_words(&["--max-steps", "1000000", "--json"]);
-    let mut child = command(&words.iter().map(String::as_str).collect::<Vec<_>>())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(&words.iter().map(String::as_str).collect::<Vec<_>>());
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.by_ref().any(|line| line.unwrap().starts_with("step 2/")));
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
+    interrupt(&child);
     // The pipe must not fill up.
     lines.for_each(drop);
     let done = super::Done::of(child.wait_with_output().unwrap());
@@ -259,4 +274,63 @@ fn an_interrupted_run_saves_what_it_learned() {
     assert!(steps >= 2);
     peft::Adapter::open(place.path("out")).unwrap();
     assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 3, "no temporary file is left");
+}
+
+#[cfg(unix)]
+#[test]
+fn interrupted_quantizing_leaves_nothing_behind() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    // Far more tensors than are done before the signal comes.
+    let (values, names) = (vec![0u8; 4 * 64 * 64], (0..4000).map(|i| format!("tensor.{i}")));
+    let tensors: Vec<_> = names.map(|name| (TensorSpec::new(name, DType::F32, [64, 64]), values.as_slice())).collect();
+    write_file(place.path("many.safetensors"), &tensors).unwrap();
+    let (file, out, before) = (place.text("many.safetensors"), place.text("out"), place.names());
+    let mut child = spawn(&["quantize", &file, "--output", &out]);
+    // The folder under its temporary name.
+    while !place.names().iter().any(|name| name.starts_with(".tmp-")) && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    interrupt(&child);
+    let done = super::Done::of(child.wait_with_output().unwrap());
+    assert_eq!(done.code, 130, "{}", done.stderr);
+    assert_eq!(done.stdout, "");
+    assert_eq!(done.stderr.lines().last(), Some("interrupted: nothing was written"));
+    assert_eq!(place.names(), before);
+}
+
+#[cfg(unix)]
+#[test]
+fn interrupted_comparing_keeps_the_rows_that_it_has() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (text, table) = (place.embedded_text(), place.text("table.json"));
+    let words =
+        ["compare", MODEL, "--methods", "aqlm", "--data", &text, "--max-tokens", "64", "--max-seq-length", "64"];
+    let words = [words.as_slice(), &["--generate", "0", "--output", &table], &CALIBRATION].concat();
+    let mut child = spawn(&words);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.by_ref().any(|line| line.unwrap().starts_with("stored ")));
+    interrupt(&child);
+    assert_eq!(lines.count(), 0, "no other row");
+    let done = super::Done::of(child.wait_with_output().unwrap());
+    assert_eq!(done.code, 130, "{}", done.stderr);
+    let last = format!("interrupted: finished rows are in {table}; the same command goes on from there");
+    assert_eq!(done.stderr.lines().last(), Some(last.as_str()));
+    let saved: Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+    assert_eq!(saved["rows"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_run_that_diverges_ends_with_the_remedy() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let done = Place::new().finetune(&["--learning-rate", "1e30", "--max-steps", "5"]);
+    let error = done.error();
+    assert!(error.starts_with("training diverged in step ") && error.ends_with("lower the learning rate"), "{error}");
 }

@@ -64,7 +64,7 @@ fn held_out() -> [Vec<Example>; 2] {
 /// Of each row by itself, as they are learned: what follows a row is unknown to the model.
 fn loss(model: &Model, rows: &[Example]) -> f64 {
     let rows: Vec<_> =
-        rows.iter().map(|row| evaluate::perplexity(model, &row.input_ids, 64, |_| {}).unwrap()).collect();
+        rows.iter().map(|row| evaluate::perplexity(model, &row.input_ids, 64, |_| Ok(())).unwrap()).collect();
     let tokens: usize = rows.iter().map(|row| row.tokens).sum();
     rows.iter().map(|row| row.loss * row.tokens as f64).sum::<f64>() / tokens as f64
 }

@@ -70,7 +70,7 @@ impl Compare {
                 line(out, row);
                 continue;
             }
-            let mut progress = ProgressLine::new(&name);
+            let mut progress = ProgressLine::new(&name, self.kept(&table));
             let row = measure(&gpu, &source, recipe, &what, |step| progress.step(&step))?;
             line(out, &row);
             table.rows.push(row);
@@ -103,6 +103,15 @@ impl Compare {
                 Ok(table)
             }
             _ => Ok(Table { settings, rows: Vec::new() }),
+        }
+    }
+
+    /// What is left of the work where it ends before its time.
+    fn kept(&self, table: &Table) -> String {
+        match &self.output {
+            _ if table.rows.is_empty() => "no row was finished".to_owned(),
+            Some(path) => format!("finished rows are in {}; the same command goes on from there", path.display()),
+            None => "finished rows are saved only with --output".to_owned(),
         }
     }
 
@@ -170,6 +179,8 @@ fn line(out: Output, row: &Row) {
 /// Tells now and then how far a method is; a table is not the place for bars.
 struct ProgressLine<'a> {
     name: &'a str,
+    /// What is left where the user asks to stop.
+    kept: String,
     told: std::time::Instant,
     tokens: usize,
 }
@@ -178,11 +189,11 @@ struct ProgressLine<'a> {
 const PAUSE: u64 = 20;
 
 impl ProgressLine<'_> {
-    fn new(name: &str) -> ProgressLine<'_> {
-        ProgressLine { name, told: std::time::Instant::now(), tokens: 0 }
+    fn new(name: &str, kept: String) -> ProgressLine<'_> {
+        ProgressLine { name, kept, told: std::time::Instant::now(), tokens: 0 }
     }
 
-    /// Errors: Config where the user has asked to stop.
+    /// Errors: Interrupted, where the user has asked to stop.
     fn step(&mut self, step: &Progress<'_>) -> Result<()> {
         let text = match step {
             Progress::Layer(report) => format!("{} of {} layers", report.done, report.total),
@@ -195,9 +206,6 @@ impl ProgressLine<'_> {
             self.told = std::time::Instant::now();
             note(format_args!("{}: {text}", self.name));
         }
-        match interrupt::pending() {
-            true => Err(Error::config("compare", "interrupted; finished rows are saved where --output was given")),
-            false => Ok(()),
-        }
+        interrupt::go_on(&self.kept)
     }
 }

@@ -1,6 +1,7 @@
 //! `fourbit evaluate`
 
 use crate::args::{Global, ModelArgs, QuantArgs};
+use crate::interrupt;
 use crate::measure::{Convention, MeasureArgs, Measured};
 use crate::progress::Progress;
 use fourbit::{
@@ -64,7 +65,10 @@ impl Evaluate {
             model.load_adapter(folder, false)?;
         }
         let mut progress = Progress::new(measured.tokens() as u64, "tokens");
-        let result = evaluate::loss(&model, &measured.sequences, |done| progress.advance(done as u64))?;
+        let result = evaluate::loss(&model, &measured.sequences, |done| {
+            progress.advance(done as u64);
+            interrupt::go_on("the text was not read to its end")
+        })?;
         progress.finish();
         if let Some(path) = &self.logits {
             write_logits(&model, &measured.sequences[0].input_ids, path)?;

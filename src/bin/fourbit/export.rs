@@ -154,12 +154,9 @@ impl Export {
     }
 }
 
-/// Errors: Config where the user has asked to stop.
+/// Errors: Interrupted, where the user has asked to stop before a file has its name.
 pub fn go_on() -> Result<()> {
-    match interrupt::pending() {
-        true => Err(Error::config("interrupted", "nothing was written")),
-        false => Ok(()),
-    }
+    interrupt::go_on("nothing was written")
 }
 
 fn of_gguf(summary: fourbit::model::GgufSummary) -> Summary {

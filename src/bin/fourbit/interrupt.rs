@@ -1,5 +1,6 @@
 //! Ctrl-C: the first one asks the running command to end in order, the second one ends the process.
 
+use fourbit::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The exit status that shells give to an interrupted process: 128 + SIGINT.
@@ -23,4 +24,12 @@ pub fn watch() {
 /// Whether the user has asked to stop.
 pub fn pending() -> bool {
     PENDING.load(Ordering::Relaxed)
+}
+
+/// Errors: Interrupted, where the user has asked to stop; `left` says what is left of the work.
+pub fn go_on(left: &str) -> Result<()> {
+    match pending() {
+        true => Err(Error::Interrupted(left.to_owned())),
+        false => Ok(()),
+    }
 }

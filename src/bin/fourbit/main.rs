@@ -10,6 +10,7 @@ mod embedded;
 mod evaluate;
 mod export;
 mod finetune;
+mod flags;
 mod generate;
 mod interrupt;
 mod measure;
@@ -25,6 +26,7 @@ mod report;
 
 use args::Global;
 use clap::{Parser, Subcommand};
+use fourbit::Error;
 use std::process::ExitCode;
 
 /// Quantize, fine-tune (QLoRA) and run Llama-family models on any GPU that Vulkan, Metal or DX12 reaches.
@@ -94,8 +96,12 @@ fn main() -> ExitCode {
     match result {
         Ok(()) if interrupt::pending() => ExitCode::from(interrupt::STATUS),
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ Error::Interrupted(_)) => {
+            output::note(format_args!("{error}"));
+            ExitCode::from(interrupt::STATUS)
+        }
         Err(error) => {
-            output::note(format_args!("error: {error}"));
+            output::note(format_args!("error: {}", flags::told(error)));
             ExitCode::FAILURE
         }
     }

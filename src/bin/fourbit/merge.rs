@@ -84,7 +84,7 @@ impl Merge {
         let mut told = serde_json::Map::new();
         let mut tell = |what: &str, name: String, model: &Model| -> Result<()> {
             let Some(measured) = &measured else { return Ok(()) };
-            let measured = evaluate::loss(model, &measured.sequences, |_| {})?;
+            let measured = evaluate::loss(model, &measured.sequences, |_| go_on())?;
             out.line(format_args!("{name:44} loss {:.4}  perplexity {:.3}", measured.loss, measured.perplexity));
             told.insert(what.to_owned(), json!({ "loss": measured.loss, "perplexity": measured.perplexity }));
             go_on()

@@ -132,7 +132,9 @@ impl Quantize {
         }
         if is_gguf(&self.output) {
             let block = BLOCKS.into_iter().find(|block| block.code_bits() == usize::from(bits));
-            let supported = "4, 5, 8 (q4_0, q5_0, q8_0); rtn has others by --scheme, such as q3_k";
+            let (widths, names) = (BLOCKS.map(|b| b.code_bits().to_string()), BLOCKS.map(Scheme::name));
+            let (widths, names) = (widths.join(", "), names.join(", "));
+            let supported = format!("{widths} ({names}); rtn has others by --scheme, such as q3_k");
             return block.ok_or_else(|| Error::unsupported("bits for a .gguf file", bits, supported));
         }
         Ok(match method {

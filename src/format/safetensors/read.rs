@@ -57,7 +57,7 @@ impl Safetensors {
             return Err(format::missing(&self.path, name, self.names()));
         };
         let dtype = entry.dtype.as_ref().copied().map_err(|got| {
-            let supported = "F64, F32, F16, BF16, I64, I32, I16, I8, U32, U8, BOOL";
+            let supported = DTYPES.map(DType::name).join(", ");
             Error::unsupported(format!("dtype of tensor {name} in {}", self.path.display()), got, supported)
         })?;
         Ok(TensorView {
@@ -185,7 +185,12 @@ fn check_cover(path: &Path, mut ranges: Vec<(usize, usize, String)>, data_len: u
     Ok(())
 }
 
-fn parse_dtype(name: &str) -> Option<DType> {
+/// Element types that are read.
+const DTYPES: [DType; 11] = {
     use DType::*;
-    [F64, F32, F16, BF16, I64, I32, I16, I8, U32, U8, Bool].into_iter().find(|dtype| dtype.name() == name)
+    [F64, F32, F16, BF16, I64, I32, I16, I8, U32, U8, Bool]
+};
+
+fn parse_dtype(name: &str) -> Option<DType> {
+    DTYPES.into_iter().find(|dtype| dtype.name() == name)
 }

@@ -217,13 +217,13 @@ pub(in crate::quant) fn dequantize(packed: &Packed) -> Result<Vec<f32>> {
     Ok(y)
 }
 
-/// Rounds x to blocks in the device layout, as [`BlockType::encode`] does. Errors: Shape, Config, Unsupported.
-pub(in crate::quant) fn quantize(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
+/// Rounds x to blocks in the device layout, as [`BlockType::encode_named`] does. Errors: Shape, Config, Unsupported.
+pub(in crate::quant) fn quantize(what: &str, scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
     let ty = BlockType::expect(scheme)?;
     let blocks = ty.check_shape(shape)? / ty.block_size();
     let (size, stride) = (ty.code_bytes(), ty.head_bytes());
     let mut both = vec![0; blocks * (size + stride)];
-    ty.encode_with(x, &mut both, size + stride, |codes, head, out| {
+    ty.encode_with(what, x, &mut both, size + stride, |codes, head, out| {
         ty.write_words(codes, &mut out[..size]);
         out[size..].copy_from_slice(head);
     })?;

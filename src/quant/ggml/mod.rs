@@ -143,14 +143,19 @@ impl BlockType {
         }
     }
 
-    /// Rounds x to blocks as a file holds them.
-    ///
-    /// x: `[blocks * block_size]`; the result: `[blocks * block_bytes]`. Errors: Shape, Config for a number that the type
-    /// cannot hold (NaN, infinity, a scale beyond f16).
+    /// Rounds x to blocks as a file holds them: [`BlockType::encode_named`] for numbers without a name.
     pub fn encode(self, x: &[f32]) -> Result<Vec<u8>> {
+        self.encode_named("tensor", x)
+    }
+
+    /// Rounds x to blocks as a file holds them. `what` is whose numbers they are, in words, for messages.
+    ///
+    /// x: `[blocks * block_size]`; the result: `[blocks * block_bytes]`. Errors: Shape; Config, with `what`, for a number that
+    /// the type cannot hold (NaN, infinity, a scale beyond f16).
+    pub fn encode_named(self, what: &str, x: &[f32]) -> Result<Vec<u8>> {
         let layout = self.layout();
         let mut bytes = vec![0; x.len() / layout.block * layout.bytes];
-        self.encode_with(x, &mut bytes, layout.bytes, |codes, head, raw| {
+        self.encode_with(what, x, &mut bytes, layout.bytes, |codes, head, raw| {
             layout.write_codes(codes, raw);
             layout.write_head(head, raw);
         })?;
@@ -161,6 +166,7 @@ impl BlockType {
     /// are shared out over the processor's cores.
     fn encode_with(
         self,
+        what: &str,
         x: &[f32],
         out: &mut [u8],
         size: usize,
@@ -171,7 +177,7 @@ impl BlockType {
             return Err(Error::shape(layout.name, format!("whole blocks of {}", layout.block), x.len()));
         }
         if let Some(i) = x.iter().position(|v| !v.is_finite()) {
-            return Err(Error::config("tensor", format!("element {i} is {}: only finite numbers can be stored", x[i])));
+            return Err(Error::config(what, format!("element {i} is {}: only finite numbers can be stored", x[i])));
         }
         let run = |first: usize, x: &[f32], out: &mut [u8]| {
             let (mut codes, mut head) = ([0; MOST], [0; 20]);
@@ -181,7 +187,7 @@ impl BlockType {
                     let name = layout.name;
                     let message =
                         format!("block {} has numbers too large for {name}, whose scale is an f16", first + b);
-                    return Err(Error::config("tensor", message));
+                    return Err(Error::config(what, message));
                 }
                 store(codes, head, out);
             }
