@@ -4,12 +4,15 @@
 mod support;
 
 use fourbit::{
+    Result, Tensor,
     adapter::LoraConfig,
     data::Batch,
+    generate::{Generator, Sampling},
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model},
-    train::{TrainConfig, Trainer},
+    train::{Reduce, TrainConfig, Trainer},
 };
+use std::sync::Arc;
 use support::{Rng, gpu};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/bnb-nf4-dq");
@@ -42,6 +45,7 @@ fn batch(rows: usize, seq_len: usize, seed: u64) -> Batch {
         attention_mask: vec![1; tokens],
         segment_ids: vec![1; tokens],
         position_ids: (0..tokens).map(|i| (i % seq_len) as u32).collect(),
+        epoch: 0.0,
     }
 }
 
@@ -55,6 +59,7 @@ fn row(of: &Batch, index: usize) -> Batch {
         attention_mask: of.attention_mask[range.clone()].to_vec(),
         segment_ids: of.segment_ids[range.clone()].to_vec(),
         position_ids: of.position_ids[range].to_vec(),
+        epoch: 0.0,
     }
 }
 
@@ -204,4 +209,96 @@ fn impossible_steps_are_refused() {
     assert!(trainer.step(&[silent]).unwrap_err().to_string().contains("predict no token"));
     let untrained = Model::load(&gpu, TINY, &LoadOptions::default()).unwrap();
     assert!(Trainer::new(untrained, config(1)).is_err());
+}
+
+/// Two processes that happen to see the same rows: all sums are twice their own, and powers of two keep the bits.
+struct Twins;
+
+impl Reduce for Twins {
+    fn count(&mut self, own: usize) -> Result<usize> {
+        Ok(2 * own)
+    }
+
+    fn gradients(&mut self, arrays: &[&Tensor]) -> Result<()> {
+        for array in arrays {
+            let doubled: Vec<f32> = array.read::<f32>()?.iter().map(|v| 2.0 * v).collect();
+            array.write(bytemuck::cast_slice(&doubled))?;
+        }
+        Ok(())
+    }
+
+    fn metrics(&mut self, sums: &mut [f32]) -> Result<()> {
+        sums.iter_mut().for_each(|sum| *sum *= 2.0);
+        Ok(())
+    }
+}
+
+#[test]
+fn processes_that_sum_their_gradients_take_one_step() {
+    let Some(gpu) = gpu() else { return };
+    let batches = [batch(2, 60, 3), batch(2, 41, 4)];
+    let mut alone = Trainer::new(model(&gpu, 0.0), config(2)).unwrap();
+    let mut together = Trainer::new(model(&gpu, 0.0), config(2)).unwrap().reducing(Twins);
+    for _ in 0..2 {
+        let (a, b) = (alone.step(&batches).unwrap(), together.step(&batches).unwrap());
+        assert_eq!((a.loss, a.grad_norm), (b.loss, b.grad_norm));
+        assert_eq!(a.mean_token_accuracy, b.mean_token_accuracy);
+    }
+    assert_eq!(read(&alone), read(&together));
+}
+
+#[test]
+fn a_run_ends_where_its_schedule_does() {
+    let Some(gpu) = gpu() else { return };
+    let mut trainer = Trainer::new(model(&gpu, 0.0), TrainConfig { max_steps: 1, ..config(1) }).unwrap();
+    trainer.step(&[Batch { epoch: 0.25, ..batch(1, 20, 1) }]).map(|metrics| assert_eq!(metrics.epoch, 0.25)).unwrap();
+    let message = trainer.step(&[batch(1, 20, 1)]).unwrap_err().to_string();
+    assert!(message.starts_with("max_steps: step 2 is past the 1 of the run"), "{message}");
+}
+
+#[test]
+fn batches_that_contradict_themselves_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let mut trainer = Trainer::new(model(&gpu, 0.0), config(2)).unwrap();
+    let mut message = |change: fn(&mut Batch)| {
+        let mut batch = batch(2, 20, 1);
+        change(&mut batch);
+        trainer.step(&[batch]).unwrap_err().to_string()
+    };
+    assert_eq!(
+        message(|b| b.input_ids[21] = 256),
+        "input_ids: of row 1, token 1 is 256; the model's vocabulary has 256"
+    );
+    assert!(message(|b| b.labels[3] = -1).starts_with("labels: of row 0, token 3 is -1; expected -100"));
+    assert!(message(|b| b.labels[3] = 256).starts_with("labels: of row 0, token 3 is 256"));
+    assert!(message(|b| b.position_ids[39] = 20).starts_with("position_ids: of row 1, token 19 is 20"));
+    assert!(message(|b| b.attention_mask[39] = 0).starts_with("attention_mask: of row 1, token 19 is 0"));
+    assert!(message(|b| b.labels.truncate(39)).starts_with("labels of a batch: expected 2 rows of 20 tokens, got 39"));
+}
+
+#[test]
+fn one_loaded_model_is_trained_and_speaks_with_its_adapter_and_without() {
+    let Some(gpu) = gpu() else { return };
+    let base = Model::load(&gpu, TINY, &LoadOptions::default()).unwrap();
+    let adapted = Arc::new(model(&gpu, 0.0));
+    let mut trainer = Trainer::new(adapted.clone(), config(2)).unwrap();
+    let mut generator = Generator::new(adapted.clone(), 64).unwrap();
+    let sampling = Sampling { max_new_tokens: 20, ..Sampling::default() };
+    let mut speak = |base_only: bool| {
+        generator.set_base_only(base_only);
+        generator.reset();
+        generator.generate(&[7, 8, 9], &sampling, &[], |_| Ok(true)).unwrap()
+    };
+    let own = Generator::new(&base, 64).unwrap().generate(&[7, 8, 9], &sampling, &[], |_| Ok(true)).unwrap();
+    let before = speak(false);
+    assert_eq!(speak(true), own);
+    assert_ne!(before, own, "the adapter has a say");
+    for _ in 0..8 {
+        trainer.step(&[batch(2, 60, 5)]).unwrap();
+    }
+    assert_eq!(speak(true), own, "the base stays");
+    let after = speak(false);
+    assert_ne!(after, before, "what was learned is heard at once");
+    let fresh = Generator::new(adapted, 64).unwrap().generate(&[7, 8, 9], &sampling, &[], |_| Ok(true)).unwrap();
+    assert_eq!(after, fresh);
 }

@@ -26,6 +26,8 @@ pub struct Batch {
     pub segment_ids: Vec<u32>,
     /// Positions for RoPE, from 0 in each example. [b, t]
     pub position_ids: Vec<u32>,
+    /// Passes through the data once this batch is learned, as [`DataLoader::epoch`] counts them; 0 where nobody does.
+    pub epoch: f64,
 }
 
 impl Batch {
@@ -33,6 +35,46 @@ impl Batch {
     pub fn predicted(&self) -> usize {
         let row = |labels: &[i32]| labels.iter().skip(1).filter(|&&l| l != IGNORE).count();
         self.labels.chunks(self.seq_len.max(1)).map(row).sum()
+    }
+
+    /// Whether it can be learned by a model that knows `vocab` tokens. Errors: Shape where the lists are not of one size; Config for
+    /// ids and labels that the model does not have, for positions past the row's length, and for tokens that the mask hides in
+    /// one list and shows in another.
+    pub fn check(&self, vocab: usize) -> Result<()> {
+        let size = self.batch * self.seq_len;
+        let lengths = [
+            ("input_ids", self.input_ids.len()),
+            ("labels", self.labels.len()),
+            ("attention_mask", self.attention_mask.len()),
+            ("segment_ids", self.segment_ids.len()),
+            ("position_ids", self.position_ids.len()),
+        ];
+        if let Some((name, len)) = lengths.into_iter().find(|(_, len)| *len != size) {
+            let expected = format!("{} rows of {} tokens", self.batch, self.seq_len);
+            return Err(Error::shape(format!("{name} of a batch"), expected, len));
+        }
+        let at = |i: usize| format!("of row {}, token {}", i / self.seq_len, i % self.seq_len);
+        if let Some(i) = self.input_ids.iter().position(|&id| id as usize >= vocab) {
+            let message = format!("{} is {}; the model's vocabulary has {vocab}", at(i), self.input_ids[i]);
+            return Err(Error::config("input_ids", message));
+        }
+        if let Some(i) = self.labels.iter().position(|&l| l != IGNORE && !(0..vocab as i64).contains(&i64::from(l))) {
+            let message = format!("{} is {}; expected {IGNORE} or a token below {vocab}", at(i), self.labels[i]);
+            return Err(Error::config("labels", message));
+        }
+        if let Some(i) = self.position_ids.iter().position(|&p| p as usize >= self.seq_len) {
+            let message = format!("{} is {}; the row has {} tokens", at(i), self.position_ids[i], self.seq_len);
+            return Err(Error::config("position_ids", message));
+        }
+        let shown = |segment: u32| segment != 0 && segment & MASKED == 0;
+        let agree = |i: usize| (self.attention_mask[i] != 0) == shown(self.segment_ids[i]);
+        match (0..size).find(|&i| !agree(i)) {
+            None => Ok(()),
+            Some(i) => {
+                let (mask, segment) = (self.attention_mask[i], self.segment_ids[i]);
+                Err(Error::config("attention_mask", format!("{} is {mask} where segment_ids has {segment}", at(i))))
+            }
+        }
     }
 
     /// How many tokens are no padding.
@@ -66,6 +108,7 @@ impl Batch {
             attention_mask: wider(&self.attention_mask, from, to, 0),
             segment_ids: wider(&self.segment_ids, from, to, 0),
             position_ids: wider(&self.position_ids, from, to, 0),
+            epoch: self.epoch,
         })
     }
 
@@ -88,6 +131,7 @@ impl Batch {
             attention_mask: vec![0; size],
             segment_ids: vec![0; size],
             position_ids: vec![0; size],
+            epoch: 0.0,
         };
         for (r, row) in rows.iter().enumerate() {
             let mut at = r * seq_len;
@@ -226,7 +270,7 @@ impl DataLoader {
         let example = |&i: &u32| &self.dataset.examples[i as usize];
         let row = |&r: &u32| self.rows[r as usize].iter().map(example).collect();
         let rows: Vec<Vec<&Example>> = self.order.1[at as usize..end as usize].iter().map(row).collect();
-        Batch::collate_packed(&rows, self.options.pad_id)
+        Batch { epoch: self.epoch(), ..Batch::collate_packed(&rows, self.options.pad_id) }
     }
 
     /// The batches of the next optimizer step: `accumulation` of them, or what is left of the epoch.

@@ -22,6 +22,7 @@ mod loader;
 mod mask;
 mod pack;
 mod rows;
+mod samples;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use content::holds_rows;
 pub use encode::{Example, IGNORE};
 pub use kind::{Chat, Row};
 pub use loader::{Batch, DataLoader, LoaderOptions, MASKED};
+pub use samples::{SampleOptions, samples};
 
 /// How rows become examples.
 #[derive(Debug, Clone, PartialEq)]

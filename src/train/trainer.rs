@@ -1,6 +1,6 @@
 //! The training step: programs a length, the optimizer, and what comes back.
 
-use super::{StepMetrics, TrainConfig};
+use super::{OneProcess, Reduce, StepMetrics, TrainConfig};
 use crate::{
     DType, Error, Result,
     adapter::Optimizer,
@@ -39,6 +39,7 @@ pub struct Trainer<M = Model> {
     optimizer: Optimizer,
     /// Clipping, AdamW, and what follows from new values.
     apply: Program,
+    reduce: Box<dyn Reduce>,
     step: usize,
     tokens: u64,
 }
@@ -105,10 +106,25 @@ impl<M: Borrow<Model>> Trainer<M> {
         let optimizer = Optimizer::new(&gpu, model.store())?;
         let mut programs = Programs::default();
         let apply = record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
-        let mut trainer = Trainer { model: owner, config, shared, programs, optimizer, apply, step: 0, tokens: 0 };
+        let mut trainer = Trainer {
+            model: owner,
+            config,
+            shared,
+            programs,
+            optimizer,
+            apply,
+            reduce: Box::new(OneProcess),
+            step: 0,
+            tokens: 0,
+        };
         // The largest program first: all shorter ones then fit into its memory.
         trainer.program(trainer.config.batch_size, longest)?;
         Ok(trainer)
+    }
+
+    /// The same as one of several processes that train together.
+    pub fn reducing(self, reduce: impl Reduce + 'static) -> Trainer<M> {
+        Trainer { reduce: Box::new(reduce), ..self }
     }
 
     /// The model with its adapter.
@@ -148,9 +164,9 @@ impl<M: Borrow<Model>> Trainer<M> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
         self.accumulate(batches, |program| program.run())?;
+        self.reduce()?;
         self.apply.run()?;
-        let results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
-        self.finish(batches, learning_rate, &results, start)
+        self.finish(batches, learning_rate, start)
     }
 
     /// One step as [`Trainer::step`] takes it, with the time of each kernel. Errors: those of [`Trainer::step`].
@@ -162,9 +178,9 @@ impl<M: Borrow<Model>> Trainer<M> {
             times.extend(program.profile()?);
             Ok(())
         })?;
+        self.reduce()?;
         times.extend(self.apply.profile()?);
-        let results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
-        Ok((self.finish(batches, learning_rate, &results, start)?, times))
+        Ok((self.finish(batches, learning_rate, start)?, times))
     }
 
     /// The gradients of all micro-batches, summed in the store's arrays.
@@ -175,8 +191,23 @@ impl<M: Borrow<Model>> Trainer<M> {
         Ok(())
     }
 
+    /// The gradients of all processes, in the place of this one's.
+    fn reduce(&mut self) -> Result<()> {
+        let Trainer { model, reduce, .. } = self;
+        let model: &Model = (*model).borrow();
+        let training = model.store().chunks().iter().filter_map(|chunk| chunk.training.as_ref());
+        reduce.gradients(&training.map(|training| &training.grads).collect::<Vec<_>>())
+    }
+
     fn begin(&mut self, batches: &[Batch]) -> Result<f64> {
+        let (step, steps) = (self.step + 1, self.config.max_steps);
+        if step > steps {
+            let message = format!("step {step} is past the {steps} of the run, where the learning rate has ended");
+            return Err(Error::config("max_steps", message));
+        }
+        batches.iter().try_for_each(|batch| batch.check(self.model().arch.vocab_size))?;
         let predicted: usize = batches.iter().map(Batch::predicted).sum();
+        let predicted = self.reduce.count(predicted)?;
         if predicted == 0 {
             return Err(Error::config("step", "the batches predict no token: every label is -100"));
         }
@@ -201,13 +232,9 @@ impl<M: Borrow<Model>> Trainer<M> {
         Ok(micro)
     }
 
-    fn finish(
-        &mut self,
-        batches: &[Batch],
-        learning_rate: f64,
-        results: &[f32],
-        start: Instant,
-    ) -> Result<StepMetrics> {
+    fn finish(&mut self, batches: &[Batch], learning_rate: f64, start: Instant) -> Result<StepMetrics> {
+        let mut results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
+        self.reduce.metrics(&mut results[..3])?;
         self.step += 1;
         let tokens: usize = batches.iter().map(Batch::tokens).sum();
         self.tokens += tokens as u64;
@@ -217,7 +244,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             loss: f64::from(results[0]) / count,
             grad_norm: f64::from(results[NORM]),
             learning_rate,
-            epoch: 0.0,
+            epoch: batches.last().map_or(0.0, |batch| batch.epoch),
             num_tokens: self.tokens,
             mean_token_accuracy: f64::from(results[1]) / count,
             tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),

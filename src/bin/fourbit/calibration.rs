@@ -4,8 +4,7 @@ use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
     Error, Result,
-    data::{DataOptions, Dataset, holds_rows},
-    format,
+    data::{self, SampleOptions},
     method::{Compared, Method, MethodOptions, Observer, Recipe},
     model::Source,
     tokenizer::Tokenizer,
@@ -162,31 +161,9 @@ impl CalibrationArgs {
         let path = self.calibration.as_ref();
         let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
         let length = self.calibration_length.min(source.arch.max_positions);
-        if self.calibration_samples == 0 {
-            return Err(Error::config("--calibration-samples", "expected at least 1"));
-        }
-        if length < 2 {
-            return Err(Error::config("--calibration-length", "expected samples of at least 2 tokens"));
-        }
         let tokenizer = Tokenizer::open(model)?;
-        let mut samples = match holds_rows(path)? {
-            true => {
-                let vocab_size = source.arch.vocab_size;
-                let options = DataOptions { max_seq_length: length, completion_only: false, vocab_size };
-                let data = Dataset::load(path, tokenizer.as_ref(), &options)?;
-                data.examples().iter().take(self.calibration_samples).map(|row| row.input_ids.clone()).collect()
-            }
-            false => {
-                let missing = || Error::config("--calibration", format!("{} has no tokenizer", model.display()));
-                let ids = tokenizer.ok_or_else(missing)?.encode(&format::read_text(path)?, false)?;
-                ids.chunks(length).take(self.calibration_samples).map(<[u32]>::to_vec).collect::<Vec<_>>()
-            }
-        };
-        samples.retain(|ids| ids.len() >= 2);
-        if samples.is_empty() {
-            return Err(Error::config("--calibration", format!("{} has no sample of two tokens", path.display())));
-        }
-        Ok(samples)
+        let options = SampleOptions { samples: self.calibration_samples, length, vocab_size: source.arch.vocab_size };
+        data::samples(path, tokenizer.as_ref(), &options)
     }
 }
 

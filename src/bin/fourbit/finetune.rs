@@ -7,11 +7,11 @@ use crate::qat::{self, QatArgs};
 use crate::{embedded, interrupt};
 use fourbit::{
     Error, Result,
-    data::{Batch, DataLoader},
+    data::DataLoader,
     generate::{Generator, Sampling},
     model::{Model, Source},
     tokenizer::{Message, Tokenizer},
-    train::{Course, StepMetrics, Trainer, TrainerState},
+    train::{Course, StepMetrics, Trainer, TrainerState, Watch},
 };
 use serde_json::json;
 use std::{
@@ -89,16 +89,13 @@ impl Finetune {
             self.qat.begin(&mut model, qat, loader.dataset())?;
         }
         self.announce(&model, &loader, steps);
-        let mut run = Run {
-            trainer: Trainer::new(model, config)?,
-            loader,
-            course: Course::default(),
-            state: TrainerState { max_steps: steps, logging_steps: self.logging_steps, ..TrainerState::default() },
-            output: &self.output,
-        };
-        let seconds = run.train()?;
-        let Run { trainer, state, course, .. } = run;
-        let mut model = trainer.into_model();
+        let trainer = Trainer::new(model, config)?;
+        let mut run = fourbit::train::Finetune::new(trainer, loader, self.logging_steps)?.recording_in(&self.output);
+        let start = Instant::now();
+        run.run(&mut Watcher(Progress::new(steps as u64, "steps")))?;
+        let seconds = start.elapsed().as_secs_f64();
+        let (state, course) = (run.state().clone(), run.course().clone());
+        let mut model = run.into_model();
         match &folder {
             Some(folder) => qat::save(&mut model, folder)?,
             None => model.save_adapter(&self.output, base.name().as_deref())?,
@@ -166,50 +163,17 @@ impl Finetune {
     }
 }
 
-/// A run and what it has recorded so far.
-struct Run<'a> {
-    trainer: Trainer,
-    loader: DataLoader,
-    state: TrainerState,
-    course: Course,
-    output: &'a Path,
-}
+/// Shows the run, and ends it after the step in which the user asks to stop.
+struct Watcher(Progress);
 
-impl Run<'_> {
-    /// All steps, or fewer where the user asks to stop; returns the seconds they took.
-    fn train(&mut self) -> Result<f64> {
-        let config = self.trainer.config();
-        let (steps, accumulation) = (config.max_steps, config.gradient_accumulation_steps);
-        self.state.train_batch_size = config.batch_size;
-        let mut progress = Progress::new(steps as u64, "steps");
-        let mut group: Vec<StepMetrics> = Vec::with_capacity(self.state.logging_steps.min(steps));
-        let start = Instant::now();
-        for step in 1..=steps {
-            let batches = self.loader.next_step(accumulation);
-            let mut metrics = self.trainer.step(&batches)?;
-            metrics.epoch = self.loader.epoch();
-            self.course.push(&metrics, batches.iter().map(Batch::predicted).sum());
-            group.push(metrics);
-            progress.advance(1);
-            let stop = step == steps || interrupt::pending();
-            if group.len() == self.state.logging_steps || stop {
-                self.record(&mut group, &progress)?;
-            }
-            if stop {
-                break;
-            }
-        }
-        Ok(start.elapsed().as_secs_f64())
+impl Watch for Watcher {
+    fn step(&mut self, _: &StepMetrics) -> Result<bool> {
+        self.0.advance(1);
+        Ok(!interrupt::pending())
     }
 
-    fn record(&mut self, group: &mut Vec<StepMetrics>, progress: &Progress) -> Result<()> {
-        self.state.record(group);
-        group.clear();
-        if let Some(last) = self.state.log_history.last() {
-            progress.record(last);
-        }
-        std::fs::create_dir_all(self.output).map_err(Error::io(self.output))?;
-        self.state.save(self.output)
+    fn record(&mut self, metrics: &StepMetrics) {
+        self.0.record(metrics);
     }
 }
 

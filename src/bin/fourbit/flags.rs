@@ -3,15 +3,19 @@
 use fourbit::Error;
 
 /// Fields that an error may be about, with their flags. Others are called as their flags are.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 18] = [
     ("act_order", "--no-act-order"),
     ("alpha", "--alpha"),
+    ("calibration", "--calibration"),
+    ("calibration_length", "--calibration-length"),
+    ("calibration_samples", "--calibration-samples"),
     ("clip", "--no-clip"),
     ("damping", "--damping"),
     ("finetune_blocks", "--finetune-blocks"),
     ("finetune_epochs", "--finetune-epochs"),
     ("finetune_lr", "--finetune-lr"),
     ("keep_better", "--keep-better"),
+    ("logging_steps", "--logging-steps"),
     ("output", "--output"),
     ("seed", "--method-seed"),
     ("threshold", "--threshold"),

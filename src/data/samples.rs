@@ -1,0 +1,50 @@
+//! Samples of a text or of rows, for methods that look at a model's activations.
+
+use super::{DataOptions, Dataset, holds_rows};
+use crate::{
+    error::{Error, Result},
+    format,
+    tokenizer::Tokenizer,
+};
+use std::path::Path;
+
+/// What [`samples`] takes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleOptions {
+    /// Samples at most.
+    pub samples: usize,
+    /// Tokens of a sample, at most.
+    pub length: usize,
+    /// Tokens that the model knows.
+    pub vocab_size: usize,
+}
+
+/// Token ids of the first samples of a file: its rows as training reads them, each cut to `length`, or the pieces of that length of a
+/// plain text, without special tokens. Those of fewer than 2 tokens are left out. Errors: Config for options that give none, for a
+/// text without a tokenizer, and where nothing is left; Io, Format, Data.
+pub fn samples(path: &Path, tokenizer: Option<&Tokenizer>, options: &SampleOptions) -> Result<Vec<Vec<u32>>> {
+    let SampleOptions { samples: count, length, vocab_size } = *options;
+    if count == 0 {
+        return Err(Error::config("calibration_samples", "expected at least 1"));
+    }
+    if length < 2 {
+        return Err(Error::config("calibration_length", "expected samples of at least 2 tokens"));
+    }
+    let mut samples: Vec<Vec<u32>> = match holds_rows(path)? {
+        true => {
+            let options = DataOptions { max_seq_length: length, completion_only: false, vocab_size };
+            let data = Dataset::load(path, tokenizer, &options)?;
+            data.examples().iter().take(count).map(|row| row.input_ids.clone()).collect()
+        }
+        false => {
+            let missing = || Error::config("calibration", format!("{} needs a tokenizer", path.display()));
+            let ids = tokenizer.ok_or_else(missing)?.encode(&format::read_text(path)?, false)?;
+            ids.chunks(length).take(count).map(<[u32]>::to_vec).collect()
+        }
+    };
+    samples.retain(|ids| ids.len() >= 2);
+    match samples.is_empty() {
+        true => Err(Error::config("calibration", format!("{} has no sample of two tokens", path.display()))),
+        false => Ok(samples),
+    }
+}
