@@ -23,6 +23,7 @@ pub mod data;
 pub mod dtype;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod format;
 pub mod generate;
 pub mod gpu;

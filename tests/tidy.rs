@@ -46,6 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("generate", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("evaluate", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("compare", &["method", "evaluate", "generate"]),
+    ("export", &["method", "model", "tokenizer"]),
     ("method", &["model", "adapter", "nn", "kernels", "format"]),
     ("model", &["adapter", "nn", "format", "quant"]),
     ("adapter", &["arch", "nn"]),
