@@ -23,7 +23,7 @@ if [[ ! -e $model/config.json ]]; then
   "$venv/bin/python" scripts/gguf2hf.py "$gguf" "$model.part"
   rm -rf "$model" && mv "$model.part" "$model"
 fi
-cargo build --release --bin fourbit
+cargo build --release --bin fourbit --features naga/spv-out,naga/msl-out,naga/hlsl-out # as tests do, which then compile little
 if (($# == 0)); then
   "$venv/bin/python" scripts/verify_layouts.py
   "$venv/bin/python" scripts/verify_meaning.py
