@@ -211,12 +211,11 @@ fn what_a_feature_brings_is_named_in_its_room_alone() {
     for path in files("src", &["rs"]) {
         let (name, text) = (short(&path).replace('\\', "/"), code(&fs::read_to_string(&path).unwrap()));
         for (dependency, room) in OPTIONAL.iter().filter(|(_, room)| !name.starts_with(room)) {
-            let krate = dependency.replace('-', "_");
+            let path = format!("{}::", dependency.replace('-', "_"));
             // `crate::data::parquet` and `super::parquet` are our own.
-            let named =
-                |(at, _): (usize, &str)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c));
-            let mut found = text.match_indices(&format!("{krate}::")).filter(|&hit| named(hit));
-            assert!(found.next().is_none(), "{name} names {dependency}, which is for {room} alone");
+            let own = |at: usize| text[..at].ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c));
+            let found = text.match_indices(&path).find(|&(at, _)| !own(at));
+            assert!(found.is_none(), "{name} names {dependency}, which is for {room} alone");
         }
     }
 }
