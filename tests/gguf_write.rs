@@ -1,4 +1,5 @@
 //! GGUF files that fourbit writes, as it reads them again: all kinds of metadata, and models in every scheme.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

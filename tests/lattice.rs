@@ -1,4 +1,5 @@
 //! QuIP# and AQLM on the model that is compiled into the binary.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Configurations that are easily read otherwise, against what transformers computes from them: the cases of
 //! `tests/golden/reading`, which `scripts/make_reading_golden.py` made; and files that have to be refused, by name.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 
