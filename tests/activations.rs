@@ -12,7 +12,7 @@ use fourbit::{
     kernels::QuantizedTensor,
     method::{ActivationScales, LayerMethod, LlmInt8, Observer, PipelineOptions, Rtn, SmoothQuant, W8A8},
     model::Quantization,
-    nn::{Activations, Linear, linear::LowRank},
+    nn::{InputRounding, Linear, linear::LowRank},
     quant::{PER_CHANNEL, Packed, Scheme},
 };
 use reference::{product, transposed, wide};
@@ -21,7 +21,7 @@ use support::{Rng, assert_close, embedded, gpu};
 const INT8: Scheme = Scheme::int8(PER_CHANNEL);
 
 /// y = Q(x) · Wᵀ + b + s · xa · Bᵀ and dx = dy · W + s · dxa · A, of a weight in `scheme`.
-fn check(gpu: &Gpu, scheme: Scheme, activation: Activations, tokens: usize) {
+fn check(gpu: &Gpu, scheme: Scheme, activation: InputRounding, tokens: usize) {
     let (cols, rows, rank) = (96, 40, 4);
     let mut rng = Rng(3);
     let [mut x, w, dy, xa, b, dxa, a, bias] =
@@ -31,7 +31,7 @@ fn check(gpu: &Gpu, scheme: Scheme, activation: Activations, tokens: usize) {
     let packed = Packed::quantize(scheme, [rows, cols], &w).unwrap();
     let bias_tensor = gpu.tensor("bias", [rows], DType::F32, &bias).unwrap();
     let weight = QuantizedTensor::upload(gpu, "w", &packed).unwrap();
-    let layer = Linear { activation: Some(activation.clone()), ..Linear::new(weight, Some(bias_tensor)) };
+    let layer = Linear { rounding: Some(activation.clone()), ..Linear::new(weight, Some(bias_tensor)) };
     let mut g = Graph::new(gpu);
     let mut import = |shape: [usize; 2], v: &[f32]| g.import(&gpu.tensor("t", shape, DType::F32, v).unwrap());
     let (tx, tdy) = (import([tokens, cols], &x), import([tokens, rows], &dy));
@@ -66,9 +66,9 @@ fn a_layer_rounds_its_input_and_neither_its_update_nor_its_gradient() {
         // Few tokens take another product than many.
         for tokens in [1, 20] {
             for activation in [
-                Activations::Dynamic,
-                Activations::Static { scale: scale.clone() },
-                Activations::LlmInt8 { threshold: 6.0 },
+                InputRounding::Dynamic,
+                InputRounding::Static { scale: scale.clone() },
+                InputRounding::LlmInt8 { threshold: 6.0 },
             ] {
                 check(&gpu, scheme, activation, tokens);
             }
@@ -84,7 +84,7 @@ fn models_with_activations_in_8_bits_stay_near_the_one_in_floats() {
     let error = |method: &dyn LayerMethod, rounds: bool| {
         let model = embedded::quantized(&gpu, method, &PipelineOptions::default(), &samples);
         for layer in model.linears() {
-            assert_eq!(layer.base.activation.is_some(), rounds, "{}", layer.name);
+            assert_eq!(layer.base.rounding.is_some(), rounds, "{}", layer.name);
             assert_eq!(layer.base.weight.scheme(), INT8.resolve(layer.base.weight.shape()));
         }
         let got = evaluate::logits(&model, &samples[0]).unwrap();

@@ -102,7 +102,7 @@ fn a_folder_holds_it(gpu: &Gpu, model: &Model, ids: &[u32]) {
     // Out of its basis: f32 sums of some hundred terms.
     let floats = LoadOptions { quantization: Quantization::To(Scheme::F32) };
     let floats = Model::load(gpu, &output, &floats).unwrap();
-    assert!(floats.linears().all(|l| l.base.input.is_none()));
+    assert!(floats.linears().all(|l| l.base.transform.is_none()));
     let scale = want.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
     let want: Vec<f64> = want.iter().map(|v| f64::from(*v)).collect();
     support::assert_close("floats", &evaluate::logits(&floats, ids).unwrap(), &want, 1e-4 * scale, 0.0);

@@ -15,7 +15,7 @@ use fourbit::{
         Seen, SmoothQuant, W8A8, quantize_model,
     },
     model::{Block, Inputs, Model, Quantization},
-    nn::{Activations, Keys, Pass},
+    nn::{InputRounding, Keys, Pass},
     quant::{PER_CHANNEL, Scheme},
 };
 use reference::{
@@ -176,8 +176,8 @@ fn expected(observer: Observer, batches: &[Vec<f32>]) -> f32 {
 }
 
 fn scale(block: &Block, index: usize) -> f32 {
-    match &block.linear(LinearId::ALL[index]).base.activation {
-        Some(Activations::Static { scale }) => scale.read::<f32>().unwrap()[0],
+    match &block.linear(LinearId::ALL[index]).base.rounding {
+        Some(InputRounding::Static { scale }) => scale.read::<f32>().unwrap()[0],
         other => panic!("no static scale: {other:?}"),
     }
 }
@@ -271,8 +271,8 @@ fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
             [x.iter().copied().fold(f64::INFINITY, f64::min), x.iter().copied().fold(f64::NEG_INFINITY, f64::max)]
         };
         assert_eq!([figures.input.low, figures.input.high].map(f64::from), extent(&x), "{}", made.name);
-        let rounded = match &made.base.activation {
-            Some(Activations::Static { scale }) => {
+        let rounded = match &made.base.rounding {
+            Some(InputRounding::Static { scale }) => {
                 let scale = scale.read::<f32>().unwrap()[0];
                 let code = |v: f64| (v as f32 * (1.0 / scale)).round_ties_even();
                 let beyond = x.iter().filter(|v| code(**v).abs() > 127.0).count() as f64 / x.len() as f64;
@@ -288,7 +288,7 @@ fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
         let (w, stored) = (wide(&float.base.weight.download().unwrap().dequantize()), wide(&packed.dequantize()));
         assert_eq!([figures.weight.low, figures.weight.high].map(f64::from), extent(&w), "{}", made.name);
         near("weight", figures.weight.sqnr, decibels(&w, &stored));
-        match made.base.activation.is_some() {
+        match made.base.rounding.is_some() {
             true => near("input", figures.input.sqnr, decibels(&x, &rounded)),
             false => assert_eq!((figures.input.sqnr, figures.input.clip, figures.input.clipped), (None, None, 0.0)),
         }

@@ -135,7 +135,7 @@ impl Qat {
 
 /// Errors: Config, Unsupported, Shape where a layer cannot be trained through rounding.
 fn check(gpu: &Gpu, layer: &Adapted) -> Result<()> {
-    if layer.base.input.is_some() {
+    if layer.base.transform.is_some() {
         let (got, supported) = ("columns in another order or Hadamard", "layers without a transform");
         return Err(Error::unsupported(format!("training through rounding of {}", layer.name), got, supported));
     }

@@ -13,7 +13,7 @@ use crate::{
     gpu::{Gpu, GpuOptions, Tensor},
     kernels::quantize,
     model::{LoadOptions, Model, PIECE, Source},
-    nn::{Activations, Transform},
+    nn::{InputRounding, Transform},
     quant::{Packed, Scheme},
 };
 use half::bf16;
@@ -254,9 +254,9 @@ impl ModelWriter for QuantizedFolder {
     fn write_model(&self, model: &Model, on_tensor: OnTensor<'_>) -> Result<Written> {
         let weight = |name: &str, _| {
             let linear = model.linear(name.strip_suffix(".weight").unwrap_or(name)).ok_or_else(|| self.absent(name))?;
-            let basis = linear.base.input.as_ref().map(basis).transpose()?;
-            let rounding = match &linear.base.activation {
-                Some(Activations::Static { scale }) => Some(Rounding::Static(scale.read::<f32>()?[0])),
+            let basis = linear.base.transform.as_ref().map(basis).transpose()?;
+            let rounding = match &linear.base.rounding {
+                Some(InputRounding::Static { scale }) => Some(Rounding::Static(scale.read::<f32>()?[0])),
                 _ => None,
             };
             Ok(Weight { packed: linear.base.weight.download()?, basis, rounding })

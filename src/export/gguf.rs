@@ -210,10 +210,10 @@ impl ModelWriter for GgufFile {
     fn write_model(&self, model: &Model, on_tensor: OnTensor<'_>) -> Result<Written> {
         let weight = |name: &str, _| {
             let Some(linear) = model.linear(name.strip_suffix(".weight").unwrap_or(name)) else { return Ok(None) };
-            if linear.base.input.is_some() {
+            if linear.base.transform.is_some() {
                 return Err(Error::unsupported(name, "columns in another order or basis", "a plain weight"));
             }
-            if linear.base.activation.is_some() {
+            if linear.base.rounding.is_some() {
                 return Err(Error::unsupported(name, "rounded inputs, which a GGUF file cannot tell", "a plain layer"));
             }
             ggml::from_integers(linear.base.weight.download()?).map(Some)

@@ -3,7 +3,6 @@
 //! Every file offers recording functions over [`crate::graph::Value`]s and a `variants()` list of every specialisation it
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
 
-pub mod activation;
 pub mod attention;
 pub mod awq;
 pub mod codebook;
@@ -37,6 +36,7 @@ pub mod rope;
 pub mod sample;
 pub mod squared_error;
 pub mod statistics;
+pub mod swiglu;
 
 pub use quantized::{QuantizedTensor, Shard};
 
@@ -76,7 +76,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(hadamard::variants());
     all.extend(hqq::variants());
     all.extend(lattice::variants());
-    all.extend(activation::variants());
+    all.extend(swiglu::variants());
     all.extend(rope::variants());
     all.extend(loss::variants());
     all.extend(optimizer::variants());

@@ -1,4 +1,4 @@
-//! Activations in 8 bits, row by row, and the columns that are too large for them.
+//! InputRounding in 8 bits, row by row, and the columns that are too large for them.
 
 use super::expect;
 use crate::{

@@ -157,7 +157,7 @@ impl LayerMethod for Gptq {
         }
         quantize::encode(gpu, &name, &layer.weight, &target)?;
         let input = moved.then(|| Permutation::upload(gpu, &name, &factor.order)).transpose()?;
-        Ok(Linear { input: input.map(Transform::Permute), ..layer.done(target) })
+        Ok(Linear { transform: input.map(Transform::Permute), ..layer.done(target) })
     }
 }
 

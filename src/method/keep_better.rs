@@ -73,7 +73,7 @@ impl LayerMethod for KeepBetter {
         // Methods write over the weight.
         let weight = copied(gpu, &layer.weight)?;
         let made = self.method.quantize(gpu, layer)?;
-        if made.input.is_some() {
+        if made.transform.is_some() {
             return Err(Error::config(layer.name, "weights of a transformed input cannot be compared with rounding"));
         }
         let other = Layer { weight: weight.clone(), bias: layer.bias.clone(), ..*layer };

@@ -6,12 +6,12 @@ use crate::{
     gpu::Gpu,
     graph::Graph,
     kernels::{QuantizedTensor, quantize, reduce},
-    nn::{Activations, Linear},
+    nn::{InputRounding, Linear},
     quant::{PER_CHANNEL, ScaleType, Scheme, affine_words},
 };
 
 /// LLM.int8(), Dettmers et al. 2022: row r of a weight is stored as bytes in steps of max|w_r| / 127, as bitsandbytes does,
-/// and the layer rounds its input as [`Activations::LlmInt8`] does. Nothing is calibrated.
+/// and the layer rounds its input as [`InputRounding::LlmInt8`] does. Nothing is calibrated.
 #[derive(Clone, Copy, Debug)]
 pub struct LlmInt8 {
     threshold: f32,
@@ -48,8 +48,8 @@ impl LayerMethod for LlmInt8 {
             scales.write(bytemuck::cast_slice(&affine_words(ScaleType::F32, pairs)))?;
             quantize::encode(gpu, &name, &layer.weight, &target)?;
         }
-        let activation = Some(Activations::LlmInt8 { threshold: self.threshold });
-        Ok(Linear { activation, ..layer.done(target) })
+        let rounding = Some(InputRounding::LlmInt8 { threshold: self.threshold });
+        Ok(Linear { rounding, ..layer.done(target) })
     }
 }
 

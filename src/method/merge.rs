@@ -105,7 +105,7 @@ impl Probe {
     fn share(&self, gpu: &Gpu, linear: &Linear) -> Result<Option<f64>> {
         let r = self.pair.a.values.shape()[0];
         // The stored weight alone: neither bias nor rounding of inputs, but its transforms.
-        let weight = Linear { bias: None, activation: None, ..linear.clone() };
+        let weight = Linear { bias: None, rounding: None, ..linear.clone() };
         let mut g = Graph::new(gpu);
         let x = g.import(&self.rows);
         let y = weight.forward(&mut g, &x, None)?;

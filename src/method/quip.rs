@@ -128,7 +128,7 @@ impl LayerMethod for Quip {
             let weight = between(gpu, &layer.weight, &input, &output)?;
             lattice::ldlq(gpu, &name, &weight, lower.as_ref().map(|l| l.as_slice()), self.fit(&name, &weight)?)?
         };
-        Ok(Linear { input: Some(Transform::Hadamard { input, output }), ..layer.done(weight) })
+        Ok(Linear { transform: Some(Transform::Hadamard { input, output }), ..layer.done(weight) })
     }
 }
 

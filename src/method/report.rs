@@ -11,7 +11,7 @@ use crate::{
         observe::{self, Limits, PARTS},
     },
     model::{Block, Model},
-    nn::{Activations as Rounding, Adapted, Linear},
+    nn::{Adapted, InputRounding, Linear},
     quant::{Scheme, affine::stored_codes},
 };
 use serde::{Deserialize, Serialize};
@@ -112,14 +112,14 @@ impl Reference {
             let mut g = Graph::new(gpu);
             let part = g.import(&values.slice(start * cols, [count, cols])?);
             seen.record_range(&mut g, &part)?;
-            if made.input.is_none() {
+            if made.transform.is_none() {
                 let rounded = dequantize::dequantize_rows(&mut g, &made.weight, start..start + count)?;
                 let limits = g.import(limits);
                 sums.record(&mut g, &part, &rounded, Limits { limits: &limits, block, first: start * cols })?;
             }
             g.run()?;
         }
-        if made.input.is_some() {
+        if made.transform.is_some() {
             self.columns(gpu, float, made, &sums)?;
         }
         let (seen, Rounded { clipped, sqnr }) = (seen.read(name)?, sums.read(name)?);
@@ -129,7 +129,7 @@ impl Reference {
     /// Weights that are stored for a transformed input are told by what they make of the identity: their columns.
     fn columns(&self, gpu: &Gpu, float: &Linear, made: &Linear, sums: &Sums) -> Result<()> {
         const COLUMNS: usize = 64;
-        let made = Linear { activation: None, bias: None, ..made.clone() };
+        let made = Linear { rounding: None, bias: None, ..made.clone() };
         let float = Linear { bias: None, ..float.clone() };
         let cols = float.inputs();
         for start in (0..cols).step_by(COLUMNS) {
@@ -154,7 +154,7 @@ const HALF: f32 = 0.501;
 /// another order. [blocks, 2] f32, and the elements of a block.
 fn block_limits(gpu: &Gpu, linear: &Linear) -> Result<Option<(Tensor, usize)>> {
     let Scheme::Int { bits, block_size, .. } = linear.weight.scheme() else { return Ok(None) };
-    if linear.input.is_some() || linear.weight.is_empty() {
+    if linear.transform.is_some() || linear.weight.is_empty() {
         return Ok(None);
     }
     let packed = linear.weight.download()?;
@@ -180,8 +180,8 @@ struct Probe {
 
 impl Probe {
     fn new(gpu: &Gpu, linear: &Linear, len: usize) -> Result<Probe> {
-        let scale = match &linear.activation {
-            Some(Rounding::Static { scale }) => Some(scale.read::<f32>()?[0]),
+        let scale = match &linear.rounding {
+            Some(InputRounding::Static { scale }) => Some(scale.read::<f32>()?[0]),
             _ => None,
         };
         let most = scale.map_or(f32::MAX, |scale| (127.0 + HALF) * scale);
@@ -195,8 +195,8 @@ impl Probe {
 
     fn record(&self, g: &mut Graph, linear: &Linear, x: &Value) -> Result<()> {
         self.seen.record_range(g, x)?;
-        let Some(activation) = &linear.activation else { return Ok(()) };
-        let transformed = linear.input.as_ref().map(|t| t.forward(g, x)).transpose()?;
+        let Some(activation) = &linear.rounding else { return Ok(()) };
+        let transformed = linear.transform.as_ref().map(|t| t.forward(g, x)).transpose()?;
         let x = transformed.as_ref().unwrap_or(x);
         let rounded = activation.round(g, x)?;
         let limits = g.import(&self.limits);

@@ -55,7 +55,7 @@ fn change(gpu: &Gpu, linear: &mut Adapted, floats: bool, store: &mut Store) -> R
         return Ok(Change::None);
     }
     let name = linear.name.clone();
-    match (&linear.base.input, linear.base.weight.scheme()) {
+    match (&linear.base.transform, linear.base.weight.scheme()) {
         (Some(Transform::Hadamard { .. }), _) => {
             let mut signs = Signs::of(gpu, &mut linear.base)?;
             signs.left = learn(store, format!("{name}.signs_out"), &signs.left.values, 1.0)?;

@@ -1,10 +1,10 @@
-//! Activations in 8 bits on top of any way to quantize weights.
+//! InputRounding in 8 bits on top of any way to quantize weights.
 
 use super::{Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
 use crate::{
     DType, Error, Result,
     gpu::Gpu,
-    nn::{Activations, Linear, Transform},
+    nn::{InputRounding, Linear, Transform},
 };
 use std::{fmt, str::FromStr};
 
@@ -78,16 +78,16 @@ impl LayerMethod for W8A8 {
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let linear = self.method.quantize(gpu, layer)?;
         let activation = match self.activations {
-            ActivationScales::Dynamic => Activations::Dynamic,
+            ActivationScales::Dynamic => InputRounding::Dynamic,
             ActivationScales::Static(observer) => fixed(gpu, layer, &linear, observer)?,
         };
-        Ok(Linear { activation: Some(activation), ..linear })
+        Ok(Linear { rounding: Some(activation), ..linear })
     }
 }
 
 /// The scale by which the largest magnitude that is to be held becomes code 127.
-fn fixed(gpu: &Gpu, layer: &Layer<'_>, linear: &Linear, observer: Observer) -> Result<Activations> {
-    if let Some(Transform::Hadamard { .. }) = linear.input {
+fn fixed(gpu: &Gpu, layer: &Layer<'_>, linear: &Linear, observer: Observer) -> Result<InputRounding> {
+    if let Some(Transform::Hadamard { .. }) = linear.transform {
         let message =
             "static scales are known of the input as it is, not between Hadamard transforms: use dynamic ones";
         return Err(Error::config(layer.name, message));
@@ -103,5 +103,5 @@ fn fixed(gpu: &Gpu, layer: &Layer<'_>, linear: &Linear, observer: Observer) -> R
         _ => return Err(missing("what the observer saw")),
     };
     let scale = (clip / LEVELS as f32).max(f32::EPSILON);
-    Ok(Activations::Static { scale: gpu.tensor(layer.name, [1], DType::F32, &[scale])? })
+    Ok(InputRounding::Static { scale: gpu.tensor(layer.name, [1], DType::F32, &[scale])? })
 }

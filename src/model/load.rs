@@ -12,7 +12,7 @@ use crate::{
         hadamard::{Factors, Hadamard},
         quantize,
     },
-    nn::{Activations, Adapted, Attention, FeedForward, Linear, Parameter, Permutation, RmsNorm, Transform},
+    nn::{Adapted, Attention, FeedForward, InputRounding, Linear, Parameter, Permutation, RmsNorm, Transform},
     quant::{Packed, Scheme},
 };
 use std::path::Path;
@@ -148,8 +148,8 @@ impl<'a> Loader<'a> {
             }
             _ => {
                 let weight = self.stored(name, shape)?;
-                let input = self.source.basis(name)?.map(|basis| self.transform(name, &basis)).transpose()?;
-                Ok(Linear { input, activation: self.activation(name)?, ..Linear::new(weight, bias) })
+                let transform = self.source.basis(name)?.map(|basis| self.transform(name, &basis)).transpose()?;
+                Ok(Linear { transform, rounding: self.rounding(name)?, ..Linear::new(weight, bias) })
             }
         }
     }
@@ -164,14 +164,14 @@ impl<'a> Loader<'a> {
     }
 
     /// How a stored layer rounds its input.
-    fn activation(&self, name: &str) -> Result<Option<Activations>> {
+    fn rounding(&self, name: &str) -> Result<Option<InputRounding>> {
         Ok(match self.source.rounding(name)? {
             None => None,
-            Some(Rounding::Dynamic) => Some(Activations::Dynamic),
-            Some(Rounding::LlmInt8 { threshold }) => Some(Activations::LlmInt8 { threshold }),
+            Some(Rounding::Dynamic) => Some(InputRounding::Dynamic),
+            Some(Rounding::LlmInt8 { threshold }) => Some(InputRounding::LlmInt8 { threshold }),
             Some(Rounding::Static(scale)) => {
                 let scale = self.gpu.tensor(name, [1], DType::F32, &[scale])?;
-                Some(Activations::Static { scale })
+                Some(InputRounding::Static { scale })
             }
         })
     }

@@ -8,7 +8,7 @@ use crate::{
     gpu::Tensor,
     graph::{Graph, Pool, Program},
     kernels::observe,
-    nn::{Activations, Adapted, Change, Keys, Latent, Pass},
+    nn::{Adapted, Change, InputRounding, Keys, Latent, Pass},
 };
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -49,18 +49,18 @@ impl Model {
         let longest = self.check_samples(samples)?;
         let mut activations = Vec::new();
         self.for_each_linear(|linear| {
-            activations.push(linear.base.activation.take());
+            activations.push(linear.base.rounding.take());
             Ok(())
         })?;
         let largest = self.largest_inputs(samples, longest);
         let mut activations = activations.into_iter();
         self.for_each_linear(|linear| {
-            linear.base.activation = activations.next().flatten();
+            linear.base.rounding = activations.next().flatten();
             Ok(())
         })?;
         let largest = largest?;
         for (linear, &most) in self.linears().zip(&largest) {
-            if let Some(Activations::Static { scale }) = &linear.base.activation {
+            if let Some(InputRounding::Static { scale }) = &linear.base.rounding {
                 scale.write(bytemuck::cast_slice(&[(most / 127.0).max(f32::EPSILON)]))?;
             }
         }
@@ -160,7 +160,7 @@ impl Model {
         let gpu = self.gpu.clone();
         self.for_each_linear(|linear| {
             linear.change = Change::None;
-            if let Some(Activations::Static { scale }) = &mut linear.base.activation {
+            if let Some(InputRounding::Static { scale }) = &mut linear.base.rounding {
                 // Out of the memory that the optimizer needs.
                 let value = scale.read::<f32>()?;
                 *scale = gpu.tensor(&linear.name, [1], DType::F32, &value)?;
@@ -182,12 +182,12 @@ fn begin(linear: &mut Adapted, latent: Latent, config: &QatConfig) -> Result<()>
         g.run()?;
     }
     latent.check(&name, &target)?;
-    linear.base.activation = match (config.activations, &latent.input_step) {
+    linear.base.rounding = match (config.activations, &latent.input_step) {
         (None, _) => None,
-        (Some(InputScales::Dynamic), _) => Some(Activations::Dynamic),
-        (Some(InputScales::Static), Some(step)) => Some(Activations::Static { scale: step.values.clone() }),
+        (Some(InputScales::Dynamic), _) => Some(InputRounding::Dynamic),
+        (Some(InputScales::Static), Some(step)) => Some(InputRounding::Static { scale: step.values.clone() }),
         (Some(InputScales::Static), None) => {
-            Some(Activations::Static { scale: gpu.zeros(&linear.name, [1], DType::F32)? })
+            Some(InputRounding::Static { scale: gpu.zeros(&linear.name, [1], DType::F32)? })
         }
     };
     linear.base.weight = target;

@@ -4,7 +4,7 @@ use super::{Adapted, adapted::Saved as SavedLinear, context::Context};
 use crate::{
     Result,
     graph::{Graph, Value},
-    kernels::activation,
+    kernels::swiglu,
 };
 
 /// y = down(silu(gate(x)) * up(x))
@@ -47,7 +47,7 @@ impl FeedForward {
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context) -> Result<(Value, Saved)> {
         let (gate, saved_gate) = self.gate.forward(g, x, &cx.pass)?;
         let (up, saved_up) = self.up.forward(g, x, &cx.pass)?;
-        let h = activation::swiglu(g, &gate, &up)?;
+        let h = swiglu::swiglu(g, &gate, &up)?;
         let (y, down) = self.down.forward(g, &h, &cx.pass)?;
         Ok((y, Saved { saved_gate, saved_up, gate, up, down }))
     }
@@ -56,7 +56,7 @@ impl FeedForward {
     pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<Value> {
         let step = cx.pass.training_step()?;
         let dh = self.down.backward(g, &saved.down, dy, None, step)?;
-        let (dgate, dup) = activation::swiglu_backward(g, &dh, &saved.gate, &saved.up)?;
+        let (dgate, dup) = swiglu::swiglu_backward(g, &dh, &saved.gate, &saved.up)?;
         let dx = self.gate.backward(g, &saved.saved_gate, &dgate, None, step)?;
         self.up.backward(g, &saved.saved_up, &dup, Some(&dx), step)
     }

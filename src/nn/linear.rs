@@ -5,7 +5,7 @@ use crate::{
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{QuantizedTensor, dense, elementwise, product},
-    nn::{Activations, Transform},
+    nn::{InputRounding, Transform},
 };
 
 pub use crate::kernels::product::LowRank;
@@ -22,34 +22,34 @@ pub struct Linear {
     /// [out]
     pub bias: Option<Tensor>,
     /// What the weight expects to be done to x, and to the product.
-    pub input: Option<Transform>,
+    pub transform: Option<Transform>,
     /// How the transformed input is rounded before the product. The backward pass takes rounding for the identity.
-    pub activation: Option<Activations>,
+    pub rounding: Option<InputRounding>,
 }
 
 impl Linear {
     /// A layer whose input is neither transformed nor rounded.
     pub fn new(weight: QuantizedTensor, bias: Option<Tensor>) -> Linear {
-        Linear { weight, bias, input: None, activation: None }
+        Linear { weight, bias, transform: None, rounding: None }
     }
 
     /// U(Q(T(x)) · Wᵀ) + bias, plus the low-rank product `scale * xa · Bᵀ` where given. A low-rank update is one of the layer as
     /// a whole: its xa comes from x itself, which is not rounded. Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>) -> Result<Value> {
         let bias = self.bias.as_ref().map(|b| g.import(b));
-        let transformed = self.input.as_ref().map(|t| t.forward(g, x)).transpose()?;
+        let transformed = self.transform.as_ref().map(|t| t.forward(g, x)).transpose()?;
         let x = transformed.as_ref().unwrap_or(x);
-        let Some(output) = self.input.as_ref().and_then(Transform::output) else {
-            let Some(activation) = &self.activation else {
+        let Some(output) = self.transform.as_ref().and_then(Transform::output) else {
+            let Some(rounding) = &self.rounding else {
                 return product::matmul(g, x, &self.weight, update, bias.as_ref());
             };
-            let y = activation.product(g, x, &self.weight, bias.as_ref())?;
+            let y = rounding.product(g, x, &self.weight, bias.as_ref())?;
             add_low_rank(g, &y, update)?;
             return Ok(y);
         };
-        let z = match &self.activation {
+        let z = match &self.rounding {
             None => product::matmul(g, x, &self.weight, None, None)?,
-            Some(activation) => activation.product(g, x, &self.weight, None)?,
+            Some(rounding) => rounding.product(g, x, &self.weight, None)?,
         };
         let y = output.backward(g, &z)?;
         if let Some(bias) = &bias {
@@ -68,7 +68,7 @@ impl Linear {
         update: Option<LowRank<'_>>,
         add: Option<&Value>,
     ) -> Result<Value> {
-        let Some(transform) = &self.input else {
+        let Some(transform) = &self.transform else {
             return product::matmul_dx(g, dy, &self.weight, update, add);
         };
         let dy = match transform.output() {
@@ -100,8 +100,8 @@ impl Linear {
 
     /// Bytes of the weight, and of what its transform and its rounding hold, on the device.
     pub fn bytes(&self) -> u64 {
-        let activation = self.activation.as_ref().map_or(0, Activations::bytes);
-        self.weight.bytes() + self.input.as_ref().map_or(0, Transform::bytes) + activation
+        let rounding = self.rounding.as_ref().map_or(0, InputRounding::bytes);
+        self.weight.bytes() + self.transform.as_ref().map_or(0, Transform::bytes) + rounding
     }
 }
 

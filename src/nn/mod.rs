@@ -3,23 +3,23 @@
 //! `Saved` is what the backward pass needs; each field tells its shape, and together they are the memory budget of
 //! training. A layer records dispatches and never runs anything.
 
-pub mod activations;
 pub mod adapted;
 pub mod attention;
 pub mod change;
 pub mod context;
 pub mod feed_forward;
+pub mod input_rounding;
 pub mod linear;
 pub mod norm;
 mod parameter;
 pub mod transform;
 
-pub use activations::Activations;
 pub use adapted::Adapted;
 pub use attention::{Attention, KvCache};
 pub use change::{Change, Float, Latent, Lora, Merged};
 pub use context::{Context, Keys, Pass, StepValues};
 pub use feed_forward::FeedForward;
+pub use input_rounding::InputRounding;
 pub use linear::Linear;
 pub use norm::RmsNorm;
 pub use parameter::Parameter;

@@ -1,7 +1,7 @@
 //! The gradients of all that a block learns against finite differences of the whole block in f64.
 
 use crate::{
-    reference::{activation::swiglu, attention, norm::rms_norm, product, rope, transposed, wide},
+    reference::{attention, norm::rms_norm, product, rope, swiglu::swiglu, transposed, wide},
     support::{Rng, assert_close, gpu, packed},
 };
 use fourbit::{
@@ -58,7 +58,7 @@ fn block(gpu: &Gpu) -> Block {
             output: Hadamard::new(gpu, rows, index as u64 + 20).unwrap(),
         };
         let input = (SCHEMES[index] == Scheme::E8p).then(between);
-        Adapted::new(name, Linear { input, ..Linear::new(weight, None) })
+        Adapted::new(name, Linear { transform: input, ..Linear::new(weight, None) })
     };
     let norm = |index| {
         let weight = gpu.tensor("norm", [HIDDEN], DType::F32, &norm(index)).unwrap();

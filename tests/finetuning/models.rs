@@ -131,7 +131,7 @@ fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
     let signs = |model: &Model, block: usize, linear: usize| match &model.blocks[block]
         .linear(LinearId::ALL[linear])
         .base
-        .input
+        .transform
     {
         Some(Transform::Hadamard { input, output }) => [input, output].map(|t| t.signs().unwrap()),
         _ => panic!("a layer between transforms"),

@@ -130,7 +130,7 @@ fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
         ..Adapted::new(
             "layer",
             Linear {
-                input,
+                transform: input,
                 ..Linear::new(
                     QuantizedTensor::upload(gpu, "w", &packed).unwrap(),
                     Some(gpu.tensor("bias", [n], DType::F32, &bias).unwrap()),

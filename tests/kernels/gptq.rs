@@ -126,7 +126,7 @@ fn codes_are_those_of_the_definition_but_for_ties() {
             };
             let want = gptq(&task);
             let moved = act_order && !static_groups;
-            assert_eq!(linear.input.is_some(), moved);
+            assert_eq!(linear.transform.is_some(), moved);
             let got = values(&gpu, &linear);
             let got: Vec<f32> = match moved {
                 true => (0..rows * n).map(|k| got[k / n * n + want.place[k % n]]).collect(),

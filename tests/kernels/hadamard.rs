@@ -163,11 +163,11 @@ fn check_layer(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, rank: usize, 
     let layer = Linear {
         weight: QuantizedTensor::upload(gpu, "w", &packed).unwrap(),
         bias: bias.then(|| gpu.tensor("bias", [rows], DType::F32, &bias_values).unwrap()),
-        input: Some(Transform::Hadamard {
+        transform: Some(Transform::Hadamard {
             input: Hadamard::new(gpu, cols, 5).unwrap(),
             output: Hadamard::new(gpu, rows, 6).unwrap(),
         }),
-        activation: None,
+        rounding: None,
     };
     let mut g = Graph::new(gpu);
     let mut import = |rows, cols, v: &[f32]| g.import(&gpu.tensor("t", [rows, cols], DType::F32, v).unwrap());

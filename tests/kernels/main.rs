@@ -6,7 +6,6 @@ mod support;
 #[path = "../reference/mod.rs"]
 mod reference;
 
-mod activation;
 mod attention;
 mod awq;
 mod codebook;
@@ -38,3 +37,4 @@ mod rope;
 mod sample;
 mod squared_error;
 mod statistics;
+mod swiglu;

@@ -62,8 +62,8 @@ fn check_layer(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, rank: usize) 
     let layer = Linear {
         weight: QuantizedTensor::upload(gpu, "w", &packed).unwrap(),
         bias: None,
-        input: Some(Transform::Permute(Permutation::upload(gpu, "order", &order).unwrap())),
-        activation: None,
+        transform: Some(Transform::Permute(Permutation::upload(gpu, "order", &order).unwrap())),
+        rounding: None,
     };
     // The two factors' products with x and dy, as the adapter would make them.
     let product = |left: &[f32], right: &dyn Fn(usize, usize) -> f32, depth: usize, width: usize| -> Vec<f32> {

@@ -13,7 +13,7 @@ use fourbit::{
     adapter::{Adapter, InputScales, Qat, QatConfig, Ranges},
     graph::{Graph, Value},
     kernels::elementwise,
-    nn::{Activations, Adapted, Change, Float, Linear, Pass, StepValues},
+    nn::{Adapted, Change, Float, InputRounding, Linear, Pass, StepValues},
     quant::{PER_CHANNEL, Packed, Scheme, affine::stored_codes},
 };
 
@@ -60,16 +60,16 @@ fn case(gpu: &Gpu, config: QatConfig, shape: [usize; 2], rank: Option<usize>) ->
         steps.values.write(bytemuck::cast_slice(&shorter)).unwrap();
     }
     let activation = config.activations.map(|scales| match (scales, &latent.input_step) {
-        (InputScales::Dynamic, _) => Activations::Dynamic,
+        (InputScales::Dynamic, _) => InputRounding::Dynamic,
         (InputScales::Static, step) => {
             let own = || gpu.zeros("step", [1], DType::F32).unwrap();
             let scale = step.as_ref().map_or_else(own, |step| step.values.clone());
             scale.write(bytemuck::cast_slice(&[0.011f32])).unwrap();
-            Activations::Static { scale }
+            InputRounding::Static { scale }
         }
     });
     let bias = gpu.tensor("bias", [outputs], DType::F32, &rng.normals(outputs)).unwrap();
-    let base = Linear { activation, ..Linear::new(target, Some(bias)) };
+    let base = Linear { rounding: activation, ..Linear::new(target, Some(bias)) };
     let linear = Adapted { base, change: Change::Rounded(latent), ..layer };
     Case { config, shape, rank, linear, _adapter: adapter }
 }
@@ -150,9 +150,9 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
     // Q(x), the clamped part of x, and the slope of its step.
     let mut qx = wide(&x);
     let mut slopes = vec![(true, 0.0); x.len()];
-    match &case.linear.base.activation {
+    match &case.linear.base.rounding {
         None => {}
-        Some(Activations::Static { scale }) => {
+        Some(InputRounding::Static { scale }) => {
             let step = scale.read::<f32>().unwrap()[0];
             let code = |v: f32| (v * (1.0 / step)).round_ties_even().clamp(-127.0, 127.0);
             qx = x.iter().map(|&v| f64::from(code(v) * step)).collect();
@@ -163,7 +163,7 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
             // The rows' rule is tested with its kernel; here what it gives is taken over.
             let mut g = Graph::new(gpu);
             let vx = g.import(&gpu.tensor("x", [TOKENS, inputs], DType::F32, &x).unwrap());
-            let rounded = Activations::Dynamic.round(&mut g, &vx).unwrap();
+            let rounded = InputRounding::Dynamic.round(&mut g, &vx).unwrap();
             g.keep(&rounded);
             qx = wide(&g.run().unwrap().read::<f32>(&rounded).unwrap());
         }

@@ -13,7 +13,7 @@ use fourbit::{
     graph::Graph,
     kernels::elementwise,
     model::{Inputs, LoadOptions, Quantization},
-    nn::{Activations, Keys, Latent, Pass},
+    nn::{InputRounding, Keys, Latent, Pass},
     quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
     train::Schedule,
 };
@@ -286,7 +286,7 @@ fn static_scales_come_from_the_largest_inputs() {
     model.add_qat(QatConfig { activations: Some(InputScales::Static), ..weights }, true).unwrap();
     model.observe_inputs(&samples).unwrap();
     for (linear, most) in model.linears().zip(largest) {
-        let Some(Activations::Static { scale }) = &linear.base.activation else { panic!("{}", linear.name) };
+        let Some(InputRounding::Static { scale }) = &linear.base.rounding else { panic!("{}", linear.name) };
         assert_eq!(scale.read::<f32>().unwrap(), [most / 127.0], "{}", linear.name);
     }
 }
@@ -320,7 +320,7 @@ fn a_trained_model_is_written_and_read() {
         job.write_model(&model, &mut |_| Ok(())).unwrap().commit().unwrap();
         let read = Model::load(&gpu, out.path().join("model"), &LoadOptions::default()).unwrap();
         assert_eq!(read.blocks[0].attention.q.base.weight.scheme(), scheme);
-        assert_eq!(read.blocks[0].attention.q.base.activation.is_some(), activations.is_some());
+        assert_eq!(read.blocks[0].attention.q.base.rounding.is_some(), activations.is_some());
         assert_eq!(evaluate::logits(&read, &IDS).unwrap(), evaluate::logits(&model, &IDS).unwrap());
         if activations.is_some() {
             // The plain layout has no room for the scales; the other one demands them.

@@ -1,7 +1,6 @@
 //! Plain f64 loops: what the kernels must compute. Their own gradients are checked against finite differences.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-pub mod activation;
 pub mod attention;
 pub mod dropout;
 pub mod gptq;
@@ -11,6 +10,7 @@ pub mod observer;
 pub mod optimizer;
 pub mod rope;
 pub mod steps;
+pub mod swiglu;
 
 /// f32 values as the references take them.
 pub fn wide(values: &[f32]) -> Vec<f64> {

@@ -10,7 +10,7 @@ use crate::{
         fake_quantize::{self, Grid},
         quantize,
     },
-    nn::{Activations, Linear},
+    nn::{InputRounding, Linear},
     quant::Scheme,
 };
 
@@ -200,7 +200,7 @@ impl Latent {
         if !trained {
             return Ok(());
         }
-        let rounded = base.activation.as_ref().map(|a| a.round(g, x)).transpose()?;
+        let rounded = base.rounding.as_ref().map(|a| a.round(g, x)).transpose()?;
         let x = rounded.as_ref().unwrap_or(x);
         // Of tables nothing is clamped, since the largest number of a block is their end: W itself is not asked for.
         let clamped = match base.weight.scheme() {
@@ -251,8 +251,8 @@ fn grid(g: &mut Graph, weight: &QuantizedTensor) -> Result<Grid> {
 
 /// The grid of an input with one scale for all that the layer sees. Errors: Shape.
 fn input_grid(g: &mut Graph, base: &Linear, x: &Value) -> Result<Option<Grid>> {
-    match &base.activation {
-        Some(Activations::Static { scale }) => {
+    match &base.rounding {
+        Some(InputRounding::Static { scale }) => {
             let scale = g.import(scale);
             Grid::of_input(&scale, x).map(Some)
         }

@@ -27,7 +27,7 @@ impl Signs {
     /// Makes real numbers of the signs of a layer's transforms; the layer then computes with them. Not trained yet.
     /// Errors: Shape for another layer, or a weight that one binding does not hold in f32; OutOfMemory, Device.
     pub fn of(gpu: &Gpu, linear: &mut Linear) -> Result<Signs> {
-        let Some(Transform::Hadamard { input, output }) = &linear.input else {
+        let Some(Transform::Hadamard { input, output }) = &linear.transform else {
             return Err(Error::shape("training of signs", "a layer between Hadamard transforms", "another layer"));
         };
         let inner = inner(gpu, linear, input, output)?;
@@ -36,7 +36,7 @@ impl Signs {
             Ok::<_, Error>((map.with_signs(&signs)?, Parameter::frozen(signs)))
         };
         let ((input, right), (output, left)) = (real(input)?, real(output)?);
-        linear.input = Some(Transform::Hadamard { input, output });
+        linear.transform = Some(Transform::Hadamard { input, output });
         Ok(Signs { inner, left, right })
     }
 

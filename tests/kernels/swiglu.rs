@@ -1,11 +1,11 @@
 use crate::{
-    reference::{activation::*, assert_gradient, dot, wide},
+    reference::{assert_gradient, dot, swiglu::*, wide},
     support::{Rng, SHAPES, assert_close, gpu},
 };
 use fourbit::{
     DType,
     graph::Graph,
-    kernels::{activation, elementwise},
+    kernels::{elementwise, swiglu},
 };
 
 #[test]
@@ -33,8 +33,8 @@ fn forward_and_backward() {
         let [tgate, tup, tdh] =
             [&gate, &up, &dh].map(|v| g.import(&gpu.tensor("operand", [rows, cols], DType::F32, v).unwrap()));
         let dh2 = elementwise::add(&mut g, &tdh, &tdh, 1.0).unwrap();
-        let h = activation::swiglu(&mut g, &tgate, &tup).unwrap();
-        let (dgate, dup) = activation::swiglu_backward(&mut g, &dh2, &tgate, &tup).unwrap();
+        let h = swiglu::swiglu(&mut g, &tgate, &tup).unwrap();
+        let (dgate, dup) = swiglu::swiglu_backward(&mut g, &dh2, &tgate, &tup).unwrap();
         for v in [&h, &dgate, &dup] {
             g.keep(v);
         }
@@ -55,6 +55,6 @@ fn other_shapes_are_refused() {
     let mut g = Graph::new(&gpu);
     let gate = g.import(&gpu.zeros("gate", [2, 3], DType::F32).unwrap());
     let up = g.import(&gpu.zeros("up", [3, 2], DType::F32).unwrap());
-    let message = activation::swiglu(&mut g, &gate, &up).unwrap_err().to_string();
+    let message = swiglu::swiglu(&mut g, &gate, &up).unwrap_err().to_string();
     assert_eq!(message, "swiglu: expected [2, 3], got [3, 2]");
 }

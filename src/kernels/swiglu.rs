@@ -15,7 +15,7 @@ crate::graph::params! {
 const PER_GROUP: usize = 1024;
 
 fn kernel(entry: &'static str) -> Kernel {
-    Kernel::new("activation", entry)
+    Kernel::new("swiglu", entry)
 }
 
 /// Every specialisation.

@@ -17,7 +17,7 @@ use crate::{
 /// and summed as integers. In other schemes, and for the few rows of generation, the input is rounded to the same numbers
 /// in floats and goes through the usual product, whose result differs by f32's rounding alone.
 #[derive(Clone, Debug)]
-pub enum Activations {
+pub enum InputRounding {
     /// Each token (row) has a scale of its own: its largest magnitude / 127.
     Dynamic,
     /// One scale for all that the layer ever sees, found by calibration; what lies beyond 127 of its steps is clipped.
@@ -37,7 +37,7 @@ pub enum Activations {
 /// Fewer rows go through the products for few rows.
 const FEW: usize = 8;
 
-impl Activations {
+impl InputRounding {
     /// Q(x) · Wᵀ + bias
     ///
     /// x: [.., in]; w: [out, in]; bias: [out]; result: [.., out], f32. Errors: Shape.
@@ -62,14 +62,14 @@ impl Activations {
 
     fn outliers(&self, g: &mut Graph, x: &Value) -> Result<Option<quantize_rows::Outliers>> {
         match self {
-            Activations::LlmInt8 { threshold } => quantize_rows::outliers(g, x, *threshold).map(Some),
+            InputRounding::LlmInt8 { threshold } => quantize_rows::outliers(g, x, *threshold).map(Some),
             _ => Ok(None),
         }
     }
 
     fn given(&self, g: &mut Graph) -> Option<Value> {
         match self {
-            Activations::Static { scale } => Some(g.import(scale)),
+            InputRounding::Static { scale } => Some(g.import(scale)),
             _ => None,
         }
     }
@@ -77,7 +77,7 @@ impl Activations {
     /// Bytes of device memory.
     pub fn bytes(&self) -> u64 {
         match self {
-            Activations::Static { scale } => scale.bytes(),
+            InputRounding::Static { scale } => scale.bytes(),
             _ => 0,
         }
     }
