@@ -7,6 +7,7 @@ use crate::{
     kernels::{elementwise, product, sample},
     model::Model,
     nn::{Context, KvCache, Pass},
+    random,
 };
 use std::borrow::Borrow;
 
@@ -84,7 +85,7 @@ impl Sampling {
             mass += weights[kept];
             kept += 1;
         }
-        let mut left = unit(self.seed, draw) * mass;
+        let mut left = random::nth(self.seed, draw) * mass;
         for (&id, weight) in order[..kept].iter().zip(&weights) {
             left -= weight;
             if left < 0.0 {
@@ -93,14 +94,6 @@ impl Sampling {
         }
         order[kept - 1]
     }
-}
-
-/// Uniform in [0, 1), keyed by (seed, draw): SplitMix64.
-fn unit(seed: u64, draw: u64) -> f64 {
-    let mut z = seed.wrapping_add(draw.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Prompt tokens are read in programs of at most this many.

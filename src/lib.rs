@@ -7,7 +7,7 @@
 //! let gpu = Gpu::new()?;
 //! let mut model = Model::load(&gpu, "path/to/model", &LoadOptions::default())?;
 //! model.add_adapter(LoraConfig::default(), true)?;
-//! let mut trainer = Trainer::new(model, TrainConfig::default())?;
+//! let mut trainer = Trainer::new(model, TrainConfig { max_steps: batches.len(), ..TrainConfig::default() })?;
 //! for batch in batches {
 //!     println!("loss {:.4}", trainer.step(&[batch])?.loss);
 //! }
@@ -17,26 +17,32 @@
 //!
 //! Features, all on by default: `tokenizer` reads tokenizers and chat templates, `parquet` data files in Parquet, `cli` is the
 //! command. Without them the library trains on [`data::Batch`]es and generates from token ids.
-#![warn(missing_docs)]
+//!
+//! `graph` and `kernels` are the engine: they are open to this crate's own tests and benches, and no part of what its versions
+//! promise.
+#![deny(missing_docs)]
 
 pub mod adapter;
 pub mod arch;
 pub mod compare;
 pub mod data;
-pub mod dtype;
-pub mod error;
+mod dtype;
+mod error;
 pub mod evaluate;
 pub mod export;
 pub mod format;
 pub mod generate;
 pub mod gpu;
+#[doc(hidden)]
 pub mod graph;
+#[doc(hidden)]
 pub mod kernels;
 pub mod method;
 pub mod model;
 pub mod nn;
 pub mod quant;
-pub mod shape;
+mod random;
+mod shape;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
 #[cfg(not(feature = "tokenizer"))]

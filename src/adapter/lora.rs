@@ -1,7 +1,12 @@
 //! A LoRA adapter: its configuration and the tensors of its layers.
 
 use super::{LoraConfig, Store};
-use crate::{Result, gpu::Gpu, nn::Lora};
+use crate::{
+    Result,
+    gpu::Gpu,
+    nn::Lora,
+    random::{Random, finish, unit},
+};
 
 /// A LoRA adapter in device memory.
 pub struct Adapter {
@@ -69,20 +74,8 @@ pub(crate) fn pairs<'a>(config: &'a LoraConfig, store: &'a Store) -> impl Iterat
 /// the same values on every machine.
 fn kaiming_uniform(seed: u64, layer: u64, r: usize, inputs: usize) -> Vec<f32> {
     let bound = 1.0 / (inputs as f64).sqrt();
-    let mut state = splitmix(seed ^ splitmix(layer.wrapping_add(1)));
-    (0..r * inputs)
-        .map(|_| {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let unit = (splitmix(state) >> 11) as f64 / (1u64 << 53) as f64;
-            ((2.0 * unit - 1.0) * bound) as f32
-        })
-        .collect()
-}
-
-fn splitmix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    let mut random = Random::new(finish(seed ^ finish(layer.wrapping_add(1))));
+    (0..r * inputs).map(|_| ((2.0 * unit(random.bits()) - 1.0) * bound) as f32).collect()
 }
 
 #[cfg(test)]

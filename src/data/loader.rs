@@ -3,6 +3,7 @@
 use super::encode::{Example, IGNORE};
 use super::{Dataset, pack};
 use crate::error::{Error, Result};
+use crate::random::mix;
 
 /// The bit that [`Batch::segment_ids`] carry of tokens that are masked within their example.
 pub const MASKED: u32 = 1 << 31;
@@ -308,12 +309,6 @@ fn order(rows: usize, options: &LoaderOptions, epoch: u64) -> Vec<u32> {
 /// `mix(mix(mix(seed) + epoch) + i)` with SplitMix64's step: a number from its coordinates alone, without state.
 /// Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
 fn draw(seed: u64, epoch: u64, i: u64) -> u64 {
-    let mix = |x: u64| {
-        let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    };
     mix(mix(mix(seed).wrapping_add(epoch)).wrapping_add(i))
 }
 

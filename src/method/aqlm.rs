@@ -10,7 +10,8 @@ use crate::{
     graph::Graph,
     kernels::{QuantizedTensor, dense, lattice},
     nn::Linear,
-    quant::{PER_CHANNEL, Packed, Scheme, VECTOR, hadamard::Random},
+    quant::{PER_CHANNEL, Packed, Scheme, VECTOR},
+    random::Random,
 };
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use crate::{
     kernels::squared_error,
     model::{Block, Model},
     nn::{Pass, StepValues},
-    quant::hadamard::Random,
+    random::Random,
 };
 
 /// How blocks are fine-tuned, by Adam on the squared error of the block's output.

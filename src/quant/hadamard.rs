@@ -4,7 +4,7 @@
 //! n / 2^k; signs go before. Factors come out of Paley's constructions (1933) over prime fields: orders q + 1 for primes q =
 //! 3 mod 4, and 2 (q + 1) for primes q = 1 mod 4, doubled at will: 36 for 576 = 16 * 36, 12 for 1536 = 128 * 12.
 
-use crate::{Error, Result};
+use crate::{Error, Result, random::Random};
 use std::ops::{Add, Sub};
 
 /// The largest order of a factor.
@@ -12,35 +12,6 @@ pub const MOST: usize = 1024;
 
 /// The seed of all random factors, which are no secret: signs alone differ from layer to layer.
 pub const FACTOR_SEED: u64 = 0;
-
-/// SplitMix64 (Steele et al. 2014): the same numbers on every machine.
-pub struct Random(u64);
-
-impl Random {
-    /// The sequence of a seed.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number in (0, 1).
-    fn uniform(&mut self) -> f64 {
-        ((self.bits() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
-    }
-
-    /// A standard normal number.
-    pub fn normal(&mut self) -> f64 {
-        (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
-    }
-}
 
 /// Random signs of n columns, a bit each, set where a column is negated. `[n.div_ceil(32)]`
 pub fn signs(n: usize, seed: u64) -> Vec<u32> {

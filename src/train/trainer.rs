@@ -24,7 +24,7 @@ use std::{borrow::Borrow, time::Instant};
 /// let gpu = Gpu::new()?;
 /// let mut model = Model::load(&gpu, "model", &LoadOptions::default())?;
 /// model.add_adapter(LoraConfig::default(), true)?;
-/// let mut trainer = Trainer::new(model, TrainConfig::default())?;
+/// let mut trainer = Trainer::new(model, TrainConfig { max_steps: batches.len(), ..TrainConfig::default() })?;
 /// for batch in batches {
 ///     println!("{}", trainer.step(&[batch])?.loss);
 /// }
