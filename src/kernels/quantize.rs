@@ -41,7 +41,10 @@ fn kernel(entry: &'static str, source: DType, scheme: Scheme, lanes: u32) -> Ker
             kernel.with("BITS", bits.into()).with("SYMMETRIC", u32::from(symmetric))
         }
         Scheme::Mxfp4 => kernel.import("encoding", "encode_mxfp4"),
-        _ => kernel.import("encoding", "encode_float").import("narrow", "narrow_f32"),
+        Scheme::F32 => kernel.import("encoding", "encode_float").import("narrow", "narrow_f32"),
+        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => {
+            unreachable!("`rounds` holds for what is rounded here")
+        }
     };
     match (scheme, scheme.code_bits()) {
         (_, 32) => kernel.import("pack", "pack_eight").import("store8", "store_words"),
@@ -86,7 +89,11 @@ pub fn variants() -> Vec<Kernel> {
 
 /// Whether [`quantize`] takes the scheme; the codes of the others are searched for, which the host does.
 pub fn rounds(scheme: Scheme) -> bool {
-    !scheme.is_ggml() && !scheme.is_vector() && !matches!(scheme, Scheme::Nvfp4)
+    match scheme {
+        Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 => true,
+        Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => true,
+        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => false,
+    }
 }
 
 /// Rounds `source` to the numbers of `scheme`, bit for bit as [`crate::quant::Packed::quantize`] does; blocks whose largest magnitude is

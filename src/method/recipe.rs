@@ -272,7 +272,7 @@ mod tests {
         gpu::{Gpu, GpuOptions},
         kernels::{gptq, quantize},
         model::GgufFile,
-        quant::{Packed, forms},
+        quant::Packed,
     };
 
     /// Whether a list of supported schemes, read as people read it, names this one.
@@ -324,10 +324,10 @@ mod tests {
                 Err(Error::Unsupported { what, supported, .. }) => Some((scheme, what, supported)),
                 _ => None,
             };
-            let refusals: Vec<_> = forms().into_iter().filter_map(refusal).collect();
+            let refusals: Vec<_> = Scheme::forms().into_iter().filter_map(refusal).collect();
             let list = refusals.iter().find(|refusal| refusal.1.contains(place)).map(|refusal| refusal.2.as_str());
             let list = list.unwrap_or_else(|| panic!("{place} is in none of {refusals:?}"));
-            for scheme in forms() {
+            for scheme in Scheme::forms() {
                 let refused = refusals.iter().any(|refusal| refusal.0 == scheme);
                 assert_eq!(names(list, scheme), !refused, "{place}: {scheme} and {list}");
             }

@@ -45,8 +45,6 @@ mod notation;
 mod packed;
 mod scheme;
 
-#[cfg(test)]
-pub(crate) use notation::forms;
 pub(crate) use notation::listed;
 
 pub use blockwise4::{FP4, FP4_THRESHOLDS, NF4, NF4_THRESHOLDS};

@@ -4,51 +4,9 @@
 //! block), `sym` (no zero point), `f32` (scales in f32), `dq` (double quantization). What is not said is the default: blocks
 //! of 64, zero points, halves for scales.
 
-use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme, ggml::BlockType};
+use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme};
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
-
-/// A scheme of each name, GGUF's aside, as it is without parts.
-const NAMED: [Scheme; 18] = [
-    Scheme::F32,
-    Scheme::F16,
-    Scheme::BF16,
-    Scheme::Nf4 { block_size: BLOCK, double_quant: false },
-    Scheme::Fp4 { block_size: BLOCK, double_quant: false },
-    Scheme::Nf3 { block_size: BLOCK },
-    Scheme::Nf2 { block_size: BLOCK },
-    Scheme::int(2, BLOCK),
-    Scheme::int(3, BLOCK),
-    Scheme::int(4, BLOCK),
-    Scheme::int(5, BLOCK),
-    Scheme::int(6, BLOCK),
-    Scheme::int(7, BLOCK),
-    Scheme::int(8, BLOCK),
-    Scheme::Mxfp4,
-    Scheme::Nvfp4,
-    Scheme::E8p,
-    Scheme::Aqlm { block_size: PER_CHANNEL },
-];
-
-/// A scheme of each name, as it is without parts.
-fn named() -> impl Iterator<Item = Scheme> {
-    NAMED.into_iter().chain(BlockType::ALL.map(BlockType::scheme))
-}
-
-/// Each scheme in each of its forms, blocks of other sizes aside.
-pub(crate) fn forms() -> Vec<Scheme> {
-    let forms = |scheme| match scheme {
-        Scheme::Nf4 { block_size, .. } => {
-            [false, true].map(|double_quant| Scheme::Nf4 { block_size, double_quant }).to_vec()
-        }
-        Scheme::Fp4 { block_size, .. } => {
-            [false, true].map(|double_quant| Scheme::Fp4 { block_size, double_quant }).to_vec()
-        }
-        Scheme::Int { .. } => [scheme, scheme.symmetric()].into_iter().flat_map(|s| [s, s.with_f32_scales()]).collect(),
-        other => vec![other],
-    };
-    named().flat_map(forms).collect()
-}
 
 /// What some forms of a scheme have and others do not; `None` for schemes that come in one form.
 type Part = (&'static str, fn(Scheme) -> Option<bool>);
@@ -70,7 +28,7 @@ const FORM_PARTS: [Part; 3] = [
 
 /// The schemes that `accepts` holds for, in words: `nf4, fp4, int2 to int8, without double quantization`.
 pub(crate) fn listed(accepts: impl Fn(Scheme) -> bool) -> String {
-    let accepted: Vec<Scheme> = forms().into_iter().filter(|scheme| accepts(*scheme)).collect();
+    let accepted: Vec<Scheme> = Scheme::forms().into_iter().filter(|scheme| accepts(*scheme)).collect();
     let mut names: Vec<&str> = accepted.iter().map(|scheme| scheme.name()).collect();
     names.dedup();
     let ints = ["int2", "int3", "int4", "int5", "int6", "int7", "int8"];
@@ -97,9 +55,6 @@ impl Scheme {
         }
     }
 }
-
-/// Blocks of this size unless another is asked for.
-const BLOCK: usize = 64;
 
 /// The parts behind a name.
 #[derive(Default)]
@@ -133,7 +88,7 @@ impl FromStr for Scheme {
                 }
             }
         }
-        let scheme = named().find(|scheme| scheme.name() == name);
+        let scheme = Scheme::all().find(|scheme| scheme.name() == name);
         let scheme = parts.of(scheme.ok_or_else(|| Error::unsupported("scheme", text, listed(|_| true)))?);
         if !parts.fit(scheme) {
             let message = format!("{} takes no such parts; it is written {scheme}", scheme.name());
@@ -156,8 +111,14 @@ impl Parts {
                 let scale = if self.wide { ScaleType::F32 } else { ScaleType::F16 };
                 Scheme::Int { bits, block_size, symmetric: self.symmetric, scale }
             }
-            other => other,
+            scheme @ (Scheme::Nf3 { .. } | Scheme::Nf2 { .. }) => scheme,
+            scheme @ (Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4) => scheme,
+            scheme @ (Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. }) => scheme,
         }
+    }
+
+    fn is_none(&self) -> bool {
+        self.block.is_none() && !self.symmetric && !self.wide && !self.double
     }
 
     /// Whether the scheme has a use for all that was said.
@@ -166,7 +127,8 @@ impl Parts {
             Scheme::Int { .. } => !self.double,
             Scheme::Nf4 { .. } | Scheme::Fp4 { .. } => !self.symmetric && !self.wide,
             Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => !self.symmetric && !self.wide && !self.double,
-            _ => self.block.is_none() && !self.symmetric && !self.wide && !self.double,
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => self.is_none(),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => self.is_none(),
         }
     }
 }
@@ -189,7 +151,8 @@ impl fmt::Display for Scheme {
                 f.write_str(if symmetric { "-sym" } else { "" })?;
                 f.write_str(if scale == ScaleType::F32 { "-f32" } else { "" })
             }
-            _ => Ok(()),
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => Ok(()),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => Ok(()),
         }
     }
 }
@@ -208,8 +171,8 @@ mod tests {
             Scheme::int(3, 128),
             Scheme::int8(PER_CHANNEL),
             Scheme::int(5, PER_TENSOR).symmetric(),
-            Scheme::Q4K,
-            Scheme::Iq4Nl,
+            Scheme::Q4_K,
+            Scheme::IQ4_NL,
             Scheme::Nvfp4,
             Scheme::Aqlm { block_size: PER_CHANNEL },
         ];
@@ -231,8 +194,11 @@ mod tests {
         assert_eq!(listed(tables), "nf4, nf3, without double quantization");
         assert_eq!(listed(|scheme| scheme.double_quant()), "nf4, fp4, with double quantization");
         let all = listed(|_| true);
-        assert!(named().all(|scheme| all.contains(scheme.name()) || matches!(scheme, Scheme::Int { .. })), "{all}");
-        let message = Scheme::Q4K.expect("scheme here", Scheme::is_int).unwrap_err().to_string();
+        assert!(
+            Scheme::all().all(|scheme| all.contains(scheme.name()) || matches!(scheme, Scheme::Int { .. })),
+            "{all}"
+        );
+        let message = Scheme::Q4_K.expect("scheme here", Scheme::is_int).unwrap_err().to_string();
         assert_eq!(message, "unsupported scheme here: q4_k; supported: int2 to int8");
     }
 

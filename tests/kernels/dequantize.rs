@@ -29,7 +29,7 @@ fn schemes() -> Vec<Scheme> {
 
 /// Those of GGUF whose blocks are within rows of this length.
 fn gguf(cols: usize) -> Vec<Scheme> {
-    BlockType::ALL.into_iter().filter(|ty| cols % ty.block_size() == 0).map(BlockType::scheme).collect()
+    BlockType::ALL.into_iter().filter(|ty| cols % ty.block_size() == 0).map(Scheme::Ggml).collect()
 }
 
 fn packed(scheme: Scheme, shape: [usize; 2]) -> Packed {

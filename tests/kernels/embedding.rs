@@ -24,9 +24,9 @@ const SCHEMES: [Scheme; 17] = [
     Scheme::Q4_0,
     Scheme::Q4_1,
     Scheme::Q8_0,
-    Scheme::Q4K,
-    Scheme::Q6K,
-    Scheme::Iq4Xs,
+    Scheme::Q4_K,
+    Scheme::Q6_K,
+    Scheme::IQ4_XS,
 ];
 
 #[test]

@@ -308,7 +308,7 @@ fn what_does_not_fit_is_refused() {
     let nf4 = QuantizedTensor::zeros(&gpu, "w", Scheme::Nf4 { block_size: 64, double_quant: false }, [4, 64]).unwrap();
     let status = quantize::status(&gpu).unwrap();
     assert!(quantize::record(&mut g, "w", &right, &nf4, true, &status).is_err(), "given scales of a table");
-    for scheme in [Scheme::Q4K, Scheme::Nf4 { block_size: 64, double_quant: true }] {
+    for scheme in [Scheme::Q4_K, Scheme::Nf4 { block_size: 64, double_quant: true }] {
         assert!(quantize::records(scheme).is_err(), "{scheme}");
     }
     let shard = nf4.shards().next().unwrap();

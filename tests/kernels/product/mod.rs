@@ -179,7 +179,7 @@ pub fn schemes() -> Vec<Scheme> {
         Scheme::E8p,
         Scheme::Aqlm { block_size: PER_CHANNEL },
     ];
-    all.extend(BlockType::ALL.map(BlockType::scheme));
+    all.extend(BlockType::ALL.map(Scheme::Ggml));
     all
 }
 
