@@ -31,6 +31,7 @@ pub mod kernels;
 pub mod method;
 pub mod model;
 pub mod nn;
+pub mod ops;
 pub mod quant;
 pub mod shape;
 pub mod tokenizer;

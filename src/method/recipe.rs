@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     format::checkpoint::{self, Checkpoint},
-    kernels::hqq::{self, HalfQuadratic},
+    ops::hqq::{self, HalfQuadratic},
     quant::{PER_CHANNEL, ScaleType, Scheme, listed},
 };
 use std::{fmt, str::FromStr};
@@ -270,8 +270,9 @@ mod tests {
         DType,
         adapter::{QatConfig, Ranges},
         gpu::{Gpu, GpuOptions},
-        kernels::{gptq, quantize},
+        kernels::{gptq, quantize::records},
         model::GgufFile,
+        ops::quantize,
         quant::Packed,
     };
 
@@ -310,7 +311,7 @@ mod tests {
             ("scheme for a folder", Box::new(|scheme| Recipe::new(Method::Rtn, scheme).layout().map(drop))),
             ("scheme for plain", Box::new(|scheme| checkpoint::Plain::new(scheme).map(drop))),
             ("scheme for a GGUF file", Box::new(|scheme| GgufFile::open("/no such", scheme, "/no such").map(drop))),
-            ("again and again", Box::new(quantize::records)),
+            ("again and again", Box::new(records)),
             ("on the device", Box::new(|s| quantize::quantize(&gpu, "w", &floats, shape, s).map(drop))),
             (
                 "scheme for hqq",

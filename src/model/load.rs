@@ -10,9 +10,9 @@ use crate::{
     kernels::{
         QuantizedTensor,
         hadamard::{Factors, Hadamard},
-        quantize,
     },
     nn::{Activations, Adapted, Attention, FeedForward, Linear, Parameter, Permutation, RmsNorm, Transform},
+    ops::quantize,
     quant::{Packed, Scheme},
 };
 use std::path::Path;

@@ -11,8 +11,8 @@ use crate::{
         safetensors::{TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
-    kernels::quantize,
     nn::{Activations, Transform},
+    ops::quantize,
     quant::{Packed, Scheme},
 };
 use half::{bf16, f16};

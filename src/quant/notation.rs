@@ -8,23 +8,18 @@ use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme};
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
-/// What some forms of a scheme have and others do not; `None` for schemes that come in one form.
-type Part = (&'static str, fn(Scheme) -> Option<bool>);
+/// What some forms of a scheme have and others do not.
+const FORM_PARTS: [&str; 3] = ["double quantization", "zero points", "f32 scales"];
 
-const FORM_PARTS: [Part; 3] = [
-    ("double quantization", |scheme| match scheme {
-        Scheme::Nf4 { double_quant, .. } | Scheme::Fp4 { double_quant, .. } => Some(double_quant),
-        _ => None,
-    }),
-    ("zero points", |scheme| match scheme {
-        Scheme::Int { symmetric, .. } => Some(!symmetric),
-        _ => None,
-    }),
-    ("f32 scales", |scheme| match scheme {
-        Scheme::Int { scale, .. } => Some(scale == ScaleType::F32),
-        _ => None,
-    }),
-];
+/// Whether a scheme has each of [`FORM_PARTS`]; `None` where all its forms are alike in that.
+fn form_parts(scheme: Scheme) -> [Option<bool>; FORM_PARTS.len()] {
+    match scheme {
+        Scheme::Nf4 { double_quant, .. } | Scheme::Fp4 { double_quant, .. } => [Some(double_quant), None, None],
+        Scheme::Int { symmetric, scale, .. } => [None, Some(!symmetric), Some(scale == ScaleType::F32)],
+        Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => [None; 3],
+        Scheme::Mxfp4 | Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => [None; 3],
+    }
+}
 
 /// The schemes that `accepts` holds for, in words: `nf4, fp4, int2 to int8, without double quantization`.
 pub(crate) fn listed(accepts: impl Fn(Scheme) -> bool) -> String {
@@ -36,8 +31,8 @@ pub(crate) fn listed(accepts: impl Fn(Scheme) -> bool) -> String {
         names.splice(at..at + ints.len(), ["int2 to int8"]);
     }
     let mut text = names.join(", ");
-    for (part, has) in FORM_PARTS {
-        let mut of = accepted.iter().filter_map(|scheme| has(*scheme));
+    for (i, part) in FORM_PARTS.into_iter().enumerate() {
+        let mut of = accepted.iter().filter_map(|scheme| form_parts(*scheme)[i]);
         let Some(first) = of.next() else { continue };
         if of.all(|other| other == first) {
             text += &format!(", {} {part}", if first { "with" } else { "without" });

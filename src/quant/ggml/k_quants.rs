@@ -32,7 +32,10 @@ pub(super) fn scales(ty: BlockType, head: &[u8], out: &mut Scales) {
                 *out = (d * f32::from(scale), -(dmin * f32::from(min)));
             }
         }
-        other => unreachable!("{} is no K-quant", other.name()),
+        BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q8_0 => {
+            unreachable!("one level of scales")
+        }
+        BlockType::Iq4Nl | BlockType::Iq4Xs => unreachable!("a table of levels"),
     }
 }
 
@@ -126,7 +129,10 @@ pub(super) fn encode_affine(ty: BlockType, x: &[f32], codes: &mut [u8], head: &m
         match ty {
             BlockType::Q2K => head[i] = scale | min << 4,
             BlockType::Q4K | BlockType::Q5K => write_six_bits(&mut head[4..], i, scale, min),
-            other => unreachable!("{} has no minima in super-blocks", other.name()),
+            BlockType::Q3K | BlockType::Q6K | BlockType::Iq4Nl | BlockType::Iq4Xs => unreachable!("no minima"),
+            BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q8_0 => {
+                unreachable!("one level of scales")
+            }
         }
     }
     let at = if ty == BlockType::Q2K { 16 } else { 0 };
