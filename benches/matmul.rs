@@ -9,8 +9,8 @@ use fourbit::{
     kernels::{
         dense,
         product::{LowRank, matmul, matmul_dx},
-        roofline,
     },
+    ops::roofline,
     quant::{Packed, Scheme},
 };
 use std::time::Instant;

@@ -7,7 +7,8 @@ use fourbit::{
     DType, Error, QuantizedTensor,
     gpu::{Gpu, Tensor},
     graph::{Graph, Program},
-    kernels::{dequantize::dequantize, quantize::quantize},
+    kernels::dequantize::dequantize,
+    ops::quantize::quantize,
     quant::{Packed, Scheme, ggml},
 };
 use half::bf16;

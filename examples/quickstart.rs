@@ -3,10 +3,7 @@
 //! `cargo run --release --example quickstart`
 
 use fourbit::{
-    DType, Gpu, QuantizedTensor, Result,
-    graph::Graph,
-    kernels::{product::matmul, quantize::quantize},
-    quant::Scheme,
+    DType, Gpu, QuantizedTensor, Result, graph::Graph, kernels::product::matmul, ops::quantize::quantize, quant::Scheme,
 };
 
 fn main() -> Result<()> {

@@ -40,6 +40,7 @@ pub mod kernels;
 pub mod method;
 pub mod model;
 pub mod nn;
+pub mod ops;
 pub mod quant;
 mod random;
 mod shape;

@@ -41,7 +41,7 @@ fn metadata_and_tensors_return() {
     let blocks = BlockType::Q4K.encode(&vec![0.5; 512]).unwrap();
     let specs = [
         spec("odd", Stored::Plain(DType::F16), &[3]),
-        spec("blocks", Stored::Ggml(Scheme::Q4K), &[2, 256]),
+        spec("blocks", Stored::Ggml(Scheme::Q4_K), &[2, 256]),
         spec("last", F32, &[1, 2]),
         spec("none", F32, &[0]),
     ];
@@ -80,7 +80,7 @@ fn what_cannot_be_written_is_refused() {
     for (metadata, specs, expected) in [
         (vec![key("k"), key("k")], vec![], "metadata key k"),
         (vec![], vec![one[0].clone(), one[0].clone()], "tensor x: it is given twice"),
-        (vec![], vec![spec("x", Stored::Ggml(Scheme::Q4K), &[2, 128])], "tensor x: q4_k needs rows"),
+        (vec![], vec![spec("x", Stored::Ggml(Scheme::Q4_K), &[2, 128])], "tensor x: q4_k needs rows"),
         (vec![], vec![spec("x", Stored::Ggml(Scheme::Mxfp4), &[2, 32])], "tensor x: GGUF has no type"),
         (vec![], vec![spec("x", Stored::Plain(DType::U8), &[2])], "tensor x: GGUF has no type"),
         (vec![], vec![spec("x", F32, &[usize::MAX, 2])], "tensor x"),
@@ -155,7 +155,7 @@ fn every_scheme_is_written_with_its_fallbacks() {
     let before = Source::open(folder.path()).unwrap();
     for ty in BlockType::ALL {
         let path = folder.path().join(format!("{}.gguf", ty.name()));
-        let summary = write(folder.path(), ty.scheme(), &path);
+        let summary = write(folder.path(), Scheme::Ggml(ty), &path);
         assert_eq!(summary.fallbacks, if ty.block_size() == 256 { 2 } else { 0 });
         let after = Source::open(&path).unwrap();
         for name in before.names() {
@@ -163,9 +163,9 @@ fn every_scheme_is_written_with_its_fallbacks() {
             let expected = match name.as_str() {
                 _ if name.ends_with("norm.weight") => Scheme::F32,
                 "model.embed_tokens.weight" if ty == BlockType::Q8_0 => Scheme::Q8_0,
-                "model.embed_tokens.weight" => Scheme::Q6K,
-                _ if name.contains("down_proj") => ty.fallback().scheme(),
-                _ => ty.scheme(),
+                "model.embed_tokens.weight" => Scheme::Q6_K,
+                _ if name.contains("down_proj") => Scheme::Ggml(ty.fallback()),
+                _ => Scheme::Ggml(ty),
             };
             assert_eq!(after.scheme(&name).unwrap(), expected, "{name}");
             let packed = Packed::quantize(expected, shape, &values(&before, &name)).unwrap();
@@ -183,10 +183,10 @@ fn a_gguf_file_is_carried_over() {
     model(folder.path());
     let (first, second, third) = (folder.path().join("1"), folder.path().join("2"), folder.path().join("3"));
     let more = ("tokenizer.ggml.model".to_owned(), MetaValue::Text("none".into()));
-    let file = GgufFile::open(folder.path(), Scheme::Q4K, &first).unwrap().with_metadata([more]);
+    let file = GgufFile::open(folder.path(), Scheme::Q4_K, &first).unwrap().with_metadata([more]);
     file.round(&no_device, &mut |_| Ok(())).unwrap();
     // In the same type all bytes are the same.
-    write(&first, Scheme::Q4K, &second);
+    write(&first, Scheme::Q4_K, &second);
     let (a, b) = (Gguf::open(&first).unwrap(), Gguf::open(&second).unwrap());
     assert!(a.keys().eq(b.keys()) && a.keys().all(|key| a.raw(key) == b.raw(key)));
     assert!(a.names().eq(b.names()));
@@ -197,7 +197,7 @@ fn a_gguf_file_is_carried_over() {
     write(&first, Scheme::Q8_0, &third);
     let (a, c) = (Source::open(&first).unwrap(), Source::open(&third).unwrap());
     assert_eq!(c.weights().gguf().unwrap().text("tokenizer.ggml.model").unwrap(), Some("none"));
-    assert_eq!(c.scheme("model.embed_tokens.weight").unwrap(), Scheme::Q6K);
+    assert_eq!(c.scheme("model.embed_tokens.weight").unwrap(), Scheme::Q6_K);
     for name in ["model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.up_proj.weight"] {
         let shape = a.shape(name).unwrap();
         let packed = Packed::quantize(Scheme::Q8_0, shape, &values(&a, name)).unwrap();
@@ -354,15 +354,15 @@ fn loading_in_a_scheme_gives_the_weights_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     model(folder.path());
     let path = folder.path().join("a.gguf");
-    write(folder.path(), Scheme::Q4K, &path);
+    write(folder.path(), Scheme::Q4_K, &path);
     let (plain, blocks) = (Source::open(folder.path()).unwrap(), Source::open(&path).unwrap());
     let stored = Model::from_source(&gpu, &blocks, &LoadOptions::default()).unwrap();
     let rounded =
-        Model::from_source(&gpu, &plain, &LoadOptions { quantization: Quantization::To(Scheme::Q4K) }).unwrap();
-    let rtn = Rtn { scheme: Scheme::Q4K };
+        Model::from_source(&gpu, &plain, &LoadOptions { quantization: Quantization::To(Scheme::Q4_K) }).unwrap();
+    let rtn = Rtn { scheme: Scheme::Q4_K };
     let method = quantize_model(&gpu, &plain, &rtn, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
     for ((a, b), c) in stored.linears().zip(rounded.linears()).zip(method.linears()) {
-        let expected = if a.name.ends_with("down_proj") { Scheme::Q5_0 } else { Scheme::Q4K };
+        let expected = if a.name.ends_with("down_proj") { Scheme::Q5_0 } else { Scheme::Q4_K };
         let packed = a.base.weight.download().unwrap();
         assert_eq!(packed.scheme, expected, "{}", a.name);
         assert_eq!(packed, b.base.weight.download().unwrap(), "{}", a.name);

@@ -344,7 +344,7 @@ fn searched_ranges_lose_less_than_whole_ones() {
             assert!(searched > whole + 0.1, "{scheme}: {searched} dB, whole ranges {whole}");
         }
     }
-    assert!(RtnObserved::new(Scheme::Q4K, Observer::Mse).is_err());
+    assert!(RtnObserved::new(Scheme::Q4_K, Observer::Mse).is_err());
     let ragged = RtnObserved::new(Scheme::int(4, 40), Observer::Mse).unwrap();
     let error = quantize_model(&gpu, &embedded::source(), &ragged, &PipelineOptions::default(), &[], |_| Ok(()));
     let message = error.err().expect("groups of 40").to_string();

@@ -51,7 +51,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &["adapter", "nn", "format", "quant"]),
     ("adapter", &["arch", "nn"]),
     ("arch", &["kernels", "format"]),
-    ("nn", &["kernels"]),
+    ("nn", &["ops"]),
+    ("ops", &["kernels"]),
     ("kernels", &["graph", "quant"]),
     ("graph", &["gpu"]),
     ("gpu", &["error", "dtype", "shape"]),
@@ -262,6 +263,17 @@ fn a_kernel_is_three_files_with_one_name() {
         assert!(hosts.iter().any(lists), "{family} lists no variants of {design}");
         let test = if FIRST_DESIGNS.contains(&name.as_str()) { format!("{family}/mod") } else { name.clone() };
         assert!(tests.contains(&test), "tests/kernels/{test}.rs is missing");
+    }
+}
+
+/// Kernels record. What submits and waits is an op.
+#[test]
+fn kernels_never_submit() {
+    for path in files("src/kernels", &["rs"]) {
+        let text = shipped(&path);
+        for submits in ["Graph::new", ".run()", ".wait()", ".build("] {
+            assert!(!text.contains(submits), "{}: {submits} belongs into src/ops", short(&path));
+        }
     }
 }
 

@@ -11,9 +11,9 @@ use crate::{
         safetensors::{TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
-    kernels::quantize,
     model::{LoadOptions, Model, PIECE, Source},
     nn::{InputRounding, Transform},
+    ops::quantize,
     quant::{Packed, Scheme},
 };
 use half::bf16;

@@ -290,7 +290,7 @@ fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
     let held = source.weights().gguf().map(|gguf| gguf.get(&stored_name)).transpose()?.map(|view| view.stored);
     let is_head = role == Role::Head || (role == Role::Embedding && tied);
     let finer = is_head && scheme.is_ggml() && scheme != Scheme::Q8_0;
-    let wanted = if finer { Scheme::Q6K } else { scheme };
+    let wanted = if finer { Scheme::Q6_K } else { scheme };
     let mut stored = Stored::of(wanted.fitting(cols)).expect("GgufFile::open takes floats and GGUF's schemes");
     let outer = is_head || role == Role::Embedding;
     if let Some(Stored::Ggml(held)) = held.filter(|_| outer && scheme.is_ggml()) {

@@ -10,7 +10,7 @@
 //! Arrays (a vocabulary has a hundred thousand strings) stay in the mapping and are read on demand.
 
 use crate::format::{self, Stored, TensorView, fields::Fields};
-use crate::quant::ggml::BlockType;
+use crate::quant::{Scheme, ggml::BlockType};
 use crate::{DType, Error, Result, Shape};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -385,7 +385,7 @@ const PLAIN: [(u32, DType); 8] = [
 
 fn stored(kind: u32) -> Option<Stored> {
     let plain = PLAIN.into_iter().find(|(number, _)| *number == kind).map(|(_, dtype)| Stored::Plain(dtype));
-    plain.or_else(|| BlockType::from_kind(kind).map(|ty| Stored::Ggml(ty.scheme())))
+    plain.or_else(|| BlockType::from_kind(kind).map(|ty| Stored::Ggml(Scheme::Ggml(ty))))
 }
 
 /// The inverse of [`stored`].

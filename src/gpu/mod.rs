@@ -47,6 +47,9 @@ pub struct GpuOptions {
     pub baseline: bool,
     /// Compile shaders with bounds, loop and division checks.
     pub checked: bool,
+    /// Bytes of one storage binding, where fewer than the device's own are to be used: [`Caps::max_binding`], rounded down to
+    /// 256. What is larger is cut as on a device that binds no more.
+    pub max_binding: Option<u64>,
     /// Device memory that may be used, in bytes.
     pub memory_limit: Option<u64>,
     /// Open wgpu's noop device: everything is validated, nothing runs.
@@ -64,6 +67,7 @@ impl Default for GpuOptions {
             packed_dot: true,
             baseline: false,
             checked: false,
+            max_binding: None,
             memory_limit: None,
             noop: false,
             dry: false,
@@ -174,7 +178,8 @@ impl Gpu {
         let features = adapter::used_features(&adapter.get_info(), adapter.features(), subgroups);
         let limits = if options.baseline || options.noop { wgpu::Limits::default() } else { adapter.limits() };
         let packed_dot = options.packed_dot && adapter::has_packed_dot(&instance);
-        let caps = Caps::of(&adapter.get_info(), features, &limits, packed_dot);
+        let mut caps = Caps::of(&adapter.get_info(), features, &limits, packed_dot);
+        caps.max_binding = caps.max_binding.min(options.max_binding.unwrap_or(u64::MAX)) & !255;
         let desc = wgpu::DeviceDescriptor {
             label: Some("fourbit"),
             required_features: features,

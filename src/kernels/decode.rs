@@ -2,7 +2,7 @@
 
 use crate::{
     gpu::Kernel,
-    quant::{ScaleType, Scheme},
+    quant::{ScaleType, Scheme, ggml::BlockType},
 };
 
 /// How many elements an invocation decodes at a time.
@@ -45,13 +45,13 @@ pub(super) const SCHEMES: [Scheme; 29] = [
     Scheme::Q5_0,
     Scheme::Q5_1,
     Scheme::Q8_0,
-    Scheme::Q2K,
-    Scheme::Q3K,
-    Scheme::Q4K,
-    Scheme::Q5K,
-    Scheme::Q6K,
-    Scheme::Iq4Nl,
-    Scheme::Iq4Xs,
+    Scheme::Q2_K,
+    Scheme::Q3_K,
+    Scheme::Q4_K,
+    Scheme::Q5_K,
+    Scheme::Q6_K,
+    Scheme::IQ4_NL,
+    Scheme::IQ4_XS,
     Scheme::E8p,
     Scheme::Aqlm { block_size: 64 },
 ];
@@ -98,7 +98,7 @@ struct Decoder {
     zero: Option<u32>,
 }
 
-/// One row per scheme.
+/// One row a scheme.
 fn decoder(scheme: Scheme) -> Decoder {
     use Codes::{Bytes, Codebooks, Lattice, Nibbles, Stream, Table};
     let absmax = |double_quant| if double_quant { "scale_nested" } else { "scale_absmax" };
@@ -114,18 +114,20 @@ fn decoder(scheme: Scheme) -> Decoder {
         Scheme::Int { bits, scale: ScaleType::F16, .. } => (Codes::of_integers(bits), None, "scale_affine_half", None),
         Scheme::Mxfp4 => (Table, Some("codebook_e2m1"), "scale_e8m0", None),
         Scheme::Nvfp4 => (Table, Some("codebook_e2m1"), "scale_e4m3", None),
-        Scheme::Q4_0 => (Nibbles, None, "scale_half", Some(8)),
-        Scheme::Q4_1 => (Nibbles, None, "scale_half_min", None),
-        Scheme::Q5_0 => (Stream, None, "scale_half", Some(16)),
-        Scheme::Q5_1 => (Stream, None, "scale_half_min", None),
-        Scheme::Q8_0 => (Bytes, None, "scale_half", Some(0)),
-        Scheme::Q2K => (Stream, None, "scale_q2_k", None),
-        Scheme::Q3K => (Stream, None, "scale_q3_k", Some(4)),
-        Scheme::Q4K => (Nibbles, None, "scale_q4_k", None),
-        Scheme::Q5K => (Stream, None, "scale_q4_k", None),
-        Scheme::Q6K => (Stream, None, "scale_q6_k", Some(32)),
-        Scheme::Iq4Nl => (Table, Some("codebook_iq4"), "scale_half", Some(0)),
-        Scheme::Iq4Xs => (Table, Some("codebook_iq4"), "scale_iq4_xs", None),
+        Scheme::Ggml(ty) => match ty {
+            BlockType::Q4_0 => (Nibbles, None, "scale_half", Some(8)),
+            BlockType::Q4_1 => (Nibbles, None, "scale_half_min", None),
+            BlockType::Q5_0 => (Stream, None, "scale_half", Some(16)),
+            BlockType::Q5_1 => (Stream, None, "scale_half_min", None),
+            BlockType::Q8_0 => (Bytes, None, "scale_half", Some(0)),
+            BlockType::Q2K => (Stream, None, "scale_q2_k", None),
+            BlockType::Q3K => (Stream, None, "scale_q3_k", Some(4)),
+            BlockType::Q4K => (Nibbles, None, "scale_q4_k", None),
+            BlockType::Q5K => (Stream, None, "scale_q4_k", None),
+            BlockType::Q6K => (Stream, None, "scale_q6_k", Some(32)),
+            BlockType::Iq4Nl => (Table, Some("codebook_iq4"), "scale_half", Some(0)),
+            BlockType::Iq4Xs => (Table, Some("codebook_iq4"), "scale_iq4_xs", None),
+        },
         Scheme::E8p => (Lattice, None, "scale_absmax", None),
         Scheme::Aqlm { .. } => (Codebooks, None, "scale_absmax", None),
     };
@@ -172,4 +174,26 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, unit: Unit, lookup: Lookup)
 pub(super) fn block(scheme: Scheme) -> u32 {
     let block = scheme.block_size();
     if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::discriminant;
+
+    #[test]
+    fn kernels_are_specialised_for_every_way_of_decoding() {
+        for scheme in Scheme::forms() {
+            let same = |other: &Scheme| match (*other, scheme) {
+                (Scheme::Ggml(a), Scheme::Ggml(b)) => a == b,
+                (a, b) => discriminant(&a) == discriminant(&b),
+            };
+            assert!(SCHEMES.iter().any(same), "{scheme}");
+            let decoded = decoder(scheme);
+            let all = || SCHEMES.iter().map(|other| decoder(*other));
+            assert!(all().any(|d| d.codes == decoded.codes && d.codebook == decoded.codebook), "{scheme}: codes");
+            assert!(all().any(|d| d.scale == decoded.scale), "{scheme}: {}", decoded.scale);
+            assert!(all().any(|d| d.zero == decoded.zero), "{scheme}: {:?}", decoded.zero);
+        }
+    }
 }

@@ -52,18 +52,12 @@ pub fn dequantize(g: &mut Graph, w: &QuantizedTensor) -> Result<Value> {
 
 /// [`dequantize`] for a range of rows: [rows.len(), cols]. Errors: Shape.
 pub fn dequantize_rows(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>) -> Result<Value> {
-    let limit = g.gpu().caps().max_binding;
-    dequantize_sharded(g, w, rows, limit)
-}
-
-/// [`dequantize_rows`] with shards of the weight of at most `limit` bytes.
-pub fn dequantize_sharded(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>, limit: u64) -> Result<Value> {
     if rows.start > rows.end || rows.end > w.rows() {
         return Err(Error::shape("dequantize", format!("rows up to {}", w.rows()), format!("{rows:?}")));
     }
     let (cols, block) = (w.cols(), w.scheme().block_size());
     let y = g.value([rows.len(), cols], DType::F32)?;
-    for shard in w.shards_within(limit) {
+    for shard in w.shards() {
         let from = rows.start.max(shard.row0);
         let to = rows.end.min(shard.row0 + shard.rows);
         if from >= to {

@@ -24,7 +24,7 @@ fn kernel(entry: &'static str) -> Kernel {
     Kernel::new("dropout", entry)
 }
 
-/// Every specialisation.
+/// Every specialisation. `by_element` is the form that other kernels import, by itself; the tests compare both.
 pub fn variants() -> Vec<Kernel> {
     vec![kernel("dropout"), kernel("by_element")]
 }
@@ -42,15 +42,6 @@ pub fn mask(p: f32) -> Result<(u32, f32)> {
 /// x, y: any shape, f32; seed: [2] u32 in storage: the run's seed, and the draw, a number that every micro-batch has to
 /// itself; `layer`: a number of this use within the pass. dx is this function of dy. Errors: Shape, Config. Mask: Philox4x32-10, Salmon et al. 2011.
 pub fn dropout(g: &mut Graph, x: &Value, seed: &Value, layer: u32, p: f32) -> Result<Value> {
-    record(g, "dropout", x, seed, layer, p)
-}
-
-/// [`dropout`] by the shader's one-element form, which is slower and gives the same bits.
-pub fn dropout_by_element(g: &mut Graph, x: &Value, seed: &Value, layer: u32, p: f32) -> Result<Value> {
-    record(g, "by_element", x, seed, layer, p)
-}
-
-fn record(g: &mut Graph, entry: &'static str, x: &Value, seed: &Value, layer: u32, p: f32) -> Result<Value> {
     let (threshold, scale) = mask(p)?;
     seed.expect("dropout", &[2])?;
     if seed.dtype() != DType::U32 {
@@ -59,6 +50,6 @@ fn record(g: &mut Graph, entry: &'static str, x: &Value, seed: &Value, layer: u3
     let y = g.value(x.shape().clone(), DType::F32)?;
     let len = x.shape().len();
     let params = Params { len: len as u32, layer, threshold, scale };
-    g.dispatch(kernel(entry), &params, &[x, seed, &y], len.div_ceil(PER_GROUP), 80.0 * len as f64)?;
+    g.dispatch(kernel("dropout"), &params, &[x, seed, &y], len.div_ceil(PER_GROUP), 80.0 * len as f64)?;
     Ok(y)
 }

@@ -37,11 +37,6 @@ pub fn variants() -> Vec<Kernel> {
 /// ids: [rows] u32; table: [vocabulary, cols]; x: [rows, cols] f32. An id past the vocabulary gives zeros: refuse it before.
 /// Errors: Shape.
 pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor) -> Result<Value> {
-    embed_within(g, ids, table, u64::MAX)
-}
-
-/// [`embed`] with shards of the table of at most `limit` bytes. Errors: Shape.
-pub fn embed_within(g: &mut Graph, ids: &Value, table: &QuantizedTensor, limit: u64) -> Result<Value> {
     let [vocabulary, cols] = table.shape();
     if ids.dtype() != DType::U32 || table.is_empty() {
         let got = format!("{} and {vocabulary} rows", ids.dtype());
@@ -50,7 +45,7 @@ pub fn embed_within(g: &mut Graph, ids: &Value, table: &QuantizedTensor, limit: 
     let rows = ids.shape().len();
     let x = g.value([rows, cols], DType::F32)?;
     let kernel = kernel(table.scheme(), cols);
-    for shard in table.shards_within(limit) {
+    for shard in table.shards() {
         let last = shard.row0 + shard.rows == vocabulary;
         let params = Params {
             cols: cols as u32,

@@ -42,7 +42,7 @@ impl BlockRange {
     fn keep(self, group: usize) -> usize {
         match self {
             BlockRange::Percentile(percent) => ((group as f64 * percent / 100.0).ceil() as usize).clamp(1, group),
-            _ => group,
+            BlockRange::Whole | BlockRange::LeastError => group,
         }
     }
 }
@@ -62,6 +62,9 @@ crate::graph::params! {
         count: u32,
     }
 }
+
+/// Who makes a grid of what.
+const NO_GRID: &str = "`Grid::serves` holds for what a grid is made of";
 
 impl Grid {
     /// Whether the numbers of `scheme` are such a grid.
@@ -114,7 +117,11 @@ impl Grid {
             Scheme::Int { scale: ScaleType::F16, .. } => {
                 kernel.import("grid", "affine_grid").import("pair", "pair_f16")
             }
-            _ => kernel.import("grid", "affine_grid").import("pair", "pair_f32"),
+            Scheme::Int { scale: ScaleType::F32, .. } => {
+                kernel.import("grid", "affine_grid").import("pair", "pair_f32")
+            }
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => unreachable!("{NO_GRID}"),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => unreachable!("{NO_GRID}"),
         }
     }
 

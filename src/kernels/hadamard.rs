@@ -175,7 +175,7 @@ impl Hadamard {
             let here = match signs {
                 Signs::Before if pass > 0 => Signs::Never,
                 Signs::After if pass + 1 < passes => Signs::Never,
-                signs => signs,
+                Signs::Never | Signs::Before | Signs::After => signs,
             };
             let params = Params {
                 rows: rows as u32,

@@ -3,7 +3,7 @@
 use super::{QuantizedTensor, Shard, quantize};
 use crate::{
     DType, Error, Result,
-    gpu::{Gpu, Kernel, Tensor},
+    gpu::{Kernel, Tensor},
     graph::{Graph, Value},
     quant::{ScaleType, Scheme, gcd},
 };
@@ -47,7 +47,10 @@ fn kernel(entry: &'static str, source: DType, bits: u8, scale: ScaleType) -> Ker
     let snippet = match source {
         DType::F16 => "codes_f16",
         DType::BF16 => "codes_bf16",
-        _ => "codes_f32",
+        DType::F32 => "codes_f32",
+        DType::F64 | DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::U32 | DType::U8 | DType::Bool => {
+            unreachable!("`check` takes floats of 16 and 32 bits")
+        }
     };
     let kernel = Kernel::new("hqq", entry).import("source", snippet);
     kernel.with("BITS", bits.into()).with("HALF", u32::from(scale == ScaleType::F16))
@@ -64,58 +67,36 @@ pub fn variants() -> Vec<Kernel> {
     all
 }
 
-/// Affine codes whose zero points make |w - (code - zero) * scale|^p small, p < 1: outliers may be far off where that
-/// serves the rest
-///
-/// source: [rows * cols] f32, f16 or bf16 in any shape, which may exceed a binding; shape: (rows, cols); scheme:
-/// asymmetric integers of 2 to 8 bits. Scales are those of the blocks' ranges; zero points are fractional. A one-off: it
-/// runs at once and waits. Errors: Config for NaN, infinity, options and ranges beyond the scales; Shape; Unsupported;
-/// OutOfMemory; Device. Half-Quadratic Quantization, Badri & Shaji 2023.
-pub fn hqq(
-    gpu: &Gpu,
-    name: &str,
-    source: &Tensor,
-    shape: [usize; 2],
-    scheme: Scheme,
-    options: &HalfQuadratic,
-) -> Result<QuantizedTensor> {
-    hqq_within(gpu, name, source, shape, scheme, options, u64::MAX)
-}
-
-/// Whether [`hqq`] takes the scheme: integers with zero points.
+/// Whether there is such a rounding to the scheme: integers with zero points.
 pub const fn serves(scheme: Scheme) -> bool {
     matches!(scheme, Scheme::Int { symmetric: false, .. })
 }
 
-/// [`hqq`] with about `limit` bytes of the source to a dispatch; the result is the same.
-pub fn hqq_within(
-    gpu: &Gpu,
+/// Records the affine codes of `target` whose zero points make |w - (code - zero) * scale|^p small.
+///
+/// source: [rows * cols] f32, f16 or bf16 in any shape, which may exceed a binding ([`check`]); target: asymmetric integers
+/// ([`serves`]), not empty; status: as [`quantize::status`]. Errors: Shape where not even a few blocks fit a binding;
+/// Unsupported; OutOfMemory.
+pub fn record(
+    g: &mut Graph,
     name: &str,
     source: &Tensor,
-    shape: [usize; 2],
-    scheme: Scheme,
+    target: &QuantizedTensor,
     options: &HalfQuadratic,
-    limit: u64,
-) -> Result<QuantizedTensor> {
-    scheme.expect("scheme for hqq", serves)?;
-    let Scheme::Int { bits, scale, .. } = scheme else { unreachable!("`serves` holds for integers alone") };
-    check(name, source, shape, options)?;
-    let target = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
-    if gpu.is_dry() || target.is_empty() {
-        return Ok(target);
-    }
+    status: &Tensor,
+) -> Result<()> {
+    target.scheme().expect("scheme for hqq", serves)?;
+    let Scheme::Int { bits, scale, .. } = target.scheme() else { unreachable!("`serves` holds for integers alone") };
     let block = target.scheme().block_size();
     let blocks = target.len().div_ceil(block);
-    let status = gpu.zeros("quantization status", [4], DType::U32)?;
-    let control = gpu.tensor("state of the solver", [3], DType::F32, &[options.beta, f32::MAX, 0.0])?;
-    let mut g = Graph::new(gpu);
+    let control = g.gpu().tensor("state of the solver", [3], DType::F32, &[options.beta, f32::MAX, 0.0])?;
     let state = g.value([blocks, 2], DType::F32)?;
     let errors = g.value([blocks], DType::F32)?;
-    let (status_value, control) = (g.import(&status), g.import(&control));
+    let (status_value, control) = (g.import(status), g.import(&control));
     let mut ranges = Vec::new();
     for shard in target.shards() {
-        let job = Job { source, shard, cols: shape[1], bits, block, limit, options };
-        job.ranges(&mut g, name, &mut ranges)?;
+        let job = Job { source, shard, cols: target.cols(), bits, block, options };
+        job.ranges(g, name, &mut ranges)?;
     }
     let kernel = |entry| kernel(entry, source.dtype(), bits, scale);
     for r in &ranges {
@@ -139,29 +120,17 @@ pub fn hqq_within(
         let groups = (r.params.len as usize).div_ceil(32 * 64);
         g.dispatch(kernel("encode"), &r.params, &[&r.source, &state, &r.packed], groups, r.work(20.0))?;
     }
-    g.run()?;
-    report(name, &status.read::<u32>()?)?;
-    Ok(target)
+    Ok(())
 }
 
-fn check(name: &str, source: &Tensor, shape: [usize; 2], options: &HalfQuadratic) -> Result<()> {
+/// Errors: Shape; Config for options out of their ranges.
+pub fn check(name: &str, source: &Tensor, shape: [usize; 2], options: &HalfQuadratic) -> Result<()> {
     quantize::check_source(name, source, shape)?;
     let HalfQuadratic { p, beta, kappa, .. } = *options;
     let positive = |v: f32| v > 0.0 && v.is_finite();
     if !(0.0..=1.0).contains(&p) || !positive(beta) || !positive(kappa) {
         let message = format!("expected p in 0..=1, beta and kappa above 0, got {p}, {beta}, {kappa}");
         return Err(Error::config("HQQ", message));
-    }
-    Ok(())
-}
-
-fn report(name: &str, status: &[u32]) -> Result<()> {
-    if status[0] > 0 {
-        let message = format!("{} elements are not finite; only finite numbers can be stored", status[0]);
-        return Err(Error::config(name, message));
-    }
-    if status[2] > 0 {
-        return Err(Error::config(name, format!("the range of block {} is beyond its scale", !status[2])));
     }
     Ok(())
 }
@@ -173,7 +142,6 @@ struct Job<'a> {
     cols: usize,
     bits: u8,
     block: usize,
-    limit: u64,
     options: &'a HalfQuadratic,
 }
 
@@ -202,7 +170,7 @@ impl Job<'_> {
         let (align, max_binding) = (caps.offset_alignment as usize, caps.max_binding);
         let size = self.source.dtype().size();
         let (start, len) = (self.shard.row0 * self.cols, self.shard.rows * self.cols);
-        let most = max_binding.min(self.limit) as usize / size;
+        let most = max_binding as usize / size;
         let mut step = len;
         if len > most {
             let unit = 8 * align;

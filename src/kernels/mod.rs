@@ -2,6 +2,8 @@
 //!
 //! Every file offers recording functions over [`crate::graph::Value`]s and a `variants()` list of every specialisation it
 //! can record, which the shader tests validate for SPIR-V, MSL, HLSL and wgpu's noop device.
+// A scheme, or a type of numbers, that is new must not fall through to what another one means.
+#![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod attention;
 pub mod awq;

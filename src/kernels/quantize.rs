@@ -5,7 +5,7 @@ use crate::{
     DType, Error, Result,
     gpu::{DeviceKind, Gpu, Kernel, Tensor},
     graph::{Graph, Value},
-    quant::{ScaleType, Scheme, dynamic8_map, gcd, nested_array},
+    quant::{ScaleType, Scheme, gcd},
 };
 
 crate::graph::params! {
@@ -26,7 +26,10 @@ fn kernel(entry: &'static str, source: DType, scheme: Scheme, lanes: u32) -> Ker
     let kernel = match source {
         DType::F16 => kernel.import("source", "source_half").import("widen", "widen_f16"),
         DType::BF16 => kernel.import("source", "source_half").import("widen", "widen_bf16"),
-        _ => kernel.import("source", "source_f32"),
+        DType::F32 => kernel.import("source", "source_f32"),
+        DType::F64 | DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::U32 | DType::U8 | DType::Bool => {
+            unreachable!("`check_source` takes floats of 16 and 32 bits")
+        }
     };
     let kernel = match scheme {
         Scheme::F16 => kernel.import("encoding", "encode_float").import("narrow", "half_bits"),
@@ -41,7 +44,10 @@ fn kernel(entry: &'static str, source: DType, scheme: Scheme, lanes: u32) -> Ker
             kernel.with("BITS", bits.into()).with("SYMMETRIC", u32::from(symmetric))
         }
         Scheme::Mxfp4 => kernel.import("encoding", "encode_mxfp4"),
-        _ => kernel.import("encoding", "encode_float").import("narrow", "narrow_f32"),
+        Scheme::F32 => kernel.import("encoding", "encode_float").import("narrow", "narrow_f32"),
+        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => {
+            unreachable!("`rounds` holds for what is rounded here")
+        }
     };
     match (scheme, scheme.code_bits()) {
         (_, 32) => kernel.import("pack", "pack_eight").import("store8", "store_words"),
@@ -84,101 +90,68 @@ pub fn variants() -> Vec<Kernel> {
     all
 }
 
-/// Whether [`quantize`] takes the scheme; the codes of the others are searched for, which the host does.
+/// Whether the device rounds to the scheme; the codes of the others are searched for, which the host does.
 pub fn rounds(scheme: Scheme) -> bool {
-    !scheme.is_ggml() && !scheme.is_vector() && !matches!(scheme, Scheme::Nvfp4)
-}
-
-/// Rounds `source` to the numbers of `scheme`, bit for bit as [`crate::quant::Packed::quantize`] does; blocks whose largest magnitude is
-/// subnormal count as zero there and here.
-///
-/// source: \[rows * cols\] f32, f16 or bf16 in any shape, which may exceed a binding; shape: (rows, cols); name: for
-/// messages. A one-off: it runs at once and waits. Errors: Config for NaN, infinity or numbers that the scheme cannot hold;
-/// Shape; Unsupported for schemes whose codes are searched for (GGUF's, NVFP4, E8P, AQLM); OutOfMemory; Device.
-pub fn quantize(gpu: &Gpu, name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
-    let scheme = scheme.resolve(shape);
-    quantize_with(gpu, name, source, shape, scheme, lanes(gpu, scheme), u64::MAX)
+    match scheme {
+        Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 => true,
+        Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => true,
+        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => false,
+    }
 }
 
 /// Threads to a block that suit the device.
-fn lanes(gpu: &Gpu, scheme: Scheme) -> u32 {
-    match gpu.caps().kind {
-        DeviceKind::Cpu if scheme.block_size() <= 4096 => 1,
-        _ if scheme.block_size() <= 256 => 8,
+pub fn lanes(gpu: &Gpu, scheme: Scheme) -> u32 {
+    let on_processor = gpu.caps().kind == DeviceKind::Cpu;
+    match scheme.block_size() {
+        ..=4096 if on_processor => 1,
+        ..=256 => 8,
         _ => 64,
     }
 }
 
-/// [`quantize`] with `lanes` (1, 8 or 64) threads to a block, and about `limit` bytes of the source to a dispatch; the
-/// result is the same.
-pub fn quantize_with(
-    gpu: &Gpu,
-    name: &str,
-    source: &Tensor,
-    shape: [usize; 2],
-    scheme: Scheme,
-    lanes: u32,
-    limit: u64,
-) -> Result<QuantizedTensor> {
-    let scheme = scheme.resolve(shape);
-    check(name, source, shape, scheme)?;
-    if !LANES.contains(&lanes) {
-        return Err(Error::config("lanes", format!("expected one of {LANES:?}, got {lanes}")));
-    }
-    let target = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
-    if gpu.is_dry() || target.is_empty() {
-        return Ok(target);
-    }
-    let status = status(gpu)?;
-    // Where the scales are bytes, the absmax values lie aside until all of them are there.
-    let absmax = match scheme.double_quant() {
-        true => Some(gpu.zeros("absmax values", [target.len().div_ceil(scheme.block_size())], DType::F32)?),
-        false => None,
-    };
-    let mut g = Graph::new(gpu);
-    for shard in target.shards() {
-        let mut job = Job { lanes, limit, ..Job::new(Source::Tensor(source), &target, &status, &shard) };
-        job.scales = absmax.as_ref().or(job.scales);
-        job.record(&mut g, name)?;
-    }
-    if let (Some(absmax), Some(nested), Some(scales)) = (&absmax, target.nested(), target.scales()) {
-        let groups = absmax.shape().len().div_ceil(256);
-        nested.write(bytemuck::cast_slice(&nested_array(0.0, &dynamic8_map(), &vec![0.0; groups])))?;
-        let [absmax, status, nested, scales] = [absmax, &status, nested, scales].map(|t| g.import(t));
-        double_quantize::double_quantize(&mut g, &absmax, &status, &nested, &scales)?;
-    }
-    g.run()?;
-    report(name, scheme, &status.read::<u32>()?)?;
-    Ok(target)
-}
-
-/// Whether [`encode`] takes the scheme: one that has scales, as they were chosen.
+/// Whether the device rounds with given scales to the scheme: one that has scales, as they were chosen.
 pub fn encodes(scheme: Scheme) -> bool {
     rounds(scheme) && !scheme.is_float() && !scheme.double_quant() && scheme != Scheme::Mxfp4
 }
 
-/// Rounds `source` to the numbers of `target` with the scales that it has already: for methods that choose scales and
-/// values themselves.
+/// Records what rounds `source` to the numbers of `target`, whose table of double quantization is written already.
 ///
-/// source: \[rows * cols\], finite; target: integers, or a table with plain scales. It runs at once and waits. Errors: Shape;
-/// Unsupported for other schemes; Device.
-pub fn encode(gpu: &Gpu, name: &str, source: &Tensor, target: &QuantizedTensor) -> Result<()> {
-    let (scheme, shape) = (target.scheme(), target.shape());
-    check(name, source, shape, scheme)?;
-    scheme.expect("scheme to encode with given scales", encodes)?;
-    let status = status(gpu)?;
-    let mut g = Graph::new(gpu);
-    for shard in target.shards() {
-        Job::new(Source::Tensor(source), target, &status, &shard).record(&mut g, name)?;
+/// source: \[rows * cols\] f32, f16 or bf16 in any shape, which may exceed a binding ([`check`]); lanes: threads to a block, 1,
+/// 8 or 64, or none where `target` keeps its scales; status: of [`status`]. Errors: Config for other lanes; Shape where not
+/// even a few blocks fit a binding; OutOfMemory.
+pub fn record_tensor(
+    g: &mut Graph,
+    name: &str,
+    source: &Tensor,
+    target: &QuantizedTensor,
+    lanes: Option<u32>,
+    status: &Tensor,
+) -> Result<()> {
+    if let Some(lanes) = lanes.filter(|lanes| !LANES.contains(lanes)) {
+        return Err(Error::config("lanes", format!("expected one of {LANES:?}, got {lanes}")));
     }
-    g.run()?;
-    gpu.wait()
+    // Where the scales are bytes, the absmax values lie aside until all of them are there.
+    let scheme = target.scheme();
+    let absmax = match scheme.double_quant() {
+        true => Some(g.gpu().zeros("absmax values", [target.len().div_ceil(scheme.block_size())], DType::F32)?),
+        false => None,
+    };
+    for shard in target.shards() {
+        let job = Job::new(Source::Tensor(source), target, status, &shard);
+        let scales = absmax.as_ref().or(job.scales);
+        Job { lanes: lanes.unwrap_or(0), scales, ..job }.record(g, name)?;
+    }
+    if let (Some(absmax), Some(nested), Some(scales)) = (&absmax, target.nested(), target.scales()) {
+        let [absmax, status, nested, scales] = [absmax, status, nested, scales].map(|t| g.import(t));
+        double_quantize::double_quantize(g, &absmax, &status, &nested, &scales)?;
+    }
+    Ok(())
 }
 
-/// Records what [`quantize`] runs, in a program that may run many times: `target` gets the numbers of `source`. Where `given`,
-/// it keeps its scales, as in [`encode`].
+/// Records what [`record_tensor`] does, in a program that may run many times: `target` gets the numbers of `source`. Where
+/// `given`, it keeps its scales.
 ///
-/// source: [rows, cols] f32; status: of [`status`], to be read with [`report`] now and then. Errors: Shape; Unsupported for
+/// source: [rows, cols] f32; status: of [`status`], to be read now and then. Errors: Shape; Unsupported for
 /// schemes whose codes are searched for, for double quantization, and for given scales of other schemes than integers.
 pub fn record(
     g: &mut Graph,
@@ -209,12 +182,14 @@ pub fn records(scheme: Scheme) -> Result<()> {
     scheme.expect("scheme to quantize to again and again", |scheme| rounds(scheme) && !scheme.double_quant())
 }
 
-/// Where kernels tell of numbers that cannot be stored. [4] u32
+/// Where kernels tell of numbers that cannot be stored: how many are not finite or too large, the complement of the first
+/// one's number, and both for blocks whose range is beyond the scales. [4] u32
 pub fn status(gpu: &Gpu) -> Result<Tensor> {
     gpu.zeros("quantization status", [4], DType::U32)
 }
 
-fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
+/// Errors: Config, Shape, Unsupported, where `source` cannot be rounded to a weight of this scheme and shape.
+pub fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
     scheme.validate_for(shape)?;
     scheme.expect("scheme to quantize to on the device", rounds)?;
     check_source(name, source, shape)
@@ -227,20 +202,6 @@ pub(super) fn check_source(name: &str, source: &Tensor, shape: [usize; 2]) -> Re
     }
     if shape[0].checked_mul(shape[1]) != source.shape().checked_len() {
         return Err(Error::shape(format!("quantizing {name}"), format!("{shape:?}"), source.shape()));
-    }
-    Ok(())
-}
-
-/// Errors: Config, where [`status`], read back, tells of numbers that are not finite or of a range beyond the scheme's.
-pub fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
-    if status[0] > 0 {
-        let what = if scheme.code_bits() == 16 { "not finite or too large" } else { "not finite" };
-        let message = format!("element {} is {what} for {} ({} such)", !status[1], scheme.name(), status[0]);
-        return Err(Error::config(name, format!("{message}; only finite numbers can be stored")));
-    }
-    if status[2] > 0 {
-        let scale = if matches!(scheme, Scheme::Int { scale: ScaleType::F16, .. }) { "f16" } else { "f32" };
-        return Err(Error::config(name, format!("the range of block {} is beyond {scale}", !status[2])));
     }
     Ok(())
 }
@@ -283,7 +244,6 @@ struct Job<'a> {
     scheme: Scheme,
     /// Threads to a block; 0 where the scales are given.
     lanes: u32,
-    limit: u64,
     status: &'a Tensor,
     shard: &'a Shard,
     cols: usize,
@@ -294,7 +254,7 @@ impl<'a> Job<'a> {
     /// With the scales that are there.
     fn new(source: Source<'a>, target: &QuantizedTensor, status: &'a Tensor, shard: &'a Shard) -> Job<'a> {
         let (scheme, cols) = (target.scheme(), target.cols());
-        Job { source, scheme, lanes: 0, limit: u64::MAX, status, shard, cols, scales: shard.scales.as_ref() }
+        Job { source, scheme, lanes: 0, status, shard, cols, scales: shard.scales.as_ref() }
     }
 
     /// Cuts the shard where the source exceeds a binding, at whole blocks and aligned offsets.
@@ -303,7 +263,7 @@ impl<'a> Job<'a> {
         let size = self.source.dtype().size();
         let (start, len) = (self.shard.row0 * self.cols, self.shard.rows * self.cols);
         let bound = |elements: usize| (elements * size) as u64 <= caps.max_binding;
-        let most = caps.max_binding.min(self.limit) as usize / size;
+        let most = caps.max_binding as usize / size;
         let mut step = len;
         if len > most {
             let align = 8 * caps.offset_alignment as usize;

@@ -72,7 +72,7 @@ impl<'a> Scale<'a> {
     fn threshold(self) -> f32 {
         match self {
             Scale::WithoutOutliers(outliers) => outliers.threshold,
-            _ => 0.0,
+            Scale::Row | Scale::Given(_) => 0.0,
         }
     }
 }

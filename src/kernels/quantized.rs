@@ -383,7 +383,7 @@ mod tests {
         assert!(check(Scheme::Q4_0, [151_936, 4096]) > 2);
         // Codes of 3 bits: a shard ends with a whole group of words.
         assert!(check(Scheme::int(3, 64), [151_936, 4096]) > 1);
-        assert_eq!(check(Scheme::Q2K, [151_936, 4096]), 2);
+        assert_eq!(check(Scheme::Q2_K, [151_936, 4096]), 2);
     }
 
     #[test]

@@ -1,19 +1,10 @@
-//! The most that the device can do, measured: the line beside every other speed.
+//! The most that a device can do: multiply-adds that wait for nothing, and a copy.
 
 use crate::{
-    DType, Result,
-    gpu::{Gpu, Kernel},
-    graph::Graph,
+    Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
 };
-
-/// Peak rates of a device.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Roofline {
-    /// Multiply-adds in registers, two operations each, in GFLOP/s.
-    pub gflops: f64,
-    /// Bytes read and written by a copy, in GB/s.
-    pub gb_per_second: f64,
-}
 
 crate::graph::params! {
     struct Params {
@@ -30,47 +21,22 @@ pub fn variants() -> Vec<Kernel> {
     vec![kernel("multiply_add"), kernel("copy")]
 }
 
-/// Operations of one round of `multiply_add` in one invocation.
-const ROUND: f64 = 2.0 * 12.0 * 16.0;
+/// Operations of one round of [`multiply_add`] in one invocation.
+pub const ROUND: f64 = 2.0 * 12.0 * 16.0;
 
-/// Measures `gpu` for about `seconds`, and takes the best runs. Errors: OutOfMemory, Device.
-pub fn measure(gpu: &Gpu, seconds: f64) -> Result<Roofline> {
-    let invocations = 1 << 16;
-    let flops = |rounds: u32| f64::from(rounds) * ROUND * invocations as f64;
-    // Rounds grow until one run is long beside the cost of a submit.
-    let mut rounds = 4;
-    while best(gpu, "multiply_add", rounds, invocations, 0.0)? < 5e-3 && rounds < 1 << 20 {
-        rounds *= 4;
-    }
-    let gflops = flops(rounds) / best(gpu, "multiply_add", rounds, invocations, seconds / 2.0)? * 1e-9;
-    let elements = (gpu.caps().max_binding as usize / 16).min(1 << 22) / 256 * 256;
-    let copied = 2.0 * 16.0 * elements as f64;
-    let gb_per_second = copied / best(gpu, "copy", 1, elements, seconds / 2.0)? * 1e-9;
-    Ok(Roofline { gflops, gb_per_second })
+/// Records `rounds` times [`ROUND`] operations in registers for each row of y. y: [invocations, 4] f32, invocations a multiple
+/// of 256.
+pub fn multiply_add(g: &mut Graph, y: &Value, rounds: u32) -> Result<()> {
+    record(g, "multiply_add", &[y], rounds)
 }
 
-/// The shortest of the runs that fit `seconds`, at least two, in seconds.
-fn best(gpu: &Gpu, entry: &'static str, rounds: u32, invocations: usize, seconds: f64) -> Result<f64> {
-    let mut g = Graph::new(gpu);
-    let y = g.value([invocations, 4], DType::F32)?;
-    let mut args = vec![&y];
-    let x = g.import(&gpu.zeros("roofline", [invocations, 4], DType::F32)?);
-    if entry == "copy" {
-        args.insert(0, &x);
-    }
+/// Records y = x. x, y: [invocations, 4] f32, invocations a multiple of 256.
+pub fn copy(g: &mut Graph, x: &Value, y: &Value) -> Result<()> {
+    record(g, "copy", &[x, y], 1)
+}
+
+fn record(g: &mut Graph, entry: &'static str, args: &[&Value], rounds: u32) -> Result<()> {
+    let (invocations, _) = args[0].rows_cols();
     let work = f64::from(rounds) * ROUND * invocations as f64;
-    g.dispatch(kernel(entry), &Params { rounds }, &args, invocations / 256, work)?;
-    let mut program = g.run()?;
-    gpu.wait()?;
-    let start = std::time::Instant::now();
-    let mut best = f64::INFINITY;
-    let mut runs = 0;
-    while runs < 2 || start.elapsed().as_secs_f64() < seconds {
-        let run = std::time::Instant::now();
-        program.run()?;
-        gpu.wait()?;
-        best = best.min(run.elapsed().as_secs_f64());
-        runs += 1;
-    }
-    Ok(best)
+    g.dispatch(kernel(entry), &Params { rounds }, args, invocations / 256, work)
 }

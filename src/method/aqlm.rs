@@ -8,8 +8,9 @@ use crate::{
     DType, Error, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::{QuantizedTensor, dense, lattice},
+    kernels::{QuantizedTensor, dense},
     nn::Linear,
+    ops::lattice,
     quant::{PER_CHANNEL, Packed, Scheme, VECTOR},
     random::Random,
 };

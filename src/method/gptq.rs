@@ -11,9 +11,10 @@ use crate::{
     kernels::{
         QuantizedTensor, Shard, elementwise,
         gptq::{self, BLOCK, BlockRange, Grid},
-        permute, quantize,
+        permute,
     },
     nn::{Linear, Permutation, Transform},
+    ops::quantize,
     quant::Scheme,
 };
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use super::{Layer, LayerMethod};
 use crate::{
     Result,
     gpu::Gpu,
-    kernels::hqq::{self, HalfQuadratic},
     nn::Linear,
+    ops::hqq::{self, HalfQuadratic},
     quant::Scheme,
 };
 

@@ -5,8 +5,9 @@ use crate::{
     Error, Result,
     gpu::Gpu,
     graph::Graph,
-    kernels::{QuantizedTensor, quantize, reduce},
+    kernels::{QuantizedTensor, reduce},
     nn::{InputRounding, Linear},
+    ops::quantize,
     quant::{PER_CHANNEL, ScaleType, Scheme, affine_words},
 };
 

@@ -11,9 +11,9 @@ use crate::{
     kernels::{
         QuantizedTensor,
         hadamard::{Factors, Hadamard, transpose},
-        lattice,
     },
     nn::{Linear, Transform},
+    ops::lattice,
     quant::{Scheme, VECTOR, hadamard, lattice as codebook},
 };
 

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     format::checkpoint::{self, Checkpoint},
-    kernels::hqq::{self, HalfQuadratic},
+    ops::hqq::{self, HalfQuadratic},
     quant::{PER_CHANNEL, ScaleType, Scheme, listed},
 };
 use std::{fmt, str::FromStr};
@@ -271,8 +271,9 @@ mod tests {
         adapter::{QatConfig, Ranges},
         export::GgufFile,
         gpu::{Gpu, GpuOptions},
-        kernels::{gptq, quantize},
-        quant::{Packed, forms},
+        kernels::{gptq, quantize::records},
+        ops::quantize,
+        quant::Packed,
     };
 
     /// Whether a list of supported schemes, read as people read it, names this one.
@@ -310,7 +311,7 @@ mod tests {
             ("scheme for a folder", Box::new(|scheme| Recipe::new(Method::Rtn, scheme).layout().map(drop))),
             ("scheme for plain", Box::new(|scheme| checkpoint::Plain::new(scheme).map(drop))),
             ("scheme for a GGUF file", Box::new(|scheme| GgufFile::open("/no such", scheme, "/no such").map(drop))),
-            ("again and again", Box::new(quantize::records)),
+            ("again and again", Box::new(records)),
             ("on the device", Box::new(|s| quantize::quantize(&gpu, "w", &floats, shape, s).map(drop))),
             (
                 "scheme for hqq",
@@ -324,10 +325,10 @@ mod tests {
                 Err(Error::Unsupported { what, supported, .. }) => Some((scheme, what, supported)),
                 _ => None,
             };
-            let refusals: Vec<_> = forms().into_iter().filter_map(refusal).collect();
+            let refusals: Vec<_> = Scheme::forms().into_iter().filter_map(refusal).collect();
             let list = refusals.iter().find(|refusal| refusal.1.contains(place)).map(|refusal| refusal.2.as_str());
             let list = list.unwrap_or_else(|| panic!("{place} is in none of {refusals:?}"));
-            for scheme in forms() {
+            for scheme in Scheme::forms() {
                 let refused = refusals.iter().any(|refusal| refusal.0 == scheme);
                 assert_eq!(names(list, scheme), !refused, "{place}: {scheme} and {list}");
             }

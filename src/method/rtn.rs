@@ -8,9 +8,9 @@ use crate::{
     kernels::{
         QuantizedTensor,
         gptq::{self, BlockRange, Grid},
-        quantize,
     },
     nn::Linear,
+    ops::quantize,
     quant::{Packed, Scheme},
 };
 

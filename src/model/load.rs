@@ -10,9 +10,9 @@ use crate::{
     kernels::{
         QuantizedTensor,
         hadamard::{Factors, Hadamard},
-        quantize,
     },
     nn::{Adapted, Attention, FeedForward, InputRounding, Linear, Parameter, Permutation, RmsNorm, Transform},
+    ops::quantize,
     quant::{Packed, Scheme},
 };
 use std::path::Path;

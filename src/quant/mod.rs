@@ -31,6 +31,8 @@
 //! holds element `2b` in its high and `2b + 1` in its low nibble; codes of 2, 3, 5, 6 and 7 bits are a stream, element `i`
 //! in bits `width * i ..` counted from the lowest bit of the first word. Words are little-endian, and codes lie in the order
 //! of the elements, whatever order a file has.
+// A scheme, or a type of numbers, that is new must not fall through to what another one means.
+#![warn(clippy::wildcard_enum_match_arm)]
 
 use crate::{Error, Result};
 
@@ -45,8 +47,6 @@ mod notation;
 mod packed;
 mod scheme;
 
-#[cfg(test)]
-pub(crate) use notation::forms;
 pub(crate) use notation::listed;
 
 pub use blockwise4::{FP4, FP4_THRESHOLDS, NF4, NF4_THRESHOLDS};

@@ -4,73 +4,26 @@
 //! block), `sym` (no zero point), `f32` (scales in f32), `dq` (double quantization). What is not said is the default: blocks
 //! of 64, zero points, halves for scales.
 
-use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme, ggml::BlockType};
+use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme};
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
-/// A scheme of each name, GGUF's aside, as it is without parts.
-const NAMED: [Scheme; 18] = [
-    Scheme::F32,
-    Scheme::F16,
-    Scheme::BF16,
-    Scheme::Nf4 { block_size: BLOCK, double_quant: false },
-    Scheme::Fp4 { block_size: BLOCK, double_quant: false },
-    Scheme::Nf3 { block_size: BLOCK },
-    Scheme::Nf2 { block_size: BLOCK },
-    Scheme::int(2, BLOCK),
-    Scheme::int(3, BLOCK),
-    Scheme::int(4, BLOCK),
-    Scheme::int(5, BLOCK),
-    Scheme::int(6, BLOCK),
-    Scheme::int(7, BLOCK),
-    Scheme::int(8, BLOCK),
-    Scheme::Mxfp4,
-    Scheme::Nvfp4,
-    Scheme::E8p,
-    Scheme::Aqlm { block_size: PER_CHANNEL },
-];
+/// What some forms of a scheme have and others do not.
+const FORM_PARTS: [&str; 3] = ["double quantization", "zero points", "f32 scales"];
 
-/// A scheme of each name, as it is without parts.
-fn named() -> impl Iterator<Item = Scheme> {
-    NAMED.into_iter().chain(BlockType::ALL.map(BlockType::scheme))
+/// Whether a scheme has each of [`FORM_PARTS`]; `None` where all its forms are alike in that.
+fn form_parts(scheme: Scheme) -> [Option<bool>; FORM_PARTS.len()] {
+    match scheme {
+        Scheme::Nf4 { double_quant, .. } | Scheme::Fp4 { double_quant, .. } => [Some(double_quant), None, None],
+        Scheme::Int { symmetric, scale, .. } => [None, Some(!symmetric), Some(scale == ScaleType::F32)],
+        Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => [None; 3],
+        Scheme::Mxfp4 | Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => [None; 3],
+    }
 }
-
-/// Each scheme in each of its forms, blocks of other sizes aside.
-pub(crate) fn forms() -> Vec<Scheme> {
-    let forms = |scheme| match scheme {
-        Scheme::Nf4 { block_size, .. } => {
-            [false, true].map(|double_quant| Scheme::Nf4 { block_size, double_quant }).to_vec()
-        }
-        Scheme::Fp4 { block_size, .. } => {
-            [false, true].map(|double_quant| Scheme::Fp4 { block_size, double_quant }).to_vec()
-        }
-        Scheme::Int { .. } => [scheme, scheme.symmetric()].into_iter().flat_map(|s| [s, s.with_f32_scales()]).collect(),
-        other => vec![other],
-    };
-    named().flat_map(forms).collect()
-}
-
-/// What some forms of a scheme have and others do not; `None` for schemes that come in one form.
-type Part = (&'static str, fn(Scheme) -> Option<bool>);
-
-const FORM_PARTS: [Part; 3] = [
-    ("double quantization", |scheme| match scheme {
-        Scheme::Nf4 { double_quant, .. } | Scheme::Fp4 { double_quant, .. } => Some(double_quant),
-        _ => None,
-    }),
-    ("zero points", |scheme| match scheme {
-        Scheme::Int { symmetric, .. } => Some(!symmetric),
-        _ => None,
-    }),
-    ("f32 scales", |scheme| match scheme {
-        Scheme::Int { scale, .. } => Some(scale == ScaleType::F32),
-        _ => None,
-    }),
-];
 
 /// The schemes that `accepts` holds for, in words: `nf4, fp4, int2 to int8, without double quantization`.
 pub(crate) fn listed(accepts: impl Fn(Scheme) -> bool) -> String {
-    let accepted: Vec<Scheme> = forms().into_iter().filter(|scheme| accepts(*scheme)).collect();
+    let accepted: Vec<Scheme> = Scheme::forms().into_iter().filter(|scheme| accepts(*scheme)).collect();
     let mut names: Vec<&str> = accepted.iter().map(|scheme| scheme.name()).collect();
     names.dedup();
     let ints = ["int2", "int3", "int4", "int5", "int6", "int7", "int8"];
@@ -78,8 +31,8 @@ pub(crate) fn listed(accepts: impl Fn(Scheme) -> bool) -> String {
         names.splice(at..at + ints.len(), ["int2 to int8"]);
     }
     let mut text = names.join(", ");
-    for (part, has) in FORM_PARTS {
-        let mut of = accepted.iter().filter_map(|scheme| has(*scheme));
+    for (i, part) in FORM_PARTS.into_iter().enumerate() {
+        let mut of = accepted.iter().filter_map(|scheme| form_parts(*scheme)[i]);
         let Some(first) = of.next() else { continue };
         if of.all(|other| other == first) {
             text += &format!(", {} {part}", if first { "with" } else { "without" });
@@ -97,9 +50,6 @@ impl Scheme {
         }
     }
 }
-
-/// Blocks of this size unless another is asked for.
-const BLOCK: usize = 64;
 
 /// The parts behind a name.
 #[derive(Default)]
@@ -133,7 +83,7 @@ impl FromStr for Scheme {
                 }
             }
         }
-        let scheme = named().find(|scheme| scheme.name() == name);
+        let scheme = Scheme::all().find(|scheme| scheme.name() == name);
         let scheme = parts.of(scheme.ok_or_else(|| Error::unsupported("scheme", text, listed(|_| true)))?);
         if !parts.fit(scheme) {
             let message = format!("{} takes no such parts; it is written {scheme}", scheme.name());
@@ -156,8 +106,14 @@ impl Parts {
                 let scale = if self.wide { ScaleType::F32 } else { ScaleType::F16 };
                 Scheme::Int { bits, block_size, symmetric: self.symmetric, scale }
             }
-            other => other,
+            scheme @ (Scheme::Nf3 { .. } | Scheme::Nf2 { .. }) => scheme,
+            scheme @ (Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4) => scheme,
+            scheme @ (Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. }) => scheme,
         }
+    }
+
+    fn is_none(&self) -> bool {
+        self.block.is_none() && !self.symmetric && !self.wide && !self.double
     }
 
     /// Whether the scheme has a use for all that was said.
@@ -166,7 +122,8 @@ impl Parts {
             Scheme::Int { .. } => !self.double,
             Scheme::Nf4 { .. } | Scheme::Fp4 { .. } => !self.symmetric && !self.wide,
             Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => !self.symmetric && !self.wide && !self.double,
-            _ => self.block.is_none() && !self.symmetric && !self.wide && !self.double,
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => self.is_none(),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => self.is_none(),
         }
     }
 }
@@ -189,7 +146,8 @@ impl fmt::Display for Scheme {
                 f.write_str(if symmetric { "-sym" } else { "" })?;
                 f.write_str(if scale == ScaleType::F32 { "-f32" } else { "" })
             }
-            _ => Ok(()),
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => Ok(()),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => Ok(()),
         }
     }
 }
@@ -208,8 +166,8 @@ mod tests {
             Scheme::int(3, 128),
             Scheme::int8(PER_CHANNEL),
             Scheme::int(5, PER_TENSOR).symmetric(),
-            Scheme::Q4K,
-            Scheme::Iq4Nl,
+            Scheme::Q4_K,
+            Scheme::IQ4_NL,
             Scheme::Nvfp4,
             Scheme::Aqlm { block_size: PER_CHANNEL },
         ];
@@ -231,8 +189,11 @@ mod tests {
         assert_eq!(listed(tables), "nf4, nf3, without double quantization");
         assert_eq!(listed(|scheme| scheme.double_quant()), "nf4, fp4, with double quantization");
         let all = listed(|_| true);
-        assert!(named().all(|scheme| all.contains(scheme.name()) || matches!(scheme, Scheme::Int { .. })), "{all}");
-        let message = Scheme::Q4K.expect("scheme here", Scheme::is_int).unwrap_err().to_string();
+        assert!(
+            Scheme::all().all(|scheme| all.contains(scheme.name()) || matches!(scheme, Scheme::Int { .. })),
+            "{all}"
+        );
+        let message = Scheme::Q4_K.expect("scheme here", Scheme::is_int).unwrap_err().to_string();
         assert_eq!(message, "unsupported scheme here: q4_k; supported: int2 to int8");
     }
 

@@ -71,30 +71,8 @@ pub enum Scheme {
     Mxfp4,
     /// NVIDIA's FP4: blocks of 16 of E2M1 numbers, an E4M3 scale a block, an f32 scale for the tensor.
     Nvfp4,
-    /// GGUF blocks of 32: `d * (code - 8)`.
-    Q4_0,
-    /// GGUF blocks of 32: `d * code + m`.
-    Q4_1,
-    /// GGUF blocks of 32: `d * (code - 16)`, 5 bits.
-    Q5_0,
-    /// GGUF blocks of 32: `d * code + m`, 5 bits.
-    Q5_1,
-    /// GGUF blocks of 32: `d * code`, codes -128..=127.
-    Q8_0,
-    /// GGUF super-blocks of 16 blocks of 16: `d * s * code - dmin * m`, 2 bits; s and m of 4 bits.
-    Q2K,
-    /// GGUF super-blocks of 16 blocks of 16: `d * (s - 32) * (code - 4)`, 3 bits; s of 6 bits.
-    Q3K,
-    /// GGUF super-blocks of 8 blocks of 32: `d * s * code - dmin * m`, 4 bits; s and m of 6 bits.
-    Q4K,
-    /// GGUF super-blocks of 8 blocks of 32: `d * s * code - dmin * m`, 5 bits; s and m of 6 bits.
-    Q5K,
-    /// GGUF super-blocks of 16 blocks of 16: `d * s * (code - 32)`, 6 bits; s of 8 bits, signed.
-    Q6K,
-    /// GGUF blocks of 32: `d * table[code]`, 4 bits.
-    Iq4Nl,
-    /// GGUF super-blocks of 8 blocks of 32: `d * (s - 32) * table[code]`, 4 bits; s of 6 bits.
-    Iq4Xs,
+    /// A block type of GGUF: `d * code + m` in blocks of 32 or super-blocks of 256, see [`ggml`](super::ggml).
+    Ggml(BlockType),
     /// QuIP#'s lattice E8P (Tseng et al. 2024): 16 bits for 8 numbers, one scale for the tensor.
     E8p,
     /// AQLM (Egiazarian et al. 2024): 8 numbers are the sum of two vectors of two code books of 256, times the row's scale.
@@ -104,7 +82,7 @@ pub enum Scheme {
     },
 }
 
-/// What each scheme is made of. One row a scheme: this table is the layout.
+/// What a scheme is made of.
 struct Layout {
     name: &'static str,
     /// Bits an element.
@@ -113,6 +91,90 @@ struct Layout {
     block: usize,
     /// Elements and bytes of one entry of `scales`.
     entry: (usize, usize),
+}
+
+/// One row a scheme: examples of it, one for each of its names, and what it is made of. The match makes it an error to leave a
+/// scheme out, and the examples are the list of all schemes.
+macro_rules! table {
+    ($($examples:expr, $pattern:pat => $row:expr;)*) => {
+        impl Scheme {
+            const fn layout(self) -> Layout {
+                let (name, bits, block, entry) = match self { $($pattern => $row),* };
+                Layout { name, bits, block, entry }
+            }
+        }
+
+        /// Examples of each scheme, one for each name, as it is without parts.
+        const EXAMPLES: &[&[Scheme]] = &[$(&$examples),*];
+    };
+}
+
+/// Elements of a block unless others are asked for.
+pub(super) const BLOCK: usize = 64;
+
+/// Integers of each width.
+const INTEGERS: [Scheme; 7] = [
+    Scheme::int(2, BLOCK),
+    Scheme::int(3, BLOCK),
+    Scheme::int(4, BLOCK),
+    Scheme::int(5, BLOCK),
+    Scheme::int(6, BLOCK),
+    Scheme::int(7, BLOCK),
+    Scheme::int(8, BLOCK),
+];
+
+/// GGUF's block types.
+const GGML: [Scheme; BlockType::ALL.len()] = {
+    let mut all = [Scheme::F32; BlockType::ALL.len()];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = Scheme::Ggml(BlockType::ALL[i]);
+        i += 1;
+    }
+    all
+};
+
+table! {
+    [Scheme::F32], Scheme::F32 => ("f32", 32, 0, (0, 0));
+    [Scheme::F16], Scheme::F16 => ("f16", 16, 0, (0, 0));
+    [Scheme::BF16], Scheme::BF16 => ("bf16", 16, 0, (0, 0));
+    [Scheme::Nf4 { block_size: BLOCK, double_quant: false }], Scheme::Nf4 { block_size, double_quant } => {
+        ("nf4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+    };
+    [Scheme::Fp4 { block_size: BLOCK, double_quant: false }], Scheme::Fp4 { block_size, double_quant } => {
+        ("fp4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+    };
+    [Scheme::Nf3 { block_size: BLOCK }], Scheme::Nf3 { block_size } => ("nf3", 3, block_size, (block_size, 4));
+    [Scheme::Nf2 { block_size: BLOCK }], Scheme::Nf2 { block_size } => ("nf2", 2, block_size, (block_size, 4));
+    INTEGERS, Scheme::Int { bits, block_size, scale, .. } => {
+        (int_name(bits), bits as usize, block_size, (block_size, scale.pair_bytes()))
+    };
+    [Scheme::Mxfp4], Scheme::Mxfp4 => ("mxfp4", 4, 32, (32, 1));
+    [Scheme::Nvfp4], Scheme::Nvfp4 => ("nvfp4", 4, 16, (16, 1));
+    // One scale for all: the largest block that shaders can number.
+    [Scheme::E8p], Scheme::E8p => ("e8p", 2, 1 << 31, (1 << 31, 4));
+    [Scheme::Aqlm { block_size: PER_CHANNEL }], Scheme::Aqlm { block_size } => ("aqlm", 2, block_size, (block_size, 4));
+    GGML, Scheme::Ggml(ty) => {
+        let head = (ty.block_size(), ty.head_bytes());
+        (ty.scheme_name(), ty.code_bits(), ty.sub_block(), head)
+    };
+}
+
+/// GGUF's block types, as GGUF names them.
+#[allow(missing_docs, reason = "each is the block type of its name")]
+impl Scheme {
+    pub const Q4_0: Scheme = Scheme::Ggml(BlockType::Q4_0);
+    pub const Q4_1: Scheme = Scheme::Ggml(BlockType::Q4_1);
+    pub const Q5_0: Scheme = Scheme::Ggml(BlockType::Q5_0);
+    pub const Q5_1: Scheme = Scheme::Ggml(BlockType::Q5_1);
+    pub const Q8_0: Scheme = Scheme::Ggml(BlockType::Q8_0);
+    pub const Q2_K: Scheme = Scheme::Ggml(BlockType::Q2K);
+    pub const Q3_K: Scheme = Scheme::Ggml(BlockType::Q3K);
+    pub const Q4_K: Scheme = Scheme::Ggml(BlockType::Q4K);
+    pub const Q5_K: Scheme = Scheme::Ggml(BlockType::Q5K);
+    pub const Q6_K: Scheme = Scheme::Ggml(BlockType::Q6K);
+    pub const IQ4_NL: Scheme = Scheme::Ggml(BlockType::Iq4Nl);
+    pub const IQ4_XS: Scheme = Scheme::Ggml(BlockType::Iq4Xs);
 }
 
 impl Scheme {
@@ -128,20 +190,14 @@ impl Scheme {
 
     /// The same integers with scale and zero point in f32; any other scheme as it is.
     pub const fn with_f32_scales(self) -> Scheme {
-        match self {
-            Scheme::Int { bits, block_size, symmetric, .. } => {
-                Scheme::Int { bits, block_size, symmetric, scale: ScaleType::F32 }
-            }
-            other => other,
-        }
+        let Scheme::Int { bits, block_size, symmetric, .. } = self else { return self };
+        Scheme::Int { bits, block_size, symmetric, scale: ScaleType::F32 }
     }
 
     /// The same integers with the zero point in the middle; any other scheme as it is.
     pub const fn symmetric(self) -> Scheme {
-        match self {
-            Scheme::Int { bits, block_size, scale, .. } => Scheme::Int { bits, block_size, symmetric: true, scale },
-            other => other,
-        }
+        let Scheme::Int { bits, block_size, scale, .. } = self else { return self };
+        Scheme::Int { bits, block_size, symmetric: true, scale }
     }
 
     /// The same with blocks of another size; schemes whose blocks are fixed stay as they are.
@@ -152,45 +208,32 @@ impl Scheme {
             Scheme::Nf3 { .. } => Scheme::Nf3 { block_size },
             Scheme::Nf2 { .. } => Scheme::Nf2 { block_size },
             Scheme::Int { bits, symmetric, scale, .. } => Scheme::Int { bits, block_size, symmetric, scale },
-            other => other,
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => self,
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => self,
         }
     }
 
-    const fn layout(self) -> Layout {
-        let (name, bits, block, entry) = match self {
-            Scheme::F32 => ("f32", 32, 0, (0, 0)),
-            Scheme::F16 => ("f16", 16, 0, (0, 0)),
-            Scheme::BF16 => ("bf16", 16, 0, (0, 0)),
-            Scheme::Nf4 { block_size, double_quant } => {
-                ("nf4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+    /// Every scheme, one for each name, as its name alone says it.
+    pub fn all() -> impl Iterator<Item = Scheme> {
+        EXAMPLES.iter().copied().flatten().copied()
+    }
+
+    /// Every scheme in each of its forms (double quantization, zero points, the type of scales), blocks of other sizes aside.
+    pub fn forms() -> Vec<Scheme> {
+        let forms = |scheme: Scheme| match scheme {
+            Scheme::Nf4 { block_size, .. } => {
+                [false, true].map(|double_quant| Scheme::Nf4 { block_size, double_quant }).to_vec()
             }
-            Scheme::Fp4 { block_size, double_quant } => {
-                ("fp4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+            Scheme::Fp4 { block_size, .. } => {
+                [false, true].map(|double_quant| Scheme::Fp4 { block_size, double_quant }).to_vec()
             }
-            Scheme::Nf3 { block_size } => ("nf3", 3, block_size, (block_size, 4)),
-            Scheme::Nf2 { block_size } => ("nf2", 2, block_size, (block_size, 4)),
-            Scheme::Int { bits, block_size, scale, .. } => {
-                (int_name(bits), bits as usize, block_size, (block_size, scale.pair_bytes()))
+            Scheme::Int { .. } => {
+                [scheme, scheme.symmetric()].into_iter().flat_map(|s| [s, s.with_f32_scales()]).collect()
             }
-            Scheme::Mxfp4 => ("mxfp4", 4, 32, (32, 1)),
-            Scheme::Nvfp4 => ("nvfp4", 4, 16, (16, 1)),
-            Scheme::Q4_0 => ("q4_0", 4, 32, (32, 2)),
-            Scheme::Q4_1 => ("q4_1", 4, 32, (32, 4)),
-            Scheme::Q5_0 => ("q5_0", 5, 32, (32, 2)),
-            Scheme::Q5_1 => ("q5_1", 5, 32, (32, 4)),
-            Scheme::Q8_0 => ("q8_0", 8, 32, (32, 2)),
-            Scheme::Q2K => ("q2_k", 2, 16, (SUPER_BLOCK, 20)),
-            Scheme::Q3K => ("q3_k", 3, 16, (SUPER_BLOCK, 16)),
-            Scheme::Q4K => ("q4_k", 4, 32, (SUPER_BLOCK, 16)),
-            Scheme::Q5K => ("q5_k", 5, 32, (SUPER_BLOCK, 16)),
-            Scheme::Q6K => ("q6_k", 6, 16, (SUPER_BLOCK, 20)),
-            Scheme::Iq4Nl => ("iq4_nl", 4, 32, (32, 2)),
-            Scheme::Iq4Xs => ("iq4_xs", 4, 32, (SUPER_BLOCK, 8)),
-            // One scale for all: the largest block that shaders can number.
-            Scheme::E8p => ("e8p", 2, 1 << 31, (1 << 31, 4)),
-            Scheme::Aqlm { block_size } => ("aqlm", 2, block_size, (block_size, 4)),
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => vec![scheme],
+            Scheme::Mxfp4 | Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => vec![scheme],
         };
-        Layout { name, bits, block, entry }
+        Scheme::all().flat_map(forms).collect()
     }
 
     /// Elements that share a scale; 0 for plain floats.
@@ -219,8 +262,8 @@ impl Scheme {
     }
 
     /// Whether this is one of GGUF's block types.
-    pub fn is_ggml(self) -> bool {
-        BlockType::of(self).is_some()
+    pub const fn is_ggml(self) -> bool {
+        matches!(self, Scheme::Ggml(_))
     }
 
     /// Whether these are affine integers.
@@ -246,8 +289,11 @@ impl Scheme {
             Scheme::Nvfp4 => 1,
             Scheme::E8p => 256 * VECTOR,
             Scheme::Aqlm { .. } => 2 * 256 * VECTOR,
-            _ if self.double_quant() => 257 + entries.div_ceil(256),
-            _ => 0,
+            Scheme::Nf4 { double_quant: true, .. } | Scheme::Fp4 { double_quant: true, .. } => {
+                257 + entries.div_ceil(256)
+            }
+            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => 0,
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 | Scheme::Ggml(_) => 0,
         };
         [self.code_words(len), (entries * bytes).div_ceil(4), nested]
     }
@@ -269,7 +315,14 @@ impl Scheme {
                 Scheme::Int { bits, block_size, symmetric, scale }
             }
             Scheme::Aqlm { .. } => Scheme::Aqlm { block_size: shape[1] },
-            other => other,
+            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => self,
+            Scheme::F32
+            | Scheme::F16
+            | Scheme::BF16
+            | Scheme::Mxfp4
+            | Scheme::Nvfp4
+            | Scheme::Ggml(_)
+            | Scheme::E8p => self,
         }
     }
 
@@ -277,15 +330,18 @@ impl Scheme {
     pub fn validate(self) -> Result<()> {
         let block = self.block_size();
         match self {
-            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. }
-                if !block.is_power_of_two() || !(32..=4096).contains(&block) =>
-            {
-                Err(Error::config("block_size", format!("{block} is no power of two from 32 to 4096")))
+            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => {
+                match block.is_power_of_two() && (32..=4096).contains(&block) {
+                    true => Ok(()),
+                    false => Err(Error::config("block_size", format!("{block} is no power of two from 32 to 4096"))),
+                }
             }
-            Scheme::Int { bits, .. } if !(2..=8).contains(&bits) => {
-                Err(Error::config("bits", format!("{bits} is not one of 2 to 8")))
-            }
-            _ => Ok(()),
+            Scheme::Int { bits, .. } => match bits {
+                2..=8 => Ok(()),
+                bits => Err(Error::config("bits", format!("{bits} is not one of 2 to 8"))),
+            },
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => Ok(()),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => Ok(()),
         }
     }
 
@@ -295,9 +351,10 @@ impl Scheme {
         self.validate()?;
         let (block, cols) = (self.block_size(), shape[1]);
         let unit = match self {
-            _ if self.is_ggml() => self.scale_entry().0,
-            _ if self.is_vector() => VECTOR,
-            _ => 1,
+            Scheme::Ggml(ty) => ty.block_size(),
+            Scheme::E8p | Scheme::Aqlm { .. } => VECTOR,
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 | Scheme::Nvfp4 => 1,
+            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => 1,
         };
         if cols % unit != 0 {
             let expected = format!("a multiple of {unit} columns");

@@ -7,8 +7,8 @@ use fourbit::{
     kernels::{
         awq,
         gptq::{BlockRange, Grid},
-        quantize,
     },
+    ops::quantize,
     quant::{ScaleType, Scheme},
 };
 

@@ -1,11 +1,11 @@
 //! Values of codes on the device against the CPU specification.
 
-use crate::support::{Rng, gpu, int};
+use crate::support::{Rng, binding, gpu, int};
 use fourbit::{
     QuantizedTensor,
     gpu::Gpu,
     graph::Graph,
-    kernels::dequantize::{dequantize, dequantize_rows, dequantize_sharded},
+    kernels::dequantize::{dequantize, dequantize_rows},
     quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, ggml::BlockType},
 };
 
@@ -29,7 +29,7 @@ fn schemes() -> Vec<Scheme> {
 
 /// Those of GGUF whose blocks are within rows of this length.
 fn gguf(cols: usize) -> Vec<Scheme> {
-    BlockType::ALL.into_iter().filter(|ty| cols % ty.block_size() == 0).map(BlockType::scheme).collect()
+    BlockType::ALL.into_iter().filter(|ty| cols % ty.block_size() == 0).map(Scheme::Ggml).collect()
 }
 
 fn packed(scheme: Scheme, shape: [usize; 2]) -> Packed {
@@ -59,6 +59,15 @@ fn values(gpu: &Gpu, w: &QuantizedTensor) -> Vec<f32> {
     g.run().unwrap().read(&y).unwrap()
 }
 
+/// Vectors have tests of their own.
+#[test]
+fn no_scheme_is_left_out() {
+    let all: Vec<Scheme> = schemes().into_iter().chain(gguf(256)).collect();
+    for scheme in Scheme::all().filter(|scheme| !scheme.is_vector()) {
+        assert!(all.iter().any(|other| other.name() == scheme.name()), "{scheme}");
+    }
+}
+
 #[test]
 fn values_equal_the_specification() {
     let Some(gpu) = gpu() else { return };
@@ -73,23 +82,34 @@ fn values_equal_the_specification() {
 
 #[test]
 fn shards_and_ranges_of_rows_change_nothing() {
-    let Some(gpu) = gpu() else { return };
+    let binding_bytes = 28 << 10;
+    let (Some(gpu), Some(small)) = (gpu(), binding(binding_bytes)) else { return };
     for scheme in schemes().into_iter().chain(gguf(256)) {
         // Rows of 93 numbers begin anywhere in a word.
         let cols = if scheme.is_ggml() { 96usize.next_multiple_of(scheme.scale_entry().0) } else { 93 };
         let shape = [1300, cols];
         let packed = packed(scheme, shape);
-        let w = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
-        // Shards end with whole words, which codes of 3, 5, 6 and 7 bits seldom do.
-        if scheme.resolve(shape).block_size() <= 64 && scheme.code_bits().is_power_of_two() {
-            assert!(w.shards_within(1).count() > 1, "{scheme:?}");
-        }
-        let rows = 3..1299;
-        let mut g = Graph::new(&gpu);
-        let y = dequantize_sharded(&mut g, &w, rows.clone(), 1).unwrap();
-        g.keep(&y);
-        let got = g.run().unwrap().read::<f32>(&y).unwrap();
-        assert_values(scheme, &got, &packed.dequantize()[3 * cols..1299 * cols]);
+        let want = packed.dequantize();
+        // `most` rows at a time.
+        let check = |w: &QuantizedTensor, most: usize| {
+            let parts = (3..1299).step_by(most).map(|row| row..(row + most).min(1299));
+            let mut g = Graph::new(w.gpu());
+            let values: Vec<_> = parts.map(|rows| dequantize_rows(&mut g, w, rows).unwrap()).collect();
+            values.iter().for_each(|y| g.keep(y));
+            let ran = g.run().unwrap();
+            let got: Vec<f32> = values.iter().flat_map(|y| ran.read::<f32>(y).unwrap()).collect();
+            assert_values(scheme, &got, &want[3 * cols..1299 * cols]);
+        };
+        check(&QuantizedTensor::upload(&gpu, "w", &packed).unwrap(), 1296);
+        // Shards end with whole words, which codes of 3, 5, 6 and 7 bits seldom do, and with whole blocks.
+        let cut = scheme.resolve(shape).block_size() <= 64 && scheme.code_bits().is_power_of_two();
+        let w = match QuantizedTensor::upload(&small, "w", &packed) {
+            Ok(w) => w,
+            Err(error) if cut => panic!("{scheme:?}: {error}"),
+            Err(_) => continue,
+        };
+        assert!(!cut || w.shards().count() > 1, "{scheme:?}");
+        check(&w, binding_bytes as usize / (4 * cols));
     }
 }
 

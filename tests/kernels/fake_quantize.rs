@@ -15,6 +15,7 @@ use fourbit::{
         quantize,
         quantize_rows::{self, Scale},
     },
+    ops::quantize::report,
     quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, affine::stored_codes},
 };
 use half::f16;
@@ -282,7 +283,7 @@ fn rounding_that_is_recorded_gives_the_codes_of_rounding_at_once() {
         g.run().unwrap();
         let got = w.download().unwrap();
         assert_eq!((got.codes, got.scales), (want.codes, want.scales), "{scheme}");
-        quantize::report("w", scheme, &status.read::<u32>().unwrap()).unwrap();
+        report("w", scheme, &status.read::<u32>().unwrap()).unwrap();
     }
     let mut g = Graph::new(&gpu);
     let vx = import(&mut g, &gpu, [1, 64], &[f32::NAN; 64]);
@@ -290,7 +291,7 @@ fn rounding_that_is_recorded_gives_the_codes_of_rounding_at_once() {
     let status = quantize::status(&gpu).unwrap();
     quantize::record(&mut g, "w", &vx, &w, false, &status).unwrap();
     g.run().unwrap();
-    let message = quantize::report("w", w.scheme(), &status.read::<u32>().unwrap()).unwrap_err().to_string();
+    let message = report("w", w.scheme(), &status.read::<u32>().unwrap()).unwrap_err().to_string();
     assert!(message.starts_with("w: element 0 is not finite"), "{message}");
 }
 
@@ -308,7 +309,7 @@ fn what_does_not_fit_is_refused() {
     let nf4 = QuantizedTensor::zeros(&gpu, "w", Scheme::Nf4 { block_size: 64, double_quant: false }, [4, 64]).unwrap();
     let status = quantize::status(&gpu).unwrap();
     assert!(quantize::record(&mut g, "w", &right, &nf4, true, &status).is_err(), "given scales of a table");
-    for scheme in [Scheme::Q4K, Scheme::Nf4 { block_size: 64, double_quant: true }] {
+    for scheme in [Scheme::Q4_K, Scheme::Nf4 { block_size: 64, double_quant: true }] {
         assert!(quantize::records(scheme).is_err(), "{scheme}");
     }
     let shard = nf4.shards().next().unwrap();

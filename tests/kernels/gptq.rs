@@ -10,9 +10,10 @@ use fourbit::{
     DType, Gpu,
     arch::LinearId,
     graph::Graph,
-    kernels::{dequantize, quantize},
+    kernels::dequantize,
     method::{Gptq, GptqOptions, InputStats, Layer, LayerMethod, Observer, RtnObserved},
     nn::Linear,
+    ops::quantize,
     quant::{
         FP4, NF4, PER_CHANNEL, Packed, ScaleType, Scheme,
         blockwise4::{NF2, NF3},

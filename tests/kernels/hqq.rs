@@ -2,12 +2,12 @@
 
 use crate::{
     reference::wide,
-    support::{Rng, golden::Golden, gpu},
+    support::{Rng, binding, golden::Golden, gpu},
 };
 use fourbit::{
     DType, QuantizedTensor,
     gpu::Gpu,
-    kernels::hqq::{HalfQuadratic, hqq, hqq_within},
+    ops::hqq::{HalfQuadratic, hqq},
     quant::{Packed, ScaleType, Scheme},
 };
 use half::{bf16, f16};
@@ -201,16 +201,15 @@ fn the_mean_error_is_below_that_of_rounding() {
 
 #[test]
 fn ranges_of_the_source_and_its_type_change_nothing() {
-    let Some(gpu) = gpu() else { return };
+    let (Some(gpu), Some(small)) = (gpu(), binding(10_000)) else { return };
     let shape = [40, 832];
     let w: Vec<f32> = weights(40 * 832, 5).into_iter().map(|v| bf16::from_f32(v).to_f32()).collect();
     let narrow: Vec<bf16> = w.iter().map(|&v| bf16::from_f32(v)).collect();
-    let source = gpu.tensor("w", shape, DType::BF16, &narrow).unwrap();
+    let source = small.tensor("w", shape, DType::BF16, &narrow).unwrap();
     for bits in [2, 3, 8] {
         let scheme = scheme(bits, 64, ScaleType::F32);
         let whole = solve(&gpu, &w, shape, scheme);
-        let cut: QuantizedTensor =
-            hqq_within(&gpu, "w", &source, shape, scheme, &HalfQuadratic::default(), 10_000).unwrap();
+        let cut: QuantizedTensor = hqq(&small, "w", &source, shape, scheme, &HalfQuadratic::default()).unwrap();
         assert_eq!(cut.download().unwrap(), whole, "{bits} bits");
     }
 }

@@ -4,10 +4,8 @@ use crate::support::{Rng, gpu, packed};
 use fourbit::{
     DType, QuantizedTensor,
     graph::Graph,
-    kernels::{
-        dequantize::{dequantize, dequantize_rows},
-        lattice::{additive, block_factor, ldlq},
-    },
+    kernels::dequantize::{dequantize, dequantize_rows},
+    ops::lattice::{additive, block_factor, ldlq},
     quant::{PER_CHANNEL, Packed, Scheme, VECTOR, lattice},
 };
 

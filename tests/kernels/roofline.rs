@@ -1,5 +1,5 @@
 use crate::support::gpu;
-use fourbit::kernels::roofline;
+use fourbit::ops::roofline;
 
 #[test]
 fn a_device_has_positive_peaks() {

@@ -337,7 +337,7 @@ fn what_cannot_be_trained_is_refused() {
     let load = || embedded::load(&gpu, Quantization::AsStored);
     let refusal = |model: &mut Model, qat: QatConfig| model.add_qat(qat, true).unwrap_err().to_string();
     let nf4 = |double_quant| Scheme::Nf4 { block_size: 64, double_quant };
-    assert!(refusal(&mut load(), QatConfig::new(Scheme::Q4K)).contains("q4_k"));
+    assert!(refusal(&mut load(), QatConfig::new(Scheme::Q4_K)).contains("q4_k"));
     assert!(refusal(&mut load(), QatConfig::new(nf4(true))).contains("without double quantization"));
     let learned = QatConfig { ranges: Ranges::Learned, ..QatConfig::new(nf4(false)) };
     assert!(refusal(&mut load(), learned).contains("learned ranges"));

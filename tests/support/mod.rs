@@ -15,20 +15,32 @@ use std::{cell::RefCell, sync::Mutex};
 /// The device under test, opened as the environment asks for. Without an adapter the test is skipped with a line that says
 /// so, unless `REQUIRE_GPU=1`: then it fails.
 pub fn gpu() -> Option<Gpu> {
-    leased(None)
+    leased(Asked::default())
 }
 
 /// The same without subgroup operations, so that the designs for GPUs run on drivers on the processor too.
 pub fn without_subgroups() -> Option<Gpu> {
-    leased(Some(false))
+    leased(Asked { subgroups: Some(false), ..Asked::default() })
 }
 
-/// Devices, by what was asked of their subgroups.
-type Devices = Vec<(Option<bool>, Gpu)>;
+/// The same with bindings of at most so many bytes, so that what is small is cut as what is large.
+pub fn binding(bytes: u64) -> Option<Gpu> {
+    leased(Asked { max_binding: Some(bytes), ..Asked::default() })
+}
+
+/// What is asked of a device, apart from what the environment asks for.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Asked {
+    subgroups: Option<bool>,
+    max_binding: Option<u64>,
+}
+
+/// Devices, by what was asked of them.
+type Devices = Vec<(Asked, Gpu)>;
 
 /// A device for the thread of a test alone, until the test ends: a software driver compiles kernels in the thread of the
 /// device's queue, one after the other.
-fn leased(subgroups: Option<bool>) -> Option<Gpu> {
+fn leased(asked: Asked) -> Option<Gpu> {
     static FREE: Mutex<Devices> = Mutex::new(Vec::new());
     struct Leases(Devices);
     impl Drop for Leases {
@@ -38,20 +50,21 @@ fn leased(subgroups: Option<bool>) -> Option<Gpu> {
     }
     thread_local!(static LEASES: RefCell<Leases> = const { RefCell::new(Leases(Vec::new())) });
     let open = || -> fourbit::Result<Gpu> {
-        let asked = GpuOptions::from_env()?;
-        Gpu::open(&GpuOptions { subgroups: subgroups.or(asked.subgroups), ..asked })
+        let options = GpuOptions::from_env()?;
+        let subgroups = asked.subgroups.or(options.subgroups);
+        Gpu::open(&GpuOptions { subgroups, max_binding: asked.max_binding, ..options })
     };
     let free = || {
         let mut free = FREE.lock().unwrap();
-        let at = free.iter().position(|(of, _)| *of == subgroups)?;
+        let at = free.iter().position(|(of, _)| *of == asked)?;
         Some(free.swap_remove(at).1)
     };
     LEASES.with_borrow_mut(|Leases(mine)| {
-        if let Some((_, gpu)) = mine.iter().find(|(of, _)| *of == subgroups) {
+        if let Some((_, gpu)) = mine.iter().find(|(of, _)| *of == asked) {
             return Some(gpu.clone());
         }
         match free().map_or_else(open, Ok) {
-            Ok(gpu) => mine.push((subgroups, gpu)),
+            Ok(gpu) => mine.push((asked, gpu)),
             Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("REQUIRE_GPU=1: {error}"),
             Err(error) => {
                 eprintln!("skipped: {error}");

@@ -9,11 +9,9 @@ use fourbit::{
     data::Batch,
     gpu::{Gpu, GpuOptions, Tensor},
     graph::{Graph, KernelTime, Program},
-    kernels::{
-        product::{matmul, matmul_dx},
-        quantize, roofline,
-    },
+    kernels::product::{matmul, matmul_dx},
     model::{Model, Source},
+    ops::{quantize, roofline},
     quant::{Packed, Scheme},
     train::{TrainConfig, Trainer},
 };

@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(of(&[(96, 192), (64, 448)]), 32);
         let mixed = [(Scheme::int8(192), 192), (Scheme::int(4, 64), 448)];
         assert_eq!(shared(&mixed), Some(Scheme::int8(192)), "layers of several widths: the first's");
-        assert_eq!(shared(&[(Scheme::Q4K, 256), (Scheme::Q6K, 256)]), Some(Scheme::Q4K));
+        assert_eq!(shared(&[(Scheme::Q4_K, 256), (Scheme::Q6_K, 256)]), Some(Scheme::Q4_K));
         assert_eq!(shared(&[]), None);
     }
 

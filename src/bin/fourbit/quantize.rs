@@ -151,7 +151,7 @@ impl Quantize {
         let method: Method = self.method.parse()?;
         let mut scheme = match &self.scheme {
             Some(text) => text.parse::<Scheme>()?,
-            None if is_gguf(&self.output) && method == Method::Rtn => Scheme::Q4K,
+            None if is_gguf(&self.output) && method == Method::Rtn => Scheme::Q4_K,
             None if is_gguf(&self.output) => Scheme::Q4_0,
             None => method.default_scheme(),
         };

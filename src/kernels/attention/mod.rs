@@ -43,7 +43,7 @@ impl Design {
         match caps.kind {
             DeviceKind::Cpu if caps.subgroups && fits => Design::Lanes(least),
             DeviceKind::Cpu => Design::NARROW,
-            _ => Design::WIDE,
+            DeviceKind::Discrete | DeviceKind::Integrated | DeviceKind::Virtual | DeviceKind::Other => Design::WIDE,
         }
     }
 }

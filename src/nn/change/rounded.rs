@@ -11,6 +11,7 @@ use crate::{
         quantize,
     },
     nn::{InputRounding, Linear},
+    ops::quantize::report,
     quant::Scheme,
 };
 
@@ -145,7 +146,7 @@ impl Latent {
             quantize::record(&mut g, name, &w, &copy, false, &self.status)?;
             g.run()?;
         }
-        quantize::report(name, target.scheme(), &self.status.read::<u32>()?)
+        report(name, target.scheme(), &self.status.read::<u32>()?)
     }
 
     /// dx (plus `add`), and the gradients of what is trained.

@@ -5,27 +5,9 @@ use crate::quant::{Packed, Scheme, bytes_to_words, checked_len, pack_nibbles};
 use crate::{Error, Result};
 
 impl BlockType {
-    /// The scheme that stores the type's numbers.
-    pub const fn scheme(self) -> Scheme {
-        match self {
-            BlockType::Q4_0 => Scheme::Q4_0,
-            BlockType::Q4_1 => Scheme::Q4_1,
-            BlockType::Q5_0 => Scheme::Q5_0,
-            BlockType::Q5_1 => Scheme::Q5_1,
-            BlockType::Q8_0 => Scheme::Q8_0,
-            BlockType::Q2K => Scheme::Q2K,
-            BlockType::Q3K => Scheme::Q3K,
-            BlockType::Q4K => Scheme::Q4K,
-            BlockType::Q5K => Scheme::Q5K,
-            BlockType::Q6K => Scheme::Q6K,
-            BlockType::Iq4Nl => Scheme::Iq4Nl,
-            BlockType::Iq4Xs => Scheme::Iq4Xs,
-        }
-    }
-
-    /// The inverse of [`BlockType::scheme`]; `None` for schemes that GGUF does not have.
-    pub fn of(scheme: Scheme) -> Option<BlockType> {
-        BlockType::ALL.into_iter().find(|ty| ty.scheme() == scheme)
+    /// That of a scheme; `None` for schemes that GGUF does not have.
+    pub const fn of(scheme: Scheme) -> Option<BlockType> {
+        if let Scheme::Ggml(ty) = scheme { Some(ty) } else { None }
     }
 
     fn expect(scheme: Scheme) -> Result<BlockType> {
@@ -50,6 +32,21 @@ impl BlockType {
     fn broken_scale(self, head: &[u8]) -> Option<f32> {
         let broken = self.halves().iter().find(|&&at| head[at + 1] & 0x7c == 0x7c);
         broken.map(|&at| super::half_at(head, at))
+    }
+
+    /// Bits of a code.
+    pub(in crate::quant) const fn code_bits(self) -> usize {
+        self.layout().bits
+    }
+
+    /// Elements of a block that share a scale.
+    pub(in crate::quant) const fn sub_block(self) -> usize {
+        self.layout().sub
+    }
+
+    /// GGUF's name of the type in the small letters of schemes.
+    pub(in crate::quant) const fn scheme_name(self) -> &'static str {
+        self.layout().scheme
     }
 
     /// Bytes of the codes of a block on the device.
@@ -109,7 +106,7 @@ impl Scheme {
     pub fn fitting(self, cols: usize) -> Scheme {
         let Some(ty) = BlockType::of(self) else { return self };
         let whole = |ty: &BlockType| cols.is_multiple_of(ty.block_size());
-        [ty, ty.fallback()].into_iter().find(whole).map_or(Scheme::F16, BlockType::scheme)
+        [ty, ty.fallback()].into_iter().find(whole).map_or(Scheme::F16, Scheme::Ggml)
     }
 }
 
@@ -179,9 +176,8 @@ pub fn decode_blocks(scheme: Scheme, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Calls `f(block, codes, head)` for each block of a packed weight.
-fn for_each_block(packed: &Packed, mut f: impl FnMut(BlockType, usize, &[u8], &[u8])) -> Result<()> {
-    let ty = BlockType::expect(packed.scheme)?;
+/// Calls `f(block, codes, head)` for each block of a packed weight of blocks of `ty`.
+fn for_each_block(ty: BlockType, packed: &Packed, mut f: impl FnMut(usize, &[u8], &[u8])) {
     let layout = ty.layout();
     let mut block = [0; MOST];
     let words: &[u8] = bytemuck::cast_slice(&packed.codes);
@@ -189,9 +185,8 @@ fn for_each_block(packed: &Packed, mut f: impl FnMut(BlockType, usize, &[u8], &[
     let parts = words.chunks_exact(ty.code_bytes()).zip(heads.chunks_exact(layout.stride));
     for (b, (words, head)) in parts.take(packed.len() / layout.block).enumerate() {
         ty.read_words(words, &mut block[..layout.block]);
-        f(ty, b, &block[..layout.block], head);
+        f(b, &block[..layout.block], head);
     }
-    Ok(())
 }
 
 /// The blocks of a packed weight as GGUF stores them. Errors: Unsupported.
@@ -199,27 +194,24 @@ pub fn pack_blocks(packed: &Packed) -> Result<Vec<u8>> {
     let ty = BlockType::expect(packed.scheme)?;
     let layout = ty.layout();
     let mut bytes = vec![0; packed.len() / layout.block * layout.bytes];
-    for_each_block(packed, |_, b, codes, head| {
+    for_each_block(ty, packed, |b, codes, head| {
         let raw = &mut bytes[b * layout.bytes..(b + 1) * layout.bytes];
         layout.write_codes(codes, raw);
         layout.write_head(head, raw);
-    })?;
+    });
     Ok(bytes)
 }
 
-/// The numbers of a packed weight: `[rows * cols]`. Errors: Unsupported.
-pub(in crate::quant) fn dequantize(packed: &Packed) -> Result<Vec<f32>> {
+/// The numbers of a packed weight of blocks of `ty`: `[rows * cols]`.
+pub(in crate::quant) fn dequantize(ty: BlockType, packed: &Packed) -> Vec<f32> {
     let mut y = vec![0.0; packed.len()];
-    for_each_block(packed, |ty, b, codes, head| {
-        let size = ty.block_size();
-        ty.values(codes, head, &mut y[b * size..(b + 1) * size]);
-    })?;
-    Ok(y)
+    let size = ty.block_size();
+    for_each_block(ty, packed, |b, codes, head| ty.values(codes, head, &mut y[b * size..(b + 1) * size]));
+    y
 }
 
-/// Rounds x to blocks in the device layout, as [`BlockType::encode_named`] does. Errors: Shape, Config, Unsupported.
-pub(in crate::quant) fn quantize(what: &str, scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
-    let ty = BlockType::expect(scheme)?;
+/// Rounds x to blocks in the device layout, as [`BlockType::encode_named`] does. Errors: Shape, Config.
+pub(in crate::quant) fn quantize(what: &str, ty: BlockType, shape: [usize; 2], x: &[f32]) -> Result<Packed> {
     let blocks = ty.check_shape(shape)? / ty.block_size();
     let (size, stride) = (ty.code_bytes(), ty.head_bytes());
     let mut both = vec![0; blocks * (size + stride)];
@@ -232,7 +224,7 @@ pub(in crate::quant) fn quantize(what: &str, scheme: Scheme, shape: [usize; 2], 
         codes.extend_from_slice(&block[..size]);
         heads.extend_from_slice(&block[size..]);
     }
-    Packed::new(scheme, shape, bytes_to_words(&codes), bytes_to_words(&heads), vec![])
+    Packed::new(Scheme::Ggml(ty), shape, bytes_to_words(&codes), bytes_to_words(&heads), vec![])
 }
 
 #[cfg(test)]
@@ -254,7 +246,7 @@ mod tests {
             let (size, shape) = (ty.block_bytes(), [3, ty.block_size()]);
             let x: Vec<f32> = (0..3 * ty.block_size()).map(|i| (i % 13) as f32 - 5.0).collect();
             let good = ty.encode(&x).unwrap();
-            assert!(unpack_blocks("w", ty.scheme(), shape, &good).is_ok());
+            assert!(unpack_blocks("w", Scheme::Ggml(ty), shape, &good).is_ok());
             for &at in ty.halves() {
                 for half in [f16::NAN, f16::INFINITY, f16::NEG_INFINITY] {
                     let (mut bytes, mut head) = (good.clone(), [0; 20]);
@@ -266,7 +258,7 @@ mod tests {
                     let mut y = vec![0.0; x.len()];
                     ty.decode(&bytes, &mut y);
                     assert!(y[2 * ty.block_size()..].iter().any(|v| !v.is_finite()), "{ty:?} {at}");
-                    let error = unpack_blocks("blk.0.attn_q", ty.scheme(), shape, &bytes).unwrap_err().to_string();
+                    let error = unpack_blocks("blk.0.attn_q", Scheme::Ggml(ty), shape, &bytes).unwrap_err().to_string();
                     assert!(error.starts_with("blk.0.attn_q: block 2 has the scale"), "{error}");
                 }
             }
@@ -276,8 +268,7 @@ mod tests {
     #[test]
     fn file_blocks_return_unchanged() {
         for ty in BlockType::ALL {
-            let scheme = ty.scheme();
-            assert_eq!(BlockType::of(scheme), Some(ty));
+            let scheme = Scheme::Ggml(ty);
             for blocks in [1, 3] {
                 let mut bytes: Vec<u8> = (0..blocks * ty.block_bytes()).map(|i| (i * 37 + 11) as u8).collect();
                 for raw in bytes.chunks_exact_mut(ty.block_bytes()) {
@@ -302,10 +293,10 @@ mod tests {
 
     #[test]
     fn rows_that_are_no_whole_blocks_fall_back() {
-        assert_eq!(Scheme::Q4K.fitting(512), Scheme::Q4K);
-        assert_eq!(Scheme::Q4K.fitting(576), Scheme::Q5_0);
-        assert_eq!(Scheme::Iq4Xs.fitting(96), Scheme::Iq4Nl);
-        assert_eq!(Scheme::Q6K.fitting(65), Scheme::F16);
+        assert_eq!(Scheme::Q4_K.fitting(512), Scheme::Q4_K);
+        assert_eq!(Scheme::Q4_K.fitting(576), Scheme::Q5_0);
+        assert_eq!(Scheme::IQ4_XS.fitting(96), Scheme::IQ4_NL);
+        assert_eq!(Scheme::Q6_K.fitting(65), Scheme::F16);
         assert_eq!(Scheme::Mxfp4.fitting(65), Scheme::Mxfp4);
     }
 

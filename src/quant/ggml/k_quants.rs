@@ -25,13 +25,17 @@ pub(super) fn scales(ty: BlockType, head: &[u8], out: &mut Scales) {
             let d = half_at(head, 16);
             out.iter_mut().zip(&head[..16]).for_each(|(out, &byte)| out.0 = d * f32::from(byte as i8));
         }
-        _ => {
+        BlockType::Q4K | BlockType::Q5K => {
             let (d, dmin) = (half_at(head, 0), half_at(head, 2));
             for (i, out) in out[..8].iter_mut().enumerate() {
                 let (scale, min) = read_six_bits(&head[4..16], i);
                 *out = (d * f32::from(scale), -(dmin * f32::from(min)));
             }
         }
+        BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q8_0 => {
+            unreachable!("one level of scales")
+        }
+        BlockType::Iq4Nl | BlockType::Iq4Xs => unreachable!("a table of levels"),
     }
 }
 
@@ -124,7 +128,11 @@ pub(super) fn encode_affine(ty: BlockType, x: &[f32], codes: &mut [u8], head: &m
         let (scale, min) = (pairs.integers[i].0 as u8, pairs.integers[i].1 as u8);
         match ty {
             BlockType::Q2K => head[i] = scale | min << 4,
-            _ => write_six_bits(&mut head[4..], i, scale, min),
+            BlockType::Q4K | BlockType::Q5K => write_six_bits(&mut head[4..], i, scale, min),
+            BlockType::Q3K | BlockType::Q6K | BlockType::Iq4Nl | BlockType::Iq4Xs => unreachable!("no minima"),
+            BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q8_0 => {
+                unreachable!("one level of scales")
+            }
         }
     }
     let at = if ty == BlockType::Q2K { 16 } else { 0 };

@@ -25,6 +25,8 @@ pub(super) struct Layout {
     pub kind: u32,
     /// GGUF's name of the type.
     pub name: &'static str,
+    /// The same in small letters, as schemes are named.
+    pub scheme: &'static str,
     /// Elements of a block.
     pub block: usize,
     /// Elements that share a scale within the block.
@@ -39,36 +41,49 @@ pub(super) struct Layout {
     planes: Planes,
 }
 
-const fn of_32(kind: u32, name: &'static str, bits: usize, stride: usize, head: Head, planes: Planes) -> Layout {
+const fn of_32(
+    kind: u32,
+    [name, scheme]: [&'static str; 2],
+    bits: usize,
+    stride: usize,
+    head: Head,
+    planes: Planes,
+) -> Layout {
     // The head comes first, and whole bytes of codes follow.
-    Layout { kind, name, block: 32, sub: 32, bits, bytes: stride + 4 * bits, stride, head, planes }
+    Layout { kind, name, scheme, block: 32, sub: 32, bits, bytes: stride + 4 * bits, stride, head, planes }
 }
 
 const fn of_256(
     kind: u32,
-    name: &'static str,
+    [name, scheme]: [&'static str; 2],
     [sub, bits, bytes, stride]: [usize; 4],
     head: Head,
     planes: Planes,
 ) -> Layout {
-    Layout { kind, name, block: 256, sub, bits, bytes, stride, head, planes }
+    Layout { kind, name, scheme, block: 256, sub, bits, bytes, stride, head, planes }
 }
 
 impl BlockType {
     pub(super) const fn layout(self) -> Layout {
         match self {
-            BlockType::Q4_0 => of_32(2, "Q4_0", 4, 2, &[(0, 2)], &[[2, 4, 16, 0]]),
-            BlockType::Q4_1 => of_32(3, "Q4_1", 4, 4, &[(0, 4)], &[[4, 4, 16, 0]]),
-            BlockType::Q5_0 => of_32(6, "Q5_0", 5, 2, &[(0, 2)], &[[6, 4, 16, 0], [2, 1, 1, 4]]),
-            BlockType::Q5_1 => of_32(7, "Q5_1", 5, 4, &[(0, 4)], &[[8, 4, 16, 0], [4, 1, 1, 4]]),
-            BlockType::Q8_0 => of_32(8, "Q8_0", 8, 2, &[(0, 2)], &[[2, 8, 32, 0]]),
-            BlockType::Iq4Nl => of_32(20, "IQ4_NL", 4, 2, &[(0, 2)], &[[2, 4, 16, 0]]),
-            BlockType::Q2K => of_256(10, "Q2_K", [16, 2, 84, 20], &[(0, 16), (80, 4)], &[[16, 2, 32, 0]]),
-            BlockType::Q3K => of_256(11, "Q3_K", [16, 3, 110, 16], &[(96, 14)], &[[32, 2, 32, 0], [0, 1, 32, 2]]),
-            BlockType::Q4K => of_256(12, "Q4_K", [32, 4, 144, 16], &[(0, 16)], &[[16, 4, 32, 0]]),
-            BlockType::Q5K => of_256(13, "Q5_K", [32, 5, 176, 16], &[(0, 16)], &[[48, 4, 32, 0], [16, 1, 32, 4]]),
-            BlockType::Q6K => of_256(14, "Q6_K", [16, 6, 210, 20], &[(192, 18)], &[[0, 4, 64, 0], [128, 2, 32, 4]]),
-            BlockType::Iq4Xs => of_256(23, "IQ4_XS", [32, 4, 136, 8], &[(0, 8)], &[[8, 4, 16, 0]]),
+            BlockType::Q4_0 => of_32(2, ["Q4_0", "q4_0"], 4, 2, &[(0, 2)], &[[2, 4, 16, 0]]),
+            BlockType::Q4_1 => of_32(3, ["Q4_1", "q4_1"], 4, 4, &[(0, 4)], &[[4, 4, 16, 0]]),
+            BlockType::Q5_0 => of_32(6, ["Q5_0", "q5_0"], 5, 2, &[(0, 2)], &[[6, 4, 16, 0], [2, 1, 1, 4]]),
+            BlockType::Q5_1 => of_32(7, ["Q5_1", "q5_1"], 5, 4, &[(0, 4)], &[[8, 4, 16, 0], [4, 1, 1, 4]]),
+            BlockType::Q8_0 => of_32(8, ["Q8_0", "q8_0"], 8, 2, &[(0, 2)], &[[2, 8, 32, 0]]),
+            BlockType::Iq4Nl => of_32(20, ["IQ4_NL", "iq4_nl"], 4, 2, &[(0, 2)], &[[2, 4, 16, 0]]),
+            BlockType::Q2K => of_256(10, ["Q2_K", "q2_k"], [16, 2, 84, 20], &[(0, 16), (80, 4)], &[[16, 2, 32, 0]]),
+            BlockType::Q3K => {
+                of_256(11, ["Q3_K", "q3_k"], [16, 3, 110, 16], &[(96, 14)], &[[32, 2, 32, 0], [0, 1, 32, 2]])
+            }
+            BlockType::Q4K => of_256(12, ["Q4_K", "q4_k"], [32, 4, 144, 16], &[(0, 16)], &[[16, 4, 32, 0]]),
+            BlockType::Q5K => {
+                of_256(13, ["Q5_K", "q5_k"], [32, 5, 176, 16], &[(0, 16)], &[[48, 4, 32, 0], [16, 1, 32, 4]])
+            }
+            BlockType::Q6K => {
+                of_256(14, ["Q6_K", "q6_k"], [16, 6, 210, 20], &[(192, 18)], &[[0, 4, 64, 0], [128, 2, 32, 4]])
+            }
+            BlockType::Iq4Xs => of_256(23, ["IQ4_XS", "iq4_xs"], [32, 4, 136, 8], &[(0, 8)], &[[8, 4, 16, 0]]),
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn encode(ty: BlockType, x: &[f32], codes: &mut [u8], head: &mut [u8]
             codes.iter_mut().zip(x).for_each(|(code, &v)| *code = ((v * id + (middle + 0.5)) as u8).min(top as u8));
             (d, 0.0)
         }
-        _ => {
+        BlockType::Q4_1 | BlockType::Q5_1 => {
             let min = x.iter().copied().fold(f32::MAX, f32::min);
             let max = x.iter().copied().fold(f32::MIN, f32::max);
             let d = (max - min) / top;
@@ -40,6 +40,10 @@ pub(super) fn encode(ty: BlockType, x: &[f32], codes: &mut [u8], head: &mut [u8]
             codes.iter_mut().zip(x).for_each(|(code, &v)| *code = (((v - min) * id + 0.5) as u8).min(top as u8));
             (d, min)
         }
+        BlockType::Q2K | BlockType::Q3K | BlockType::Q4K | BlockType::Q5K | BlockType::Q6K => {
+            unreachable!("two levels of scales")
+        }
+        BlockType::Iq4Nl | BlockType::Iq4Xs => unreachable!("a table of levels"),
     };
     let (d, m) = (f16::from_f32(d), f16::from_f32(m));
     head[..2].copy_from_slice(&d.to_le_bytes());

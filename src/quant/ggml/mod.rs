@@ -125,7 +125,8 @@ impl BlockType {
             BlockType::Q4K => BlockType::Q5_0,
             BlockType::Q5K => BlockType::Q5_1,
             BlockType::Q6K => BlockType::Q8_0,
-            other => other,
+            BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 => self,
+            BlockType::Q8_0 | BlockType::Iq4Nl => self,
         }
     }
 
@@ -213,7 +214,9 @@ impl BlockType {
             BlockType::Q2K | BlockType::Q4K | BlockType::Q5K => k_quants::encode_affine(self, x, codes, head),
             BlockType::Q3K | BlockType::Q6K => k_quants::encode_symmetric(self, x, codes, head),
             BlockType::Iq4Nl | BlockType::Iq4Xs => iq4::encode(self, x, codes, head),
-            _ => legacy::encode(self, x, codes, head),
+            BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q8_0 => {
+                legacy::encode(self, x, codes, head)
+            }
         }
     }
 
@@ -223,8 +226,12 @@ impl BlockType {
         let mut scales = [(0.0, 0.0); SUBS];
         match self {
             BlockType::Iq4Nl | BlockType::Iq4Xs => iq4::scales(self, head, &mut scales),
-            _ if layout.block == MOST => k_quants::scales(self, head, &mut scales),
-            _ => legacy::scales(self, head, &mut scales),
+            BlockType::Q2K | BlockType::Q3K | BlockType::Q4K | BlockType::Q5K | BlockType::Q6K => {
+                k_quants::scales(self, head, &mut scales);
+            }
+            BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q8_0 => {
+                legacy::scales(self, head, &mut scales);
+            }
         }
         let subs = out.chunks_exact_mut(layout.sub).zip(codes.chunks_exact(layout.sub)).zip(&scales);
         for ((out, codes), &(scale, offset)) in subs {
@@ -235,7 +242,8 @@ impl BlockType {
                 BlockType::Q3K => code as f32 - 4.0,
                 BlockType::Q6K => code as f32 - 32.0,
                 BlockType::Iq4Nl | BlockType::Iq4Xs => IQ4_LEVELS[code as usize & 15],
-                _ => code as f32,
+                BlockType::Q4_1 | BlockType::Q5_1 => code as f32,
+                BlockType::Q2K | BlockType::Q4K | BlockType::Q5K => code as f32,
             };
             // Adding an offset of 0 would turn -0 into 0.
             match self.has_offset() {

@@ -179,7 +179,9 @@ pub fn schemes() -> Vec<Scheme> {
         Scheme::E8p,
         Scheme::Aqlm { block_size: PER_CHANNEL },
     ];
-    all.extend(BlockType::ALL.map(BlockType::scheme));
+    all.extend(BlockType::ALL.map(Scheme::Ggml));
+    let named = |name: &str| all.iter().any(|scheme| scheme.name() == name);
+    Scheme::all().for_each(|scheme| assert!(named(scheme.name()), "{scheme} is left out"));
     all
 }
 
