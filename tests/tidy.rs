@@ -160,6 +160,21 @@ fn rooms_import_what_they_may() {
     assert!(checked > 20, "{checked} imports");
 }
 
+/// `a, b -> c, d` in ARCHITECTURE.md: a row of the table above for each of a and b.
+#[test]
+fn the_map_shows_who_imports_whom() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut shown = BTreeSet::new();
+    for line in text.lines().filter(|line| line.starts_with("    ")) {
+        let Some((rooms, others)) = line.split_once(" -> ") else { continue };
+        let others: BTreeSet<&str> = others.trim().split(", ").collect();
+        shown.extend(rooms.trim().split(", ").map(|room| (room, others.clone())));
+    }
+    let known = ROOMS.iter().filter(|(_, others)| !others.is_empty());
+    let known: BTreeSet<_> = known.map(|(room, others)| (*room, others.iter().copied().collect())).collect();
+    assert_eq!(shown, known, "the diagram of ARCHITECTURE.md and ROOMS");
+}
+
 #[test]
 fn imports_are_read_as_written() {
     let text =
