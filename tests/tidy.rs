@@ -316,7 +316,7 @@ fn every_snippet_is_imported() {
 }
 
 /// Metal compiles with fast math, and WGSL lets every compiler assume that there are no NaN: what is compared with itself may
-/// be folded away. NaN and infinity are told by their bits.
+/// be folded away. NaN and infinity are recognized by their bits.
 #[test]
 fn no_shader_tells_nan_by_comparing_a_value_with_itself() {
     let operand = |text: &str, forward: bool| -> String {
