@@ -366,6 +366,39 @@ fn files_begin_with_what_they_are_for() {
     }
 }
 
+/// "One X per Y": with two articles side by side a sentence has to be read twice.
+#[test]
+fn counts_are_said_with_per() {
+    let counted =
+        ["scale", "program", "thread", "row", "line", "list", "absmax", "bit", "group", "dispatch", "file", "report"];
+    let each = [
+        "token",
+        "row",
+        "layer",
+        "block",
+        "length",
+        "lane",
+        "thread",
+        "workgroup",
+        "shard",
+        "column",
+        "sample",
+        "kernel",
+    ];
+    let prose = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root().join(name));
+    for path in sources().into_iter().chain(files("docs", &["md"])).chain(prose) {
+        let text = fs::read_to_string(&path).unwrap();
+        // A sentence goes on behind the mark of the next comment line.
+        let words: Vec<&str> = text.split_whitespace().filter(|w| !matches!(*w, "//" | "///" | "//!" | "#")).collect();
+        let article = |word: &str| matches!(word.trim_start_matches('('), "a" | "A" | "an" | "An" | "one" | "One");
+        for said in words.windows(4) {
+            let last = said[3].trim_end_matches(|c: char| !c.is_alphanumeric());
+            let twice = article(said[0]) && counted.contains(&said[1]) && ["a", "an"].contains(&said[2]);
+            assert!(!(twice && each.contains(&last)), "{}: {}: say one ... per ...", short(&path), said.join(" "));
+        }
+    }
+}
+
 #[test]
 fn nothing_is_left_open() {
     let markers = [

@@ -194,7 +194,7 @@ pub(crate) fn of_fields(f: &Fields<'_>) -> Result<Box<dyn Checkpoint>> {
 pub(super) fn group_size(f: &Fields<'_>, name: &str, default: usize) -> Result<Option<usize>> {
     match f.integer(name, -1..=MAX_EXTENT)?.unwrap_or(default as i64) {
         -1 => Ok(None),
-        0 => Err(f.fail(name, "a positive number, or -1 for a group a row")),
+        0 => Err(f.fail(name, "a positive number, or -1 for one group per row")),
         size => Ok(Some(size as usize)),
     }
 }

@@ -255,7 +255,7 @@ mod tests {
             shared(&layers).unwrap().block_size()
         };
         assert_eq!(of(&[(192, 192), (448, 448)]), PER_CHANNEL);
-        assert_eq!(of(&[(64, 64), (64, 128)]), 64, "one group a row by chance");
+        assert_eq!(of(&[(64, 64), (64, 128)]), 64, "one group per row by chance");
         assert_eq!(of(&[(128, 128), (64, 448)]), 64, "groups of 128, the last one of 64");
         assert_eq!(of(&[(96, 192), (64, 448)]), 32);
         let mixed = [(Scheme::int8(192), 192), (Scheme::int(4, 64), 448)];
