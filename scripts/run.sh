@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=$(scripts/setup.sh)
 eval "$environment"
-exec cargo run --release --bin fourbit -- finetune "$@"
+# With naga's writers, which tests need: so scripts/test.sh compiles naga, wgpu and fourbit no second time.
+exec cargo run --release --bin fourbit --features naga/spv-out,naga/msl-out,naga/hlsl-out -- finetune "$@"

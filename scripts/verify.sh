@@ -23,7 +23,8 @@ if [[ ! -e $model/config.json ]]; then
   "$venv/bin/python" scripts/gguf2hf.py "$gguf" "$model.part"
   rm -rf "$model" && mv "$model.part" "$model"
 fi
-cargo build --release --bin fourbit
+# As tests do, with naga's writers: naga, wgpu and fourbit are then compiled once for both.
+cargo build --release --bin fourbit --features naga/spv-out,naga/msl-out,naga/hlsl-out
 if (($# == 0)); then
   "$venv/bin/python" scripts/verify_layouts.py
   "$venv/bin/python" scripts/verify_meaning.py

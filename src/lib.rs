@@ -14,6 +14,9 @@
 //! trainer.into_model().save_adapter("output", None)
 //! # }
 //! ```
+//!
+//! Features, all on by default: `tokenizer` reads tokenizers and chat templates, `parquet` data files in Parquet, `cli` is the
+//! command. Without them the library trains on [`data::Batch`]es and generates from token ids.
 #![warn(missing_docs)]
 
 pub mod adapter;
@@ -23,6 +26,7 @@ pub mod data;
 pub mod dtype;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod format;
 pub mod generate;
 pub mod gpu;
@@ -33,6 +37,10 @@ pub mod model;
 pub mod nn;
 pub mod quant;
 pub mod shape;
+#[cfg(feature = "tokenizer")]
+pub mod tokenizer;
+#[cfg(not(feature = "tokenizer"))]
+#[path = "tokenizer/without.rs"]
 pub mod tokenizer;
 pub mod train;
 

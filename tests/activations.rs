@@ -1,4 +1,5 @@
 //! Layers and whole models whose activations are rounded to 8 bits.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Training data: chats and answer masks against transformers, batches, and what is said about rows that cannot be used.
+#![cfg(all(feature = "parquet", feature = "tokenizer"))]
 
 #[path = "support/text.rs"]
 mod text;

@@ -1,5 +1,6 @@
 //! The files that are compiled into the binary: small enough, read by our own code as by transformers, and no question asked
 //! before and after fine-tuning is among the rows learned from.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

@@ -1,11 +1,13 @@
 //! GGUF files that fourbit writes, as it reads them again: all kinds of metadata, and models in every scheme.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 
+use fourbit::export::{GgufFile, ModelWriter, Summary};
 use fourbit::format::gguf::{ALIGNMENT, MetaValue, TensorSpec, Writer};
 use fourbit::format::{Gguf, Stored};
 use fourbit::method::{Awq, AwqOptions, PipelineOptions, Rtn, quantize_model};
-use fourbit::model::{GgufFile, LoadOptions, Model, Quantization, Source};
+use fourbit::model::{LoadOptions, Model, Quantization, Source};
 use fourbit::quant::{
     Packed, Scheme,
     ggml::{self, BlockType},
@@ -112,17 +114,21 @@ fn values(source: &Source, name: &str) -> Vec<f32> {
     all
 }
 
-fn write(input: &Path, scheme: Scheme, output: &Path) -> fourbit::model::GgufSummary {
+/// Files of GGUF are rounded on the host.
+fn no_device() -> fourbit::Result<fourbit::Gpu> {
+    panic!("no device is needed")
+}
+
+fn write(input: &Path, scheme: Scheme, output: &Path) -> Summary {
     let file = GgufFile::open(input, scheme, output).unwrap();
     let mut count = 0;
-    let summary = file
-        .write(|_| {
-            count += 1;
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(count, file.len());
-    assert_eq!(summary.quantized + summary.fallbacks + summary.others, file.len());
+    let mut on_tensor = |_: &str| {
+        count += 1;
+        Ok(())
+    };
+    let summary = file.round(&no_device, &mut on_tensor).unwrap().summary;
+    assert_eq!(count, file.tensors());
+    assert_eq!(summary.quantized + summary.fallbacks + summary.others, file.tensors());
     summary
 }
 
@@ -178,7 +184,7 @@ fn a_gguf_file_is_carried_over() {
     let (first, second, third) = (folder.path().join("1"), folder.path().join("2"), folder.path().join("3"));
     let more = ("tokenizer.ggml.model".to_owned(), MetaValue::Text("none".into()));
     let file = GgufFile::open(folder.path(), Scheme::Q4K, &first).unwrap().with_metadata([more]);
-    file.write(|_| Ok(())).unwrap();
+    file.round(&no_device, &mut |_| Ok(())).unwrap();
     // In the same type all bytes are the same.
     write(&first, Scheme::Q4K, &second);
     let (a, b) = (Gguf::open(&first).unwrap(), Gguf::open(&second).unwrap());
@@ -213,14 +219,14 @@ fn chosen_numbers_are_written() {
         asked.push(n.to_owned());
         choose(n, shape)
     };
-    file.write_with(ask, |_| Ok(None), |_| Ok(())).unwrap();
+    file.write_with(ask, |_| Ok(None), &mut |_| Ok(())).unwrap();
     assert_eq!(Source::open(&path).unwrap().packed(name, [256, 256]).unwrap(), chosen);
     assert_eq!(asked.len(), 1 + 2 * 7);
     let other = Packed::quantize(Scheme::Q4_1, [256, 256], &vec![0.25; 65536]).unwrap();
-    let result = file.write_with(|n, _| Ok((n == name).then(|| other.clone())), |_| Ok(None), |_| Ok(()));
+    let result = file.write_with(|n, _| Ok((n == name).then(|| other.clone())), |_| Ok(None), &mut |_| Ok(()));
     assert!(matches!(result, Err(Error::Shape { .. })));
     // An error of the caller leaves the old file as it is.
-    let stop = file.write(|_| Err(Error::Interrupted("nothing was written".to_owned())));
+    let stop = file.round(&no_device, &mut |_| Err(Error::Interrupted("nothing was written".to_owned())));
     assert!(stop.is_err() && Source::open(&path).is_ok());
     assert!(GgufFile::open(folder.path(), Scheme::Mxfp4, &path).is_err());
     assert!(GgufFile::open(&path, Scheme::Q4_0, &path).is_err());
@@ -239,7 +245,11 @@ fn what_a_method_chose_is_in_the_file_number_for_number() {
         let samples = std::slice::from_ref(&sample);
         let model = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), samples, |_| Ok(())).unwrap();
         let path = folder.path().join("a.gguf");
-        let summary = GgufFile::open(embedded::FOLDER, block, &path).unwrap().write_model(&model, |_| Ok(())).unwrap();
+        let summary = GgufFile::open(embedded::FOLDER, block, &path)
+            .unwrap()
+            .write_model(&model, &mut |_| Ok(()))
+            .unwrap()
+            .summary;
         assert_eq!((summary.quantized, summary.fallbacks), (28, 0));
         let file = Source::open(&path).unwrap();
         for linear in model.linears() {
@@ -257,14 +267,14 @@ fn what_a_method_chose_is_in_the_file_number_for_number() {
         let (again, twice) = (Source::open(&path).unwrap(), folder.path().join("b.gguf"));
         let rtn =
             quantize_model(&gpu, &again, &Rtn { scheme: Scheme::F32 }, &PipelineOptions::default(), &[], |_| Ok(()));
-        let refused = GgufFile::open(&path, block, &twice).unwrap().write_model(&rtn.unwrap(), |_| Ok(()));
+        let refused = GgufFile::open(&path, block, &twice).unwrap().write_model(&rtn.unwrap(), &mut |_| Ok(()));
         assert!(matches!(refused, Err(Error::Shape { .. })) && !twice.exists());
     }
     // Asymmetric integers have no block type.
     let scheme = Scheme::int(4, 32);
     let model = quantize_model(&gpu, &source, &Rtn { scheme }, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
     let file = GgufFile::open(embedded::FOLDER, Scheme::Q4_0, folder.path().join("c.gguf")).unwrap();
-    let message = file.write_model(&model, |_| Ok(())).unwrap_err().to_string();
+    let message = file.write_model(&model, &mut |_| Ok(())).err().unwrap().to_string();
     assert!(message.contains("int4-g32-sym"), "{message}");
 }
 
@@ -274,9 +284,9 @@ fn a_tokenizer_goes_along() {
     let path = folder.path().join("a.gguf");
     let tokenizer = embedded::tokenizer();
     let file = GgufFile::open(embedded::FOLDER, Scheme::Q8_0, &path).unwrap();
-    let rows = file.source().arch.vocab_size;
+    let rows = file.input().arch.vocab_size;
     let file = file.with_metadata(tokenizer.gguf_vocab(rows).unwrap().metadata());
-    file.write(|_| Ok(())).unwrap();
+    file.round(&no_device, &mut |_| Ok(())).unwrap();
     let again = Tokenizer::open(&path).unwrap().unwrap();
     for text in ["Hello world 123", " a  b\n\nc", "näh 😀 <|im_start|>user\nx<|im_end|>"] {
         let ids = tokenizer.encode(text, true).unwrap();

@@ -1,4 +1,5 @@
 //! QuIP# and AQLM on the model that is compiled into the binary.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 
@@ -6,10 +7,11 @@ use fourbit::{
     DType, Gpu, Result,
     arch::LinearId,
     evaluate,
+    export::{ModelWriter, QuantizedFolder},
     format::checkpoint,
     graph::Graph,
     method::{Aqlm, Hqq, InputStats, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn},
-    model::{LoadOptions, Model, Quantization, QuantizedFolder, Source},
+    model::{LoadOptions, Model, Quantization, Source},
     nn::Linear,
     quant::Scheme,
 };
@@ -91,8 +93,7 @@ fn a_folder_holds_it(gpu: &Gpu, model: &Model, ids: &[u32]) {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("quip");
     let job = QuantizedFolder::open(embedded::FOLDER, Scheme::E8p, Box::new(checkpoint::Quip), &output).unwrap();
-    let (written, summary) = job.write_model(model, |_| Ok(())).unwrap();
-    written.commit().unwrap();
+    let summary = job.write_model(model, &mut |_| Ok(())).unwrap().commit().unwrap();
     assert_eq!(summary.quantized, 28);
     let want = evaluate::logits(model, ids).unwrap();
     let loaded = Model::load(gpu, &output, &LoadOptions::default()).unwrap();
@@ -112,7 +113,7 @@ fn a_folder_holds_it(gpu: &Gpu, model: &Model, ids: &[u32]) {
     assert!(Source::open(&output).err().unwrap().to_string().contains("E8P12RVQ4B"));
     // A method without transforms does not fit.
     let plain = embedded::load(gpu, Quantization::To(Scheme::int(4, 64)));
-    assert!(job.write_model(&plain, |_| Ok(())).is_err());
+    assert!(job.write_model(&plain, &mut |_| Ok(())).is_err());
 }
 
 #[test]

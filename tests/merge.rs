@@ -1,4 +1,5 @@
 //! Adapters that become part of quantized weights, on the model that is compiled into the binary.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

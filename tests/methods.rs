@@ -1,4 +1,5 @@
 //! Methods on a whole model: the one that is compiled into the binary.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Observers: the ranges that they choose, and the static scales that a whole model gets from them.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! A real model, SmolLM2-135M-Instruct: the short form of what `scripts/verify.sh` compares with Python at length.
 //!
 //! `FOURBIT_SMOLLM2` names its GGUF file, which `scripts/test.sh` fetches.
+#![cfg(feature = "tokenizer")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Chat templates against transformers: small snippets of Jinja, and the templates that the Python package trl ships.
 //!
 //! `FOURBIT_TEMPLATES` names the folder of the latter, which `scripts/test.sh` fetches.
+#![cfg(feature = "tokenizer")]
 
 #[path = "support/text.rs"]
 mod text;

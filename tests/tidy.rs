@@ -46,6 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("generate", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("evaluate", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("compare", &["method", "evaluate", "generate"]),
+    ("export", &["method", "model", "tokenizer"]),
     ("method", &["model", "adapter", "nn", "kernels", "format"]),
     ("model", &["adapter", "nn", "format", "quant"]),
     ("adapter", &["arch", "nn"]),
@@ -198,6 +199,40 @@ fn only_the_gpu_room_names_wgpu() {
         let name = short(&path);
         if !name.starts_with("src/gpu/") {
             assert!(!code(&fs::read_to_string(&path).unwrap()).contains("wgpu::"), "{name} names wgpu");
+        }
+    }
+}
+
+/// Where what a feature switches on may be named: an app that leaves the feature out does not compile it.
+const OPTIONAL: &[(&str, &str)] = &[
+    ("clap", "src/bin/"),
+    ("ctrlc", "src/bin/"),
+    ("env_logger", "src/bin/"),
+    ("indicatif", "src/bin/"),
+    ("plotters", "src/bin/"),
+    ("parquet", "src/data/parquet.rs"),
+    ("minijinja", "src/tokenizer/"),
+    ("minijinja-contrib", "src/tokenizer/"),
+    ("tokenizers", "src/tokenizer/"),
+];
+
+#[test]
+fn what_a_feature_brings_is_named_in_its_room_alone() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let section = |name: &str| manifest.split(&format!("\n[{name}]\n")).nth(1).unwrap().split("\n[").next().unwrap();
+    let optional = section("dependencies").lines().filter(|line| line.contains("optional = true"));
+    let names: BTreeSet<&str> = optional.map(|line| line.split_once(" = ").unwrap().0).collect();
+    assert_eq!(names, OPTIONAL.iter().map(|(name, _)| *name).collect(), "Cargo.toml, and the table above");
+    let naga = section("dependencies").lines().find(|line| line.starts_with("naga = ")).unwrap();
+    assert!(naga.ends_with(r#"features = ["wgsl-in"] }"#), "naga's writers are for tests alone: {naga}");
+    for path in files("src", &["rs"]) {
+        let (name, text) = (short(&path).replace('\\', "/"), code(&fs::read_to_string(&path).unwrap()));
+        for (dependency, room) in OPTIONAL.iter().filter(|(_, room)| !name.starts_with(room)) {
+            let path = format!("{}::", dependency.replace('-', "_"));
+            // `crate::data::parquet` and `super::parquet` are our own.
+            let own = |at: usize| text[..at].ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c));
+            let found = text.match_indices(&path).find(|&(at, _)| !own(at));
+            assert!(found.is_none(), "{name} names {dependency}, which is for {room} alone");
         }
     }
 }

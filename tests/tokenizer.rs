@@ -1,4 +1,5 @@
 //! Tokenizers against transformers, from GGUF metadata and from model folders, and what is said about broken ones.
+#![cfg(feature = "tokenizer")]
 
 #[path = "support/text.rs"]
 mod text;

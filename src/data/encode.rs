@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use super::kind::{Chat, Row};
-use super::{DataOptions, mask};
+use super::DataOptions;
+use super::kind::Row;
+#[cfg(feature = "tokenizer")]
+use super::{kind::Chat, mask};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -79,9 +81,15 @@ pub(super) fn encode(
             Example { input_ids: input_ids.clone(), labels: labels.clone(), attention_mask: attention_mask.clone() }
         }
         (_, None) => {
-            let message = "this row holds text, and the model folder has no tokenizer.json; use {input_ids, labels}";
-            return Err(bad(message.into()));
+            let why = match cfg!(feature = "tokenizer") {
+                true => "and the model folder has no tokenizer.json",
+                false => "which needs the feature `tokenizer` of the crate fourbit",
+            };
+            return Err(bad(format!("this row holds text, {why}; use {{input_ids, labels}}")));
         }
+        #[cfg(not(feature = "tokenizer"))]
+        (_, Some(tokenizer)) => match *tokenizer {},
+        #[cfg(feature = "tokenizer")]
         (row, Some(tokenizer)) => {
             let whole = !options.completion_only;
             // A template's refusal is about this row.
@@ -92,6 +100,7 @@ pub(super) fn encode(
     Ok(example)
 }
 
+#[cfg(feature = "tokenizer")]
 fn text_row(row: &Row, tokenizer: &Tokenizer, whole: bool) -> Result<Result<Example, String>> {
     let (ids, learned) = match row {
         Row::Chat(Chat { messages, context }) => match mask::render(tokenizer, messages, context, 0)? {
@@ -123,6 +132,7 @@ fn text_row(row: &Row, tokenizer: &Tokenizer, whole: bool) -> Result<Result<Exam
 }
 
 /// A text ends with EOS, which is learned, unless it already does.
+#[cfg(feature = "tokenizer")]
 fn ended(tokenizer: &Tokenizer, mut ids: Vec<u32>, mut learned: Vec<bool>) -> (Vec<u32>, Vec<bool>) {
     if let Some(eos) = tokenizer.eos_id() {
         if ids.last() != Some(&eos) {
@@ -133,4 +143,19 @@ fn ended(tokenizer: &Tokenizer, mut ids: Vec<u32>, mut learned: Vec<bool>) -> (V
         }
     }
     (ids, learned)
+}
+
+#[cfg(all(test, not(feature = "tokenizer")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_text_are_refused_with_the_name_of_the_feature_and_rows_of_tokens_are_taken() {
+        let options = DataOptions { max_seq_length: 8, completion_only: true, vocab_size: 8 };
+        let encode = |row: Row| super::encode(&row, None, &options, Path::new("rows"), 1);
+        let error = encode(Row::Text("text".into())).unwrap_err().to_string();
+        assert!(error.contains("needs the feature `tokenizer`"), "{error}");
+        let row = Row::Tokens { input_ids: vec![1, 2], labels: vec![IGNORE, 2], attention_mask: None };
+        assert_eq!(encode(row).unwrap().labels, [IGNORE, 2]);
+    }
 }

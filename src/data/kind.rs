@@ -288,8 +288,32 @@ fn message(value: &Value, notes: &mut Vec<Note>) -> Result<Message, String> {
         _ => return Err("expected content (a string)".into()),
     }
     let message = Message::from_fields(fields);
-    super::mask::is_learned(&message)?;
+    is_learned(&message)?;
     Ok(message)
+}
+
+/// Whether a turn is to be learned by its role, its `weight` (0 or 1) and its `train`. Errors: a sentence.
+pub(super) fn is_learned(message: &Message) -> Result<bool, String> {
+    let flag = |name: &str| match message.fields().get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(other) => match other.as_f64() {
+            Some(0.0) => Ok(Some(false)),
+            Some(1.0) => Ok(Some(true)),
+            _ => Err(format!("{name}: expected 0 or 1, true or false, got {other}")),
+        },
+    };
+    let (weight, train) = (flag("weight")?, flag("train")?);
+    if message.role() == "assistant" {
+        return Ok(weight != Some(false) && train != Some(false));
+    }
+    match (weight, train) {
+        (Some(true), _) | (_, Some(true)) => Err(format!(
+            "weight and train: a turn of {} is asked to be learned; only those of the assistant are",
+            message.role()
+        )),
+        _ => Ok(false),
+    }
 }
 
 fn tokens(fields: &Map<String, Value>) -> Result<Row, String> {

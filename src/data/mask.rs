@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
+use super::kind::is_learned;
 use crate::error::Result;
 use crate::tokenizer::{ChatContext, ChatTemplate, Encoded, Message, Tokenizer};
 
@@ -11,30 +12,6 @@ use crate::tokenizer::{ChatContext, ChatTemplate, Encoded, Message, Tokenizer};
 pub(super) struct Rendered {
     pub(super) ids: Vec<u32>,
     pub(super) learned: Vec<bool>,
-}
-
-/// Whether a turn is to be learned by its role, its `weight` (0 or 1) and its `train`. Errors: a sentence.
-pub(super) fn is_learned(message: &Message) -> Result<bool, String> {
-    let flag = |name: &str| match message.fields().get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(other) => match other.as_f64() {
-            Some(0.0) => Ok(Some(false)),
-            Some(1.0) => Ok(Some(true)),
-            _ => Err(format!("{name}: expected 0 or 1, true or false, got {other}")),
-        },
-    };
-    let (weight, train) = (flag("weight")?, flag("train")?);
-    if message.role() == "assistant" {
-        return Ok(weight != Some(false) && train != Some(false));
-    }
-    match (weight, train) {
-        (Some(true), _) | (_, Some(true)) => Err(format!(
-            "weight and train: a turn of {} is asked to be learned; only those of the assistant are",
-            message.role()
-        )),
-        _ => Ok(false),
-    }
 }
 
 /// Renders a conversation and marks the tokens that the model must produce: each assistant turn at or after message `from` that is

@@ -14,13 +14,18 @@
 //!
 //! Keys that nothing reads are reported once per file, by name and number of rows. Labels are not shifted: `labels[i]` belongs to the
 //! token at `i`, -100 is ignored, and the model shifts.
+//!
+//! Rows of text need the feature `tokenizer`, Parquet files the feature `parquet`; without it each is refused by its name.
 
 mod content;
 mod encode;
 mod kind;
 mod loader;
+#[cfg(feature = "tokenizer")]
 mod mask;
 mod pack;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod rows;
 mod samples;
 
@@ -61,7 +66,8 @@ impl Dataset {
     ///
     /// A model without tokenizer can only take rows with `input_ids`. Rows in which nothing is left to learn (after the
     /// cut at `max_seq_length`) are left out and counted, with a warning. Errors: [`Error::Io`]; [`Error::Format`];
-    /// [`Error::Data`] naming the row; [`Error::Config`] for a `max_seq_length` below 2.
+    /// [`Error::Unsupported`] for Parquet without the feature `parquet`; [`Error::Data`] naming the row; [`Error::Config`] for a
+    /// `max_seq_length` below 2.
     pub fn load(path: impl AsRef<Path>, tokenizer: Option<&Tokenizer>, options: &DataOptions) -> Result<Dataset> {
         let path = path.as_ref();
         let rows = rows::read(path)?;

@@ -2,14 +2,12 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use parquet::file::reader::SerializedFileReader;
-use parquet::record::Field;
-use parquet::record::reader::RowIter;
 use serde_json::{Map, Value};
 
+#[cfg(feature = "parquet")]
+use super::parquet::read as parquet;
 use crate::error::{Error, Result};
 
 /// A row: its number in the file, from 1 (for JSON lines the line), and its fields.
@@ -18,8 +16,8 @@ pub(super) type NumberedRow = (usize, Map<String, Value>);
 /// Every row of the file. The kind follows from the content: parquet's magic bytes, a JSON array's `[`, else JSON lines
 /// (blank lines are passed over).
 ///
-/// Errors: [`Error::Io`]; [`Error::Format`] for parquet or a JSON array that does not parse; [`Error::Data`] with the
-/// line for JSON lines, and for a file without rows.
+/// Errors: [`Error::Io`]; [`Error::Unsupported`] for parquet without the feature `parquet`; [`Error::Format`] for parquet or a
+/// JSON array that does not parse; [`Error::Data`] with the line for JSON lines, and for a file without rows.
 pub(super) fn read(path: &Path) -> Result<Vec<NumberedRow>> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut head = Vec::new();
@@ -71,49 +69,21 @@ fn array(path: &Path, file: File) -> Result<Vec<NumberedRow>> {
     Ok(rows.into_iter().enumerate().map(|(n, row)| (n + 1, row)).collect())
 }
 
-fn parquet(path: &Path, file: File) -> Result<Vec<NumberedRow>> {
-    // The parquet crate has places that panic on damaged pages; a data file must not end the program that way.
-    catch_unwind(AssertUnwindSafe(|| parquet_rows(path, file)))
-        .unwrap_or_else(|_| Err(Error::format(path, "the parquet file is damaged")))
+#[cfg(not(feature = "parquet"))]
+fn parquet(path: &Path, _: File) -> Result<Vec<NumberedRow>> {
+    let supported = "JSON lines and JSON arrays; reading Parquet needs the feature `parquet` of the crate fourbit";
+    Err(Error::unsupported(format!("data file {}", path.display()), "Parquet", supported))
 }
 
-fn parquet_rows(path: &Path, file: File) -> Result<Vec<NumberedRow>> {
-    let bad = |e: parquet::errors::ParquetError| Error::format(path, format!("parquet: {e}"));
-    let reader = SerializedFileReader::new(file).map_err(bad)?;
-    let mut rows = Vec::new();
-    for (n, row) in RowIter::from_file_into(Box::new(reader)).enumerate() {
-        rows.push((n + 1, fields(row.map_err(bad)?.into_columns())));
-    }
-    Ok(rows)
-}
+#[cfg(all(test, not(feature = "parquet")))]
+mod tests {
+    use super::*;
 
-fn fields(columns: Vec<(String, Field)>) -> Map<String, Value> {
-    columns.into_iter().map(|(name, field)| (name, json(field))).collect()
-}
-
-fn json(field: Field) -> Value {
-    match field {
-        Field::Bool(v) => v.into(),
-        Field::Byte(v) => v.into(),
-        Field::Short(v) => v.into(),
-        Field::Int(v) | Field::Date(v) | Field::TimeMillis(v) => v.into(),
-        Field::Long(v) | Field::TimeMicros(v) | Field::TimestampMillis(v) | Field::TimestampMicros(v) => v.into(),
-        Field::UByte(v) => v.into(),
-        Field::UShort(v) => v.into(),
-        Field::UInt(v) => v.into(),
-        Field::ULong(v) => v.into(),
-        Field::Float16(v) => f32::from(v).into(),
-        Field::Float(v) => v.into(),
-        Field::Double(v) => v.into(),
-        Field::Str(v) => v.into(),
-        // Some writers leave out the UTF-8 mark of a text column.
-        Field::Bytes(v) => String::from_utf8_lossy(v.data()).into_owned().into(),
-        Field::Group(row) => Value::Object(fields(row.into_columns())),
-        Field::ListInternal(list) => list.elements().iter().cloned().map(json).collect(),
-        Field::MapInternal(map) => {
-            let entry = |(k, v): &(Field, Field)| (k.to_string(), json(v.clone()));
-            Value::Object(map.entries().iter().map(entry).collect())
-        }
-        Field::Null | Field::Decimal(_) => Value::Null,
+    #[test]
+    fn parquet_is_refused_with_the_name_of_the_feature() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chats.parquet");
+        let error = read(&path).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("reading Parquet needs the feature `parquet`"), "{error}");
     }
 }

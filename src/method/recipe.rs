@@ -269,9 +269,9 @@ mod tests {
     use crate::{
         DType,
         adapter::{QatConfig, Ranges},
+        export::GgufFile,
         gpu::{Gpu, GpuOptions},
         kernels::{gptq, quantize},
-        model::GgufFile,
         quant::{Packed, forms},
     };
 

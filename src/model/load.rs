@@ -1,6 +1,6 @@
 //! A model on disk to a model on the device, tensor by tensor.
 
-use super::{Block, Model, Source};
+use super::{Block, Model, PIECE, Source};
 use crate::{
     DType, Error, Result,
     adapter::Store,
@@ -34,9 +34,6 @@ pub struct LoadOptions {
     /// The linear layers' scheme; embedding, head and norms stay as stored.
     pub quantization: Quantization,
 }
-
-/// Elements that are converted on the host at once.
-const PIECE: usize = 4 << 20;
 
 impl Model {
     /// Loads a Hugging Face folder, also a quantized one, or a GGUF file. Streams: the host holds one tensor at a time.
@@ -147,7 +144,7 @@ impl<'a> Loader<'a> {
     fn frozen(&self, name: &str, shape: [usize; 2], bias: Option<Tensor>) -> Result<Linear> {
         match self.quantization {
             Quantization::To(scheme) if self.source.scheme(name)? != scheme.fitting(shape[1]) => {
-                Ok(Linear::new(self.converted(name, shape, scheme.fitting(shape[1]))?, bias))
+                Ok(Linear::new(self.source.quantize(self.gpu, name, shape, scheme.fitting(shape[1]))?, bias))
             }
             _ => {
                 let weight = self.stored(name, shape)?;
@@ -193,55 +190,47 @@ impl<'a> Loader<'a> {
     fn stored(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
         let scheme = self.source.scheme(name)?;
         if self.gpu.is_dry() {
-            self.check(name, shape)?;
+            self.source.expect(name, shape)?;
             return QuantizedTensor::zeros(self.gpu, name, scheme, shape);
         }
         if let Some((_, bytes)) = self.source.plain(name)? {
-            self.check(name, shape)?;
+            self.source.expect(name, shape)?;
             return QuantizedTensor::from_bytes(self.gpu, name, scheme, shape, bytes, &[], &[]);
         }
         QuantizedTensor::upload(self.gpu, name, &self.source.packed(name, shape)?)
     }
+}
 
-    fn check(&self, name: &str, shape: [usize; 2]) -> Result<()> {
-        let got = self.source.shape(name)?;
-        match got == shape {
-            true => Ok(()),
-            false => {
-                let op = format!("{}: tensor {name}", self.source.path().display());
-                Err(Error::shape(op, format!("{shape:?}"), format!("{got:?}")))
-            }
-        }
-    }
-
-    /// A weight quantized from what is stored: on the device, but on the host where scales are searched for.
-    fn converted(&self, name: &str, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
+impl Source {
+    /// A weight quantized from what is stored: on the device, but on the host where scales are searched for. Errors: MissingTensor,
+    /// Format, Shape, Config for numbers that cannot be held, OutOfMemory, Device.
+    pub(crate) fn quantize(&self, gpu: &Gpu, name: &str, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
         scheme.validate()?;
-        self.check(name, shape)?;
+        self.expect(name, shape)?;
         if !quantize::rounds(scheme) {
-            if self.gpu.is_dry() {
-                return QuantizedTensor::zeros(self.gpu, name, scheme, shape);
+            if gpu.is_dry() {
+                return QuantizedTensor::zeros(gpu, name, scheme, shape);
             }
             let mut values = Vec::with_capacity(shape[0] * shape[1]);
-            self.source.for_each_piece(name, shape, PIECE, |_, piece| {
+            self.for_each_piece(name, shape, PIECE, |_, piece| {
                 values.extend_from_slice(piece);
                 Ok(())
             })?;
             let packed = Packed::quantize_named(&format!("tensor {name}"), scheme, shape, &values)?;
-            return QuantizedTensor::upload(self.gpu, name, &packed);
+            return QuantizedTensor::upload(gpu, name, &packed);
         }
-        let plain = self.source.plain(name)?;
+        let plain = self.plain(name)?;
         let dtype = plain.map_or(DType::F32, |(dtype, _)| dtype);
-        let floats = self.gpu.zeros("a weight to be quantized", shape, dtype)?;
-        if self.gpu.is_dry() {
-            return QuantizedTensor::zeros(self.gpu, name, scheme, shape);
+        let floats = gpu.zeros("a weight to be quantized", shape, dtype)?;
+        if gpu.is_dry() {
+            return QuantizedTensor::zeros(gpu, name, scheme, shape);
         }
         match plain {
             Some((_, bytes)) => floats.write(bytes)?,
-            None => self.source.for_each_piece(name, shape, PIECE, |start, values| {
+            None => self.for_each_piece(name, shape, PIECE, |start, values| {
                 floats.write_at(start, bytemuck::cast_slice(values))
             })?,
         }
-        quantize::quantize(self.gpu, name, &floats, shape, scheme)
+        quantize::quantize(gpu, name, &floats, shape, scheme)
     }
 }

@@ -28,6 +28,9 @@ pub struct Source {
     head_alone: bool,
 }
 
+/// Elements that are converted on the host at once.
+pub(crate) const PIECE: usize = 4 << 20;
+
 /// How the tensors of a file are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Naming {
@@ -160,7 +163,7 @@ impl Source {
     }
 
     /// A tensor as it lies in the file. Errors: MissingTensor, Unsupported.
-    pub(super) fn view(&self, name: &str) -> Result<TensorView<'_>> {
+    pub(crate) fn view(&self, name: &str) -> Result<TensorView<'_>> {
         self.weights.get(&self.stored_name(name))
     }
 
@@ -303,7 +306,8 @@ impl Source {
         Ok(())
     }
 
-    fn expect(&self, name: &str, shape: [usize; 2]) -> Result<()> {
+    /// Errors: MissingTensor, Shape where a tensor has other extents.
+    pub(super) fn expect(&self, name: &str, shape: [usize; 2]) -> Result<()> {
         let got = self.shape(name)?;
         if got == shape {
             return Ok(());
@@ -319,7 +323,7 @@ impl Source {
 }
 
 /// Heads of a tensor whose rows lie in llama.cpp's own rotary order in a GGUF file.
-pub(super) fn heads_in_gguf(arch: &Architecture, name: &str) -> Option<usize> {
+pub(crate) fn heads_in_gguf(arch: &Architecture, name: &str) -> Option<usize> {
     let (Role::Weight(_, id) | Role::Bias(_, id)) = arch.role(name)? else { return None };
     match arch.linear(id).rows {
         Rows::Own => None,
@@ -349,7 +353,7 @@ fn layout(folder: &Path, file: &Path, json: &serde_json::Value) -> Result<Option
 }
 
 /// The stored row of transformers' row `row`: pairs of a rotation lie side by side there, half a head apart here.
-pub(super) fn rotated_row(row: usize, head_dim: usize) -> usize {
+pub(crate) fn rotated_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
     head * head_dim + 2 * pair + half

@@ -48,6 +48,7 @@ impl Message {
     ///
     /// The first of `reasoning_content`, `thinking` and `reasoning` that is there becomes `reasoning_content`, and `thinking`
     /// where that is missing, as in transformers.
+    #[cfg(feature = "tokenizer")]
     pub(super) fn seen_by_templates(&self) -> Map<String, Value> {
         let mut fields = self.0.clone();
         fields.retain(|_, value| !value.is_null());
@@ -73,7 +74,7 @@ pub struct ChatContext {
     pub variables: Map<String, Value>,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tokenizer"))]
 mod tests {
     use super::*;
     use serde_json::json;

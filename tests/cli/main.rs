@@ -1,4 +1,5 @@
 //! The binary as users run it: what it prints, what it writes, and how it refuses.
+#![cfg(all(feature = "cli", feature = "parquet"))]
 
 #[path = "../support/mod.rs"]
 mod support;

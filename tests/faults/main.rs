@@ -3,7 +3,7 @@
 //! `layer.c` is a Vulkan layer that lets one call fail with a code that the specification allows for it. A point that is
 //! never reached is no test, so the layer has to say that it was.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "cli"))]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
 //! Fine-tuning of blocks after AQLM and QuIP#.
+#![cfg(feature = "tokenizer")]
 
 #[path = "../support/mod.rs"]
 mod support;

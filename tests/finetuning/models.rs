@@ -5,9 +5,10 @@ use fourbit::{
     Gpu,
     arch::LinearId,
     evaluate,
+    export::{ModelWriter, QuantizedFolder},
     format::{Checkpoint, checkpoint},
     method::{Aqlm, FineTune, LayerMethod, PipelineOptions, Quip, Tuned, quantize_model},
-    model::{LoadOptions, Model, Quantization, QuantizedFolder},
+    model::{LoadOptions, Model, Quantization},
     nn::Transform,
     quant::{PER_CHANNEL, Scheme},
 };
@@ -107,7 +108,7 @@ fn check_folder(scheme: Scheme, layout: Box<dyn Checkpoint>, before: &Model, aft
     let target = tempfile::tempdir().unwrap();
     let path = target.path().join("model");
     let job = QuantizedFolder::open(embedded::FOLDER, scheme, layout, &path).unwrap();
-    job.write_model(after, |_| Ok(())).unwrap().0.commit().unwrap();
+    job.write_model(after, &mut |_| Ok(())).unwrap().commit().unwrap();
     let read = Model::load(after.gpu(), &path, &LoadOptions::default()).unwrap();
     assert!(stored(&read) == stored(after));
     let (_, others) = texts();

@@ -7,11 +7,12 @@ use fourbit::{
     arch::LinearId,
     data::{Batch, DataLoader, Example, LoaderOptions},
     evaluate,
+    export::{ModelWriter, QuantizedFolder},
     format::checkpoint::CompressedTensors,
     gpu::GpuOptions,
     graph::Graph,
     kernels::elementwise,
-    model::{Inputs, LoadOptions, Quantization, QuantizedFolder},
+    model::{Inputs, LoadOptions, Quantization},
     nn::{Activations, Keys, Latent, Pass},
     quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
     train::Schedule,
@@ -316,7 +317,7 @@ fn a_trained_model_is_written_and_read() {
         let layout = CompressedTensors::new(scheme).unwrap();
         let layout = if activations.is_some() { layout.with_static_inputs() } else { layout };
         let job = QuantizedFolder::open(embedded::FOLDER, scheme, Box::new(layout), out.path().join("model")).unwrap();
-        job.write_model(&model, |_| Ok(())).unwrap().0.commit().unwrap();
+        job.write_model(&model, &mut |_| Ok(())).unwrap().commit().unwrap();
         let read = Model::load(&gpu, out.path().join("model"), &LoadOptions::default()).unwrap();
         assert_eq!(read.blocks[0].attention.q.base.weight.scheme(), scheme);
         assert_eq!(read.blocks[0].attention.q.base.activation.is_some(), activations.is_some());
@@ -324,7 +325,7 @@ fn a_trained_model_is_written_and_read() {
         if activations.is_some() {
             // The plain layout has no room for the scales; the other one demands them.
             let unrounded = embedded::load(&gpu, Quantization::To(scheme));
-            let message = job.write_model(&unrounded, |_| Ok(())).err().unwrap().to_string();
+            let message = job.write_model(&unrounded, &mut |_| Ok(())).err().unwrap().to_string();
             assert!(message.contains("no static scale"), "{message}");
         }
     }

@@ -1,6 +1,7 @@
 //! What all device tests share: the device, random numbers, and comparison.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[cfg(feature = "tokenizer")]
 pub mod embedded;
 pub mod folder;
 pub mod golden;

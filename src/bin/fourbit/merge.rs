@@ -2,12 +2,13 @@
 
 use crate::args::{Global, ModelArgs, QuantArgs};
 use crate::calibration::{CalibrationArgs, tell_compared};
-use crate::export::{Export, go_on, is_gguf, suited};
+use crate::export::{self, go_on};
 use crate::measure::{Convention, MeasureArgs};
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result, evaluate,
+    export::{Export, is_gguf, suited},
     gpu::Gpu,
     method::{Compared, Kept, LayerMethod, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
@@ -103,7 +104,9 @@ impl Merge {
         tell("merged", format!("this merge: {recipe}"), &model)?;
         self.tell_kept(out, &recipe, kept, &mut told);
         tell_compared(out, &recipe, &compared, &mut told);
-        export.write_model(out, &model, told)
+        let summary = export.write_model(&model, &mut |_| go_on())?;
+        export::tell(out, &self.output, &recipe, &summary, told);
+        Ok(())
     }
 
     /// Errors: Config where the method needs a text and has none, naming what needs none.

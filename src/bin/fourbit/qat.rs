@@ -1,14 +1,14 @@
 //! Options of quantization-aware training, and the folder that it leaves.
 
 use crate::args::{LoraArgs, ModelArgs, QuantArgs};
-use crate::export::write_tokenizer;
 use clap::Args;
 use fourbit::{
     Error, Result,
     adapter::{InputScales, QatConfig, Ranges},
     data::Dataset,
+    export::{ModelWriter, QuantizedFolder, write_tokenizer},
     method::{ActivationScales, Method, Observer, Recipe},
-    model::{LoadOptions, Model, QuantizedFolder, Source},
+    model::{LoadOptions, Model, Source},
     quant::Scheme,
 };
 use std::path::Path;
@@ -95,7 +95,9 @@ pub fn folder(model: &Path, config: &QatConfig, output: &Path) -> Result<Quantiz
 /// Converts the model and writes it with its tokenizer. Errors: Io, Config, Device.
 pub fn save(model: &mut Model, folder: &QuantizedFolder) -> Result<()> {
     model.convert_qat()?;
-    let (files, _) = folder.write_model(model, |_| Ok(()))?;
-    write_tokenizer(folder.input(), files.folder())?;
-    files.commit()
+    let written = folder.write_model(model, &mut |_| Ok(()))?;
+    if let Some(files) = written.folder() {
+        write_tokenizer(folder.input(), files)?;
+    }
+    written.commit().map(|_| ())
 }

@@ -2,15 +2,16 @@
 
 use crate::args::{Global, shaped};
 use crate::calibration::{CalibrationArgs, tell_compared};
-use crate::export::{Export, go_on, is_gguf, suited};
+use crate::export::{go_on, tell};
 use crate::output::Output;
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
+    export::{Export, is_gguf, suited},
     method::{ActivationScales, Method, Observer, Recipe, Tuned, quantize_model},
     quant::{PER_CHANNEL, Scheme, ggml},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// Write a quantized model in the layout that other tools load for the method
@@ -66,15 +67,14 @@ impl Quantize {
             if let Some(option) = asking {
                 return Err(Error::config(option, format!("needs a model, and {} is none", self.input.display())));
             }
-            let mut progress = Progress::new(export.len() as u64, "tensors");
-            return export.round(
-                out,
-                || global.gpu(),
-                || {
-                    progress.advance(1);
-                    go_on()
-                },
-            );
+            let mut progress = Progress::new(export.tensors() as u64, "tensors");
+            let summary = export.round(&|| global.gpu(), &mut |_| {
+                progress.advance(1);
+                go_on()
+            })?;
+            progress.finish();
+            tell(out, &self.output, &recipe, &summary, Map::new());
+            return Ok(());
         };
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &self.input, source)?;
         let gpu = global.gpu()?;
@@ -89,7 +89,9 @@ impl Quantize {
         progress.finish();
         let mut told = finetuned(out, &tuned);
         tell_compared(out, &recipe, &method.compared(), &mut told);
-        export.write_model(out, &model, told)
+        let summary = export.write_model(&model, &mut |_| go_on())?;
+        tell(out, &self.output, &recipe, &summary, told);
+        Ok(())
     }
 }
 

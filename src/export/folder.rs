@@ -1,6 +1,6 @@
 //! A model on disk to a folder in the layout of another tool, tensor by tensor.
 
-use super::{LoadOptions, Model, Source};
+use super::{ModelWriter, OnTensor, Summary, Written, floats::narrow};
 use crate::{
     DType, Error, Result,
     arch::{Architecture, Role},
@@ -12,14 +12,12 @@ use crate::{
     },
     gpu::{Gpu, GpuOptions, Tensor},
     kernels::quantize,
+    model::{LoadOptions, Model, PIECE, Source},
     nn::{Activations, Transform},
     quant::{Packed, Scheme},
 };
-use half::{bf16, f16};
+use half::bf16;
 use std::path::{Path, PathBuf};
-
-/// Elements that are converted on the host at once.
-const PIECE: usize = 4 << 20;
 
 /// A model, or a file of tensors, that is to be written with quantized weights.
 ///
@@ -58,19 +56,6 @@ struct Weight {
     rounding: Option<Rounding>,
 }
 
-/// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QuantizedSummary {
-    /// Tensors that are quantized.
-    pub quantized: usize,
-    /// Tensors left as floats.
-    pub copied: usize,
-    /// Bytes of the tensors in the source.
-    pub source_bytes: u64,
-    /// Bytes of the file.
-    pub bytes: u64,
-}
-
 impl QuantizedFolder {
     /// Opens a Hugging Face folder, a GGUF file or a safetensors file, and checks that it is whole. `layout` is one for
     /// writing weights of `scheme`. Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
@@ -105,65 +90,9 @@ impl QuantizedFolder {
         Ok(this)
     }
 
-    /// Tensors.
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
     /// The folder or file that is read.
     pub fn input(&self) -> &Path {
         self.weights().path()
-    }
-
-    /// Whether the input is a model, whose folder needs a tokenizer too.
-    pub fn is_model(&self) -> bool {
-        matches!(self.input, Input::Model(_))
-    }
-
-    /// The model that is read; `None` for a file of tensors.
-    pub fn source(&self) -> Option<&Source> {
-        match &self.input {
-            Input::Model(source) => Some(source),
-            Input::Tensors(_) => None,
-        }
-    }
-
-    /// Rounds to nearest on `gpu`, one tensor at a time, and writes `model.safetensors`, and for a model `config.json`. The
-    /// folder is there once the caller has put in what else it needs and commits it. `on_tensor` is told each tensor that is
-    /// done; its error ends the work. Errors: Io, Format, Config for numbers that are not finite, OutOfMemory, Device.
-    pub fn write(
-        &self,
-        gpu: &Gpu,
-        on_tensor: impl FnMut(&str) -> Result<()>,
-    ) -> Result<(AtomicFolder, QuantizedSummary)> {
-        let weight =
-            |name: &str, shape| Ok(Weight { packed: self.quantize(gpu, name, shape)?, basis: None, rounding: None });
-        self.write_with(weight, |_| Ok(None), on_tensor)
-    }
-
-    /// Writes the weights of `model`, which a method made out of this folder's source, as [`QuantizedFolder::write`] does;
-    /// norms and biases, which methods may change, are the model's too. Errors: those, and Unsupported for weights behind a
-    /// transform that the layout has no room for.
-    pub fn write_model(
-        &self,
-        model: &Model,
-        on_tensor: impl FnMut(&str) -> Result<()>,
-    ) -> Result<(AtomicFolder, QuantizedSummary)> {
-        let weight = |name: &str, _| {
-            let linear = model.linear(name.strip_suffix(".weight").unwrap_or(name)).ok_or_else(|| self.absent(name))?;
-            let basis = linear.base.input.as_ref().map(basis).transpose()?;
-            let rounding = match &linear.base.activation {
-                Some(Activations::Static { scale }) => Some(Rounding::Static(scale.read::<f32>()?[0])),
-                _ => None,
-            };
-            Ok(Weight { packed: linear.base.weight.download()?, basis, rounding })
-        };
-        self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
     }
 
     fn absent(&self, name: &str) -> Error {
@@ -176,12 +105,12 @@ impl QuantizedFolder {
         &self,
         mut weight: impl FnMut(&str, [usize; 2]) -> Result<Weight>,
         mut vector: impl FnMut(&str) -> Result<Option<Vec<f32>>>,
-        mut on_tensor: impl FnMut(&str) -> Result<()>,
-    ) -> Result<(AtomicFolder, QuantizedSummary)> {
+        on_tensor: OnTensor<'_>,
+    ) -> Result<Written> {
         let folder = AtomicFolder::create(&self.output)?;
         let path = folder.folder().join(crate::format::SINGLE);
         let mut writer = Writer::create(&path, self.specs()?)?;
-        let mut summary = QuantizedSummary::default();
+        let mut summary = Summary::default();
         for item in &self.items {
             match &item.action {
                 Action::Quantize(shape, dtype) => {
@@ -194,10 +123,10 @@ impl QuantizedFolder {
                 }
                 Action::Copy(spec) => {
                     match vector(&item.name)? {
-                        Some(values) => writer.write(&spec.name, &narrow(&values, spec)?)?,
+                        Some(values) => writer.write(&spec.name, &narrow(&values, &spec.name, spec.dtype)?)?,
                         None => self.copy(&mut writer, spec)?,
                     }
-                    summary.copied += 1;
+                    summary.others += 1;
                 }
             }
             on_tensor(&item.name)?;
@@ -206,12 +135,8 @@ impl QuantizedFolder {
         if let Input::Model(source) = &self.input {
             self.write_config(source, folder.folder())?;
         }
-        summary.bytes = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
-        let weights = self.weights();
-        for name in weights.names() {
-            summary.source_bytes += weights.get(name).map_or(0, |view| view.bytes.len() as u64);
-        }
-        Ok((folder, summary))
+        let summary = summary.measured(self.weights(), &path)?;
+        Ok(Written { summary, folder: Some(folder) })
     }
 
     fn weights(&self) -> &Weights {
@@ -249,15 +174,7 @@ impl QuantizedFolder {
         if source.scheme(name)? == self.scheme.resolve(shape) && source.basis(name)?.is_none() {
             return source.packed(name, shape);
         }
-        let plain = source.plain(name)?;
-        let floats = floats(gpu, shape, plain.map_or(DType::F32, |(dtype, _)| dtype))?;
-        match plain {
-            Some((_, bytes)) => floats.write(bytes)?,
-            None => source.for_each_piece(name, shape, PIECE, |start, values| {
-                floats.write_at(start, bytemuck::cast_slice(values))
-            })?,
-        }
-        quantize::quantize(gpu, name, &floats, shape, self.scheme)?.download()
+        source.quantize(gpu, name, shape, self.scheme)?.download()
     }
 
     fn copy(&self, writer: &mut Writer, spec: &TensorSpec) -> Result<()> {
@@ -315,6 +232,39 @@ impl QuantizedFolder {
     }
 }
 
+impl ModelWriter for QuantizedFolder {
+    fn source(&self) -> Option<&Source> {
+        match &self.input {
+            Input::Model(source) => Some(source),
+            Input::Tensors(_) => None,
+        }
+    }
+
+    fn tensors(&self) -> usize {
+        self.items.len()
+    }
+
+    fn round(&self, gpu: &dyn Fn() -> Result<Gpu>, on_tensor: OnTensor<'_>) -> Result<Written> {
+        let gpu = gpu()?;
+        let weight =
+            |name: &str, shape| Ok(Weight { packed: self.quantize(&gpu, name, shape)?, basis: None, rounding: None });
+        self.write_with(weight, |_| Ok(None), on_tensor)
+    }
+
+    fn write_model(&self, model: &Model, on_tensor: OnTensor<'_>) -> Result<Written> {
+        let weight = |name: &str, _| {
+            let linear = model.linear(name.strip_suffix(".weight").unwrap_or(name)).ok_or_else(|| self.absent(name))?;
+            let basis = linear.base.input.as_ref().map(basis).transpose()?;
+            let rounding = match &linear.base.activation {
+                Some(Activations::Static { scale }) => Some(Rounding::Static(scale.read::<f32>()?[0])),
+                _ => None,
+            };
+            Ok(Weight { packed: linear.base.weight.download()?, basis, rounding })
+        };
+        self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
+    }
+}
+
 /// What torch calls a float dtype.
 fn torch_name(dtype: DType) -> &'static str {
     match dtype {
@@ -330,29 +280,6 @@ fn basis(transform: &Transform) -> Result<Basis> {
     Ok(match transform {
         Transform::Permute(permutation) => Basis::Order(permutation.order()?),
         Transform::Hadamard { input, output } => Basis::Hadamard { input: input.signs()?, output: output.signs()? },
-    })
-}
-
-/// f32 numbers as the bytes of a tensor of floats. Errors: Unsupported for other dtypes; Config, with the tensor's name, for a
-/// finite number that the dtype has no room for.
-fn narrow(values: &[f32], spec: &TensorSpec) -> Result<Vec<u8>> {
-    let most = match spec.dtype {
-        DType::F16 => f16::MAX.to_f32(),
-        DType::BF16 => bf16::MAX.to_f32(),
-        _ => f32::MAX,
-    };
-    let rounded =
-        |v: f32| if spec.dtype == DType::F16 { f16::from_f32(v).to_f32() } else { bf16::from_f32(v).to_f32() };
-    if let Some(i) = values.iter().position(|&v| v.is_finite() && v.abs() > most && rounded(v).is_infinite()) {
-        let message = format!("number {i} is {}, more than the {most} that {} can hold", values[i], spec.dtype);
-        return Err(Error::config(&spec.name, message));
-    }
-    Ok(match spec.dtype {
-        DType::F32 => bytemuck::cast_slice(values).to_vec(),
-        DType::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-        other => return Err(Error::unsupported(format!("dtype of {}", spec.name), other, "floats")),
     })
 }
 
@@ -422,27 +349,4 @@ fn stored_dtype(source: &Source, name: &str) -> Result<DType> {
         DType::F64 => DType::F32,
         dtype => dtype,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_that_halves_cannot_hold_are_refused_by_name() {
-        let spec = |dtype| TensorSpec::new("model.norm.weight", dtype, [3]);
-        let bytes = narrow(&[1.0, -65_519.0, f32::INFINITY], &spec(DType::F16)).unwrap();
-        let halves: Vec<f16> = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
-        assert_eq!(
-            halves,
-            [f16::ONE, f16::MIN, f16::INFINITY],
-            "what rounds to the largest stays, as does what was infinite"
-        );
-        for (dtype, large) in [(DType::F16, -65_520.0), (DType::BF16, f32::MAX)] {
-            let error = narrow(&[1.0, large, 0.0], &spec(dtype)).unwrap_err().to_string();
-            assert!(error.contains("model.norm.weight") && error.contains(&format!("number 1 is {large}")), "{error}");
-        }
-        assert!(narrow(&[f32::MAX, 70_000.0, 0.0], &spec(DType::F32)).is_ok());
-        assert!(narrow(&[7e4, 0.0, 0.0], &spec(DType::BF16)).is_ok());
-    }
 }

@@ -1,9 +1,6 @@
 //! A model on disk to a GGUF file that llama.cpp runs, tensor by tensor.
 
-use super::{
-    LoadOptions, Model, Source, gguf_metadata,
-    source::{heads_in_gguf, rotated_row},
-};
+use super::{ModelWriter, OnTensor, Summary, Written, floats::narrow, gguf_metadata};
 use crate::{
     DType, Error, Result,
     arch::Role,
@@ -12,16 +9,13 @@ use crate::{
         gguf::{MetaValue, TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
+    model::{LoadOptions, Model, PIECE, Source, heads_in_gguf, rotated_row},
     quant::{
         Packed, Scheme,
         ggml::{self, BlockType},
     },
 };
-use half::{bf16, f16};
 use std::path::{Path, PathBuf};
-
-/// Elements that are converted on the host at once.
-const PIECE: usize = 4 << 20;
 
 /// A model that is to be written as GGUF, its linear weights in one scheme.
 ///
@@ -59,21 +53,6 @@ enum Action {
     Values(Vec<f32>),
 }
 
-/// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GgufSummary {
-    /// Weights in the scheme that was asked for.
-    pub quantized: usize,
-    /// Linear weights that took another type, since their rows are no whole blocks.
-    pub fallbacks: usize,
-    /// All other tensors.
-    pub others: usize,
-    /// Bytes of the tensors in the source.
-    pub source_bytes: u64,
-    /// Bytes of the file.
-    pub bytes: u64,
-}
-
 impl GgufFile {
     /// Opens a Hugging Face folder or a GGUF file and checks that it is whole. `scheme` is one of GGUF's block types, F32, F16
     /// or BF16. Errors: Io, Format, MissingTensor, Shape, Unsupported, Config.
@@ -106,18 +85,8 @@ impl GgufFile {
         self
     }
 
-    /// Tensors.
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
     /// The folder or file that is read.
-    pub fn source(&self) -> &Source {
+    pub fn input(&self) -> &Source {
         &self.source
     }
 
@@ -126,30 +95,7 @@ impl GgufFile {
         self.items.iter().find(|item| item.name == name)?.spec.stored.scheme()
     }
 
-    /// Writes the file. `on_tensor` is told each tensor that is done; its error ends the work, and nothing is left behind.
-    /// Errors: Io, Format, Config for numbers that a type cannot hold.
-    pub fn write(&self, on_tensor: impl FnMut(&str) -> Result<()>) -> Result<GgufSummary> {
-        self.write_with(|_, _| Ok(None), |_| Ok(None), on_tensor)
-    }
-
-    /// Writes the linear weights of `model`, which a method made out of this file's source, and its norms and biases, which
-    /// methods may change. The weights are in the scheme of the file, or in the integers that are the same numbers
-    /// ([`ggml::integers`]). Errors: those of [`GgufFile::write`]; Unsupported for weights in other schemes or behind a transform.
-    pub fn write_model(&self, model: &Model, on_tensor: impl FnMut(&str) -> Result<()>) -> Result<GgufSummary> {
-        let weight = |name: &str, _| {
-            let Some(linear) = model.linear(name.strip_suffix(".weight").unwrap_or(name)) else { return Ok(None) };
-            if linear.base.input.is_some() {
-                return Err(Error::unsupported(name, "columns in another order or basis", "a plain weight"));
-            }
-            if linear.base.activation.is_some() {
-                return Err(Error::unsupported(name, "rounded inputs, which a GGUF file cannot tell", "a plain layer"));
-            }
-            ggml::from_integers(linear.base.weight.download()?).map(Some)
-        };
-        self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
-    }
-
-    /// [`GgufFile::write`] where `choose(name, shape)` may give weights whose numbers another method has chosen, in the scheme
+    /// Writes the file where `choose(name, shape)` may give weights whose numbers another method has chosen, in the scheme
     /// that [`GgufFile::scheme`] tells, and `vector(name)` other norms and biases. Matrices are asked for in the order of the
     /// blocks; those outside of them only where they are not copied. Errors: also Shape for another scheme or shape, and those of
     /// `choose` and `vector`.
@@ -157,12 +103,12 @@ impl GgufFile {
         &self,
         mut choose: impl FnMut(&str, [usize; 2]) -> Result<Option<Packed>>,
         mut vector: impl FnMut(&str) -> Result<Option<Vec<f32>>>,
-        mut on_tensor: impl FnMut(&str) -> Result<()>,
-    ) -> Result<GgufSummary> {
+        on_tensor: OnTensor<'_>,
+    ) -> Result<Written> {
         let metadata = gguf_metadata::metadata(&self.source, self.scheme, &self.extra)?;
         let specs: Vec<TensorSpec> = self.items.iter().map(|item| item.spec.clone()).collect();
         let mut writer = Writer::create(&self.output, &metadata, &specs)?;
-        let mut summary = GgufSummary::default();
+        let mut summary = Summary::default();
         for item in &self.items {
             let chosen: Option<Packed> = match (&item.action, &item.spec.shape[..]) {
                 (Action::Convert(shape), _) => choose(&item.name, *shape)?,
@@ -191,12 +137,8 @@ impl GgufFile {
             on_tensor(&item.name)?;
         }
         writer.finish()?;
-        summary.bytes = std::fs::metadata(&self.output).map_err(Error::io(&self.output))?.len();
-        let weights = self.source.weights();
-        for name in weights.names() {
-            summary.source_bytes += weights.get(name).map_or(0, |view| view.bytes.len() as u64);
-        }
-        Ok(summary)
+        let summary = summary.measured(self.source.weights(), &self.output)?;
+        Ok(Written { summary, folder: None })
     }
 
     fn write_packed(&self, writer: &mut Writer, item: &Item, packed: &Packed) -> Result<()> {
@@ -251,24 +193,42 @@ impl GgufFile {
     }
 }
 
+impl ModelWriter for GgufFile {
+    fn source(&self) -> Option<&Source> {
+        Some(&self.source)
+    }
+
+    fn tensors(&self) -> usize {
+        self.items.len()
+    }
+
+    fn round(&self, _: &dyn Fn() -> Result<Gpu>, on_tensor: OnTensor<'_>) -> Result<Written> {
+        self.write_with(|_, _| Ok(None), |_| Ok(None), on_tensor)
+    }
+
+    /// The weights are in the scheme of the file, or in the integers that are the same numbers ([`ggml::integers`]).
+    fn write_model(&self, model: &Model, on_tensor: OnTensor<'_>) -> Result<Written> {
+        let weight = |name: &str, _| {
+            let Some(linear) = model.linear(name.strip_suffix(".weight").unwrap_or(name)) else { return Ok(None) };
+            if linear.base.input.is_some() {
+                return Err(Error::unsupported(name, "columns in another order or basis", "a plain weight"));
+            }
+            if linear.base.activation.is_some() {
+                return Err(Error::unsupported(name, "rounded inputs, which a GGUF file cannot tell", "a plain layer"));
+            }
+            ggml::from_integers(linear.base.weight.download()?).map(Some)
+        };
+        self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
+    }
+}
+
 /// Numbers to the bytes of a GGUF tensor. Errors: Config, with `what`, for what the type cannot hold.
 fn encode(what: &str, stored: Stored, values: &[f32]) -> Result<Vec<u8>> {
-    let beyond = |name: &str| Error::config(what, format!("it has numbers that {name} cannot hold"));
     match stored {
         Stored::Ggml(scheme) => BlockType::of(scheme).expect("items have GGUF's schemes").encode_named(what, values),
-        Stored::Plain(DType::F16) => {
-            let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
-            let finite = halves.iter().all(|v| v.is_finite());
-            if finite { Ok(bytemuck::cast_slice(&halves).to_vec()) } else { Err(beyond("f16")) }
-        }
-        Stored::Plain(DType::BF16) => {
-            let halves: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
-            let finite = halves.iter().all(|v| v.is_finite());
-            if finite { Ok(bytemuck::cast_slice(&halves).to_vec()) } else { Err(beyond("bf16")) }
-        }
-        Stored::Plain(_) => match values.iter().all(|v| v.is_finite()) {
-            true => Ok(bytemuck::cast_slice(values).to_vec()),
-            false => Err(beyond("f32")),
+        Stored::Plain(dtype) => match values.iter().position(|v| !v.is_finite()) {
+            None => narrow(values, what, dtype),
+            Some(i) => Err(Error::config(what, format!("number {i} is {}; expected finite numbers", values[i]))),
         },
     }
 }

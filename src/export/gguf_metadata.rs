@@ -1,7 +1,6 @@
 //! What llama.cpp wants to know of a model beside its tensors: the inverse of reading a GGUF file's configuration.
 
-use super::Source;
-use crate::{Result, format::gguf::MetaValue, quant::Scheme};
+use crate::{Result, format::gguf::MetaValue, model::Source, quant::Scheme};
 
 /// llama.cpp's number for files whose weights are mostly of this scheme.
 fn file_type(scheme: Scheme) -> Option<u32> {
