@@ -34,7 +34,7 @@ fn main() -> Result<()> {
         all.push((observer, layers));
     }
 
-    // One line a layer: the magnitude that each observer holds, and how well the rounded input tells the real one.
+    // One line per layer: the magnitude that each observer holds, and how near the rounded input is to the real one.
     let width = all[0].1.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     print!("{:width$}", "held, dB of the input");
     all.iter().for_each(|(observer, _)| print!(" {:>16}", observer.to_string()));

@@ -1,7 +1,7 @@
 //! Quantization-aware training beside rounding: which of them keeps more of what a model has learned, at few bits.
 //!
 //! `cargo run --release --example qat [-- SCHEME [STEPS [MODEL ROWS.jsonl]]]`. The rows are learned as texts; every fifth is
-//! held out, and the loss is told on those, each by itself: a model that learned rows alone knows nothing of what follows one.
+//! held out, and the loss is measured on those, each by itself: a model that learned rows alone knows nothing of what follows one.
 
 use fourbit::{
     Error, Gpu, Model, Result, Tokenizer, TrainConfig, Trainer,

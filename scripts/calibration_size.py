@@ -6,7 +6,7 @@
         --shown guanaco-llama2-1k.parquet --other vim-manual.txt --blocks 4
 
 Of the model the first blocks are taken. Samples of 256 tokens are shown to the method; every fourth one is held back
-(`--keep-better`), and is of the same kind of text in the one run and of another in the other. What is told is the error of
+(`--keep-better`), and is of the same kind of text in the one run and of another in the other. What is printed is the error of
 GPTQ's outputs on those, over that of rounding, for the layers of each width: the geometric mean, the worst, and how many of the
 layers lose more than by rounding.
 """
@@ -70,7 +70,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model, rows, out = (os.path.join(folder, name) for name in ["model", "rows.jsonl", "out"])
         cut(args.model, args.blocks, model)
-        print("| held back | tokens | columns | tokens a column | mean | worst | lose more |\n|---|---|---|---|---|---|---|")
+        print("| held back | tokens | columns | tokens per column | mean | worst | lose more |\n|---|---|---|---|---|---|---|")
         for name, held in [("the same kind", own[most:]), ("another kind", other * (1 + most // len(other)))]:
             shown, held = iter(own), iter(held)
             with open(rows, "w") as file:

@@ -11,7 +11,7 @@ f32, on the CPU; transformers then computes the logits in f32. None of this need
 
     gptq-*    gptqmodel: TorchLinear.pack_original and dequantize_weight; *-act has a shuffled g_idx
     awq       autoawq: WQLinear_GEMM.from_linear and dequantize_gemm (its kernels need CUDA, these two do not)
-    hqq       hqq: HQQLinear, one width a layer (8, 4, 3 and 2 bits)
+    hqq       hqq: HQQLinear, one width per layer (8, 4, 3 and 2 bits)
     llm-int8  bitsandbytes: int8_vectorwise_quant, saved by transformers. Its products round the activations too: "rounded"
               in logits.safetensors is of that formula in f32, which each layer of bitsandbytes (in halves) is checked
               against; "logits" is of the weights alone
@@ -98,7 +98,7 @@ def finish(folder, tensors, quantization, decoded, rounds_inputs=False):
 
 
 def rounded(x, threshold=6.0):
-    """What LLM.int8() makes of a layer's input: 8 bits a row, but for the columns that hold an outlier."""
+    """What LLM.int8() makes of a layer's input: 8 bits per row, but for the columns that hold an outlier."""
     x = x.float()
     outliers = x.abs() >= threshold
     columns = outliers.flatten(0, -2).any(0)

@@ -4,7 +4,7 @@
     pip install torch safetensors hqq==0.2.8.post1
     python scripts/make_hqq_golden.py [tests/golden/hqq]
 
-Keys: "<case>/w" f32 [rows, cols]; "<case>/b<bits>/{codes,scale,zero}": codes u8 as w, scale and zero f32 a group of 64
+Keys: "<case>/w" f32 [rows, cols]; "<case>/b<bits>/{codes,scale,zero}": codes u8 as w, scale and zero f32 per group of 64
 along the rows (axis 1). A weight is (code - zero) * scale. Zero points of 4 bits start rounded, as the package's
 configuration has it.
 """

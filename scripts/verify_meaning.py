@@ -480,7 +480,7 @@ Made by `scripts/verify_meaning.py`; run it again after a change of what is read
 a time, in a tiny model with random weights, and the logits after 40 tokens are compared. **equal**: within 1e-4 of the largest.
 **refused**: fourbit says that it does not read it. **refused there**: the other program does not read it, fourbit does; **refused by
 both**. Nothing may be different in silence. Adapters are made by PEFT with the field set, where its LoraConfig takes the value; else
-the field is put into the file of a plain one. llama.cpp tells log-probabilities, so these are compared with fourbit's for GGUF files.
+the field is put into the file of a plain one. llama.cpp reports log-probabilities, so these are compared with fourbit's for GGUF files.
 """
 
 

@@ -26,7 +26,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> sums: array<f32>; // [..]
 @group(0) @binding(7) var<storage, read> h: array<f32>; // [count * group, cols]: rows of H from `first` on
 
-// delta = nearest(w * factors) / factors - w of every step-th row, one group of a row an invocation
+// delta = nearest(w * factors) / factors - w of every step-th row, one invocation per group of a row
 @compute @workgroup_size(64)
 fn residual(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -57,7 +57,7 @@ fn residual(
     }
 }
 
-// sums[out_first + r] += sum_c delta[r, first + c] * product[r, c], one row an invocation
+// sums[out_first + r] += sum_c delta[r, first + c] * product[r, c], one row per invocation
 @compute @workgroup_size(64)
 fn row_dots(
     @builtin(workgroup_id) wg: vec3<u32>,

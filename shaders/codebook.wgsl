@@ -22,14 +22,14 @@ struct Params {
 @group(0) @binding(6) var<storage, read> parts: array<vec4<f32>>; // [chunks, 2]
 @group(0) @binding(7) var<storage, read> firsts: array<u32>; // [2 * 256 + 1]: the first chunk of each code
 // row_scales
-@group(0) @binding(8) var<storage, read> codes: array<u32>; // [rows * vectors / 2]: 16 bits a vector, even ones low
+@group(0) @binding(8) var<storage, read> codes: array<u32>; // [rows * vectors / 2]: 16 bits per vector, even ones low
 @group(0) @binding(9) var<storage, read> books: array<vec4<f32>>; // [2 * 256, 2]
 // books, row_scales
 @group(0) @binding(10) var<storage, read> keep: array<f32>; // [1]: what is there already is multiplied by it
 @group(0) @binding(11) var<storage, read_write> dbooks: array<vec4<f32>>; // [2 * 256, 2]
 @group(0) @binding(12) var<storage, read_write> dscales: array<f32>; // [rows]
 
-// sums[chunk] = sum of scale * gradient over the vectors of the chunk; four of the eight numbers an invocation
+// sums[chunk] = sum of scale * gradient over the vectors of the chunk; four of the eight numbers per invocation
 @compute @workgroup_size(64)
 fn partials(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -73,7 +73,7 @@ fn vectors(
     dbooks[i] = sum;
 }
 
-// dscales[r] = keep * dscales[r] + sum over the row's vectors of gradient · (book0[code0] + book1[code1]); one row a
+// dscales[r] = keep * dscales[r] + sum over the row's vectors of gradient · (book0[code0] + book1[code1]); one row per
 // workgroup
 @compute @workgroup_size(LANES)
 fn row_scales(

@@ -1,4 +1,4 @@
-// The numbers that codes stand for: one or eight a thread (`write`), one dispatch a shard of the weight.
+// The numbers that codes stand for: one or eight per thread (`write`), one dispatch per shard of the weight.
 
 import index
 

@@ -26,7 +26,7 @@ fn add(i: u32, sum: f32) {
     out[i] = before + sum;
 }
 
-// dleft[r] = sum_c G[r, c] * A[r, c] * right[c]; one row a workgroup
+// dleft[r] = sum_c G[r, c] * A[r, c] * right[c]; one row per workgroup
 @compute @workgroup_size(LANES)
 fn left(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -48,7 +48,7 @@ fn left(
     }
 }
 
-// dright[c] = sum_r G[r, c] * A[r, c] * left[r]; one column an invocation, so that neighbours read neighbouring numbers
+// dright[c] = sum_r G[r, c] * A[r, c] * left[r]; one column per invocation, so that neighbours read neighbouring numbers
 @compute @workgroup_size(LANES)
 fn right(
     @builtin(workgroup_id) wg: vec3<u32>,

@@ -21,7 +21,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> nested: array<f32>; // [257 + len / 256]: offset, map, nested absmax
 @group(0) @binding(5) var<storage, read_write> codes: array<u32>; // [len / 4]
 
-// The same memory serves sums (three words a thread) and magnitudes (one).
+// The same memory serves sums (three words per thread) and magnitudes (one).
 var<workgroup> scratch: array<u32, 192>;
 
 struct Wide {
@@ -175,7 +175,7 @@ fn distance(b: u32) -> f32 {
     return absmax[b] - nested[0];
 }
 
-// codes[b] = encode((absmax[b] - offset) * (1 / nested absmax)); a group is a block of 256, a thread a word of four
+// codes[b] = encode((absmax[b] - offset) * (1 / nested absmax)); a group is a block of 256, one thread per word of four codes
 @compute @workgroup_size(64)
 fn absmax_codes(
     @builtin(workgroup_id) wg: vec3<u32>,

@@ -1,4 +1,4 @@
-// Dropout; its gradient is the same kernel applied to dy. 1024 elements a workgroup, four neighbours a lane.
+// Dropout; its gradient is the same kernel applied to dy. 1024 elements per workgroup, four neighbours per lane.
 
 import index
 import rng

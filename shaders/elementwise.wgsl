@@ -1,4 +1,4 @@
-// Elementwise operations over flat arrays; 256 elements a workgroup.
+// Elementwise operations over flat arrays; 256 elements per workgroup.
 
 import index
 

@@ -1,4 +1,4 @@
-// Rows of a table by number; one row a workgroup of LANES invocations, one dispatch a shard of the table.
+// Rows of a table by number; one row per workgroup of LANES invocations, one dispatch per shard of the table.
 
 import index
 

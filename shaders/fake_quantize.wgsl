@@ -125,7 +125,7 @@ fn add_step(block: u32, sum: f32) {
     dsteps[block] = d;
 }
 
-// A thread a block: for short blocks.
+// One thread per block: for short blocks.
 @compute @workgroup_size(64)
 fn short_steps(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -147,7 +147,7 @@ fn short_steps(
     add_step(block, sum);
 }
 
-// `parts` workgroups a block. Of several parts dsteps are the sums, [blocks, parts], that `join_steps` takes.
+// `parts` workgroups per block. Of several parts dsteps are the sums, [blocks, parts], that `join_steps` takes.
 @compute @workgroup_size(LANES)
 fn long_steps(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -179,7 +179,7 @@ fn long_steps(
     }
 }
 
-// The parts of a block, a workgroup a block.
+// The parts of a block, one workgroup per block.
 @compute @workgroup_size(LANES)
 fn join_steps(
     @builtin(workgroup_id) wg: vec3<u32>,

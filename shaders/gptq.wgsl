@@ -1,5 +1,5 @@
 // GPTQ (Frantar et al. 2023): a block of columns rounded one after the other, each one's error passed on to those after
-// it. Rows are independent: one invocation a row. Specialised by `grid` (the numbers there are). Codes are not kept here: the
+// it. Rows are independent: one invocation per row. Specialised by `grid` (the numbers there are). Codes are not kept here: the
 // weight takes the values that they stand for.
 
 import index

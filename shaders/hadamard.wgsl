@@ -15,7 +15,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>; // [rows, cols]
-// [cols / 32], a bit a column: set where it is negated; or [cols], the bits of an f32 factor a column
+// [cols / 32], one bit per column: set where it is negated; or [cols], the bits of an f32 factor per column
 @group(0) @binding(2) var<storage, read> signs: array<u32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, cols]; of `transpose` [cols, rows]
 

@@ -1,4 +1,4 @@
-// Half-quadratic quantization: the zero points of affine codes by a sparse model of the error. One thread a block; all
+// Half-quadratic quantization: the zero points of affine codes by a sparse model of the error. One thread per block; all
 // blocks stop together. Specialised by `source` (how the numbers lie), BITS, and HALF (scale and zero point as f16).
 
 import index
@@ -186,7 +186,7 @@ fn finish(
     }
 }
 
-// 32 codes a thread, which fill BITS words.
+// 32 codes per thread, which fill BITS words.
 @compute @workgroup_size(64)
 fn encode(
     @builtin(workgroup_id) wg: vec3<u32>,

@@ -1,4 +1,4 @@
-// Adding rows to a cache of keys or values, a vec4 a thread.
+// Adding rows to a cache of keys or values, one vec4 per thread.
 
 import index
 

@@ -1,6 +1,6 @@
 // Rounding to a book of vectors (`points`: QuIP#'s E8P, or sums of two code books), eight columns at a time from the last to
 // the first, each after what its successors lost was carried over to it (LDLQ); or each to its nearest point. Rows are
-// independent: one a thread.
+// independent: one per thread.
 
 import index
 
@@ -91,7 +91,7 @@ fn round_panel(
     }
 }
 
-// Two codes a word.
+// Two codes per word.
 @compute @workgroup_size(64)
 fn pack(
     @builtin(workgroup_id) wg: vec3<u32>,

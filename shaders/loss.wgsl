@@ -1,4 +1,4 @@
-// Cross-entropy of next-token logits, one row a workgroup of LANES invocations, and the sum of its results.
+// Cross-entropy of next-token logits, one row per workgroup of LANES invocations, and the sum of its results.
 
 import index
 import workgroup_sum

@@ -1,4 +1,4 @@
-// RMSNorm and its gradient with a frozen weight; one row a workgroup of LANES invocations.
+// RMSNorm and its gradient with a frozen weight; one row per workgroup of LANES invocations.
 
 import index
 import workgroup_sum

@@ -1,4 +1,4 @@
-// Global gradient norm, clip coefficient, and AdamW over flat arrays; LANES invocations, CHUNK elements a workgroup.
+// Global gradient norm, clip coefficient, and AdamW over flat arrays; LANES invocations, CHUNK elements per workgroup.
 
 import index
 import workgroup_sum

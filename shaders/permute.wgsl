@@ -1,4 +1,4 @@
-// Columns of a matrix in another order; 256 elements a workgroup.
+// Columns of a matrix in another order; 256 elements per workgroup.
 
 import index
 

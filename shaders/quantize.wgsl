@@ -132,7 +132,7 @@ fn block_scales(
     }
 }
 
-// EIGHTS times eight codes a thread.
+// EIGHTS times eight codes per thread.
 @compute @workgroup_size(256)
 fn encode(
     @builtin(workgroup_id) wg: vec3<u32>,

@@ -1,7 +1,7 @@
-// Activations in 8 bits: symmetric codes -127 to 127 with one scale a row, and the columns that are too large for them.
+// Activations in 8 bits: symmetric codes -127 to 127 with one scale per row, and the columns that are too large for them.
 // Magnitudes are compared as the bits of f32 without the sign, which order as they do and put infinities and NaN last.
 // Specialised by `row_scale` (where scales come from) and `outliers` (which columns are left out); LANES = SIDE * SIDE
-// invocations a row.
+// invocations per row.
 
 import index
 import exact
@@ -56,7 +56,7 @@ fn scale_of(row: u32, lane: u32) -> vec2<f32> {
     for (var i = 0u; i < SIDE; i++) {
         most = max(most, largest[i]);
     }
-    // Codes of 0 times a scale that is not finite: the product tells.
+    // Codes of 0 times a scale that is not finite: the product is not finite either.
     if (most >= INFINITE_BITS) {
         return vec2<f32>(bitcast<f32>(most), 0.0);
     }
@@ -118,7 +118,7 @@ fn round_rows(
     }
 }
 
-// Which columns hold an outlier in the rows of one part: an invocation a column.
+// Which columns hold an outlier in the rows of one part: one invocation per column.
 @compute @workgroup_size(64)
 fn find_outliers(
     @builtin(workgroup_id) wg: vec3<u32>,

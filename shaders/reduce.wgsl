@@ -1,5 +1,5 @@
 // Smallest and largest element of every group of `group` consecutive elements (the last may be shorter), and how many are
-// NaN or infinite: those are told by their bits, since WGSL may assume that there are none, and left out.
+// NaN or infinite: those are recognized by their bits, since WGSL may assume that there are none, and left out.
 
 import index
 
@@ -56,7 +56,7 @@ fn store(at: u32, range: Range, last: bool) {
     bad[at] = range.bad;
 }
 
-// One invocation a group: for short groups.
+// One invocation per group: for short groups.
 @compute @workgroup_size(LANES)
 fn short(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -80,7 +80,7 @@ fn short(
 
 var<workgroup> ranges: array<Range, LANES>;
 
-// `parts` workgroups a group.
+// `parts` workgroups per group.
 @compute @workgroup_size(LANES)
 fn long(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -117,7 +117,7 @@ fn long(
     }
 }
 
-// The parts of a group, one invocation a group.
+// The parts of a group, one invocation per group.
 @compute @workgroup_size(LANES)
 fn parts(
     @builtin(workgroup_id) wg: vec3<u32>,

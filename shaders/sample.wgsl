@@ -1,4 +1,4 @@
-// Choice of the next token; one row a workgroup.
+// Choice of the next token; one row per workgroup.
 
 import index
 

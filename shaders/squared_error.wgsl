@@ -1,4 +1,4 @@
-// Squared difference of two matrices and its gradient, one row a workgroup of LANES invocations.
+// Squared difference of two matrices and its gradient, one row per workgroup of LANES invocations.
 
 import index
 import workgroup_sum

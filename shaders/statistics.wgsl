@@ -1,4 +1,4 @@
-// What calibration keeps of each input channel: its largest magnitude and the sum of its magnitudes. One invocation a
+// What calibration keeps of each input channel: its largest magnitude and the sum of its magnitudes. One invocation per
 // channel, so that neighbours read neighbouring numbers.
 
 import index

@@ -1,4 +1,4 @@
-// SwiGLU and its gradient; 1024 elements a workgroup, four a lane.
+// SwiGLU and its gradient; 1024 elements per workgroup, four per lane.
 
 import index
 

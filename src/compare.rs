@@ -19,7 +19,7 @@ pub struct Measure<'a> {
     pub sequences: &'a [Example],
     /// Ids of calibration samples: never those of the text.
     pub calibration: &'a [Vec<u32>],
-    /// Tokens that are generated to tell the speed; 0 for none.
+    /// Tokens that are generated to measure the speed; 0 for none.
     pub generate: usize,
 }
 
@@ -62,7 +62,7 @@ pub enum Progress<'a> {
     Tokens(usize),
 }
 
-/// Measures one method; `None` is the model as it is stored. `progress` is told each step; its error ends the work.
+/// Measures one method; `None` is the model as it is stored. `progress` is called at each step; its error ends the work.
 /// Errors: those of [`quantize_model`] and [`evaluate::loss`].
 pub fn measure(
     gpu: &Gpu,

@@ -110,7 +110,7 @@ pub enum Error {
         /// The norm of its gradient.
         grad_norm: f64,
     },
-    /// Whoever was told the progress asked the work to end; what it says is what is left of it.
+    /// Whoever watches the progress asked the work to end; the text says what is left of it.
     #[error("interrupted: {0}")]
     Interrupted(String),
     /// The device is gone (driver reset, unplugged, or a submit ran too long).

@@ -44,7 +44,7 @@ pub fn windows(ids: &[u32], window: usize) -> Result<Vec<Example>> {
     }
 }
 
-/// The windows whose perplexity llama.cpp's `llama-perplexity -c WINDOW` tells (b11549): `bos` takes the place of the first token of
+/// The windows whose perplexity llama.cpp's `llama-perplexity -c WINDOW` prints (b11549): `bos` takes the place of the first token of
 /// each, where the vocabulary asks for one; the tokens after the middle one are predicted; what is left of the text is dropped.
 /// `ids`: the text with `bos` in front. Errors: Config for windows below 3 tokens, and for a text shorter than two of them, as there.
 pub fn llama_cpp_windows(ids: &[u32], window: usize, bos: Option<u32>) -> Result<Vec<Example>> {
@@ -75,7 +75,7 @@ fn learned(ids: Vec<u32>, first: usize) -> Example {
 }
 
 /// Mean loss over the labelled tokens of independent sequences: windows of a text, or rows of a
-/// [`Dataset`](crate::data::Dataset). `progress` is told the tokens done; its error ends the work. Errors: Config,
+/// [`Dataset`](crate::data::Dataset). `progress` is called with the tokens done; its error ends the work. Errors: Config,
 /// Shape, Device, DeviceLost.
 pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize) -> Result<()>) -> Result<Evaluation> {
     sequences.iter().try_for_each(|sequence| check_ids(model, &sequence.input_ids))?;
@@ -128,7 +128,7 @@ fn write(inputs: &Inputs, sequence: &Example, seq: usize) -> Result<()> {
     inputs.write(&batch.input_ids, &batch.position_ids, &batch.segment_ids, &batch.shifted_labels())
 }
 
-/// The loss of single sequences, one program a length.
+/// The loss of single sequences, one program per length.
 struct Runner<'m> {
     model: &'m Model,
     ropes: Vec<Tensor>,

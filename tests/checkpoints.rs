@@ -273,7 +273,7 @@ fn what_is_written_is_read_back() {
     for (layout, scheme) in cases {
         let packed = Packed::quantize(scheme, [64, 96], &x).unwrap();
         let weights = written(folder.path(), &*layout, &[(Q, &packed, None)]);
-        // A model's configuration tells the rest, as it would on disk.
+        // A model's configuration says the rest, as it would on disk.
         let reader = checkpoint::open(&layout.config(fourbit::DType::F16).unwrap(), "config.json".as_ref()).unwrap();
         assert!(reader.is_quantized(&weights, Q), "{layout:?}");
         let back = reader.read(&weights, Q).unwrap();

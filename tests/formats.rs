@@ -244,7 +244,7 @@ fn lying_safetensors_headers_are_named() {
     let invalid = [&8u64.to_le_bytes()[..], b"{\"\xff\xfe\":1}"].concat();
     assert!(message(open_bytes(&invalid)).contains("header"));
     assert!(open_bytes(&raw_safetensors("{}", 0)).is_ok());
-    // A dtype that is not known is told where the tensor is wanted; its extents have no size to be checked against.
+    // A dtype that is not known is reported where the tensor is wanted; its extents have no size to be checked against.
     let unknown = open_bytes(&raw_safetensors(r#"{"x":{"dtype":"F9","shape":[2],"data_offsets":[0,8]}}"#, 8)).unwrap();
     assert!(message(unknown.get("x")).contains("F9"));
     let scalar = r#"{"x":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;

@@ -49,7 +49,7 @@ fn rounding_to_nearest_runs_no_text_and_equals_loading_in_the_scheme() {
 /// Layer, tokens, Hessian, largest magnitudes, sums of magnitudes.
 type Told = (String, usize, Vec<f32>, Vec<f32>, Vec<f32>);
 
-/// Keeps what it is told and leaves the weights as floats.
+/// Keeps what it is given and leaves the weights as floats.
 #[derive(Default)]
 struct Probe {
     seen: RefCell<Vec<Told>>,
@@ -251,7 +251,7 @@ fn smooth_quant_evens_out_the_channels() {
     for [before, after] in watch.1.into_inner() {
         assert!(after < before, "{before} {after}");
     }
-    // 8 bits a channel: a part in 256 of each row's range.
+    // 8 bits per channel: a part in 256 of each row's range.
     let error = output_error(&model, &calibration());
     let rtn = quantized(&gpu, &Rtn { scheme: Scheme::int8(PER_CHANNEL) }, false);
     let nearest = output_error(&rtn, &calibration());

@@ -136,7 +136,7 @@ fn ranges_suit_their_distributions() {
     }
 }
 
-/// The inputs of the linear layers of the first block, one list a sample.
+/// The inputs of the linear layers of the first block, one list per sample.
 fn inputs(gpu: &Gpu, model: &Model, samples: &[Vec<u32>]) -> [Vec<Vec<f32>>; 7] {
     let mut all: [Vec<Vec<f32>>; 7] = Default::default();
     for ids in samples {
@@ -321,8 +321,8 @@ fn weights_behind_transforms_and_floats_are_reported_too() {
     let Some(gpu) = gpu() else { return };
     let samples = embedded::samples(5);
     for figures in reported(&gpu, &Quip::new(0, 0.01).unwrap(), &samples).1 {
-        // Transforms make normal numbers of weights: no code of one bit tells those better than 6.02 dB, none of two bits better
-        // than twice that. Rounding is for the output's sake, of which more is told than of the weight.
+        // Transforms make normal numbers of weights: no code of one bit keeps those better than 6.02 dB, none of two bits better
+        // than twice that. Rounding is for the output's sake, of which more is kept than of the weight.
         let (weight, output) = (figures.weight.sqnr.unwrap(), figures.output_sqnr.unwrap());
         assert!(weight > 6.02 && weight < 12.04 && output > weight, "{weight} {output}");
     }

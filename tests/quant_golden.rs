@@ -176,7 +176,7 @@ fn affine_integers_equal_torch() {
             }
         }
     }
-    assert_eq!(compared, 6 * x.len(), "codes of three types, a scale a tensor or a channel");
+    assert_eq!(compared, 6 * x.len(), "codes of three types, one scale per tensor or channel");
     let ties = golden.f32("ties/x");
     let half = Affine { scale: 0.5, zero_point: 0, min_code: -128, max_code: 127 };
     let codes: Vec<u8> = ties.iter().map(|&v| half.quantize(v) as u8).collect();

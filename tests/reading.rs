@@ -266,7 +266,7 @@ fn refused(name: &str, change: impl FnOnce(&mut Value, &mut Tensors)) -> String 
     change(&mut config, &mut tensors);
     let folder = tempfile::tempdir().unwrap();
     write_folder(folder.path(), &config, &tensors);
-    // Opening alone tells: no device is needed.
+    // Opening alone finds it: no device is needed.
     Source::open(folder.path()).err().map(|e| e.to_string()).unwrap_or_else(|| panic!("{name} is read"))
 }
 

@@ -163,6 +163,21 @@ fn rooms_import_what_they_may() {
     assert!(checked > 20, "{checked} imports");
 }
 
+/// `a, b -> c, d` in ARCHITECTURE.md: a row of the table above for each of a and b.
+#[test]
+fn the_map_shows_who_imports_whom() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut shown = BTreeSet::new();
+    for line in text.lines().filter(|line| line.starts_with("    ")) {
+        let Some((rooms, others)) = line.split_once(" -> ") else { continue };
+        let others: BTreeSet<&str> = others.trim().split(", ").collect();
+        shown.extend(rooms.trim().split(", ").map(|room| (room, others.clone())));
+    }
+    let known = ROOMS.iter().filter(|(_, others)| !others.is_empty());
+    let known: BTreeSet<_> = known.map(|(room, others)| (*room, others.iter().copied().collect())).collect();
+    assert_eq!(shown, known, "the diagram of ARCHITECTURE.md and ROOMS");
+}
+
 #[test]
 fn imports_are_read_as_written() {
     let text =
@@ -349,7 +364,7 @@ fn every_snippet_is_imported() {
 }
 
 /// Metal compiles with fast math, and WGSL lets every compiler assume that there are no NaN: what is compared with itself may
-/// be folded away. NaN and infinity are told by their bits.
+/// be folded away. NaN and infinity are recognized by their bits.
 #[test]
 fn no_shader_tells_nan_by_comparing_a_value_with_itself() {
     let operand = |text: &str, forward: bool| -> String {
@@ -396,6 +411,39 @@ fn files_begin_with_what_they_are_for() {
             _ => continue,
         };
         assert!(text.starts_with(expected), "{} does not begin with {expected}", short(&path));
+    }
+}
+
+/// "One X per Y": with two articles side by side a sentence has to be read twice.
+#[test]
+fn counts_are_said_with_per() {
+    let counted =
+        ["scale", "program", "thread", "row", "line", "list", "absmax", "bit", "group", "dispatch", "file", "report"];
+    let each = [
+        "token",
+        "row",
+        "layer",
+        "block",
+        "length",
+        "lane",
+        "thread",
+        "workgroup",
+        "shard",
+        "column",
+        "sample",
+        "kernel",
+    ];
+    let prose = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root().join(name));
+    for path in sources().into_iter().chain(files("docs", &["md"])).chain(prose) {
+        let text = fs::read_to_string(&path).unwrap();
+        // A sentence goes on behind the mark of the next comment line.
+        let words: Vec<&str> = text.split_whitespace().filter(|w| !matches!(*w, "//" | "///" | "//!" | "#")).collect();
+        let article = |word: &str| matches!(word.trim_start_matches('('), "a" | "A" | "an" | "An" | "one" | "One");
+        for said in words.windows(4) {
+            let last = said[3].trim_end_matches(|c: char| !c.is_alphanumeric());
+            let twice = article(said[0]) && counted.contains(&said[1]) && ["a", "an"].contains(&said[2]);
+            assert!(!(twice && each.contains(&last)), "{}: {}: say one ... per ...", short(&path), said.join(" "));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //
 //   hlsl.exe fxc|dxc PROFILE 16|32 LIST FIRST
 //
-// LIST holds lines of FILE, tab, ENTRY POINT; FIRST says how many to pass over. A line is printed a file: FILE, tab,
+// LIST holds lines of FILE, tab, ENTRY POINT; FIRST says how many to pass over. One line is printed per file: FILE, tab,
 // milliseconds of processor time, tab, "passed" or "failed", tab, what the compiler said. FILE comes before the compiler is called, so that a
 // file that kills or hangs it is known. "16" gives DXC 16-bit types.
 #define COBJMACROS

@@ -112,7 +112,7 @@ fn decode(
             }
         }
         workgroupBarrier();
-        // One thread a head: the chunk is short, and a tree would cost a barrier a level.
+        // One thread per head: the chunk is short, and a tree would cost one barrier per level.
         if (lane < REPEAT) {
             let old = tops[lane];
             var top = old;
@@ -172,7 +172,7 @@ fn decode(
     }
 }
 
-// Joins the splits of every row, a thread a vec4.
+// Joins the splits of every row, one thread per vec4.
 @compute @workgroup_size(128)
 fn combine(
     @builtin(workgroup_id) wg: vec3<u32>,

@@ -1,8 +1,8 @@
-// Causal grouped-query flash attention, one row a lane: for drivers that run on the processor, where the number of loads
+// Causal grouped-query flash attention, one row per lane: for drivers that run on the processor, where the number of loads
 // decides and workgroup memory and barriers are slow.
 //
-// A subgroup owns LANES rows of one head, a row a lane, wholly in registers (queries in `forward` and `backward_q`, keys in
-// `backward_kv`). Rows of the other side are loaded once a subgroup, a vec4 a lane, and passed round by shuffles.
+// A subgroup owns LANES rows of one head, one row per lane, wholly in registers (queries in `forward` and `backward_q`, keys in
+// `backward_kv`). Rows of the other side are loaded once per subgroup, one vec4 per lane, and passed round by shuffles.
 // The workgroup is one subgroup: the host picks these kernels only where the subgroup size is LANES and nothing else.
 //
 // Constants from the host: HEAD_DIM, LANES.

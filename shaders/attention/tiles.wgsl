@@ -174,7 +174,7 @@ fn forward(
     }
 }
 
-// stats = (lse, rowsum(dO * O)), one thread a row: what both backward kernels need of a query, in one binding
+// stats = (lse, rowsum(dO * O)), one thread per row: what both backward kernels need of a query, in one binding
 @compute @workgroup_size(64)
 fn statistics(
     @builtin(workgroup_id) wg: vec3<u32>,

@@ -1,4 +1,4 @@
-// QuIP#'s E8P: 16 bits for eight numbers, the even vector low. Bits 8..16 choose a pattern, the others tell its point.
+// QuIP#'s E8P: 16 bits for eight numbers, the even vector low. Bits 8..16 choose a pattern, the others choose its point.
 import lattice_point
 
 alias Word = u32;

@@ -1,4 +1,4 @@
-// Codes of BITS bits one after the other, element i in bits BITS * i ..; `value` tells what a code stands for.
+// Codes of BITS bits one after the other, element i in bits BITS * i ..; `value` gives what a code stands for.
 import value
 
 alias Word = u32;

@@ -1,5 +1,5 @@
 // 4-bit codes of a table of 16 numbers, eight to a u32, the high nibble of a byte first. The table lies in the lanes of a
-// cluster, TABLE numbers a lane, and a look-up is a shuffle.
+// cluster, TABLE numbers per lane, and a look-up is a shuffle.
 import codebook
 
 alias Word = u32;

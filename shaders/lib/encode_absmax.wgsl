@@ -1,4 +1,4 @@
-// Codes of a table, one absmax a block: code = encode(x * (1 / absmax)).
+// Codes of a table, one absmax per block: code = encode(x * (1 / absmax)).
 import exact
 import encode
 

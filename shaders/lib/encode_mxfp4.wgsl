@@ -1,4 +1,4 @@
-// E2M1 numbers with a power of two a block: the exponent of the largest magnitude less 2, in a byte (E8M0).
+// E2M1 numbers with a power of two per block: the exponent of the largest magnitude less 2, in a byte (E8M0).
 @group(0) @binding(2) var<storage, read_write> scales: array<atomic<u32>>; // [blocks / 4], zeros before
 
 fn store_scale(block: u32, low: f32, high: f32) {

@@ -1,5 +1,5 @@
 // Correctly rounded division of positive numbers. WGSL lets a quotient be wrong by 2.5 units in the last place; the
-// remainder, which integers hold exactly, tells how far to step.
+// remainder, which integers hold exactly, says how far to step.
 
 // a / b to nearest. a >= 0, b > 0; a (unless 0), b and the quotient are normal numbers.
 fn divide(a: f32, b: f32) -> f32 {

@@ -1,4 +1,4 @@
-// Eight codes a thread: a whole number of words.
+// Eight codes per thread: a whole number of words.
 import store8
 
 const EIGHTS: u32 = 1u;

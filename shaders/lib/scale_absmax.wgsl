@@ -1,4 +1,4 @@
-// code * absmax, an f32 a block.
+// code * absmax, one f32 per block.
 const SCALED: u32 = 1u;
 const SHIFTED: u32 = 0u; // whether b of `affine` can differ from 0
 

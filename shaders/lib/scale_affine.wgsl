@@ -1,4 +1,4 @@
-// (code - zero point) * scale; f32 scale and f32 zero point a block.
+// (code - zero point) * scale; f32 scale and f32 zero point per block.
 const SCALED: u32 = 1u;
 const SHIFTED: u32 = 1u; // whether b of `affine` can differ from 0
 

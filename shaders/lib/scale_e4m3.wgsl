@@ -1,4 +1,4 @@
-// code * e4m3(s) * the tensor's scale; s a byte, four to a word.
+// code * e4m3(s) * the tensor's scale; s is a byte, four to a word.
 const SCALED: u32 = 1u;
 const SHIFTED: u32 = 0u; // whether b of `affine` can differ from 0
 

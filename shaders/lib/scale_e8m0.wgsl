@@ -1,4 +1,4 @@
-// code * 2^(e - 127); e a byte, four to a word.
+// code * 2^(e - 127); e is a byte, four to a word.
 const SCALED: u32 = 1u;
 const SHIFTED: u32 = 0u; // whether b of `affine` can differ from 0
 

@@ -2,7 +2,7 @@
 const SCALED: u32 = 1u;
 const SHIFTED: u32 = 0u; // whether b of `affine` can differ from 0
 
-@group(0) @binding(2) var<storage, read> scales: array<u32>; // [blocks / 4], four u8 a word
+@group(0) @binding(2) var<storage, read> scales: array<u32>; // [blocks / 4], four u8 per word
 @group(0) @binding(3) var<storage, read> nested: array<f32>; // [257 + blocks / 256]: offset, map, nested absmax
 
 fn load_scale(block: u32) -> vec2<f32> {

@@ -1,4 +1,4 @@
-// A word an element.
+// One word per element.
 // Arrays of codes end with a whole vec4 of words: the second four may be beyond the end.
 fn store8(word: u32, lo: vec4<u32>, hi: vec4<u32>) {
     let at = 8u * word;

@@ -1,4 +1,4 @@
-// Eight numbers a thread; both ranges begin and end at a multiple of eight, as blocks do.
+// Eight numbers per thread; both ranges begin and end at a multiple of eight, as blocks do.
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 
 // y[out_first + 8 n ..] = the values of elements first + 8 n ..

@@ -1,4 +1,4 @@
-// One number a thread, from anywhere to anywhere.
+// One number per thread, from anywhere to anywhere.
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 // y[out_first + n] = the value of element first + n

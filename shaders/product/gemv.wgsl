@@ -1,7 +1,7 @@
-// y = x · Wᵀ for a few rows of x, as in decoding one token: LANES invocations split each row of the weight, ROWS rows a
+// y = x · Wᵀ for a few rows of x, as in decoding one token: LANES invocations split each row of the weight, ROWS rows per
 // workgroup, every word of the weight is read once. Needs nothing beyond WebGPU's limits.
 //
-// Constants: LANES a workgroup; ROWS of the weight; VECTORS, the rows of x; POW2.
+// Constants: LANES per workgroup; ROWS of the weight; VECTORS, the rows of x; POW2.
 
 import index
 import product

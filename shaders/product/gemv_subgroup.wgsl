@@ -1,7 +1,7 @@
 // y = x · Wᵀ for a few rows of x, as in decoding one token, by clusters of lanes: each splits ROWS rows of the weight over
 // its lanes and sums by shuffles. For software drivers and small GPUs.
 //
-// Constants: SG lanes a cluster, LANES a workgroup, WHOLE; ROWS <= SG of the weight; VECTORS, the rows of x; POW2; SHARED
+// Constants: SG lanes per cluster, LANES per workgroup, WHOLE; ROWS <= SG of the weight; VECTORS, the rows of x; POW2; SHARED
 // (scales of four rows are loaded by four lanes).
 
 import index

@@ -2,7 +2,7 @@
 // TM rows, and the float operand is spread over the lanes of a cluster and broadcast by shuffles. For software drivers and
 // small GPUs. A cluster computes one tile; narrow results (PARTS > 1) split the sum over the lanes instead.
 //
-// Constants: SG lanes a cluster, LANES a workgroup, WHOLE; TM rows and TN columns a lane; PARTS of the sum; REGS =
+// Constants: SG lanes per cluster, LANES per workgroup, WHOLE; TM rows and TN columns per lane; PARTS of the sum; REGS =
 // ceil(TM * PARTS / SG); POW2, SHARED (scales of four rows are loaded by four lanes).
 
 import index

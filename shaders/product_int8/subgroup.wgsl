@@ -2,7 +2,7 @@
 // memory and barriers, for drivers that run on the processor: a cluster of SG lanes computes TM rows, each lane TN columns;
 // the words of x are spread over the lanes and broadcast by shuffles.
 //
-// Specialised as `matmul_int8`. Constants: SG lanes a cluster, LANES a workgroup, WHOLE, TM rows (8 or 16), REGS = TM / SG.
+// Specialised as `matmul_int8`. Constants: SG lanes per cluster, LANES per workgroup, WHOLE, TM rows (8 or 16), REGS = TM / SG.
 
 import index
 import product_int8

@@ -46,7 +46,7 @@ impl fmt::Display for Ranges {
 pub enum InputScales {
     /// From each token, while the model runs.
     Dynamic,
-    /// One a layer: the largest magnitude seen by `Model::observe_inputs`, trained from there on
+    /// One per layer: the largest magnitude seen by `Model::observe_inputs`, trained from there on
     /// with learned ranges.
     Static,
 }

@@ -29,7 +29,7 @@ const WINDOW: usize = 4096;
 /// What the families share: Llama's block, without biases but those that the family always has, and without windows.
 /// Errors: Format naming the field, Unsupported for another option.
 pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Defaults) -> Result<Architecture> {
-    // It has no part in inference; training tells of it.
+    // It has no part in inference; training warns of it.
     f.nullable_number("attention_dropout", None)?;
     // PyTorch has two names for one function.
     f.one_of("hidden_act", &["silu", "swish"])?;
@@ -203,7 +203,7 @@ fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<RopeSpe
 }
 
 /// `longrope` whose short and long divisors are the same and whose attention is not scaled: the divisors as they are, which is
-/// how a GGUF file's `rope_freqs.weight` is told in config.json. Errors: Format, Unsupported for any other.
+/// how a GGUF file's `rope_freqs.weight` is written in config.json. Errors: Format, Unsupported for any other.
 fn divisors(rope: &Fields<'_>, head_dim: usize) -> Result<RopeScaling> {
     let (short, long) = (rope.list("short_factor")?, rope.list("long_factor")?);
     if short.is_none() || short != long || rope.nullable_number("attention_factor", None)? != Some(1.0) {

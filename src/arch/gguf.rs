@@ -57,7 +57,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
             json[field] = id.into();
         }
     }
-    // The tensors tell which layers have a bias.
+    // Which layers have a bias is seen from the tensors.
     let plain = Architecture::from_json(json.clone(), gguf.path())?;
     let told = |sites: &[Site]| {
         let here = plain.linears.iter().filter(|linear| sites.contains(&linear.id.reads()));
@@ -68,7 +68,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
     json["attention_bias"] = (qkv || o).into();
     json["mlp_bias"] = told(&[Site::GateUp, Site::Down]).into();
     let mut architecture = Architecture::from_json(json, gguf.path())?;
-    // Some conversions have those of query, key and value alone, which config.json cannot tell.
+    // Some conversions have those of query, key and value alone, which config.json cannot express.
     for linear in &mut architecture.linears {
         match linear.id.reads() {
             Site::Qkv => linear.bias = qkv || family.biased.contains(&linear.id),
@@ -104,12 +104,12 @@ fn refuse_options(f: &Fields<'_>) -> Result<()> {
         return Err(f.fail("rope.scaling.attn_factor", "1.0"));
     }
     f.ignore(&["vocab_size", "expert_used_count", "tensor_data_layout", "rope.scaling.finetuned"]);
-    // Told beside the one that Llama has, and what YaRN alone reads.
+    // Written beside the one that Llama has, and what YaRN alone reads.
     f.ignore(&["attention.layer_norm_epsilon", "rope.scaling.original_context_length"]);
     Ok(())
 }
 
-/// A whole number, or a list of one a block where they are all the same. Errors: Format.
+/// A whole number, or a list of one per block where they are all the same. Errors: Format.
 fn same_for_all(f: &Fields<'_>, name: &str, default: Option<usize>) -> Result<usize> {
     let Some(Value::Array(list)) = f.get(name) else {
         return default.map_or_else(|| f.extent(name), |default| f.extent_or(name, default));
@@ -149,7 +149,7 @@ fn shortest(value: f32) -> f64 {
 }
 
 /// The divisors of the frequencies that a file holds as a tensor, taken as they are. Where they are those of Llama 3.1's published
-/// models, as f32 has them, they are told by that scheme's numbers, which more programs read. Errors: Format.
+/// models, as f32 has them, they are described by that scheme's numbers, which more programs read. Errors: Format.
 fn divisors(gguf: &Gguf, theta: f64, factor: f64, head_dim: usize) -> Result<Value> {
     let divisors = gguf.get("rope_freqs.weight")?.to_f32()?;
     if divisors.len() != head_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
@@ -208,7 +208,7 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
 }
 
 /// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,
-/// or one that metadata tell.
+/// or one that metadata describe.
 pub(super) fn rope_divisors(arch: &Architecture) -> Option<Vec<f32>> {
     let (rope, head_dim) = (&arch.ropes[0], arch.attention.head_dim);
     let (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) = match rope.scaling {

@@ -106,7 +106,7 @@ impl Architecture {
     }
 
     /// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,
-    /// or one that metadata tell.
+    /// or one that metadata describe.
     pub(crate) fn rope_divisors(&self) -> Option<Vec<f32>> {
         gguf::rope_divisors(self)
     }

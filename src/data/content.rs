@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 /// Names of files that hold rows, and of files that hold prose, whatever is written in them.
 const ROWS: [&str; 4] = ["jsonl", "json", "ndjson", "parquet"];
 const PROSE: [&str; 3] = ["txt", "md", "text"];
-/// Bytes of a first line that may tell that it is a row.
+/// Bytes of a first line in which a row is recognized.
 const HEAD: u64 = 1 << 20;
 
 /// Whether a file holds rows, as [`Dataset::load`](super::Dataset::load) reads them, rather than prose.
 ///
-/// Parquet is told by its magic bytes. Else the name decides (`.jsonl`, `.json`, `.ndjson`, `.parquet`; `.txt`, `.md`, `.text`), and
+/// Parquet is recognized by its magic bytes. Else the name decides (`.jsonl`, `.json`, `.ndjson`, `.parquet`; `.txt`, `.md`, `.text`), and
 /// under other names the beginning: a line that is a JSON object, or a JSON array of objects. Errors: Io.
 pub fn holds_rows(path: impl AsRef<Path>) -> Result<bool> {
     let path = path.as_ref();

@@ -1,4 +1,4 @@
-//! What a row holds, told by its fields.
+//! What a row holds: its kind follows from its fields.
 
 use serde_json::{Map, Value};
 
@@ -50,14 +50,14 @@ pub enum Row {
     Tokens {
         /// Token ids.
         input_ids: Vec<u32>,
-        /// One label a token, not shifted; -100 is ignored.
+        /// One label per token, not shifted; -100 is ignored.
         labels: Vec<i32>,
         /// 1 for tokens, 0 for padding.
         attention_mask: Option<Vec<u8>>,
     },
 }
 
-/// What was done with a row that whoever wrote it may not expect: told once a file.
+/// What was done with a row that whoever wrote it may not expect: reported once per file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Note {
     /// A key that nothing reads.
@@ -68,7 +68,7 @@ pub(super) enum Note {
     Alpaca,
 }
 
-/// A row and what is to be told about it.
+/// A row and what is to be reported of it.
 pub(super) struct Read {
     pub(super) row: Row,
     pub(super) notes: Vec<Note>,
@@ -78,13 +78,13 @@ pub(super) struct Read {
 const CONTEXT: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 
 impl Row {
-    /// Tells the row's kind. Errors: a sentence about the fields that cannot be used.
+    /// Finds the row's kind. Errors: a sentence about the fields that cannot be used.
     pub fn from_fields(fields: &Map<String, Value>) -> Result<Row, String> {
         read(fields).map(|read| read.row)
     }
 }
 
-/// Tells the row's kind, and what of it is read in a way that must be told. Errors: a sentence.
+/// Finds the row's kind, and what of it is read in a way that must be reported. Errors: a sentence.
 pub(super) fn read(fields: &Map<String, Value>) -> Result<Read, String> {
     let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
     let all = |names: &[&str]| names.iter().all(|name| has(name));

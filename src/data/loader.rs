@@ -113,7 +113,7 @@ impl Batch {
         })
     }
 
-    /// A batch of examples, one a row.
+    /// A batch of examples, one per row.
     pub fn collate(examples: &[&Example], pad_id: u32) -> Batch {
         let rows: Vec<Vec<&Example>> = examples.iter().map(|&e| vec![e]).collect();
         Batch::collate_packed(&rows, pad_id)
@@ -164,7 +164,7 @@ impl Batch {
 /// The order and size of batches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoaderOptions {
-    /// Rows a batch.
+    /// Rows per batch.
     pub batch_size: usize,
     /// A new order each epoch; otherwise the file's.
     pub shuffle: bool,

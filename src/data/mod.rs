@@ -1,6 +1,6 @@
 //! Training data: files of conversations or texts to batches of token ids with labels.
 //!
-//! A row is told by its fields:
+//! A row's kind follows from its fields:
 //!
 //! | fields | learned |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `text` in the OpenAssistant-Guanaco (`### Human: … ### Assistant: …`) or Llama-2 (`[INST] … [/INST] …`) layout | as `messages`, in the model's own template |
 //! | `input_ids`, `labels`, perhaps `attention_mask` | as the labels say |
 //!
-//! Keys that nothing reads are told once a file, by name and number of rows. Labels are not shifted: `labels[i]` belongs to the
+//! Keys that nothing reads are reported once per file, by name and number of rows. Labels are not shifted: `labels[i]` belongs to the
 //! token at `i`, -100 is ignored, and the model shifts.
 //!
 //! Rows of text need the feature `tokenizer`, Parquet files the feature `parquet`; without it each is refused by its name.
@@ -158,7 +158,7 @@ impl Dataset {
     }
 }
 
-/// Tells what was done with rows that whoever wrote them may not expect: each kind once, with how often.
+/// Reports what was done with rows that whoever wrote them may not expect: each kind once, with how often.
 fn tell(path: &Path, notes: &[Vec<kind::Note>]) {
     let mut counts = std::collections::BTreeMap::<&kind::Note, (usize, usize)>::new();
     for row in notes {

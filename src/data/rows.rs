@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// A row: its number in the file, from 1 (for JSON lines the line), and its fields.
 pub(super) type NumberedRow = (usize, Map<String, Value>);
 
-/// Every row of the file. The kind is told by the content: parquet's magic bytes, a JSON array's `[`, else JSON lines
+/// Every row of the file. The kind follows from the content: parquet's magic bytes, a JSON array's `[`, else JSON lines
 /// (blank lines are passed over).
 ///
 /// Errors: [`Error::Io`]; [`Error::Unsupported`] for parquet without the feature `parquet`; [`Error::Format`] for parquet or a

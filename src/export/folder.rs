@@ -42,7 +42,7 @@ struct Item {
 }
 
 enum Action {
-    /// (out, in), and the dtype that the file tells the weight had.
+    /// (out, in), and the dtype that the weight had, as the file says.
     Quantize([usize; 2], DType),
     Copy(TensorSpec),
 }

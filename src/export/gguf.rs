@@ -96,7 +96,7 @@ impl GgufFile {
     }
 
     /// Writes the file where `choose(name, shape)` may give weights whose numbers another method has chosen, in the scheme
-    /// that [`GgufFile::scheme`] tells, and `vector(name)` other norms and biases. Matrices are asked for in the order of the
+    /// that [`GgufFile::scheme`] returns, and `vector(name)` other norms and biases. Matrices are asked for in the order of the
     /// blocks; those outside of them only where they are not copied. Errors: also Shape for another scheme or shape, and those of
     /// `choose` and `vector`.
     pub fn write_with(

@@ -23,7 +23,7 @@ use crate::{
 };
 use std::path::{Path, PathBuf};
 
-/// Is told each tensor that is done; its error ends the work, and nothing is left behind.
+/// Called for each tensor that is done; its error ends the work, and nothing is left behind.
 pub type OnTensor<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 
 /// A model that was checked to be whole and can be written in one kind of file.
@@ -39,7 +39,7 @@ pub trait ModelWriter {
     fn round(&self, gpu: &dyn Fn() -> Result<Gpu>, on_tensor: OnTensor<'_>) -> Result<Written>;
 
     /// Writes the linear weights of `model`, which a method made out of the same source, and its norms and biases, which methods may
-    /// change. Errors: as [`ModelWriter::round`]; Unsupported for a layer that the format cannot tell.
+    /// change. Errors: as [`ModelWriter::round`]; Unsupported for a layer that the format cannot express.
     fn write_model(&self, model: &Model, on_tensor: OnTensor<'_>) -> Result<Written>;
 }
 

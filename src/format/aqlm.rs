@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `X.codes` | I8 `[out, in / 8, 2]` | the vector's number in each code book, as an unsigned byte |
 //! | `X.codebooks` | float `[2, 256, 1, 8]` | vectors: `(book0[code0] + book1[code1]) * scale` |
-//! | `X.scales` | float `[out, 1, 1, 1]` | a scale a row |
+//! | `X.scales` | float `[out, 1, 1, 1]` | one scale per row |
 //!
 //! They are written as F32.
 

@@ -23,7 +23,7 @@ const NIBBLE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 /// Weights in AWQ's layout `gemm`, with what the model's configuration says of them.
 #[derive(Clone, Debug)]
 pub struct Awq {
-    /// None: a group a row.
+    /// None: one group per row.
     group_size: Option<usize>,
 }
 

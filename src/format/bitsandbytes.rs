@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `X` | U8 `[ceil(n / 2), 1]` | codes, the even element high |
 //! | `X.quant_map` | F32 `[16]` | the code book |
-//! | `X.absmax` | F32 `[blocks]`; U8 when double-quantized | a scale a block |
+//! | `X.absmax` | F32 `[blocks]`; U8 when double-quantized | one scale per block |
 //! | `X.nested_absmax` | F32 `[ceil(blocks / 256)]` | double-quantized: a scale of scales |
 //! | `X.nested_quant_map` | F32 `[256]` | double-quantized: the 8-bit map |
 //! | `X.quant_state.bitsandbytes__nf4` (or `fp4`) | U8 text | JSON: block size, dtype and shape before, offset |
@@ -312,7 +312,7 @@ impl Bitsandbytes {
     /// From a `quantization_config`. Errors: Format.
     pub fn from_config(f: &Fields<'_>) -> Result<Bitsandbytes> {
         let threshold = f.number_or("llm_int8_threshold", f64::from(llm_int8::THRESHOLD))? as f32;
-        // What else it tells, each weight's parts tell too, or it is about the dtype that Python computes in.
+        // What else it says, each weight's parts say too, or it is about the dtype that Python computes in.
         f.ignore(&[
             "_load_in_4bit",
             "_load_in_8bit",

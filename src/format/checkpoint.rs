@@ -13,7 +13,7 @@
 //! | [`CompressedTensors`] | `X.weight_packed` or `X.weight`, `X.weight_scale` and more | 2 to 8 bits |
 //!
 //! Most are affine integers, [`Scheme::Int`]: codes are taken over bit for bit, and scales as they are where
-//! they are halves, else as f32. Where a file tells to round activations too (W8A8, LLM.int8), [`Checkpoint::rounding`] says
+//! they are halves, else as f32. Where a file asks to round activations too (W8A8, LLM.int8), [`Checkpoint::rounding`] says
 //! so.
 
 use super::fields::{Fields, MAX_EXTENT};
@@ -40,14 +40,14 @@ pub struct Description {
     pub scheme: Scheme,
     /// (out, in)
     pub shape: [usize; 2],
-    /// What they were before, or what its scales are where the file does not tell.
+    /// What they were before, or what its scales are where the file does not say.
     pub dtype: DType,
 }
 
-/// How a layer rounds its input to 8 bits before the product, where a file tells so.
+/// How a layer rounds its input to 8 bits before the product, where a file says so.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rounding {
-    /// A scale a token, from its largest magnitude.
+    /// One scale per token, from its largest magnitude.
     Dynamic,
     /// This scale for all.
     Static(f32),
@@ -146,12 +146,12 @@ pub trait Checkpoint: Debug + Send + Sync {
 
     /// Names and bytes of the tensors that [`Checkpoint::specs`] announces.
     ///
-    /// basis: as [`Checkpoint::basis`] tells it; dtype: what the weight was before. Errors: Unsupported, Config for numbers that
+    /// basis: as [`Checkpoint::basis`] returns it; dtype: what the weight was before. Errors: Unsupported, Config for numbers that
     /// the layout cannot hold.
     fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, dtype: DType) -> Result<Parts<'a>>;
 
-    /// Name and bytes of the tensor that tells how a layer rounds its input, where the layout has one: announced by
-    /// [`Checkpoint::specs`] too. Errors: Config where the layout was told that layers do, and this one does not.
+    /// Name and bytes of the tensor that says how a layer rounds its input, where the layout has one: announced by
+    /// [`Checkpoint::specs`] too. Errors: Config where the layout was made for layers that do, and this one does not.
     fn input_tensors(&self, name: &str, rounding: Option<Rounding>) -> Result<Parts<'static>> {
         let _ = (name, rounding);
         Ok(Vec::new())
@@ -162,12 +162,12 @@ pub trait Checkpoint: Debug + Send + Sync {
     fn config(&self, dtype: DType) -> Result<Value>;
 }
 
-/// The layout that a `quantization_config` tells; `path` is the file that it stands in. Errors: Format, Unsupported.
+/// The layout that a `quantization_config` names; `path` is the file that it stands in. Errors: Format, Unsupported.
 pub fn open(config: &Value, path: &Path) -> Result<Box<dyn Checkpoint>> {
     of_fields(&Fields::new(config, path)?.within("quantization_config"))
 }
 
-/// The layout that the fields of a `quantization_config` tell. Every field has to be known: one that is not may change what the
+/// The layout that the fields of a `quantization_config` name. Every field has to be known: one that is not may change what the
 /// codes mean. Errors: Format, Unsupported.
 pub(crate) fn of_fields(f: &Fields<'_>) -> Result<Box<dyn Checkpoint>> {
     let method = f.text("quant_method")?.unwrap_or("bitsandbytes");
@@ -190,11 +190,11 @@ pub(crate) fn of_fields(f: &Fields<'_>) -> Result<Box<dyn Checkpoint>> {
     Ok(checkpoint)
 }
 
-/// The group size that `name` tells: `None` for -1, a group a row. Errors: Format.
+/// The group size in the field `name`: `None` for -1, one group per row. Errors: Format.
 pub(super) fn group_size(f: &Fields<'_>, name: &str, default: usize) -> Result<Option<usize>> {
     match f.integer(name, -1..=MAX_EXTENT)?.unwrap_or(default as i64) {
         -1 => Ok(None),
-        0 => Err(f.fail(name, "a positive number, or -1 for a group a row")),
+        0 => Err(f.fail(name, "a positive number, or -1 for one group per row")),
         size => Ok(Some(size as usize)),
     }
 }
@@ -285,7 +285,7 @@ pub(super) fn base_of(name: &str) -> Result<&str> {
         .ok_or_else(|| Error::config(name, "only tensors named *.weight can be written quantized"))
 }
 
-/// Errors: Unsupported where the weight is in another basis, for layouts that cannot tell one.
+/// Errors: Unsupported where the weight is in another basis, for layouts that cannot describe one.
 pub(super) fn expect_own_basis(layout: &str, basis: Option<&Basis>) -> Result<()> {
     basis.map_or(Ok(()), |basis| Err(basis.refused_by(layout)))
 }

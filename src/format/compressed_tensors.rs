@@ -11,7 +11,7 @@
 //! | `X.weight_g_idx` | I32 `[in]` | the group of each column, where act-order shuffled them |
 //!
 //! Packed codes and zero points are stored with 2^(bits - 1) added. Of models that round activations too (W8A8),
-//! [`Checkpoint::rounding`] tells symmetric 8 bits, a scale a token or one for all (`X.input_scale`).
+//! [`Checkpoint::rounding`] describes symmetric 8 bits, one scale per token or one for all (`X.input_scale`).
 
 use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, Rounding, base_of, expect_own_basis};
 use super::groups::{
@@ -37,11 +37,11 @@ pub struct CompressedTensors {
     inputs: Inputs,
 }
 
-/// What the configuration tells of the layers' inputs.
+/// What the configuration says of the layers' inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inputs {
     AsTheyAre,
-    /// 8 bits, a scale a token.
+    /// 8 bits, one scale per token.
     Dynamic,
     /// 8 bits, `X.input_scale`.
     Static,
@@ -57,7 +57,7 @@ impl Inputs {
         let dynamic =
             if f.get("dynamic").is_some_and(Value::is_string) { None } else { Some(f.flag("dynamic", false)?) };
         let strategy = f.nullable_text("strategy")?;
-        // The strategy tells the extents, and what was observed is in the scales.
+        // The strategy gives the extents, and what was observed is in the scales.
         f.ignore(&[
             "group_size",
             "block_structure",
@@ -95,7 +95,7 @@ impl Inputs {
 
 /// Where a weight's codes are.
 enum Codes<'a> {
-    /// A stream a row, of so many words.
+    /// One stream per row, of so many words.
     Packed(usize),
     Bytes(TensorView<'a>),
 }
@@ -145,7 +145,7 @@ impl CompressedTensors {
         Ok(CompressedTensors { widths: vec![bits.into()], scheme, inputs: Inputs::AsTheyAre })
     }
 
-    /// For writing a W8A8 model, whose layers round their inputs to 8 bits with a scale a token.
+    /// For writing a W8A8 model, whose layers round their inputs to 8 bits with one scale per token.
     pub fn with_dynamic_inputs(self) -> CompressedTensors {
         CompressedTensors { inputs: Inputs::Dynamic, ..self }
     }
@@ -246,7 +246,7 @@ fn width(group: &Fields<'_>, name: &str, format: &str) -> Result<Option<usize>> 
         let widths = WIDTHS.map(|bits| bits.to_string()).join(", ");
         return Err(Error::unsupported(what, format!("{kind} of {bits} bits"), format!("int of {widths} bits")));
     }
-    // The tensors tell these: extents, and whether there are zero points and indices of groups.
+    // These are read off the tensors: extents, and whether there are zero points and indices of groups.
     weights.flag("symmetric", true)?;
     weights.nullable_text("strategy")?;
     weights.ignore(&["group_size", "actorder", "block_structure", "dynamic", "observer", "observer_kwargs"]);

@@ -1,4 +1,4 @@
-//! Model files that cannot be read, told by what they are and with the remedy.
+//! Model files that cannot be read: refused by what they are, with the remedy.
 
 use crate::{Error, Result};
 use std::path::Path;

@@ -236,8 +236,8 @@ impl Gguf {
         (0..count).map(number).collect::<Result<_>>().map(Some)
     }
 
-    /// The entries whose keys begin with `prefix`, without it. Numbers that are none (NaN, infinite) are texts, and of arrays
-    /// only those of numbers, of a length that one a block may have, are told. Errors: Format for texts that are no UTF-8.
+    /// The entries whose keys begin with `prefix`, without it. Numbers that are none (NaN, infinite) are texts. Arrays of numbers are
+    /// kept where they are no longer than a list with one number per block may be. Errors: Format for texts that are no UTF-8.
     pub fn fields(&self, prefix: &str) -> Result<Fields<'_>> {
         const MOST: usize = 1 << 16;
         let float = |v: f64| serde_json::Number::from_f64(v).map_or_else(|| v.to_string().into(), Json::Number);

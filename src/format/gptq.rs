@@ -26,7 +26,7 @@ const WIDTHS: [u8; 4] = [2, 3, 4, 8];
 #[derive(Clone, Debug)]
 pub struct Gptq {
     bits: usize,
-    /// None: a group a row.
+    /// None: one group per row.
     group_size: Option<usize>,
     symmetric: bool,
     act_order: bool,
@@ -35,7 +35,7 @@ pub struct Gptq {
     calibration: Option<Calibration>,
 }
 
-/// How the numbers were found, which a configuration tells beside them.
+/// How the numbers were found, which a configuration records beside them.
 #[derive(Clone, Copy, Debug)]
 struct Calibration {
     true_sequential: bool,
@@ -125,8 +125,8 @@ impl Gptq {
         Ok(Gptq { bits: bits.into(), group_size, symmetric, act_order, less_one: true, calibration: None })
     }
 
-    /// Tells in the configuration whether each layer was calibrated with what the quantized layers before it give, and
-    /// whether scales were chosen before columns were reordered. Nothing is told of either otherwise.
+    /// Records in the configuration whether each layer was calibrated with what the quantized layers before it give, and
+    /// whether scales were chosen before columns were reordered. Otherwise neither is recorded.
     pub fn with_calibration(self, true_sequential: bool, static_groups: bool) -> Gptq {
         Gptq { calibration: Some(Calibration { true_sequential, static_groups }), ..self }
     }
@@ -138,7 +138,7 @@ impl Gptq {
         let qzeros = module.get("qzeros")?.expect_dtype(DType::I32)?;
         let [words, _] = module.matrix(&qweight)?;
         let [_, zero_words] = module.matrix(&qzeros)?;
-        // A model may have layers of several widths: the sizes tell.
+        // A model may have layers of several widths: the sizes decide.
         let fits = |bits: &usize| stream_words(out, *bits) == zero_words;
         let widths = [self.bits, 2, 3, 4, 8];
         let bits = widths.into_iter().find(fits);

@@ -106,7 +106,7 @@ pub(super) fn code_offset(scheme: Scheme) -> u8 {
     if scheme.code_bits() == 8 { 128 } else { 0 }
 }
 
-/// What a layout with integer zero points is told to write: bits, block size and how scales are held. The block size may
+/// What a layout with integer zero points is asked to write: bits, block size and how scales are held. The block size may
 /// be unresolved. Errors: Unsupported for schemes that are no affine integers of one of these widths.
 pub(super) fn int_scheme(layout: &str, scheme: Scheme, widths: &[u8], scales: &[ScaleType]) -> Result<(u8, usize)> {
     match scheme {

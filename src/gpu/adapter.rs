@@ -112,7 +112,7 @@ impl Dx12Compiler {
         }
     }
 
-    /// Which compiler serves a DX12 adapter, and why. wgpu does not tell: only DXC knows shader model 6, so features that
+    /// Which compiler serves a DX12 adapter, and why. wgpu does not say: only DXC knows shader model 6, so features that
     /// need it give DXC away.
     fn explain(self, has_shader_model_6: bool) -> String {
         match (has_shader_model_6, self) {
@@ -296,9 +296,9 @@ fn shortfalls(limits: &wgpu::Limits) -> Vec<String> {
 pub struct Adapter {
     /// What a device opened on it with the default options can do.
     pub caps: Caps,
-    /// PCI's number of the vendor, where the backend tells.
+    /// PCI's number of the vendor, where the backend reports it.
     pub vendor: u32,
-    /// The vendor's number of the device, where the backend tells.
+    /// The vendor's number of the device, where the backend reports it.
     pub device: u32,
     /// What compiles the shaders.
     pub compiler: String,

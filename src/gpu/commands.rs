@@ -72,7 +72,7 @@ pub struct Stamps {
 }
 
 impl Gpu {
-    /// The device's room for timestamps, empty, or `None` where it has none. There is one a device, made at the first call and
+    /// The device's room for timestamps, empty, or `None` where it has none. There is one per device, made at the first call and
     /// kept: Metal has 32 counter buffers in all. Whoever has it keeps others waiting. Errors: OutOfMemory, Device, DeviceLost.
     pub fn timings(&self) -> Result<Option<MutexGuard<'_, Timings>>> {
         if !self.caps().timestamps || self.is_dry() {

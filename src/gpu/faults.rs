@@ -1,7 +1,7 @@
 //! What goes wrong on a device becomes an [`Error`]: every call into wgpu that a driver may refuse is made through
 //! [`Gpu::attempt`], and every object of wgpu is dropped by [`Held`].
 //!
-//! wgpu 30 tells of a fault in four ways: an error scope, the handler of uncaptured errors, the callback of a lost
+//! wgpu 30 reports a fault in four ways: an error scope, the handler of uncaptured errors, the callback of a lost
 //! device, and a panic. It panics where its own interface has no other way (`Device::poll` on a lost device, the first
 //! command of an upload, a descriptor pool that is exhausted, dropping the queue of a device without memory), so those
 //! panics are caught, here and nowhere else. Programs built with `panic = "abort"` cannot be helped: there such a fault
@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// Whether a panic on this thread would now be caught and returned as an [`Error`]. A program's panic hook may ask, so as
-/// to print nothing about a fault that it will be told of anyway; this crate never touches the hook.
+/// to print nothing about a fault that is returned to it anyway; this crate never touches the hook.
 pub fn is_catching() -> bool {
     CATCHING.try_with(|depth| depth.get() > 0).unwrap_or(false)
 }
@@ -91,7 +91,7 @@ struct State {
     pending: Option<Error>,
 }
 
-/// What a device has reported and nobody has been told yet.
+/// What a device has reported and no call has returned yet.
 #[derive(Clone, Default)]
 pub(super) struct Faults(Arc<Mutex<State>>);
 

@@ -235,7 +235,7 @@ impl Gpu {
         self.inner.counters.peak.store(self.allocated_bytes(), Ordering::Relaxed);
     }
 
-    /// Bytes that wgpu's own allocator reports as allocated, where the backend tells.
+    /// Bytes that wgpu's own allocator reports as allocated, where the backend reports them.
     pub fn reported_bytes(&self) -> Option<u64> {
         self.inner.device.generate_allocator_report().map(|r| r.total_allocated_bytes)
     }

@@ -18,7 +18,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Nanoseconds a unit of work, as last measured on this device.
+    /// Nanoseconds per unit of work, as last measured on this device.
     pub fn rate(&self) -> Option<f64> {
         *self.rate.lock().expect("no thread panics while it holds the rate")
     }

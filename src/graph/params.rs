@@ -1,6 +1,6 @@
 //! Parameters of kernels, named as their shaders name them.
 
-/// What a kernel is told beside its buffers: a struct of words that follow the engine's `group_base` and `group_end` in the
+/// A kernel's parameters, beside its buffers: a struct of words that follow the engine's `group_base` and `group_end` in the
 /// shader's `Params`. [`Program`](super::Program)s are not built where names, order or size differ from the shader's.
 pub trait Params: bytemuck::NoUninit {
     /// The fields, in order.

@@ -1,4 +1,4 @@
-//! Replay: submits cut by measured rates, and timings a kernel.
+//! Replay: submits cut by measured rates, and timings per kernel.
 
 use super::{
     Dispatch, Graph, PARAM_BYTES, Value,

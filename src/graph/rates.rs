@@ -9,12 +9,12 @@ use crate::gpu::{DeviceKind, Stamps};
 
 /// A rate is held above the first guess divided by this: no device is that much faster than its kind, but a clock may say so.
 const FASTER_THAN_ITS_KIND: f64 = 64.0;
-/// Below this, a dispatch tells how long a launch takes rather than what its work costs (nanoseconds).
+/// Below this, a dispatch measures how long a launch takes rather than what its work costs (nanoseconds).
 const LAUNCH_NS: f64 = 100e3;
 /// The same for a submit that the host timed, which includes waking up.
 const ROUND_TRIP_NS: f64 = 10e6;
 
-/// Nanoseconds a unit of work (a floating point operation) before anything was measured: pessimistic, so that the first
+/// Nanoseconds per unit of work (a floating point operation) before anything was measured: pessimistic, so that the first
 /// submits are short. A submit is cut at 100 ms of estimated work and Windows resets a device after two seconds, so the guess
 /// may be wrong by a factor of twenty. The smallest integrated GPUs (some 100 GFLOP/s on paper, a third of it in a product,
 /// 15 GB/s of memory) take 0.03 to 0.13 ns in products and up to 0.8 ns in sums of vectors, which move 12 bytes an
@@ -76,7 +76,7 @@ fn elapsed(begin: u64, end: u64, period: f64, wall: f64) -> Option<f64> {
     (ns.is_finite() && ns > 0.0 && ns <= wall).then_some(ns)
 }
 
-/// Nanoseconds a unit of work by one dispatch; none where it has no work.
+/// Nanoseconds per unit of work by one dispatch; none where it has no work.
 pub(super) fn rate(time: Time, work: f64, kind: DeviceKind) -> Option<f64> {
     if work <= 0.0 {
         return None;

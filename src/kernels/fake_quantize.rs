@@ -54,7 +54,7 @@ pub fn variants() -> Vec<Kernel> {
     all
 }
 
-/// A grid of codes, one step and zero point a block: v(x) = x / step, code(x) = round(v) + zero point.
+/// A grid of codes, one step and zero point per block: v(x) = x / step, code(x) = round(v) + zero point.
 #[derive(Clone, Debug)]
 pub struct Grid {
     /// Steps and zero points as the scheme stores them, or steps alone.

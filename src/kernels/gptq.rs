@@ -18,7 +18,7 @@ pub const BLOCK: usize = 32;
 /// The numbers that a weight may take: those of a scheme, in groups of columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
-    /// [`Scheme::Int`], or a table with an absmax a block ([`Grid::serves`]). Its block size divides the columns.
+    /// [`Scheme::Int`], or a table with one absmax per block ([`Grid::serves`]). Its block size divides the columns.
     pub scheme: Scheme,
     /// The number of the first row's first scale.
     pub first_block: u32,
@@ -98,7 +98,7 @@ impl Grid {
         self.scheme.block_size()
     }
 
-    /// Bits of a code, and whether the zero point is the middle code: what `affine_grid` is told.
+    /// Bits of a code, and whether the zero point is the middle code: the parameters of `affine_grid`.
     pub(super) fn affine(&self) -> (u32, u32) {
         (self.scheme.code_bits() as u32, u32::from(matches!(self.scheme, Scheme::Int { symmetric: true, .. })))
     }

@@ -69,7 +69,7 @@ impl Factors {
 #[derive(Clone)]
 pub struct Hadamard {
     cols: usize,
-    /// A bit a column, u32; or a number a column, f32.
+    /// One bit per column, u32; or one number per column, f32.
     signs: Tensor,
     /// [order, order] f32; none for order 1.
     factor: Option<Tensor>,

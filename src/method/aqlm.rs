@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Vectors of a code book.
 const BOOK: usize = 256;
 
-/// AQLM (Egiazarian et al. 2024) with two code books of 256 vectors of 8, a scale a row: K-means of the weights and of what
+/// AQLM (Egiazarian et al. 2024) with two code books of 256 vectors of 8, one scale per row: K-means of the weights and of what
 /// it leaves; then in turn codes by beam search, and code books by least squares of the output's error,
 /// tr((W - Q) H (W - Q)ᵀ).
 ///
@@ -45,7 +45,7 @@ pub struct Aqlm {
     factor: OfHessian<Factor>,
 }
 
-/// What the input of a layer comes to.
+/// The damped Hessian of a layer's input, and its factor.
 #[derive(Debug)]
 struct Factor {
     /// The damped Hessian. [cols, cols]

@@ -115,7 +115,7 @@ fn scales(means: &[f32], ratio: f32) -> Vec<f32> {
     raw.into_iter().map(|v| v / middle).collect()
 }
 
-/// Whether it was told that groups are too long to be cut: once, not for every layer.
+/// Whether it was reported that groups are too long to be cut: once, not for every layer.
 static WARNED: Once = Once::new();
 
 impl LayerMethod for Awq {

@@ -54,7 +54,7 @@ pub struct Gptq {
     factor: OfHessian<Factor>,
 }
 
-/// What a Hessian comes to.
+/// The factor of a Hessian, and the order in which columns are rounded.
 #[derive(Debug)]
 struct Factor {
     /// U, its rows and columns in the order of `order`. [in, in]

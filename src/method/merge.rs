@@ -42,8 +42,8 @@ impl Merge {
         Merge { method, adapter, kept: RefCell::default() }
     }
 
-    /// What is left of the updates of the layers quantized so far. A method that moves scales between layers
-    /// ([`LayerMethod::folds`]) changes base and update before it rounds; of its layers nothing is told, nor of updates of zero.
+    /// The share that rounding left of each layer's update, for the layers quantized so far. A method that moves scales between layers
+    /// ([`LayerMethod::folds`]) changes base and update before it rounds; its layers are left out, and so are updates of zero.
     pub fn kept(&self) -> Vec<Kept> {
         self.kept.borrow().clone()
     }

@@ -64,7 +64,7 @@ use crate::{
 
 /// One way to choose the numbers of a model's linear layers.
 ///
-/// The pipeline calls [`prepare`](LayerMethod::prepare) and [`fold`](LayerMethod::fold) once a block and then [`quantize`](LayerMethod::quantize) for each of its
+/// The pipeline calls [`prepare`](LayerMethod::prepare) and [`fold`](LayerMethod::fold) once per block and then [`quantize`](LayerMethod::quantize) for each of its
 /// linear layers, in the order of [`LinearId::ALL`].
 pub trait LayerMethod {
     /// The name used in flags and messages (`gptq`).

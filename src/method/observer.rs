@@ -43,7 +43,7 @@ pub enum Observer {
     },
     /// The range with the least expected squared error of rounding and clipping.
     Mse,
-    /// The range whose rounded distribution tells the original one best, by the Kullback-Leibler divergence: TensorRT's
+    /// The range whose rounded distribution is nearest to the original one, by the Kullback-Leibler divergence: TensorRT's
     /// calibration (Migacz 2017). It counts numbers, not what they weigh: language models whose few huge activations carry
     /// meaning lose much by it.
     Entropy,

@@ -60,7 +60,7 @@ struct Rule {
     taken: fn(&Recipe) -> bool,
 }
 
-/// A rule a field of [`MethodOptions`].
+/// One rule per field of [`MethodOptions`].
 const RULES: [Rule; 12] = [
     Rule { name: "act_order", differs: |a, b| a.act_order != b.act_order, taken: |r| r.method == Method::Gptq },
     Rule { name: "damping", differs: |a, b| a.damping != b.damping, taken: |r| r.method == Method::Gptq || learns(r) },

@@ -13,16 +13,16 @@ use crate::{
     quant::Scheme,
 };
 
-/// How the model is walked through.
+/// How the pipeline goes through a model.
 #[derive(Clone, Copy, Debug)]
 pub struct PipelineOptions {
     /// Collect the inputs of o, of gate and up, and of down again once the layers before them in the block are quantized.
-    /// Three more passes a block.
+    /// Three more passes per block.
     pub true_sequential: bool,
     /// How the base is rounded before anything else: the scheme in which an adapter that is merged saw it in training.
     pub base: Quantization,
     /// Measure what quantization costs each layer: a pass more over the calibration text, and the block's floats held beside it.
-    /// Layers are then told of when their block is done.
+    /// Layers are then reported when their block is done.
     pub report: bool,
     /// Device memory for the hidden states of the calibration samples, in bytes; those beyond it lie on the host.
     pub activation_bytes: u64,
@@ -57,8 +57,8 @@ pub struct LayerReport {
 /// Quantizes the linear layers of a model's blocks with `method`; embedding, head and norms stay as stored.
 ///
 /// One block in f32 and the hidden states of the calibration samples are held at a time, beside what is done. Each block is
-/// calibrated with what the quantized blocks before it give. `calibration`: token ids, one list a sample; unused where the
-/// method needs none. `on_layer` is told each layer that is done; its error ends the work.
+/// calibrated with what the quantized blocks before it give. `calibration`: token ids, one list per sample; unused where the
+/// method needs none. `on_layer` is called for each layer that is done; its error ends the work.
 /// Errors: Config for numbers that are not finite, with the tensor's name, and for a calibration text that cannot be used;
 /// those of [`Model::load`] and of the method; OutOfMemory, Device.
 pub fn quantize_model(

@@ -106,7 +106,7 @@ impl FromStr for Method {
 }
 
 /// A method and how it stores its numbers. As text `gptq`, or `gptq:int3-g64`. `+a8` behind it rounds activations to 8 bits with
-/// a scale a token; `+a8-static` with one a layer, from the largest magnitude of a calibration text, and `+a8-mse`,
+/// one scale per token; `+a8-static` with one per layer, from the largest magnitude of a calibration text, and `+a8-mse`,
 /// `+a8-entropy`, `+a8-percentile-99.9`, `+a8-moving-average` with one that this [`Observer`] chooses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
@@ -184,7 +184,7 @@ impl Recipe {
         Ok(options)
     }
 
-    /// How the model is walked through.
+    /// How the pipeline goes through a model.
     pub fn pipeline(&self) -> PipelineOptions {
         PipelineOptions { true_sequential: self.options.true_sequential, ..PipelineOptions::default() }
     }

@@ -100,7 +100,7 @@ impl Reference {
         Ok(all)
     }
 
-    /// What is left of a weight.
+    /// Range, clipping and noise of a weight.
     fn weight(&self, gpu: &Gpu, name: &str, float: &Linear, made: &Linear) -> Result<TensorFigures> {
         let [rows, cols] = float.weight.shape();
         let values = float_tensor(name, &float.weight)?;

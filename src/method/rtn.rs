@@ -53,7 +53,7 @@ pub struct RtnObserved {
 }
 
 impl RtnObserved {
-    /// `scheme`: integers, or a table with an absmax a block, in blocks that divide a row. Errors: Unsupported for others, and
+    /// `scheme`: integers, or a table with one absmax per block, in blocks that divide a row. Errors: Unsupported for others, and
     /// for observers that do not choose ranges of blocks ([`Observer::of_blocks`]).
     pub fn new(scheme: Scheme, observer: Observer) -> Result<RtnObserved> {
         let range = observer.of_blocks()?;

@@ -1,4 +1,4 @@
-//! What the calibration text tells of the inputs of a block's linear layers.
+//! Statistics of the inputs of a block's linear layers over the calibration text.
 
 use super::{Observed, Observer, fold};
 use crate::{
@@ -97,8 +97,8 @@ impl InputStats {
         }
     }
 
-    /// What the statistics are once channel c of the input is multiplied by `factors[c]`. What an observer saw does not tell
-    /// that, and is forgotten. Errors: Device, Shape.
+    /// Multiplies channel c of the input by `factors[c]` in the statistics. What an observer saw cannot be multiplied so,
+    /// and is forgotten. Errors: Device, Shape.
     pub fn scale(&mut self, factors: &Tensor) -> Result<()> {
         self.observed = None;
         let gpu = factors.gpu().clone();

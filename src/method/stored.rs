@@ -10,7 +10,7 @@ use crate::{
 use std::cell::RefCell;
 
 /// Chooses nothing: each layer is what the source holds, in its scheme and with its own rounding of inputs. With
-/// [`PipelineOptions::report`](super::PipelineOptions::report) it tells what the rounding of a stored model's inputs costs; its
+/// [`PipelineOptions::report`](super::PipelineOptions::report) it reports what the rounding of a stored model's inputs costs; its
 /// weights are compared with themselves.
 pub struct Stored<'a> {
     source: &'a Source,

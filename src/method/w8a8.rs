@@ -13,7 +13,7 @@ use std::{fmt, str::FromStr};
 pub enum ActivationScales {
     /// From each token, while the model runs.
     Dynamic,
-    /// From the calibration text: one scale a layer, for the range that an observer chooses.
+    /// From the calibration text: one scale per layer, for the range that an observer chooses.
     Static(Observer),
 }
 

@@ -12,7 +12,7 @@ pub struct Pass {
     pub base_only: bool,
 }
 
-/// What a training step tells its layers, in device memory because it changes every step.
+/// What a training step hands to its layers, in device memory because it changes every step.
 pub struct StepValues {
     /// Seed and step, the key of all dropout masks; `None`: nothing is dropped. [2] u32
     pub seed: Option<Value>,

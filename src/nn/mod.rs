@@ -1,6 +1,6 @@
 //! Layers: `forward(g, x) -> (y, Saved)` and `backward(g, saved, dy) -> dx`, written by hand.
 //!
-//! `Saved` is what the backward pass needs; each field tells its shape, and together they are the memory budget of
+//! `Saved` is what the backward pass needs; each field states its shape, and together they are the memory budget of
 //! training. A layer records dispatches and never runs anything.
 
 pub mod adapted;

@@ -1,4 +1,4 @@
-//! The code books with one absmax a block: NF4, FP4, and NormalFloats of 3 and 2 bits.
+//! The code books with one absmax per block: NF4, FP4, and NormalFloats of 3 and 2 bits.
 //!
 //! `code = encode(x * (1 / absmax))`, `y = table[code] * absmax`, absmax the largest |x| of the block.
 

@@ -12,10 +12,10 @@
 //! |---|---|---|---|
 //! | F32 | the bits | – | – |
 //! | F16, BF16 | two to a word, the even element low | – | – |
-//! | NF4, FP4 | eight to a word (see below) | f32 absmax a block | – |
+//! | NF4, FP4 | eight to a word (see below) | f32 absmax per block | – |
 //! | NF4, FP4 double-quantized | the same | u8 code of the absmax, four to a word | f32: offset, 256 map values, one absmax per 256 blocks |
-//! | NF3, NF2 | by width | f32 absmax a block | – |
-//! | Int | by width; unsigned, but for 8 bits | scale and zero point a block: two f32, or two f16 (scale low) | – |
+//! | NF3, NF2 | by width | f32 absmax per block | – |
+//! | Int | by width; unsigned, but for 8 bits | scale and zero point per block: two f32, or two f16 (scale low) | – |
 //! | MXFP4 | eight to a word | u8 exponent (E8M0) a block, four to a word | – |
 //! | NVFP4 | eight to a word | u8 scale (E4M3) a block, four to a word | f32 scale of the tensor |
 //! | Q4_0, Q5_0, Q8_0, IQ4_NL | by width | f16 d, two to a word | – |
@@ -24,8 +24,8 @@
 //! | Q3_K | by width | 4 words a super-block: the file's 12 bytes of scales, then d | – |
 //! | Q4_K, Q5_K | by width | 4 words a super-block: d and dmin, then the file's 12 bytes of scales | – |
 //! | IQ4_XS | by width | 2 words a super-block: d (low half) and the scales' high bits, then their low bits | – |
-//! | E8P | 16 bits a vector of 8, the even vector low | one f32 | f32: 256 vectors |
-//! | AQLM | two bytes a vector of 8, one a code book | f32 a row | f32: 2 x 256 vectors |
+//! | E8P | 16 bits per vector of 8, the even vector low | one f32 | f32: 256 vectors |
+//! | AQLM | two bytes per vector of 8, one per code book | f32 per row | f32: 2 x 256 vectors |
 //!
 //! Codes by width: of 8 bits, element `i` is byte `i` (two's complement); nibbles lie as bitsandbytes packs them: byte `b`
 //! holds element `2b` in its high and `2b + 1` in its low nibble; codes of 2, 3, 5, 6 and 7 bits are a stream, element `i`

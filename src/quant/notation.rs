@@ -1,6 +1,6 @@
 //! Schemes as text: `nf4`, `nf4-dq`, `int4-g64`, `int8-channel-sym`, `q4_k`.
 //!
-//! A name, then parts behind dashes, in any order: `gN` elements to a block, `channel` (a block a row), `tensor` (one
+//! A name, then parts behind dashes, in any order: `gN` elements to a block, `channel` (one block per row), `tensor` (one
 //! block), `sym` (no zero point), `f32` (scales in f32), `dq` (double quantization). What is not said is the default: blocks
 //! of 64, zero points, halves for scales.
 

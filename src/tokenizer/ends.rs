@@ -1,4 +1,4 @@
-//! Which tokens end an answer: told by the template, and for GGUF files by name.
+//! Which tokens end an answer: found in the template, and for GGUF files by name.
 
 use super::{ChatContext, Message, Tokenizer};
 

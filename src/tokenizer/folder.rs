@@ -49,7 +49,7 @@ struct Added {
 
 /// The tokens that the files beside `tokenizer.json` name; special tokens of `special_tokens_map.json` go into `config`.
 ///
-/// `added_tokens_decoder` of the configuration tells all; only without it are `special_tokens_map.json`, whose names then win over
+/// `added_tokens_decoder` of the configuration lists all; only without it are `special_tokens_map.json`, whose names then win over
 /// the configuration's, and `added_tokens.json` read, as in transformers.
 fn added_tokens(dir: &Path, config: &mut Map<String, Value>) -> Result<Vec<Added>> {
     let mut added = Vec::new();

@@ -1,4 +1,4 @@
-//! A chat template's text made ready for minijinja: what Jinja2, as transformers sets it up, means and minijinja cannot be told.
+//! A chat template's text made ready for minijinja: what Jinja2, as transformers sets it up, means and minijinja has no setting for.
 //!
 //! * Line ends become `\n`.
 //! * `{% generation %}` … `{% endgeneration %}` become a call block of [`GENERATION`], which marks its text or leaves it.

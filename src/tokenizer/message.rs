@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// One turn of a conversation: a JSON object whose keys a chat template reads.
 ///
-/// `role` tells who speaks (`system`, `user`, `assistant`, or what else the template knows), `content` what is said: a text,
+/// `role` says who speaks (`system`, `user`, `assistant`, or what else the template knows), `content` what is said: a text,
 /// or a list of parts. Further keys (`reasoning_content`, `tool_calls`, ...) keep their order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -24,7 +24,7 @@ impl Message {
         Message(fields)
     }
 
-    /// Who speaks; empty where the turn does not tell.
+    /// Who speaks; empty where the turn does not say.
     pub fn role(&self) -> &str {
         self.0.get("role").and_then(Value::as_str).unwrap_or_default()
     }

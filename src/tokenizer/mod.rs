@@ -42,7 +42,7 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// Whether tokens such as `<0x0A>` stand for bytes.
     has_bytes: bool,
-    /// Whether a second BOS was left out of a text, which is told once.
+    /// Whether a second BOS was left out of a text, which is reported once.
     told_of_bos: AtomicBool,
     template: ChatTemplate,
     has_template: bool,

@@ -1,4 +1,4 @@
-//! What a run reports: one record a step, in TRL's words, and `trainer_state.json`.
+//! What a run reports: one record per step, in TRL's words, and `trainer_state.json`.
 
 use crate::{Result, format::atomic};
 use serde::Serialize;
@@ -65,7 +65,7 @@ impl TrainerState {
     }
 }
 
-/// The loss of each step of a run, to tell what it came to: single steps see different rows, and cannot be compared.
+/// The loss of each step of a run, to compare its beginning with its end: single steps see different rows, and cannot be compared.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
     /// (loss, predicted tokens, epoch after the step)

@@ -1,4 +1,4 @@
-//! The training step: programs a length, the optimizer, and what comes back.
+//! The training step: one program per length, the optimizer, and what comes back.
 
 use super::{OneProcess, Reduce, StepMetrics, TrainConfig};
 use crate::{

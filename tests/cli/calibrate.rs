@@ -7,7 +7,7 @@ use std::fs;
 
 const CALIBRATION: [&str; 6] = ["--calibration", ROWS, "--calibration-samples", "4", "--calibration-length", "64"];
 
-/// By how many dB an output is told better than the sum of what is lost of its input and of its weight.
+/// By how many dB an output is kept better than the sum of what is lost of its input and of its weight.
 fn gain(layer: &Value) -> f64 {
     let lost = |of: &str| layer[of]["sqnr"].as_f64().map_or(0.0, |decibels| 10f64.powf(-0.1 * decibels));
     layer["output_sqnr"].as_f64().unwrap() + 10.0 * (lost("input") + lost("weight")).log10()
@@ -43,7 +43,7 @@ fn a_report_has_a_line_a_layer_and_is_saved() {
         let most = 10.0 * (12.0 * 127f64.powi(2)).log10();
         let weight = number(&layer["weight"]["sqnr"]);
         assert!(weight > most - 10.0 * cols.log10() && weight < most, "{layer}");
-        // Errors lie in all directions, inputs in those that the weights amplify: outputs are told no worse, and some dB better.
+        // Errors lie in all directions, inputs in those that the weights amplify: outputs are kept no worse, and some dB better.
         assert!((-0.5..6.0).contains(&gain(layer)), "{}: {layer}", gain(layer));
     }
 

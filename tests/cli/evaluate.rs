@@ -26,7 +26,7 @@ fn rows_are_measured_as_finetune_learns_them() {
     let rows = chats(&place, "chats.jsonl");
     let out = place.text("out");
     for whole in ["true", "false"] {
-        // A step over all rows tells the loss before it changes anything.
+        // A step over all rows reports the loss before it changes anything.
         let words =
             ["finetune", "--model", MODEL, "--data", &rows, "--output", &out, "--json", "--quantization", "none"];
         let options = ["--max-steps", "1", "--batch-size", "9", "--completion-only-loss", whole];

@@ -103,7 +103,7 @@ fn a_run_writes_what_it_learned_and_the_plan_knew_its_memory() {
             assert!(entry[field].is_number(), "{field} in {entry}");
         }
     }
-    // Two rows of six a step.
+    // Two rows of six per step.
     assert!((history[2]["epoch"].as_f64().unwrap() - 16.0 / 6.0).abs() < 1e-12);
     assert_eq!(history[2]["num_tokens"], 8 * 2 * 20);
     assert!(history[2]["loss"].as_f64() < history[0]["loss"].as_f64());

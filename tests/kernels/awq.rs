@@ -26,7 +26,7 @@ fn nearest(gpu: &Gpu, w: &[f32], n: usize, scheme: Scheme) -> Vec<f32> {
     quantize::quantize(gpu, "w", &tensor(gpu, shape, w), shape, scheme).unwrap().download().unwrap().dequantize()
 }
 
-/// 4 and 3 bits, 2 bits symmetric, one group a row, and 8 bits.
+/// 4 and 3 bits, 2 bits symmetric, one group per row, and 8 bits.
 fn schemes() -> [(Scheme, usize); 5] {
     let int = |bits, block_size, symmetric, scale| Scheme::Int { bits, block_size, symmetric, scale };
     [

@@ -222,7 +222,7 @@ fn awkward_shapes_equal_the_reference() {
             let want: Vec<f64> = want_dx.iter().zip(&old).map(|(d, o)| f64::from(*d) + 0.5 * f64::from(*o)).collect();
             assert_close(&what, &program.read::<f32>(&dx).unwrap(), &want, 1e-6, 1e-6);
             for (b, (got, want)) in program.read::<f32>(&ds).unwrap().iter().zip(&want_ds).enumerate() {
-                // One rounding a term and one a sum; blocks have a few thousand elements at most.
+                // One rounding per term and one per sum; blocks have a few thousand elements at most.
                 let most = 2e-6 * size[b] + 1e-30;
                 assert!((f64::from(*got) - want).abs() <= most, "{what}: step {b}: {got}, want {want} ± {most}");
             }

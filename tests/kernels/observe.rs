@@ -61,7 +61,7 @@ fn ranges_and_their_averages_are_those_of_the_batches() {
                 for x in &batches[1..] {
                     want += f64::from(rate) * (f64::from(of(x)) - want);
                 }
-                // Three roundings a batch, of numbers no larger than the largest.
+                // Three roundings per batch, of numbers no larger than the largest.
                 let slack = 1e-6 * f64::from(most(&all).abs().max(least(&all).abs()));
                 assert!((f64::from(got) - want).abs() <= slack, "{rate}: {got} {want}");
             }

@@ -300,7 +300,7 @@ fn floats_that_are_trained_are_held_once() {
     model.add_qat(QatConfig::new(Scheme::F32), true).unwrap();
     let trained: u64 = model.store().bytes();
     assert!(trained >= 16 * model.store().parameters() as u64);
-    // What rounding tells of a layer is 16 bytes.
+    // What rounding reports of a layer is 16 bytes.
     assert_eq!(gpu.allocated_bytes(), before + trained + 16 * model.arch.linear_count() as u64);
     model.convert_qat().unwrap();
 }

@@ -313,7 +313,7 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// Processor time of this thread, where the system tells (Linux), else wall time. What a software driver computes in its own
+/// Processor time of this thread, where the system reports it (Linux), else wall time. What a software driver computes in its own
 /// threads is not in it.
 fn thread_seconds() -> f64 {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();

@@ -30,13 +30,13 @@ pub struct Calibrate {
     #[arg(long, value_name = "METHOD[:SCHEME]", default_value = "rtn:int8-channel-sym-f32")]
     method: String,
     /// What chooses the scale of each layer's input: minmax, moving-average, percentile, mse or entropy, with a parameter
-    /// such as percentile-99.9; dynamic for a scale a token; none to leave inputs as they are [default: the method's, or
+    /// such as percentile-99.9; dynamic for one scale per token; none to leave inputs as they are [default: the method's, or
     /// else minmax; none for llm-int8 and quip]
     #[arg(long, value_name = "NAME")]
     observer: Option<String>,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Print only so many layers: those whose output is told worst
+    /// Print only so many layers: those whose output suffers most
     #[arg(long, value_name = "N")]
     worst: Option<usize>,
     /// Save the report as JSON here

@@ -34,7 +34,7 @@ pub struct Compare {
     data: PathBuf,
     #[command(flatten)]
     measure: MeasureArgs,
-    /// Tokens that are generated to tell the speed; 0 for none
+    /// Tokens that are generated to measure the speed; 0 for none
     #[arg(long, value_name = "N", default_value_t = 32)]
     generate: usize,
     #[command(flatten)]
@@ -176,7 +176,7 @@ fn line(out: Output, row: &Row) {
     ));
 }
 
-/// Tells now and then how far a method is; a table is not the place for bars.
+/// Reports now and then how far a method is; a table is not the place for bars.
 struct ProgressLine<'a> {
     name: &'a str,
     /// What is left where the user asks to stop.

@@ -66,7 +66,7 @@ impl Finetune {
             Error::config("--data", "is needed with --model: a file of rows as JSON lines or parquet")
         })?;
         let showcase = self.data.is_showcase(&base);
-        // What is wrong with files and options is told before the device is opened.
+        // What is wrong with files and options is reported before the device is opened.
         let source = Source::open(&base.path)?;
         let load_options = self.qat.load_options(&self.quant, &source)?;
         let qat = self.qat.config()?;

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
+//! The command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
 mod args;
 mod bench;
@@ -66,7 +66,7 @@ enum Command {
     Bench(bench::Bench),
 }
 
-/// A fault of the device that the library catches and returns as an error is told once, as that error.
+/// A fault of the device that the library catches and returns as an error is reported once, as that error.
 fn hush_caught_panics() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| match fourbit::gpu::is_catching() {

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 ///
 /// An adapter's update is smaller than the steps of 4 bits, so that rounding the merged weights to nearest loses much of it. The
 /// default method, gptq, rounds such that the outputs of the layers stay what they were on a calibration text: take one like
-/// what the adapter was trained on. With `--data` the perplexity of that text is told for the base with its adapter, for the merged
+/// what the adapter was trained on. With `--data` the perplexity of that text is measured for the base with its adapter, for the merged
 /// weights rounded to nearest, and for what is written. What rounding left of each layer's update is measured, and a warning names the
 /// layers that lost more than half of it. `--scheme bf16 --method rtn` writes a model that is not quantized.
 #[derive(clap::Args)]
@@ -39,7 +39,7 @@ pub struct Merge {
     scheme: Option<String>,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Text, or rows as finetune takes them, whose perplexity tells what merging costs
+    /// Text, or rows as finetune takes them, whose perplexity shows what merging costs
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -122,7 +122,7 @@ impl Merge {
         Err(Error::config("--calibration", message))
     }
 
-    /// Tells what rounding left of the adapter's updates, and warns where that is less than half.
+    /// Reports what rounding left of the adapter's updates, and warns where that is less than half.
     fn tell_kept(&self, out: Output, recipe: &Recipe, kept: Vec<Kept>, told: &mut serde_json::Map<String, Value>) {
         let Some(worst) = kept.iter().min_by(|a, b| a.share.total_cmp(&b.share)) else { return };
         let mean = kept.iter().map(|kept| kept.share).sum::<f64>() / kept.len() as f64;
@@ -230,7 +230,7 @@ fn is_cut(layers: &[(Scheme, usize)], scheme: Scheme) -> bool {
     layers.iter().any(|&(of, cols)| of.block_size() > group(scheme, cols))
 }
 
-/// The scheme of the first of (scheme, columns); where all are integers of one kind, in blocks that all rows are made of: one a row
+/// The scheme of the first of (scheme, columns); where all are integers of one kind, in blocks that all rows are made of: one per row
 /// where each has one, else the largest that divides those of all. A row whose last group is shorter is read as blocks of the
 /// groups' common divisor.
 fn shared(layers: &[(Scheme, usize)]) -> Option<Scheme> {
@@ -258,7 +258,7 @@ mod tests {
             shared(&layers).unwrap().block_size()
         };
         assert_eq!(of(&[(192, 192), (448, 448)]), PER_CHANNEL);
-        assert_eq!(of(&[(64, 64), (64, 128)]), 64, "one group a row by chance");
+        assert_eq!(of(&[(64, 64), (64, 128)]), 64, "one group per row by chance");
         assert_eq!(of(&[(128, 128), (64, 448)]), 64, "groups of 128, the last one of 64");
         assert_eq!(of(&[(96, 192), (64, 448)]), 32);
         let mixed = [(Scheme::int8(192), 192), (Scheme::int(4, 64), 448)];

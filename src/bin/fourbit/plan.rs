@@ -11,7 +11,7 @@ use fourbit::{
 };
 use serde_json::json;
 
-/// Tell the device memory that fine-tuning takes, without allocating or running anything
+/// Report the device memory that fine-tuning takes, without allocating or running anything
 ///
 /// Takes the options of finetune. Rows are taken to be as long as --max-seq-length, or with --data as the longest one there.
 #[derive(clap::Args)]
@@ -53,7 +53,7 @@ impl Plan {
             model.add_qat(qat, true)?;
         }
         let trained = model.store().bytes();
-        // Told last: training through rounding puts other weights in the place of those that were loaded.
+        // Reported last: training through rounding puts other weights in the place of those that were loaded.
         let weights = gpu.allocated_bytes() - trained;
         let trainable = model.store().parameters();
         let batch_size = config.batch_size;

@@ -28,7 +28,7 @@ pub struct Dead {
 
 /// What all backends and drivers answered.
 pub struct Answers {
-    /// One object an adapter, numbered as `--device` takes them (under `remedy`, where there is one).
+    /// One object per adapter, numbered as `--device` takes them (under `remedy`, where there is one).
     pub adapters: Vec<Value>,
     pub dead: Vec<Dead>,
     /// Environment variables that keep the dead away from other commands.

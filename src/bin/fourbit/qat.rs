@@ -20,7 +20,7 @@ pub struct QatArgs {
     /// quantized model instead of an adapter. Weights begin as they are stored, unless --quantization says otherwise
     #[arg(long, value_name = "SCHEME")]
     pub qat: Option<String>,
-    /// Round the inputs of the layers to 8 bits too: none, dynamic (a scale a token) or static (one a layer, observed on the
+    /// Round the inputs of the layers to 8 bits too: none, dynamic (one scale per token) or static (one per layer, observed on the
     /// first rows) [default: none]
     #[arg(long, value_name = "NAME", requires = "qat")]
     pub qat_activations: Option<String>,
@@ -33,7 +33,7 @@ pub struct QatArgs {
     pub full: bool,
 }
 
-/// Rows whose inputs tell the scales of static activations.
+/// Rows from whose inputs the scales of static activations are taken.
 const OBSERVED_ROWS: usize = 16;
 
 impl QatArgs {

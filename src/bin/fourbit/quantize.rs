@@ -45,8 +45,8 @@ pub struct Quantize {
     /// nf4 and fp4: hold the block scales in 8 bits too
     #[arg(long)]
     double_quant: bool,
-    /// Round the layers' inputs to 8 bits too: a8 with a scale a token; a8-static, a8-mse, a8-entropy, a8-percentile,
-    /// a8-moving-average with one a layer, chosen from the calibration text [default: a8 for smoothquant, else not at all]
+    /// Round the layers' inputs to 8 bits too: a8 with one scale per token; a8-static, a8-mse, a8-entropy, a8-percentile,
+    /// a8-moving-average with one per layer, chosen from the calibration text [default: a8 for smoothquant, else not at all]
     #[arg(long, value_name = "NAME")]
     activations: Option<String>,
     #[command(flatten)]
@@ -105,7 +105,7 @@ fn asks_for_a_model(recipe: &Recipe) -> Option<&'static str> {
     }
 }
 
-/// Tells what fine-tuning did, in a line for people; returns it for the result.
+/// Reports what fine-tuning did, in a line for people; returns it for the result.
 fn finetuned(out: Output, tuned: &[(String, Tuned)]) -> serde_json::Map<String, Value> {
     let mut told = serde_json::Map::new();
     if tuned.is_empty() {

@@ -99,7 +99,7 @@ impl Pattern {
         Ok(self.index(module)?.is_some())
     }
 
-    /// The text of the last group where it is a number, else 0: what a match at all is told by.
+    /// The text of the last group where it is a number, else 0: by which a match is recognized at all.
     fn index(&self, module: &str) -> Result<Option<i64>> {
         let found = self.compiled.captures(module).map_err(|error| {
             Error::unsupported(

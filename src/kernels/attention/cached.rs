@@ -53,7 +53,7 @@ pub(super) fn variants() -> Vec<Kernel> {
     all
 }
 
-/// [`attention_cached`](super::attention_cached) by the decoding kernel, which suits few tokens, with the keys of a token given to one workgroup a key
+/// [`attention_cached`](super::attention_cached) by the decoding kernel, which suits few tokens, with the keys of a token given to one workgroup per key
 /// head or `split` over several. `spec.batch` is 1, `spec.seq` the number of tokens. Errors: Config, Shape.
 pub fn decode(
     g: &mut Graph,

@@ -1,6 +1,6 @@
 //! Flash attention with one row per lane, for software drivers: the kernels behind [`Design::Lanes`](super::Design).
 //!
-//! On lavapipe a load costs some thirty multiply-adds and a barrier far more, so each operand is loaded once a
+//! On lavapipe a load costs some thirty multiply-adds and a barrier far more, so each operand is loaded once per
 //! subgroup and passed round by shuffles; see `shaders/attention/tiles.wgsl` for the design that GPUs want.
 
 use super::spec::{HEAD_DIMS, Mask};

@@ -26,7 +26,7 @@ pub(super) use spec::expect;
 pub enum Design {
     /// Tiles in workgroup memory, on any device; a thread holds at most so many vec4s of a head.
     Tiles(u32),
-    /// A row a lane, operands passed round by shuffles, in subgroups of exactly so many lanes: software drivers.
+    /// One row per lane, operands passed round by shuffles, in subgroups of exactly so many lanes: software drivers.
     Lanes(u32),
 }
 

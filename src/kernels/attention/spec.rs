@@ -1,4 +1,4 @@
-//! What attention is: its sizes, where its mask is told, and what every design is specialised for.
+//! What attention is: its sizes, where its mask comes from, and what every design is specialised for.
 
 use crate::{DType, Error, Result, gpu::Kernel, graph::Value};
 
@@ -24,7 +24,7 @@ pub struct Attention {
 /// Lengths of a head that models have; other multiples of 4 work alike.
 pub const HEAD_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
 
-/// Where a query's visible keys are told: a snippet of `shaders/lib`.
+/// What decides which keys a query sees: a snippet of `shaders/lib`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
     /// [batch, seq] segments.

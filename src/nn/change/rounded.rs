@@ -17,7 +17,7 @@ use crate::{
 
 /// What a rounded layer is trained by: y = Q(x) · fq(W)ᵀ + bias, where fq(W) is the layer's own, packed weight.
 ///
-/// W changes once an optimizer step, so it is rounded once a step, by the kernels that quantize models: the products decode
+/// W changes once per optimizer step and is rounded as often, by the kernels that quantize models: the products decode
 /// what will be stored, and there is nothing to convert afterwards. The gradients go through rounding as if it were the
 /// identity (straight through, Bengio et al. 2013) where nothing is clamped; steps follow LSQ (Esser et al. 2020).
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub struct Latent {
     pub steps: Option<Parameter>,
     /// The step of the input where it is trained. \[1\]
     pub input_step: Option<Parameter>,
-    /// What rounding tells of numbers that cannot be stored.
+    /// Where rounding reports numbers that cannot be stored.
     status: Tensor,
 }
 
