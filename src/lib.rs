@@ -21,6 +21,7 @@
 //! `graph` and `kernels` are the engine: they are open to this crate's own tests and benches, and no part of what its versions
 //! promise.
 #![deny(missing_docs)]
+#![deny(unreachable_pub)]
 
 pub mod adapter;
 pub mod arch;

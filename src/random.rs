@@ -5,16 +5,16 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A sequence of random numbers.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// The sequence of a seed.
-    pub fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
     /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         finish(self.0)
     }
@@ -25,30 +25,30 @@ impl Random {
     }
 
     /// A standard normal number.
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
     }
 }
 
 /// The bits of a state, or of anything else that is to be spread over all 64 of them.
-pub fn finish(mut z: u64) -> u64 {
+pub(crate) fn finish(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
 /// Bits from coordinates alone, without a state: the first of the sequence that begins at `x`.
-pub fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     Random(x).bits()
 }
 
 /// A number in [0, 1), from 64 random bits.
-pub fn unit(bits: u64) -> f64 {
+pub(crate) fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Number `draw`, from 0 on, of the sequence of a seed, in [0, 1).
-pub fn nth(seed: u64, draw: u64) -> f64 {
+pub(crate) fn nth(seed: u64, draw: u64) -> f64 {
     unit(mix(seed.wrapping_add(draw.wrapping_mul(STEP))))
 }
 

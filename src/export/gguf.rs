@@ -299,3 +299,23 @@ fn item(source: &Source, name: String, scheme: Scheme) -> Result<Option<Item>> {
     let action = if held == Some(stored) { Action::Copy } else { Action::Convert([rows, cols]) };
     Ok(Some(Item { name, spec: spec(stored, vec![rows, cols]), action }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_list_of_schemes_for_a_file_is_true() {
+        let (mut taken, mut lists) = (BTreeSet::new(), BTreeSet::new());
+        for scheme in Scheme::forms() {
+            match GgufFile::open("/no such", scheme, "/no such") {
+                Err(Error::Unsupported { supported, .. }) => lists.insert(supported),
+                _ => taken.insert(scheme.name().to_owned()),
+            };
+        }
+        let listed: Vec<BTreeSet<String>> =
+            lists.iter().map(|list| list.split(", ").map(str::to_owned).collect()).collect();
+        assert_eq!(listed, [taken]);
+    }
+}

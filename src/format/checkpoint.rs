@@ -207,43 +207,43 @@ pub(super) struct Module<'a> {
 
 impl<'a> Module<'a> {
     /// `None` where `name` is no weight.
-    pub fn of(weights: &'a Weights, name: &'a str) -> Option<Module<'a>> {
+    pub(super) fn of(weights: &'a Weights, name: &'a str) -> Option<Module<'a>> {
         name.strip_suffix(".weight").map(|base| Module { weights, base })
     }
 
     /// The module of a weight that is known to be quantized. Errors: MissingTensor.
-    pub fn expect(weights: &'a Weights, name: &'a str) -> Result<Module<'a>> {
+    pub(super) fn expect(weights: &'a Weights, name: &'a str) -> Result<Module<'a>> {
         Module::of(weights, name).ok_or_else(|| weights.missing(name))
     }
 
-    pub fn has(&self, part: &str) -> bool {
+    pub(super) fn has(&self, part: &str) -> bool {
         self.weights.contains(&format!("{}.{part}", self.base))
     }
 
-    pub fn get(&self, part: &str) -> Result<TensorView<'a>> {
+    pub(super) fn get(&self, part: &str) -> Result<TensorView<'a>> {
         self.weights.get(&format!("{}.{part}", self.base))
     }
 
     /// Error::Format with the file's and the weight's name.
-    pub fn fail(&self, message: impl AsRef<str>) -> Error {
+    pub(super) fn fail(&self, message: impl AsRef<str>) -> Error {
         let message = format!("tensor {}.weight: {}", self.base, message.as_ref());
         Error::format(self.weights.path(), message)
     }
 
     /// A matrix of 32-bit words.
-    pub fn words(&self, part: &str) -> Result<(Vec<u32>, [usize; 2])> {
+    pub(super) fn words(&self, part: &str) -> Result<(Vec<u32>, [usize; 2])> {
         let view = self.get(part)?.expect_dtype(DType::I32)?;
         Ok((bytes_to_words(view.bytes), self.matrix(&view)?))
     }
 
     /// The extents of a tensor that has two.
-    pub fn matrix(&self, view: &TensorView) -> Result<[usize; 2]> {
+    pub(super) fn matrix(&self, view: &TensorView) -> Result<[usize; 2]> {
         let message = || self.fail(format!("expected two extents of {}, got {:?}", view.name, view.shape));
         view.shape.try_into().map_err(|_| message())
     }
 
     /// Finite floats, with their dtype and extents.
-    pub fn floats(&self, part: &str) -> Result<(Vec<f32>, DType, &'a [usize])> {
+    pub(super) fn floats(&self, part: &str) -> Result<(Vec<f32>, DType, &'a [usize])> {
         let view = self.get(part)?;
         let values = view.to_f32()?;
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
@@ -253,7 +253,7 @@ impl<'a> Module<'a> {
     }
 
     /// The dtype of a tensor of floats.
-    pub fn float_dtype(&self, part: &str) -> Result<DType> {
+    pub(super) fn float_dtype(&self, part: &str) -> Result<DType> {
         let view = self.get(part)?;
         match view.stored {
             super::Stored::Plain(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(dtype),
@@ -262,7 +262,7 @@ impl<'a> Module<'a> {
     }
 
     /// The only number of a tensor of integers.
-    pub fn integer(&self, part: &str) -> Result<i64> {
+    pub(super) fn integer(&self, part: &str) -> Result<i64> {
         match self.get(part)?.to_i64()?[..] {
             [n] => Ok(n),
             ref all => Err(self.fail(format!("expected one number in {part}, got {}", all.len()))),

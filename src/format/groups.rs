@@ -35,7 +35,7 @@ pub(super) struct Groups {
 impl Groups {
     /// From the group of each column. Groups may differ in length: blocks are as long as their lengths' common divisor, and
     /// a group's scale is repeated for each. Errors: Format for a group that is none of `count`.
-    pub fn from_index(module: &Module, index: &[i64], count: usize) -> Result<Groups> {
+    pub(super) fn from_index(module: &Module, index: &[i64], count: usize) -> Result<Groups> {
         if let Some(column) = index.iter().position(|&g| !(0..count as i64).contains(&g)) {
             return Err(module.fail(format!("column {column} is in group {} of {count}", index[column])));
         }
@@ -50,7 +50,7 @@ impl Groups {
 
     /// Groups of `size` columns that lie side by side, the last one shorter; one where `size` is none.
     /// Errors: Format where that does not give `count`.
-    pub fn contiguous(module: &Module, cols: usize, size: Option<usize>, count: usize) -> Result<Groups> {
+    pub(super) fn contiguous(module: &Module, cols: usize, size: Option<usize>, count: usize) -> Result<Groups> {
         let size = size.unwrap_or(cols).max(1);
         if cols.div_ceil(size) != count {
             return Err(module.fail(format!("expected {} groups of {size} columns, got {count}", cols.div_ceil(size))));
@@ -60,7 +60,7 @@ impl Groups {
     }
 
     /// The scheme of such a weight, checked for `shape`. Errors: Format.
-    pub fn scheme(
+    pub(super) fn scheme(
         &self,
         module: &Module,
         bits: usize,
@@ -76,7 +76,7 @@ impl Groups {
     }
 
     /// The weight out of the code of (row, column) and of scale and zero point of (row, group), both unsigned.
-    pub fn pack(
+    pub(super) fn pack(
         &self,
         scheme: Scheme,
         shape: [usize; 2],

@@ -95,7 +95,7 @@ pub(super) struct Tuner<'a> {
 
 impl<'a> Tuner<'a> {
     /// Runs the block in floats over all samples. Errors: those of [`FineTune::validate`], OutOfMemory, Device.
-    pub fn new(
+    pub(super) fn new(
         gpu: &'a Gpu,
         model: &'a Model,
         block: &Block,
@@ -108,7 +108,12 @@ impl<'a> Tuner<'a> {
     }
 
     /// Trains the block after its layer `id` was quantized, where it is time to. Errors: those of [`Tuner::tune`].
-    pub fn after(&mut self, id: LinearId, block: &mut Block, states: &mut HiddenStates) -> Result<Option<Tuned>> {
+    pub(super) fn after(
+        &mut self,
+        id: LinearId,
+        block: &mut Block,
+        states: &mut HiddenStates,
+    ) -> Result<Option<Tuned>> {
         let site = id.reads();
         let last = site.linears().last() == Some(&id);
         if !last || !(site == Site::Down || self.options.between) {

@@ -44,7 +44,7 @@ pub(super) struct Sample {
 
 impl Sample {
     /// The block's output for `x`. Errors: Shape.
-    pub fn through(&self, g: &mut Graph, block: &Block, x: &Value) -> Result<(Value, Saved)> {
+    pub(super) fn through(&self, g: &mut Graph, block: &Block, x: &Value) -> Result<(Value, Saved)> {
         block.forward(g, x, &self.cx, Keys::Own(&self.segments))
     }
 }
@@ -74,7 +74,7 @@ impl Memory {
 
 impl HiddenStates {
     /// The embeddings of `samples`. Errors: Config for samples that cannot be used, OutOfMemory, Device.
-    pub fn new(model: &Model, samples: &[Vec<u32>], budget: u64) -> Result<HiddenStates> {
+    pub(super) fn new(model: &Model, samples: &[Vec<u32>], budget: u64) -> Result<HiddenStates> {
         let gpu = model.gpu();
         let longest = model.check_samples(samples)?;
         let mut this = HiddenStates {
@@ -104,7 +104,7 @@ impl HiddenStates {
     }
 
     /// What `record` makes of each sample's states, beside them. Errors: those of `record`, OutOfMemory, Device.
-    pub fn map(
+    pub(super) fn map(
         &mut self,
         model: &Model,
         mut record: impl FnMut(&mut Graph, &Sample, &Value) -> Result<Value>,
@@ -131,22 +131,22 @@ impl HiddenStates {
     }
 
     /// Samples.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.samples.len()
     }
 
     /// What the samples of each length share.
-    pub fn lengths(&self) -> &[Length] {
+    pub(super) fn lengths(&self) -> &[Length] {
         &self.lengths
     }
 
     /// Tokens of all samples.
-    pub fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.tokens_of(|_| true)
     }
 
     /// Tokens of the samples whose number `which` takes.
-    pub fn tokens_of(&self, which: impl Fn(usize) -> bool) -> usize {
+    pub(super) fn tokens_of(&self, which: impl Fn(usize) -> bool) -> usize {
         let taken = self.samples.iter().enumerate().filter(|(number, _)| which(*number));
         taken.map(|(_, s)| self.lengths[s.length].x.shape()[0]).sum()
     }
@@ -167,7 +167,7 @@ impl HiddenStates {
 
     /// Runs over every sample what `record` records once for each length: it is given the hidden states [tokens, hidden].
     /// With `save` what it leaves there takes the place of the sample's own. Errors: those of `record`, Device.
-    pub fn run(
+    pub(super) fn run(
         &mut self,
         model: &Model,
         save: bool,
@@ -177,7 +177,7 @@ impl HiddenStates {
     }
 
     /// [`HiddenStates::run`] over the samples whose number `which` takes.
-    pub fn run_where(
+    pub(super) fn run_where(
         &mut self,
         model: &Model,
         which: impl Fn(usize) -> bool,
@@ -204,7 +204,7 @@ impl HiddenStates {
 
     /// What `record` records for each length: it is given the hidden states [tokens, hidden] and the length's number; `pass`: how.
     /// Errors: those of `record`, OutOfMemory.
-    pub fn programs(
+    pub(super) fn programs(
         &mut self,
         model: &Model,
         pass: &dyn Fn(&mut Graph) -> Pass,
@@ -231,7 +231,7 @@ impl HiddenStates {
     }
 
     /// Brings a sample's states into what its length shares; returns the length's number. Errors: Device.
-    pub fn load(&mut self, sample: usize) -> Result<usize> {
+    pub(super) fn load(&mut self, sample: usize) -> Result<usize> {
         let States { length, memory } = &mut self.samples[sample];
         match memory {
             Memory::Device { load, .. } => load.run()?,

@@ -26,7 +26,7 @@ impl<T> Default for OfHessian<T> {
 
 impl<T> OfHessian<T> {
     /// What was made of `hessian` before, or what `make` makes of it now. Errors: those of `make`.
-    pub fn get(&self, hessian: &Tensor, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    pub(super) fn get(&self, hessian: &Tensor, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, made)) = last.as_ref().filter(|(of, _)| Arc::ptr_eq(&of.buffer, &hessian.buffer)) {
             return Ok(made.clone());

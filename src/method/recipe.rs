@@ -269,7 +269,6 @@ mod tests {
     use crate::{
         DType,
         adapter::{QatConfig, Ranges},
-        export::GgufFile,
         gpu::{Gpu, GpuOptions},
         kernels::{gptq, quantize::records},
         ops::quantize,
@@ -299,7 +298,7 @@ mod tests {
         let floats = gpu.zeros("floats", shape, DType::F32).unwrap();
         let build = |method| move |scheme| Recipe::new(method, scheme).build().map(drop);
         let learned = |scheme| QatConfig { ranges: Ranges::Learned, ..QatConfig::new(scheme) }.validate();
-        let asks: [(&str, Ask<'_>); 15] = [
+        let asks: [(&str, Ask<'_>); 14] = [
             ("scheme for rtn", Box::new(build(Method::Rtn))),
             ("scheme for hqq", Box::new(build(Method::Hqq))),
             ("scheme for gptq", Box::new(build(Method::Gptq))),
@@ -310,7 +309,6 @@ mod tests {
             ("scheme for gptq", Box::new(|scheme| gptq::Grid::of("w", scheme, shape).map(drop))),
             ("scheme for a folder", Box::new(|scheme| Recipe::new(Method::Rtn, scheme).layout().map(drop))),
             ("scheme for plain", Box::new(|scheme| checkpoint::Plain::new(scheme).map(drop))),
-            ("scheme for a GGUF file", Box::new(|scheme| GgufFile::open("/no such", scheme, "/no such").map(drop))),
             ("again and again", Box::new(records)),
             ("on the device", Box::new(|s| quantize::quantize(&gpu, "w", &floats, shape, s).map(drop))),
             (

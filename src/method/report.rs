@@ -52,7 +52,7 @@ pub(super) struct Reference {
 
 impl Reference {
     /// Copies the layers of a block in f32. Errors: OutOfMemory, Device, Shape.
-    pub fn of(gpu: &Gpu, block: &Block) -> Result<Reference> {
+    pub(super) fn of(gpu: &Gpu, block: &Block) -> Result<Reference> {
         let copy = |(_, linear): (_, &Adapted)| {
             let weight = to_floats(gpu, &linear.name, &linear.base.weight)?;
             Ok(Linear::new(weight, linear.base.bias.clone()))
@@ -64,7 +64,12 @@ impl Reference {
 
     /// The figures of the layers of `block`, which has been quantized, over the samples that come to it. Errors: Config, with
     /// the layer's name, for inputs and outputs that are not finite; those of the recording; Device.
-    pub fn measure(&self, model: &Model, block: &Block, activations: &mut HiddenStates) -> Result<Vec<LayerFigures>> {
+    pub(super) fn measure(
+        &self,
+        model: &Model,
+        block: &Block,
+        activations: &mut HiddenStates,
+    ) -> Result<Vec<LayerFigures>> {
         let (gpu, tokens) = (model.gpu(), activations.tokens());
         let made: Vec<_> = block.linears().map(|(_, linear)| linear).collect();
         let probe =

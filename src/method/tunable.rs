@@ -105,7 +105,7 @@ pub(super) struct Steps {
 
 impl Steps {
     /// Errors: OutOfMemory, Device.
-    pub fn new(gpu: &Gpu, store: &Store, learning_rate: f64) -> Result<Steps> {
+    pub(super) fn new(gpu: &Gpu, store: &Store, learning_rate: f64) -> Result<Steps> {
         let optimizer = Optimizer::new(gpu, store)?;
         let [mut step, mut keep, mut restore] = [(); 3].map(|()| Graph::new(gpu));
         // No clipping: Adam's steps do not grow with the gradients.
@@ -128,19 +128,19 @@ impl Steps {
     }
 
     /// One step by the gradients that are there. Errors: Device.
-    pub fn step(&mut self) -> Result<()> {
+    pub(super) fn step(&mut self) -> Result<()> {
         self.taken += 1;
         self.optimizer.set(&self.adam, self.learning_rate, self.taken)?;
         self.step.run()
     }
 
     /// Takes the values for the best so far. Errors: Device.
-    pub fn keep(&mut self) -> Result<()> {
+    pub(super) fn keep(&mut self) -> Result<()> {
         self.keep.run()
     }
 
     /// Brings the best values back. Errors: Device.
-    pub fn restore(&mut self) -> Result<()> {
+    pub(super) fn restore(&mut self) -> Result<()> {
         self.restore.run()
     }
 }

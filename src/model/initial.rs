@@ -7,7 +7,12 @@
 use crate::format::peft::Initial;
 
 /// Left [out, r] and right [r, in] of the product, row by row. Errors: why no product is the only one.
-pub fn product(initial: Initial, weight: &[f32], [rows, cols]: [usize; 2], r: usize) -> Result<[Vec<f32>; 2], String> {
+pub(super) fn product(
+    initial: Initial,
+    weight: &[f32],
+    [rows, cols]: [usize; 2],
+    r: usize,
+) -> Result<[Vec<f32>; 2], String> {
     if r > rows.min(cols) {
         return Err(format!("a rank of {r} where the weight is {rows} by {cols}"));
     }

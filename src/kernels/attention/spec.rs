@@ -22,11 +22,11 @@ pub struct Attention {
 }
 
 /// Lengths of a head that models have; other multiples of 4 work alike.
-pub const HEAD_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
+pub(super) const HEAD_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
 
 /// What decides which keys a query sees: a snippet of `shaders/lib`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mask {
+pub(super) enum Mask {
     /// [batch, seq] segments.
     Segments,
     /// [1] position of the first query in a cache.
@@ -34,7 +34,7 @@ pub enum Mask {
 }
 
 impl Mask {
-    pub fn apply(self, kernel: Kernel) -> Kernel {
+    pub(super) fn apply(self, kernel: Kernel) -> Kernel {
         match self {
             Mask::Segments => kernel,
             Mask::Position => kernel.import("mask_segments", "mask_position"),
@@ -43,7 +43,7 @@ impl Mask {
 }
 
 crate::graph::params! {
-    pub struct Params {
+    pub(super) struct Params {
         seq: u32,
         capacity: u32,
         heads: u32,
@@ -109,7 +109,7 @@ impl Attention {
 }
 
 /// Errors: Shape where type or extents differ.
-pub fn expect(op: &str, x: &Value, dtype: DType, shape: &[usize]) -> Result<()> {
+pub(crate) fn expect(op: &str, x: &Value, dtype: DType, shape: &[usize]) -> Result<()> {
     match x.dtype() == dtype && **x.shape() == *shape {
         true => Ok(()),
         false => Err(Error::shape(op, format!("{dtype} {shape:?}"), format!("{} {}", x.dtype(), x.shape()))),

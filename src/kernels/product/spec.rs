@@ -15,7 +15,7 @@ use crate::{
 
 /// Which of the three products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// x · Wᵀ
     Forward,
     /// x · W
@@ -25,7 +25,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Entry::Forward => "forward",
             Entry::Backward => "backward",
@@ -36,7 +36,7 @@ impl Entry {
 
 /// What the result is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base<V> {
+pub(crate) enum Base<V> {
     None,
     /// What was there.
     Itself,
@@ -58,7 +58,7 @@ impl Base<()> {
 }
 
 /// The matrix that is decoded on the fly.
-pub struct Weight {
+pub(crate) struct Weight {
     scheme: Scheme,
     args: Vec<Value>,
     /// Whether it is a value of the recording, such as a factor of an adapter, and not a weight of the model.
@@ -70,26 +70,31 @@ pub struct Weight {
 }
 
 impl Weight {
-    pub fn shard(g: &mut Graph, w: &QuantizedTensor, shard: &Shard) -> Weight {
+    pub(crate) fn shard(g: &mut Graph, w: &QuantizedTensor, shard: &Shard) -> Weight {
         let (args, first_block) = (shard.args(g), shard.first_block);
         Weight { scheme: w.scheme(), args, dense: false, rows: shard.rows, width: w.cols(), first_block }
     }
 
     /// A plain f32 matrix.
-    pub fn dense(value: &Value) -> Weight {
+    pub(crate) fn dense(value: &Value) -> Weight {
         let (rows, width) = value.rows_cols();
         Weight { scheme: Scheme::F32, args: vec![value.clone()], dense: true, rows, width, first_block: 0 }
     }
 }
 
 /// A low-rank term whose shapes are checked.
-pub struct Low<'a> {
+pub(crate) struct Low<'a> {
     update: LowRank<'a>,
     rank: usize,
 }
 
 impl<'a> Low<'a> {
-    pub fn new(op: &str, update: LowRank<'a>, rows: usize, factor: impl Fn(usize) -> [usize; 2]) -> Result<Low<'a>> {
+    pub(crate) fn new(
+        op: &str,
+        update: LowRank<'a>,
+        rows: usize,
+        factor: impl Fn(usize) -> [usize; 2],
+    ) -> Result<Low<'a>> {
         let rank = update.xa.rows_cols().1;
         expect(op, "xa", update.xa, [rows, rank])?;
         expect(op, "factor", update.factor, factor(rank))?;
@@ -98,7 +103,7 @@ impl<'a> Low<'a> {
 }
 
 /// One product of a matrix with a shard of a weight.
-pub struct Product<'a> {
+pub(crate) struct Product<'a> {
     pub entry: Entry,
     pub x: &'a Value,
     /// From one row of x to the next.
@@ -125,7 +130,7 @@ pub struct Product<'a> {
 
 impl<'a> Product<'a> {
     /// The product of all of x with all of `weight`, written over the first columns of y.
-    pub fn new(entry: Entry, x: &'a Value, weight: Weight, y: &'a Value) -> Product<'a> {
+    pub(crate) fn new(entry: Entry, x: &'a Value, weight: Weight, y: &'a Value) -> Product<'a> {
         let ((x_rows, stride), (_, out_stride)) = (x.rows_cols(), y.rows_cols());
         let (rows, cols, depth) = match entry {
             Entry::Forward => (x_rows, weight.rows, stride),
@@ -153,11 +158,11 @@ impl<'a> Product<'a> {
     }
 
     /// The same with a plain f32 matrix.
-    pub fn dense(entry: Entry, x: &'a Value, w: &Value, y: &'a Value) -> Product<'a> {
+    pub(crate) fn dense(entry: Entry, x: &'a Value, w: &Value, y: &'a Value) -> Product<'a> {
         Product::new(entry, x, Weight::dense(w), y)
     }
 
-    pub fn spec(&self) -> Spec {
+    pub(crate) fn spec(&self) -> Spec {
         let run = if self.entry == Entry::Gradient { self.rows } else { self.depth };
         Spec {
             entry: self.entry,
@@ -181,7 +186,7 @@ impl<'a> Product<'a> {
         }
     }
 
-    pub fn params(&self) -> Params {
+    pub(crate) fn params(&self) -> Params {
         let size = self.weight.scheme.block_size();
         let words = self.depth.div_ceil(8);
         let scaled = size > 0 && self.weight.width % 8 == 0;
@@ -204,7 +209,7 @@ impl<'a> Product<'a> {
     }
 
     /// The buffers, in binding order.
-    pub fn args(&self) -> Vec<&Value> {
+    pub(crate) fn args(&self) -> Vec<&Value> {
         let mut args: Vec<&Value> = self.weight.args.iter().collect();
         args.push(self.x);
         if let Some(low) = self.low {
@@ -219,7 +224,7 @@ impl<'a> Product<'a> {
     }
 
     /// Floating point operations.
-    pub fn work(&self) -> f64 {
+    pub(crate) fn work(&self) -> f64 {
         let rank = self.low.map_or(0, |l| l.rank);
         2.0 * self.rows as f64 * self.cols as f64 * (self.depth + rank) as f64
     }
@@ -227,7 +232,7 @@ impl<'a> Product<'a> {
 
 crate::graph::params! {
     /// `Params` of the shaders after the engine's two words.
-    pub struct Params {
+    pub(crate) struct Params {
         rows: u32,
         cols: u32,
         depth: u32,
@@ -247,7 +252,7 @@ crate::graph::params! {
 
 /// How the rows of a low-rank term lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LowRows {
+pub(crate) enum LowRows {
     /// There is none.
     None,
     /// They begin at a vec4.
@@ -258,7 +263,7 @@ pub enum LowRows {
 
 /// What a pipeline is specialised for, sizes aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spec {
+pub(crate) struct Spec {
     pub entry: Entry,
     pub scheme: Scheme,
     /// Whether rows of the weight may begin inside a word.
@@ -274,7 +279,7 @@ pub struct Spec {
 
 impl Spec {
     /// Every specialisation, sizes and blocks aside.
-    pub fn all() -> Vec<Spec> {
+    pub(crate) fn all() -> Vec<Spec> {
         let mut all = Vec::new();
         for (scheme, ragged) in SCHEMES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
             let some = if ragged { LowRows::Ragged } else { LowRows::Aligned };
@@ -297,24 +302,24 @@ impl Spec {
 
     /// Whether lanes may each take a part of a sum. Forward, a lane has one scale per row for its run of words, which parts
     /// would not share.
-    pub fn may_split(&self) -> bool {
+    pub(crate) fn may_split(&self) -> bool {
         let one_scale = self.entry == Entry::Forward && self.scheme.block_size() > 0 && !self.ragged;
         self.low == LowRows::None && !one_scale
     }
 
     /// Whether four lanes may load the scales of four rows of `width` for all of them.
-    pub fn may_share_scales(&self, width: usize) -> bool {
+    pub(crate) fn may_share_scales(&self, width: usize) -> bool {
         let block = self.scheme.block_size();
         block > 0 && block % 32 == 0 && width % 32 == 0 && !self.ragged
     }
 
     /// For results that lie apart by a row of the weight: they are stored one by one.
-    pub fn one_by_one(&self) -> Spec {
+    pub(crate) fn one_by_one(&self) -> Spec {
         Spec { ragged_y: true, ..*self }
     }
 
     /// Specialises `kernel`.
-    pub fn import(&self, kernel: Kernel, lookup: Lookup) -> Kernel {
+    pub(crate) fn import(&self, kernel: Kernel, lookup: Lookup) -> Kernel {
         let vec4 = |name: [&'static str; 2], ragged: bool| name[usize::from(ragged)];
         let low = match self.low {
             LowRows::None => "low_rank_none",
