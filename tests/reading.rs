@@ -278,7 +278,7 @@ fn tensors_that_nothing_uses_are_refused_by_name() {
         ("model.layers.4.input_layernorm.weight", "has 4 blocks, and it is of block 4"),
         ("model.layers.1.self_attn.q_norm.weight", "normalizes queries or keys"),
         ("model.layers.1.block_sparse_moe.gate.weight", "mixture of experts"),
-        ("model.layers.1.mlp.down_proj.lora_A.weight", "--adapter"),
+        ("model.layers.1.mlp.down_proj.lora_A.weight", "load_adapter"),
         ("model.layers.0.mlp.up_proj.scales", "quantization_config does not tell"),
         ("score.weight", "another task"),
         ("model.layers.00.input_layernorm.weight", "no such tensor"),
