@@ -134,7 +134,7 @@ fn memory_limits_are_kept_and_named() {
     let held = gpu.zeros("held", [1 << 17], DType::F32).unwrap();
     let error = gpu.zeros("the rest", [1 << 18], DType::F32).unwrap_err();
     assert!(matches!(&error, Error::OutOfMemory { needed: Some(1048576), available: Some(524288), .. }), "{error}");
-    assert!(error.to_string().contains("the rest") && error.to_string().contains("lower max_seq_length"), "{error}");
+    assert!(error.to_string().contains("the rest") && error.to_string().contains("lower `max_seq_length`"), "{error}");
     drop(held);
     assert_eq!(gpu.allocated_bytes(), 0);
     assert!(gpu.zeros("the rest", [1 << 18], DType::F32).is_ok());

@@ -5,7 +5,7 @@ mod support;
 
 use fourbit::{
     Result, Tensor,
-    adapter::LoraConfig,
+    adapter::{Adapter, LoraConfig},
     data::Batch,
     generate::{Generator, Sampling},
     gpu::{Gpu, GpuOptions},
@@ -274,6 +274,20 @@ fn batches_that_contradict_themselves_are_refused() {
     assert!(message(|b| b.position_ids[39] = 20).starts_with("position_ids: of row 1, token 19 is 20"));
     assert!(message(|b| b.attention_mask[39] = 0).starts_with("attention_mask: of row 1, token 19 is 0"));
     assert!(message(|b| b.labels.truncate(39)).starts_with("labels of a batch: expected 2 rows of 20 tokens, got 39"));
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_leaves_the_one_there_is() {
+    let Some(gpu) = gpu() else { return };
+    let mut model = model(&gpu, 0.0);
+    let before = fourbit::evaluate::logits(&model, &[1, 2, 3]).unwrap();
+    let config = LoraConfig { r: 2, ..LoraConfig::default() };
+    let layers = [("model.layers.0.self_attn.q_proj".to_owned(), [3, 5])];
+    let wrong = Adapter::new(&gpu, config, &layers, false).unwrap();
+    let message = model.attach(wrong).unwrap_err().to_string();
+    assert!(message.starts_with("model.layers.0.self_attn.q_proj: expected in "), "{message}");
+    assert_eq!(model.adapter().map(|config| config.r), Some(8));
+    assert_eq!(fourbit::evaluate::logits(&model, &[1, 2, 3]).unwrap(), before);
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Dataset {
             let message = match answers {
                 0 => format!("none of the {rows} rows has a token to learn: no turn of the role assistant, no label"),
                 _ => format!(
-                    "none of the {rows} rows has a token to learn within {} tokens; raise max_seq_length",
+                    "none of the {rows} rows has a token to learn within {} tokens; raise `max_seq_length`",
                     options.max_seq_length
                 ),
             };

@@ -45,7 +45,7 @@ pub(super) fn no_weights(folder: &Path) -> Error {
     let convert = "write safetensors with transformers: \
                    `AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUTPUT)`";
     let message = if names.iter().any(|name| name == "adapter_config.json") {
-        format!("{neither}: it is an adapter; open its base as the model, and this folder with load_adapter")
+        format!("{neither}: it is an adapter; open its base as the model, and this folder with `load_adapter`")
     } else if let Some(name) = find(&|name| name.starts_with("consolidated.")) {
         format!("{neither}: {name} has the names of the authors' own code; take the folder in transformers' format")
     } else if let Some(name) = find(&|name| name.ends_with(".gguf")) {

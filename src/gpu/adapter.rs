@@ -209,7 +209,7 @@ impl Search {
                 found.ok_or_else(|| {
                     let there: Vec<_> = adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", name(a))).collect();
                     let message =
-                        format!("no adapter matches GpuOptions::device {wanted}; there are {}", there.join(", "));
+                        format!("no adapter matches `GpuOptions::device` {wanted}; there are {}", there.join(", "));
                     Error::NoAdapter { message }
                 })?
             }
@@ -222,7 +222,7 @@ impl Search {
         // The next adapter may be the processor: nobody is put there without having asked for it.
         let message = format!(
             "{} is below WebGPU's baseline, which every kernel needs: {}; choose another one \
-             (GpuOptions::device), or update the driver",
+             (`GpuOptions::device`), or update the driver",
             name(&adapter),
             below.join(", ")
         );

@@ -98,7 +98,7 @@ struct Decoder {
     zero: Option<u32>,
 }
 
-/// One row a scheme.
+/// One row per scheme.
 fn decoder(scheme: Scheme) -> Decoder {
     use Codes::{Bytes, Codebooks, Lattice, Nibbles, Stream, Table};
     let absmax = |double_quant| if double_quant { "scale_nested" } else { "scale_absmax" };

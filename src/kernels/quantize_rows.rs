@@ -1,4 +1,4 @@
-//! InputRounding in 8 bits, row by row, and the columns that are too large for them.
+//! Activations in 8 bits, row by row, and the columns that are too large for them.
 
 use super::expect;
 use crate::{

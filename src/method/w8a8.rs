@@ -1,4 +1,4 @@
-//! InputRounding in 8 bits on top of any way to quantize weights.
+//! Activations in 8 bits on top of any way to quantize weights.
 
 use super::{Layer, LayerMethod, Needs, Observer, fold::finite, observer::LEVELS};
 use crate::{

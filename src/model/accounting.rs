@@ -48,7 +48,7 @@ fn meaning(source: &Source, stored: &str) -> String {
         return "it is of a mixture of experts, which fourbit does not run".to_owned();
     }
     if has(&["lora_", "modules_to_save"]) {
-        return "it is an adapter's; open its base as the model, and the adapter with load_adapter".to_owned();
+        return "it is an adapter's; open its base as the model, and the adapter with `load_adapter`".to_owned();
     }
     if has(&["q_norm", "k_norm"]) {
         return "it normalizes queries or keys, which the families read here do not".to_owned();

@@ -85,7 +85,7 @@ pub fn load_adapter(
         return Err(Error::unsupported(
             format!("training of the adapter in {}", folder.display()),
             "init_lora_weights pissa or olora, whose base is not the one that is stored",
-            "plain LoRA; merge it into its base in floats first (method::Merge) and train on the result",
+            "plain LoRA; merge it into its base in floats first (`method::Merge`) and train on the result",
         ));
     }
     let mut config = LoraConfig {
@@ -146,7 +146,7 @@ fn quantized_base(folder: &Path) -> Error {
     Error::unsupported(
         format!("the adapter in {}", folder.display()),
         "init_lora_weights pissa or olora on a quantized base",
-        "a base in floats (Quantization::AsStored); or merge it there first (method::Merge) and quantize the result",
+        "a base in floats (`Quantization::AsStored`); or merge it there first (`method::Merge`) and quantize the result",
     )
 }
 

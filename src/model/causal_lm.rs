@@ -149,7 +149,7 @@ impl Model {
         self.qat.as_ref()
     }
 
-    /// Attaches `adapter` in place of the one there is. Errors: Shape where a module does not fit, Config in
+    /// Attaches `adapter` in place of the one there is, which stays where this fails. Errors: Shape where a module does not fit, Config in
     /// quantization-aware training.
     pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
         if self.qat.is_some() {
@@ -158,7 +158,6 @@ impl Model {
                 "the model is trained through rounding; an adapter comes before add_qat",
             ));
         }
-        self.detach();
         let mut pairs: std::collections::HashMap<&str, Lora> = adapter.modules().collect();
         for linear in self.linears() {
             let Some(pair) = pairs.get(linear.name.as_str()) else { continue };
@@ -169,9 +168,7 @@ impl Model {
             }
         }
         self.for_each_linear(|linear| {
-            if let Some(pair) = pairs.remove(linear.name.as_str()) {
-                linear.change = Change::Lora(pair);
-            }
+            linear.change = pairs.remove(linear.name.as_str()).map_or(Change::None, Change::Lora);
             Ok(())
         })?;
         self.adapter = Some(adapter.config);

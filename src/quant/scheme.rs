@@ -93,7 +93,7 @@ struct Layout {
     entry: (usize, usize),
 }
 
-/// One row a scheme: examples of it, one for each of its names, and what it is made of. The match makes it an error to leave a
+/// One row per scheme: examples of it, one for each of its names, and what it is made of. The match makes it an error to leave a
 /// scheme out, and the examples are the list of all schemes.
 macro_rules! table {
     ($($examples:expr, $pattern:pat => $row:expr;)*) => {

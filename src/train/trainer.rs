@@ -260,7 +260,7 @@ impl<M: Borrow<Model>> Trainer<M> {
     fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
         let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
         if seq > longest {
-            let expected = format!("rows of at most {} tokens (max_seq_length)", self.config.max_seq_length);
+            let expected = format!("rows of at most {} tokens (`max_seq_length`)", self.config.max_seq_length);
             return Err(Error::shape("training step", expected, seq));
         }
         let Trainer { model, config, shared, programs, .. } = self;

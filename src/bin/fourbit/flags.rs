@@ -24,16 +24,16 @@ const NAMES: [(&str, &str); 18] = [
     ("window", "--max-seq-length"),
 ];
 
-/// What the library advises, and how that is done here.
+/// What the library advises, in backticks there, and how that is done here. A name without them is one of a file.
 const ADVICE: [(&str, &str); 8] = [
-    ("GpuOptions::device", "--device"),
-    ("Quantization::AsStored", "--quantization none"),
+    ("`GpuOptions::device`", "--device"),
+    ("`Quantization::AsStored`", "--quantization none"),
     ("`window`", "--max-seq-length"),
-    ("batch_size", "--batch-size"),
-    ("gradient_checkpointing", "--gradient-checkpointing"),
-    ("load_adapter", "--adapter"),
-    ("max_seq_length", "--max-seq-length"),
-    ("method::Merge", "fourbit merge --quantization none --method rtn --scheme bf16"),
+    ("`batch_size`", "--batch-size"),
+    ("`gradient_checkpointing`", "--gradient-checkpointing"),
+    ("`load_adapter`", "--adapter"),
+    ("`max_seq_length`", "--max-seq-length"),
+    ("`method::Merge`", "fourbit merge --quantization none --method rtn --scheme bf16"),
 ];
 
 fn flag(name: String) -> String {
@@ -88,11 +88,13 @@ mod tests {
 
     #[test]
     fn advice_is_told_in_flags() {
-        let remedy = "lower max_seq_length or batch_size, turn on gradient_checkpointing".to_owned();
+        let remedy = "lower `max_seq_length` or `batch_size`, turn on `gradient_checkpointing`".to_owned();
         let error = Error::OutOfMemory { what: "x".to_owned(), needed: Some(2), available: Some(1), remedy };
         let text = told(error).to_string();
         assert!(text.ends_with("; lower --max-seq-length or --batch-size, turn on --gradient-checkpointing"), "{text}");
         let other = told(Error::config("batch_size", "expected at least 1, got 0")).to_string();
         assert_eq!(other, "batch_size: expected at least 1, got 0");
+        let of_a_file = Error::format("quantize_config.json", "batch_size: expected a whole number");
+        assert!(told(of_a_file).to_string().ends_with("batch_size: expected a whole number"));
     }
 }
