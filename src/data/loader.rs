@@ -38,10 +38,10 @@ impl Batch {
         self.labels.chunks(self.seq_len.max(1)).map(row).sum()
     }
 
-    /// Whether it can be learned by a model that knows `vocab` tokens. Errors: Shape where the lists are not of one size; Config for
-    /// ids and labels that the model does not have, for positions past the row's length, and for tokens that the mask hides in
+    /// Whether it can be learned by a model that knows `vocab` tokens, with rotations for `positions`. Errors: Shape where the lists are not of one size; Config for
+    /// ids and labels that the model does not have, for positions beyond those, and for tokens that the mask hides in
     /// one list and shows in another.
-    pub fn check(&self, vocab: usize) -> Result<()> {
+    pub fn check(&self, vocab: usize, positions: usize) -> Result<()> {
         let size = self.batch * self.seq_len;
         let lengths = [
             ("input_ids", self.input_ids.len()),
@@ -63,8 +63,8 @@ impl Batch {
             let message = format!("{} is {}; expected {IGNORE} or a token below {vocab}", at(i), self.labels[i]);
             return Err(Error::config("labels", message));
         }
-        if let Some(i) = self.position_ids.iter().position(|&p| p as usize >= self.seq_len) {
-            let message = format!("{} is {}; the row has {} tokens", at(i), self.position_ids[i], self.seq_len);
+        if let Some(i) = self.position_ids.iter().position(|&p| p as usize >= positions) {
+            let message = format!("{} is {}; there are {positions} (`max_seq_length`)", at(i), self.position_ids[i]);
             return Err(Error::config("position_ids", message));
         }
         let shown = |segment: u32| segment != 0 && segment & MASKED == 0;

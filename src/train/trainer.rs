@@ -205,7 +205,14 @@ impl<M: Borrow<Model>> Trainer<M> {
             let message = format!("step {step} is past the {steps} of the run, where the learning rate has ended");
             return Err(Error::config("max_steps", message));
         }
-        batches.iter().try_for_each(|batch| batch.check(self.model().arch.vocab_size))?;
+        let (vocab, positions) = (self.model().arch.vocab_size, self.config.max_seq_length);
+        for batch in batches {
+            if batch.seq_len > positions {
+                let expected = format!("rows of at most {positions} tokens (`max_seq_length`)");
+                return Err(Error::shape("training step", expected, batch.seq_len));
+            }
+            batch.check(vocab, positions)?;
+        }
         let predicted: usize = batches.iter().map(Batch::predicted).sum();
         let predicted = self.reduce.count(predicted)?;
         if predicted == 0 {
@@ -258,11 +265,6 @@ impl<M: Borrow<Model>> Trainer<M> {
     }
 
     fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
-        let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
-        if seq > longest {
-            let expected = format!("rows of at most {} tokens (`max_seq_length`)", self.config.max_seq_length);
-            return Err(Error::shape("training step", expected, seq));
-        }
         let Trainer { model, config, shared, programs, .. } = self;
         let checkpointing = config.gradient_checkpointing;
         let model: &Model = (*model).borrow();

@@ -9,6 +9,7 @@ use fourbit::{
     evaluate,
     export::{ModelWriter, QuantizedFolder},
     format::checkpoint::CompressedTensors,
+    generate::{Generator, Sampling},
     gpu::GpuOptions,
     graph::Graph,
     kernels::elementwise,
@@ -355,6 +356,13 @@ fn what_cannot_be_trained_is_refused() {
     assert_eq!(message, "calibration: sample 1 has token 1024; the model's vocabulary has 1024");
     let message = Trainer::new(model, config()).err().unwrap().to_string();
     assert!(message.contains("observe_inputs"), "{message}");
+
+    let mut rounded = load();
+    rounded.add_qat(QatConfig::new(Scheme::int(4, 64)), false).unwrap();
+    let mut generator = Generator::new(&rounded, 32).unwrap();
+    generator.set_base_only(true);
+    let message = generator.generate(&[1, 2], &Sampling::default(), &[], |_| Ok(true)).unwrap_err().to_string();
+    assert!(message.contains("its own weight is trained, so that there is no base"), "{message}");
 
     let mut broken = load();
     let mut packed = broken.blocks[1].feed_forward.up.base.weight.download().unwrap();
