@@ -8,7 +8,7 @@ use fourbit::{
     format::read_text,
     method::{ActivationScales, LayerFigures, Observer, PipelineOptions, Rtn, W8A8, quantize_model},
     model::Source,
-    quant::{PER_CHANNEL, Scheme},
+    quant::Scheme,
 };
 
 fn main() -> Result<()> {
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let (gpu, source) = (Gpu::new()?, Source::open(model)?);
     let mut all: Vec<(Observer, Vec<(String, LayerFigures)>)> = Vec::new();
     for observer in Observer::ALL {
-        let weights = Rtn { scheme: Scheme::int8(PER_CHANNEL) };
+        let weights = Rtn { scheme: Scheme::INT8_ROWS };
         let method = W8A8 { method: Box::new(weights), activations: ActivationScales::Static(observer) };
         let options = PipelineOptions { report: true, ..PipelineOptions::default() };
         let mut layers = Vec::new();

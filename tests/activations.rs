@@ -13,12 +13,12 @@ use fourbit::{
     method::{ActivationScales, LayerMethod, LlmInt8, Observer, PipelineOptions, Rtn, SmoothQuant, W8A8},
     model::Quantization,
     nn::{InputRounding, Linear, linear::LowRank},
-    quant::{PER_CHANNEL, Packed, Scheme},
+    quant::{Packed, Scheme},
 };
 use reference::{product, transposed, wide};
 use support::{Rng, assert_close, embedded, gpu};
 
-const INT8: Scheme = Scheme::int8(PER_CHANNEL);
+const INT8: Scheme = Scheme::INT8_ROWS;
 
 /// y = Q(x) · Wᵀ + b + s · xa · Bᵀ and dx = dy · W + s · dxa · A, of a weight in `scheme`.
 fn check(gpu: &Gpu, scheme: Scheme, activation: InputRounding, tokens: usize) {

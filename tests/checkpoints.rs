@@ -16,7 +16,7 @@ use fourbit::{
     gpu::{Gpu, GpuOptions},
     method::Recipe,
     model::{LoadOptions, Model, Quantization, Source},
-    quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
+    quant::{BlockSize, Packed, ScaleType, Scheme},
     train::{TrainConfig, Trainer},
 };
 use serde_json::{Value, json};
@@ -42,6 +42,10 @@ const FOLDERS: [&str; 12] = [
 ];
 const Q: &str = "model.layers.0.self_attn.q_proj.weight";
 const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
+
+fn int(bits: u8, block: impl Into<BlockSize>, symmetric: bool, scale: ScaleType) -> Scheme {
+    Scheme::Int { bits, block: block.into(), symmetric, scale }
+}
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints").join(name)
@@ -95,7 +99,6 @@ fn weights_are_converted_with_their_columns_put_back() {
 
 #[test]
 fn schemes_and_names_are_as_stored() {
-    let int = |bits, block_size, symmetric, scale| Scheme::Int { bits, block_size, symmetric, scale };
     for (folder, name, scheme, shape) in [
         ("awq", Q, Scheme::int(4, 32), [64, 64]),
         // Groups of 64 in rows of 96: blocks of what divides both.
@@ -150,7 +153,7 @@ fn what_rounds_its_inputs_says_so() {
     assert!(error.contains("self_attn.q_proj.input_scale"), "{error}");
     assert_eq!(source.rounding("model.norm.weight").unwrap(), None);
 
-    let written = CompressedTensors::new(Scheme::int8(PER_CHANNEL)).unwrap().with_dynamic_inputs();
+    let written = CompressedTensors::new(Scheme::INT8_ROWS).unwrap().with_dynamic_inputs();
     let inputs = written.config(fourbit::DType::F16).unwrap()["config_groups"]["group_0"]["input_activations"].clone();
     assert_eq!((&inputs["strategy"], &inputs["dynamic"]), (&json!("token"), &json!(true)));
 }
@@ -244,10 +247,9 @@ fn written(folder: &Path, layout: &dyn Checkpoint, weights: &[(&str, &Packed, Op
 fn what_is_written_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let x = Rng(3).normals(64 * 96);
-    let int = |bits, block_size, symmetric, scale| Scheme::Int { bits, block_size, symmetric, scale };
     let mut cases: Vec<(Box<dyn Checkpoint>, Scheme)> = Vec::new();
     for bits in [2, 3, 4, 8] {
-        for (block, symmetric) in [(32, false), (32, true), (PER_CHANNEL, false)] {
+        for (block, symmetric) in [(32.into(), false), (32.into(), true), (BlockSize::Row, false)] {
             let scheme = int(bits, block, symmetric, ScaleType::F16);
             cases.push((Box::new(Gptq::new(scheme, false).unwrap()), scheme));
         }
@@ -258,16 +260,21 @@ fn what_is_written_is_read_back() {
         }
     }
     for bits in 2..=8 {
-        for (block, symmetric, scale) in
-            [(32, false, ScaleType::F16), (32, true, ScaleType::F32), (PER_CHANNEL, false, ScaleType::F32)]
-        {
+        for (block, symmetric, scale) in [
+            (32.into(), false, ScaleType::F16),
+            (32.into(), true, ScaleType::F32),
+            (BlockSize::Row, false, ScaleType::F32),
+        ] {
             let scheme = int(bits, block, symmetric, scale);
             cases.push((Box::new(CompressedTensors::new(scheme).unwrap()), scheme));
         }
     }
     cases.push((Box::new(Awq::new(Scheme::int(4, 32)).unwrap()), Scheme::int(4, 32)));
-    cases.push((Box::new(Awq::new(Scheme::int(4, PER_CHANNEL)).unwrap()), Scheme::int(4, PER_CHANNEL)));
-    cases.push((Box::new(Bitsandbytes::new(Scheme::int8(PER_CHANNEL)).unwrap()), Scheme::int8(PER_CHANNEL)));
+    cases.push((
+        Box::new(Awq::new(Scheme::int(4, 64).with_block(BlockSize::Row)).unwrap()),
+        Scheme::int(4, 64).with_block(BlockSize::Row),
+    ));
+    cases.push((Box::new(Bitsandbytes::new(Scheme::INT8_ROWS).unwrap()), Scheme::INT8_ROWS));
     let nf4 = Scheme::Nf4 { block_size: 64, double_quant: true };
     cases.push((Box::new(Bitsandbytes::new(nf4).unwrap()), nf4));
     for (layout, scheme) in cases {
@@ -281,7 +288,7 @@ fn what_is_written_is_read_back() {
         assert_eq!(back.codes, packed.codes, "{layout:?}");
         // LLM.int8 stores 127 times the scale, so that it may move by a last bit.
         let (got, want) = (back.dequantize(), packed.dequantize());
-        let most = if scheme == Scheme::int8(PER_CHANNEL) { 1e-6 } else { 0.0 };
+        let most = if scheme == Scheme::INT8_ROWS { 1e-6 } else { 0.0 };
         assert!(relative(&got, &want) <= most, "{layout:?}");
         assert_eq!(weights.names().filter_map(|n| reader.weight_name(&weights, n)).collect::<Vec<_>>(), [Q]);
     }
@@ -327,7 +334,7 @@ fn vectors_are_read_and_written() {
     let folder = tempfile::tempdir().unwrap();
     let source = Source::open(golden("aqlm")).unwrap();
     let packed = source.packed(DOWN, [64, 96]).unwrap();
-    assert_eq!(packed.scheme, Scheme::Aqlm { block_size: 96 });
+    assert_eq!(packed.scheme, Scheme::Aqlm);
     let weights = written(folder.path(), &Aqlm, &[(DOWN, &packed, None)]);
     let reader = checkpoint::open(&Aqlm.config(fourbit::DType::F16).unwrap(), "config.json".as_ref()).unwrap();
     assert_eq!(reader.read(&weights, DOWN).unwrap(), packed);
@@ -360,9 +367,9 @@ fn an_order_of_columns_is_written_as_g_idx() {
 fn their_files_are_written_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
     let group = Scheme::int(4, 32);
-    let Scheme::Int { bits, block_size, scale, .. } = group else { unreachable!() };
-    let symmetric = Scheme::Int { bits, block_size, symmetric: true, scale };
-    let row8 = Scheme::Int { bits: 8, block_size: PER_CHANNEL, symmetric: true, scale };
+    let Scheme::Int { bits, block, scale, .. } = group else { unreachable!() };
+    let symmetric = Scheme::Int { bits, block, symmetric: true, scale };
+    let row8 = Scheme::Int { bits: 8, block: BlockSize::Row, symmetric: true, scale };
     let layouts: [(&str, Box<dyn Checkpoint>); 6] = [
         ("awq", Box::new(Awq::new(group).unwrap())),
         ("gptq-4-sym", Box::new(Gptq::new(symmetric, false).unwrap())),

@@ -13,7 +13,7 @@ use fourbit::{
     },
     model::{Block, Model, Quantization, Source},
     nn::Linear,
-    quant::{PER_CHANNEL, Scheme},
+    quant::Scheme,
 };
 use std::{cell::RefCell, path::Path};
 use support::{Rng, embedded, folder::Size, gpu};
@@ -253,7 +253,7 @@ fn smooth_quant_evens_out_the_channels() {
     }
     // 8 bits per channel: a part in 256 of each row's range.
     let error = output_error(&model, &calibration());
-    let rtn = quantized(&gpu, &Rtn { scheme: Scheme::int8(PER_CHANNEL) }, false);
+    let rtn = quantized(&gpu, &Rtn { scheme: Scheme::INT8_ROWS }, false);
     let nearest = output_error(&rtn, &calibration());
     assert!(error < 3.0 * nearest, "{error} {nearest}");
     assert!(SmoothQuant::new(SmoothQuantOptions { alpha: 1.5, ..SmoothQuantOptions::default() }).is_err());

@@ -16,7 +16,7 @@ use fourbit::{
     },
     model::{Block, Inputs, Model, Quantization},
     nn::{InputRounding, Keys, Pass},
-    quant::{PER_CHANNEL, Scheme},
+    quant::{BlockSize, Scheme},
 };
 use reference::{
     observer::{divergences, histogram, squared_error},
@@ -296,7 +296,7 @@ fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
         near("output", figures.output_sqnr, decibels(&product(&x, &w, cols), &product(&rounded, &stored, cols)));
         // Blocks whose range was searched for clip some; half a step is what the others may be off by.
         let beyond = w.iter().zip(&stored).enumerate().filter(|(i, (w, s))| {
-            let block = i / packed.scheme.block_size();
+            let block = i / packed.block_size().unwrap();
             (*w - *s).abs() > 0.502 * f64::from(packed.affine(block).0)
         });
         let beyond = beyond.count() as f64 / w.len() as f64;
@@ -307,7 +307,7 @@ fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
 #[test]
 fn reports_are_those_of_an_f64_computation() {
     let Some(gpu) = gpu() else { return };
-    let scheme = Scheme::int8(PER_CHANNEL);
+    let scheme = Scheme::INT8_ROWS;
     let activations = |percent| ActivationScales::Static(Observer::Percentile { percent });
     let w8a8 = |percent| W8A8 { method: Box::new(Rtn { scheme }), activations: activations(percent) };
     check_figures(&gpu, &w8a8(99.0), true);
@@ -335,7 +335,7 @@ fn weights_behind_transforms_and_floats_are_reported_too() {
 fn searched_ranges_lose_less_than_whole_ones() {
     let Some(gpu) = gpu() else { return };
     let samples = embedded::samples(1);
-    for scheme in [Scheme::int(3, 64), Scheme::int(4, PER_CHANNEL), Scheme::Nf3 { block_size: 64 }] {
+    for scheme in [Scheme::int(3, 64), Scheme::int(4, 64).with_block(BlockSize::Row), Scheme::Nf3 { block_size: 64 }] {
         let whole = reported(&gpu, &Rtn { scheme }, &samples).1;
         let searched = reported(&gpu, &RtnObserved::new(scheme, Observer::Mse).unwrap(), &samples).1;
         for (whole, searched) in whole.iter().zip(&searched) {

@@ -96,7 +96,7 @@ fn check_decoding(golden: &Golden, case: &str, ours: &Packed, x: &[f32]) {
 
 fn check_double_quant(golden: &Golden, case: &str, scheme: Scheme, x: &[f32]) {
     let packed = Packed::quantize(scheme, [1, x.len()], x).unwrap();
-    let blocks = x.len().div_ceil(scheme.block_size());
+    let blocks = x.len().div_ceil(packed.block_size().unwrap());
     let theirs = golden.bytes(&format!("{case}/dq/absmax_q"));
     let by_rule = golden.bytes(&format!("{case}/dq/cuda_absmax_q"));
     assert_eq!(theirs, by_rule, "{case}: the back ends agree on nested codes");

@@ -109,7 +109,8 @@ impl Qat {
             if learned && trains(layer) {
                 let scheme = config.scheme.resolve(shape);
                 scheme.validate_for(shape).map_err(|error| Error::config(&layer.name, error.to_string()))?;
-                steps.push((format!("{}.step", layer.name), [weight.len().div_ceil(scheme.block_size())].into()));
+                let steps_of = scheme.block_size(shape).map_or(0, |block| weight.len().div_ceil(block));
+                steps.push((format!("{}.step", layer.name), [steps_of].into()));
             }
         }
         if learned && config.activations == Some(InputScales::Static) {

@@ -11,11 +11,10 @@
 
 use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, weight_name};
 use super::{Weights, fields::Fields, safetensors::TensorSpec};
-use crate::quant::{PER_CHANNEL, Packed, Scheme, VECTOR, bytes_to_words};
+use crate::quant::{Packed, Scheme, VECTOR, bytes_to_words};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 
-const SCHEME: Scheme = Scheme::Aqlm { block_size: PER_CHANNEL };
 /// Shape of the code books.
 const BOOKS: [usize; 4] = [2, 256, 1, VECTOR];
 
@@ -57,7 +56,7 @@ impl Checkpoint for Aqlm {
         module.get("codebooks")?.expect_shape(&BOOKS)?;
         module.get("scales")?.expect_shape(&[rows, 1, 1, 1])?;
         let shape = [rows, vectors * VECTOR];
-        let scheme = SCHEME.resolve(shape);
+        let scheme = Scheme::Aqlm;
         scheme.validate_for(shape).map_err(|e| module.fail(e.to_string()))?;
         Ok(Description { scheme, shape, dtype: module.float_dtype("codebooks")? })
     }
@@ -76,7 +75,7 @@ impl Checkpoint for Aqlm {
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {
         let base = base_of(name)?;
-        SCHEME.resolve(shape).validate_for(shape)?;
+        Scheme::Aqlm.validate_for(shape)?;
         Ok(vec![
             TensorSpec::new(format!("{base}.codes"), DType::I8, [shape[0], shape[1] / VECTOR, 2]),
             TensorSpec::new(format!("{base}.codebooks"), DType::F32, BOOKS),
@@ -87,8 +86,8 @@ impl Checkpoint for Aqlm {
     fn tensors<'a>(&self, name: &str, packed: &'a Packed, basis: Option<&Basis>, _: DType) -> Result<Parts<'a>> {
         let base = base_of(name)?;
         expect_own_basis("AQLM", basis)?;
-        if packed.scheme != SCHEME.resolve(packed.shape) {
-            return Err(Error::unsupported("scheme for the AQLM layout", packed.scheme.name(), SCHEME.name()));
+        if packed.scheme != Scheme::Aqlm {
+            return Err(Error::unsupported("scheme for the AQLM layout", packed.scheme.name(), Scheme::Aqlm.name()));
         }
         let codes = &bytemuck::cast_slice::<u32, u8>(&packed.codes)[..packed.len() / VECTOR * 2];
         Ok(vec![

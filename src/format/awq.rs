@@ -13,7 +13,7 @@ use super::checkpoint::{
 };
 use super::groups::{self, Groups, blocks_of_row, integer_zero};
 use super::{Weights, fields::Fields, safetensors::TensorSpec};
-use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
+use crate::quant::{BlockSize, Packed, ScaleType, Scheme};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ const NIBBLE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 #[derive(Clone, Debug)]
 pub struct Awq {
     /// None: one group per row.
-    group_size: Option<usize>,
+    group: BlockSize,
 }
 
 struct Header {
@@ -49,13 +49,13 @@ impl Awq {
             return Err(Error::unsupported("zero_point of an AWQ model", false, true));
         }
         f.ignore(&["backend", "do_fuse", "exllama_config", "fuse_max_seq_len", "modules_to_fuse"]);
-        Ok(Awq { group_size: group_size(f, either("group_size", "q_group_size"), 128)? })
+        Ok(Awq { group: group_size(f, either("group_size", "q_group_size"), 128)? })
     }
 
     /// For writing weights of this scheme: [`Scheme::int`] of 4 bits. Errors: Unsupported.
     pub fn new(scheme: Scheme) -> Result<Awq> {
-        let (_, block) = groups::int_scheme("AWQ", scheme, &[4], &[ScaleType::F16])?;
-        Ok(Awq { group_size: (block != PER_CHANNEL).then_some(block) })
+        let (_, group) = groups::int_scheme("AWQ", scheme, &[4], &[ScaleType::F16])?;
+        Ok(Awq { group })
     }
 
     fn header(&self, module: &Module) -> Result<Header> {
@@ -68,7 +68,7 @@ impl Awq {
         }
         qweight.expect_shape(&[cols, out / 8])?;
         module.get("qzeros")?.expect_dtype(DType::I32)?.expect_shape(&[count, out / 8])?;
-        let groups = Groups::contiguous(module, cols, self.group_size, count)?;
+        let groups = Groups::contiguous(module, cols, self.group, count)?;
         let (shape, dtype) = ([out, cols], module.float_dtype("scales")?);
         let scheme = groups.scheme(module, 4, false, dtype, shape)?;
         Ok(Header { description: Description { scheme, shape, dtype }, groups })
@@ -117,7 +117,7 @@ impl Checkpoint for Awq {
         if out % 8 != 0 {
             return Err(Error::shape(name, "a multiple of 8 rows for AWQ", format!("{shape:?}")));
         }
-        let count = blocks_of_row(name, Scheme::int(4, self.group_size.unwrap_or(PER_CHANNEL)), shape)?;
+        let count = blocks_of_row(name, Scheme::int(4, 0).with_block(self.group), shape)?;
         let part = |suffix: &str, dtype, shape: [usize; 2]| TensorSpec::new(format!("{base}.{suffix}"), dtype, shape);
         Ok(vec![
             part("qweight", DType::I32, [cols, out / 8]),
@@ -149,7 +149,7 @@ impl Checkpoint for Awq {
     fn config(&self, _: DType) -> Result<Value> {
         Ok(json!({
             "bits": 4,
-            "group_size": self.group_size.map_or(json!(-1), |size| json!(size)),
+            "group_size": groups::group_field(self.group),
             "modules_to_not_convert": null,
             "quant_method": "awq",
             "version": "gemm",

@@ -12,7 +12,7 @@
 use super::checkpoint::{Basis, Checkpoint, Description, Parts, Rounding, expect_own_basis};
 use super::safetensors::{TensorSpec, Writer};
 use super::{TensorView, Weights, fields::Fields, llm_int8};
-use crate::quant::{self, PER_CHANNEL, Packed, Scheme, bytes_to_words, dynamic8, listed, nested_array};
+use crate::quant::{self, Packed, Scheme, bytes_to_words, dynamic8, listed, nested_array};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -20,7 +20,7 @@ use std::borrow::Cow;
 /// Room for the JSON of a quant state; a real one takes about 170 bytes.
 const STATE_LIMIT: usize = 320;
 /// The scheme of LLM.int8.
-const INT8: Scheme = Scheme::int8(PER_CHANNEL);
+const INT8: Scheme = Scheme::INT8_ROWS;
 
 /// Weights in 4 bits that it holds; beside them stands [`INT8`].
 const fn is_four_bit(scheme: Scheme) -> bool {
@@ -104,7 +104,7 @@ pub fn read(weights: &Weights, name: &str) -> Result<(Packed, DType)> {
     let Header { state, scheme, shape, dtype } = header(weights, name)?;
     let fail = |message: String| Error::format(weights.path(), format!("tensor {name}: {message}"));
     let len = quant::checked_len(shape)?;
-    let (block_size, double_quant) = (scheme.block_size(), scheme.double_quant());
+    let (block_size, double_quant) = (state.blocksize, scheme.double_quant());
     let (table, zero) = match scheme {
         Scheme::Nf4 { .. } => (quant::NF4, quant::blockwise4::NF4_ZERO),
         _ => (quant::FP4, 0),
@@ -168,10 +168,10 @@ fn check_map(view: &TensorView, table: &[f32]) -> Result<()> {
 /// The tensors that a weight `name` of this scheme and shape takes in a file; give them to [`Writer::create`].
 /// Errors: Unsupported for schemes other than NF4 and FP4, Config, Shape.
 pub fn specs(name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {
-    let kind = check_scheme(scheme)?;
+    let (kind, block_size) = four_bit(scheme)?;
     scheme.validate()?;
     let len = quant::checked_len(shape)?;
-    let blocks = len.div_ceil(scheme.block_size());
+    let blocks = len.div_ceil(block_size);
     let part = |suffix: &str, dtype, extent: usize| TensorSpec::new(format!("{name}.{suffix}"), dtype, [extent]);
     let mut specs = vec![
         TensorSpec::new(name, DType::U8, [len.div_ceil(2), 1]),
@@ -192,15 +192,15 @@ pub fn specs(name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<Vec<Tensor
 ///
 /// dtype: what the weight was before and what transformers computes it back to. Errors: Unsupported scheme or dtype.
 pub fn tensors<'a>(name: &str, packed: &'a Packed, dtype: DType) -> Result<Vec<(String, Cow<'a, [u8]>)>> {
-    let kind = check_scheme(packed.scheme)?;
+    let (kind, block_size) = four_bit(packed.scheme)?;
     let len = packed.len();
-    let blocks = len.div_ceil(packed.scheme.block_size());
+    let blocks = len.div_ceil(block_size);
     let table: &'static [f32] = if kind == "nf4" { &quant::NF4 } else { &FP4_ON_DISK };
     let words = |words: &'a [u32], len: usize| Cow::Borrowed(&bytemuck::cast_slice::<u32, u8>(words)[..len]);
     let mut parts = vec![
         (name.to_string(), words(&packed.codes, len.div_ceil(2))),
         (format!("{name}.quant_map"), bytemuck::cast_slice(table).into()),
-        (state_name(name, kind), quant_state(packed, kind, dtype)?.into_bytes().into()),
+        (state_name(name, kind), quant_state(packed, (kind, block_size), dtype)?.into_bytes().into()),
     ];
     if packed.scheme.double_quant() {
         parts.push((format!("{name}.absmax"), words(&packed.scales, blocks)));
@@ -224,15 +224,18 @@ static FP4_ON_DISK: [f32; 16] = {
     table
 };
 
-fn check_scheme(scheme: Scheme) -> Result<&'static str> {
+fn four_bit(scheme: Scheme) -> Result<(&'static str, usize)> {
     scheme.expect("scheme for the 4-bit layout of bitsandbytes", is_four_bit)?;
-    Ok(scheme.name())
+    match scheme {
+        Scheme::Nf4 { block_size, .. } | Scheme::Fp4 { block_size, .. } => Ok((scheme.name(), block_size)),
+        _ => unreachable!("`is_four_bit` holds"),
+    }
 }
 
 /// The JSON with Python's spacing and digits, so that bytes equal those of bitsandbytes.
-fn quant_state(packed: &Packed, kind: &str, dtype: DType) -> Result<String> {
+fn quant_state(packed: &Packed, (kind, size): (&str, usize), dtype: DType) -> Result<String> {
     let dtype = torch_name("dtype of a 4-bit weight", dtype)?;
-    let ([rows, cols], size) = (packed.shape, packed.scheme.block_size());
+    let [rows, cols] = packed.shape;
     let mut text =
         format!(r#"{{"quant_type": "{kind}", "blocksize": {size}, "dtype": "{dtype}", "shape": [{rows}, {cols}]"#);
     if packed.scheme.double_quant() {
@@ -274,7 +277,7 @@ fn parse_dtype(name: &str) -> Option<DType> {
 ///
 /// compute_dtype: what Python multiplies in. Errors: Unsupported scheme or dtype.
 pub fn quantization_config(scheme: Scheme, compute_dtype: DType) -> Result<Value> {
-    let kind = check_scheme(scheme)?;
+    let (kind, _) = four_bit(scheme)?;
     let compute = torch_name("compute dtype", compute_dtype)?;
     Ok(json!({
         "_load_in_4bit": true,

@@ -20,7 +20,7 @@ use super::fields::{Fields, MAX_EXTENT};
 use super::{
     TensorView, Weights, aqlm, awq, bitsandbytes, compressed_tensors, gptq, hqq, plain, quip, safetensors::TensorSpec,
 };
-use crate::quant::{Packed, Scheme, bytes_to_words, hadamard};
+use crate::quant::{BlockSize, Packed, Scheme, bytes_to_words, hadamard};
 use crate::{DType, Error, Result};
 use serde_json::Value;
 use std::{borrow::Cow, fmt::Debug, path::Path};
@@ -190,12 +190,12 @@ pub(crate) fn of_fields(f: &Fields<'_>) -> Result<Box<dyn Checkpoint>> {
     Ok(checkpoint)
 }
 
-/// The group size in the field `name`: `None` for -1, one group per row. Errors: Format.
-pub(super) fn group_size(f: &Fields<'_>, name: &str, default: usize) -> Result<Option<usize>> {
+/// The groups in the field `name`: a size, or -1 for one group per row. Errors: Format.
+pub(super) fn group_size(f: &Fields<'_>, name: &str, default: usize) -> Result<BlockSize> {
     match f.integer(name, -1..=MAX_EXTENT)?.unwrap_or(default as i64) {
-        -1 => Ok(None),
+        -1 => Ok(BlockSize::Row),
         0 => Err(f.fail(name, "a positive number, or -1 for one group per row")),
-        size => Ok(Some(size as usize)),
+        size => Ok(BlockSize::Elements(size as usize)),
     }
 }
 

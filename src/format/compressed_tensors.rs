@@ -18,7 +18,7 @@ use super::groups::{
     self, Groups, blocks_of_row, field, integer_zero, scale_dtype, set_field, stream_words, unsigned_code,
 };
 use super::{Stored, TensorView, Weights, fields::Fields, safetensors::TensorSpec};
-use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
+use crate::quant::{BlockSize, Packed, ScaleType, Scheme};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 
@@ -183,7 +183,7 @@ impl CompressedTensors {
             if cols % count != 0 {
                 return Err(module.fail(format!("{count} groups do not divide rows of {cols} columns")));
             }
-            Groups::contiguous(module, cols, Some(cols / count), count)?
+            Groups::contiguous(module, cols, BlockSize::Elements(cols / count), count)?
         };
         let asymmetric = module.has("weight_zero_point");
         if asymmetric {
@@ -424,9 +424,9 @@ impl Checkpoint for CompressedTensors {
 
     fn config(&self, _: DType) -> Result<Value> {
         let format = if self.is_plain() { PLAIN } else { PACKED };
-        let (group, strategy) = match self.scheme.block_size() {
-            PER_CHANNEL => (json!(null), "channel"),
-            size => (json!(size), "group"),
+        let (group, strategy) = match self.scheme.block() {
+            Some(BlockSize::Elements(size)) => (json!(size), "group"),
+            Some(BlockSize::Row | BlockSize::Tensor) | None => (json!(null), "channel"),
         };
         let weights = json!({
             "actorder": null, "block_structure": null, "dynamic": false, "group_size": group,

@@ -16,7 +16,7 @@
 use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, group_size, weight_name};
 use super::groups::{self, Groups, blocks_of_row, field, integer_zero, set_field, stream_words, unsigned_code};
 use super::{Weights, fields::Fields, safetensors::TensorSpec};
-use crate::quant::{PER_CHANNEL, Packed, ScaleType, Scheme};
+use crate::quant::{BlockSize, Packed, ScaleType, Scheme};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ const WIDTHS: [u8; 4] = [2, 3, 4, 8];
 pub struct Gptq {
     bits: usize,
     /// None: one group per row.
-    group_size: Option<usize>,
+    group: BlockSize,
     symmetric: bool,
     act_order: bool,
     /// Whether zero points are stored less one.
@@ -108,7 +108,7 @@ impl Gptq {
         ]);
         Ok(Gptq {
             bits,
-            group_size: group_size(f, "group_size", 128)?,
+            group: group_size(f, "group_size", 128)?,
             symmetric: f.flag("sym", true)?,
             act_order: f.flag("desc_act", false)?,
             less_one,
@@ -119,10 +119,9 @@ impl Gptq {
     /// For writing weights of this scheme: [`Scheme::int`] of 2, 3, 4 or 8 bits, in `checkpoint_format` `gptq`.
     /// Errors: Unsupported.
     pub fn new(scheme: Scheme, act_order: bool) -> Result<Gptq> {
-        let (bits, block) = groups::int_scheme("GPTQ", scheme, &WIDTHS, &[ScaleType::F16])?;
+        let (bits, group) = groups::int_scheme("GPTQ", scheme, &WIDTHS, &[ScaleType::F16])?;
         let symmetric = matches!(scheme, Scheme::Int { symmetric: true, .. });
-        let group_size = (block != PER_CHANNEL).then_some(block);
-        Ok(Gptq { bits: bits.into(), group_size, symmetric, act_order, less_one: true, calibration: None })
+        Ok(Gptq { bits: bits.into(), group, symmetric, act_order, less_one: true, calibration: None })
     }
 
     /// Records in the configuration whether each layer was calibrated with what the quantized layers before it give, and
@@ -149,7 +148,7 @@ impl Gptq {
         qzeros.expect_shape(&[count, zero_words])?;
         let groups = match &index {
             Some(index) => Groups::from_index(module, index, count)?,
-            None => Groups::contiguous(module, cols, self.group_size, count)?,
+            None => Groups::contiguous(module, cols, self.group, count)?,
         };
         let (shape, dtype) = ([out, cols], module.float_dtype("scales")?);
         let scheme = groups.scheme(module, bits, self.symmetric, dtype, shape)?;
@@ -202,8 +201,7 @@ impl Checkpoint for Gptq {
         if out % 32 != 0 || cols % 32 != 0 {
             return Err(Error::shape(name, "multiples of 32 rows and columns for GPTQ", format!("{shape:?}")));
         }
-        let block = self.group_size.unwrap_or(PER_CHANNEL);
-        let count = blocks_of_row(name, Scheme::int(self.bits as u8, block), shape)?;
+        let count = blocks_of_row(name, Scheme::int(self.bits as u8, 0).with_block(self.group), shape)?;
         let part = |suffix: &str, dtype, shape: &[usize]| TensorSpec::new(format!("{base}.{suffix}"), dtype, shape);
         Ok(vec![
             part("qweight", DType::I32, &[stream_words(cols, self.bits), out]),
@@ -217,7 +215,8 @@ impl Checkpoint for Gptq {
         let base = base_of(name)?;
         let ([out, cols], bits) = (packed.shape, self.bits);
         groups::int_scheme("GPTQ", packed.scheme, &[bits as u8], &[ScaleType::F16])?;
-        let (count, block) = (blocks_of_row(name, packed.scheme, packed.shape)?, packed.scheme.block_size());
+        let count = blocks_of_row(name, packed.scheme, packed.shape)?;
+        let block = cols / count.max(1);
         let order = match basis {
             None => None,
             Some(Basis::Order(order)) => Some(&order[..]),
@@ -259,7 +258,7 @@ impl Checkpoint for Gptq {
             "bits": self.bits,
             "checkpoint_format": if self.less_one { "gptq" } else { "gptq_v2" },
             "desc_act": self.act_order,
-            "group_size": self.group_size.map_or(json!(-1), |size| json!(size)),
+            "group_size": groups::group_field(self.group),
             "lm_head": false,
             "quant_method": "gptq",
             "sym": self.symmetric,

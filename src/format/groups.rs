@@ -2,8 +2,9 @@
 
 use super::checkpoint::Module;
 pub(super) use crate::quant::stream_words;
-use crate::quant::{self, Packed, ScaleType, Scheme, affine_words, gcd, pack_codes};
+use crate::quant::{self, BlockSize, Packed, ScaleType, Scheme, affine_words, gcd, pack_codes};
 use crate::{DType, Error, Result};
+use serde_json::{Value, json};
 
 /// Field `k` of a stream of `bits` each, from the lowest bit of word `first`, whose words lie `stride` apart.
 pub(super) fn field(words: &[u32], bits: usize, first: usize, stride: usize, k: usize) -> u32 {
@@ -48,10 +49,10 @@ impl Groups {
         Ok(Groups { order, block, of_block })
     }
 
-    /// Groups of `size` columns that lie side by side, the last one shorter; one where `size` is none.
+    /// Groups that lie side by side in a row, the last one shorter.
     /// Errors: Format where that does not give `count`.
-    pub(super) fn contiguous(module: &Module, cols: usize, size: Option<usize>, count: usize) -> Result<Groups> {
-        let size = size.unwrap_or(cols).max(1);
+    pub(super) fn contiguous(module: &Module, cols: usize, group: BlockSize, count: usize) -> Result<Groups> {
+        let size = group.size([1, cols]).max(1);
         if cols.div_ceil(size) != count {
             return Err(module.fail(format!("expected {} groups of {size} columns, got {count}", cols.div_ceil(size))));
         }
@@ -69,7 +70,7 @@ impl Groups {
         shape: [usize; 2],
     ) -> Result<Scheme> {
         let scale = if scale == DType::F16 { ScaleType::F16 } else { ScaleType::F32 };
-        let scheme = Scheme::Int { bits: bits as u8, block_size: self.block, symmetric, scale };
+        let scheme = Scheme::Int { bits: bits as u8, block: self.block.into(), symmetric, scale };
         quant::checked_len(shape).map_err(|e| module.fail(e.to_string()))?;
         scheme.validate_for(shape).map_err(|e| module.fail(e.to_string()))?;
         Ok(scheme)
@@ -106,12 +107,16 @@ pub(super) fn code_offset(scheme: Scheme) -> u8 {
     if scheme.code_bits() == 8 { 128 } else { 0 }
 }
 
-/// What a layout with integer zero points is asked to write: bits, block size and how scales are held. The block size may
-/// be unresolved. Errors: Unsupported for schemes that are no affine integers of one of these widths.
-pub(super) fn int_scheme(layout: &str, scheme: Scheme, widths: &[u8], scales: &[ScaleType]) -> Result<(u8, usize)> {
+/// Bits and groups of what a layout is asked to write. Errors: Unsupported for schemes that are no affine integers of one of
+/// these widths, and for one scale per tensor.
+pub(super) fn int_scheme(layout: &str, scheme: Scheme, widths: &[u8], scales: &[ScaleType]) -> Result<(u8, BlockSize)> {
     match scheme {
-        Scheme::Int { bits, block_size, scale, .. } if widths.contains(&bits) && scales.contains(&scale) => {
-            Ok((bits, block_size))
+        Scheme::Int { block: BlockSize::Tensor, .. } => {
+            let got = "one scale per tensor";
+            Err(Error::unsupported(format!("scheme for the {layout} layout"), got, "one scale per group or row"))
+        }
+        Scheme::Int { bits, block, scale, .. } if widths.contains(&bits) && scales.contains(&scale) => {
+            Ok((bits, block))
         }
         _ => {
             let got = match scheme {
@@ -127,11 +132,18 @@ pub(super) fn int_scheme(layout: &str, scheme: Scheme, widths: &[u8], scales: &[
 
 /// Blocks of a row. Errors: Shape where they end inside it.
 pub(super) fn blocks_of_row(name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<usize> {
-    let scheme = scheme.resolve(shape);
     scheme.validate_for(shape)?;
-    match scheme.block_size() {
+    match scheme.block_size(shape).unwrap_or(1) {
         block if block > 0 && shape[1].is_multiple_of(block) => Ok(shape[1] / block),
         block => Err(Error::shape(name, format!("rows of whole blocks of {block}"), format!("{shape:?}"))),
+    }
+}
+
+/// How configurations say it: -1 for one group per row.
+pub(super) fn group_field(group: BlockSize) -> Value {
+    match group {
+        BlockSize::Elements(size) => json!(size),
+        BlockSize::Row | BlockSize::Tensor => json!(-1),
     }
 }
 

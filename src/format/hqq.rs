@@ -14,7 +14,7 @@
 use super::checkpoint::{Basis, Checkpoint, Description, Module, Parts, base_of, expect_own_basis, weight_name};
 use super::groups::{self, code_offset, scale_dtype, unsigned_code};
 use super::{Weights, fields::Fields, safetensors::TensorSpec};
-use crate::quant::{self, Packed, ScaleType, Scheme, affine_words, pack_codes};
+use crate::quant::{self, BlockSize, Packed, ScaleType, Scheme, affine_words, pack_codes};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 
@@ -114,7 +114,7 @@ impl Hqq {
         // Zero points are no integers: less 128, they need not be halves.
         let halves = dtype == DType::F16 && module.float_dtype("zero")? == DType::F16 && bits != 8;
         let scale = if halves { ScaleType::F16 } else { ScaleType::F32 };
-        let scheme = Scheme::Int { bits: bits as u8, block_size, symmetric: false, scale };
+        let scheme = Scheme::Int { bits: bits as u8, block: block_size.into(), symmetric: false, scale };
         scheme.validate_for(shape).map_err(|e| module.fail(e.to_string()))?;
         Ok(Header { bits, description: Description { scheme, shape, dtype } })
     }
@@ -133,7 +133,8 @@ impl Checkpoint for Hqq {
         let module = Module::expect(weights, name)?;
         let Header { bits, description: Description { scheme, shape, .. } } = self.header(&module)?;
         let ((scales, _, _), (zeros, _, _)) = (module.floats("scale")?, module.floats("zero")?);
-        let (packing, offset, block) = (Packing::of(bits), code_offset(scheme), scheme.block_size());
+        let (packing, offset, block) =
+            (Packing::of(bits), code_offset(scheme), shape[0] * shape[1] / scales.len().max(1));
         let stored = module.get("W_q")?.bytes;
         let lane_len = stored.len() / packing.dtype.size();
         let (size, mask) = (packing.dtype.size(), ((1u32 << bits) - 1) as u8);
@@ -152,7 +153,8 @@ impl Checkpoint for Hqq {
     }
 
     fn weight_name(&self, weights: &Weights, tensor: &str) -> Option<String> {
-        let settings = settings(self.scheme);
+        // For their names, which no scheme changes.
+        let settings = settings(self.scheme, 1);
         let parts: Vec<_> =
             ["scale", "zero", "shape"].into_iter().chain(settings.iter().map(|(name, ..)| *name)).collect();
         weight_name(weights, tensor, "W_q", &parts)
@@ -162,7 +164,8 @@ impl Checkpoint for Hqq {
         let base = base_of(name)?;
         let scheme = self.scheme.resolve(shape);
         scheme.validate_for(shape)?;
-        let Scheme::Int { bits, block_size, scale, .. } = scheme else { unreachable!("`new` takes integers") };
+        let Scheme::Int { bits, block, scale, .. } = scheme else { unreachable!("`new` takes integers") };
+        let block_size = block.size(shape);
         let (len, packing) = (quant::checked_len(shape)?, Packing::of(bits.into()));
         let blocks = len / block_size.max(1);
         let rows = packing.rows(blocks).filter(|_| blocks * block_size == len).ok_or_else(|| {
@@ -176,7 +179,7 @@ impl Checkpoint for Hqq {
             part("zero", scale_dtype(scale), &[blocks, 1]),
             part("shape", DType::I64, &[2]),
         ];
-        let settings = settings(scheme);
+        let settings = settings(scheme, block_size);
         specs.extend(settings.iter().map(|(suffix, dtype, shape, _)| part(suffix, *dtype, shape)));
         Ok(specs)
     }
@@ -185,7 +188,7 @@ impl Checkpoint for Hqq {
         let base = base_of(name)?;
         expect_own_basis("HQQ", basis)?;
         groups::int_scheme("HQQ", packed.scheme, &WIDTHS, &SCALES)?;
-        let (bits, block) = (packed.scheme.code_bits(), packed.scheme.block_size());
+        let (bits, block) = (packed.scheme.code_bits(), packed.block_size().unwrap_or(1));
         let (packing, blocks) = (Packing::of(bits), packed.len() / block);
         let missing = || Error::shape(name, format!("whole rows of {}", packing.name), format!("{blocks} blocks"));
         let lane_len = packing.rows(blocks).ok_or_else(missing)? * block;
@@ -212,15 +215,19 @@ impl Checkpoint for Hqq {
             (format!("{base}.zero"), zeros.into()),
             (format!("{base}.shape"), shape.into()),
         ];
-        let settings = settings(packed.scheme);
+        let settings = settings(packed.scheme, block);
         parts.extend(settings.into_iter().map(|(suffix, _, _, bytes)| (format!("{base}.{suffix}"), bytes.into())));
         Ok(parts)
     }
 
     fn config(&self, _: DType) -> Result<Value> {
-        let (bits, group) = (self.scheme.code_bits(), self.scheme.block_size());
+        let bits = self.scheme.code_bits();
+        let group = match self.scheme.block() {
+            Some(BlockSize::Elements(size)) => json!(size),
+            Some(BlockSize::Row | BlockSize::Tensor) | None => json!(null),
+        };
         let params = json!({
-            "nbits": bits, "channel_wise": true, "group_size": if group == 0 { json!(null) } else { json!(group) },
+            "nbits": bits, "channel_wise": true, "group_size": group,
             "optimize": true, "round_zero": bits == 4, "axis": 1, "view_as_float": false,
         });
         let quant_config = json!({ "weight_quant_params": params });
@@ -229,7 +236,7 @@ impl Checkpoint for Hqq {
 }
 
 /// Name, dtype, extents and bytes of the settings that a layer's state repeats.
-fn settings(scheme: Scheme) -> Vec<(&'static str, DType, Vec<usize>, Vec<u8>)> {
+fn settings(scheme: Scheme, block_size: usize) -> Vec<(&'static str, DType, Vec<usize>, Vec<u8>)> {
     let number = |name, n: usize| (name, DType::I32, vec![], (n as i32).to_le_bytes().to_vec());
     let flag = |name, on: bool| (name, DType::U8, vec![], vec![u8::from(on)]);
     let text = |name, text: &str| (name, DType::U8, vec![text.len()], text.as_bytes().to_vec());
@@ -237,7 +244,7 @@ fn settings(scheme: Scheme) -> Vec<(&'static str, DType, Vec<usize>, Vec<u8>)> {
     let halves = matches!(scheme, Scheme::Int { scale: ScaleType::F16, .. });
     vec![
         number("nbits", bits),
-        number("group_size", scheme.block_size()),
+        number("group_size", block_size),
         number("axis", 1),
         text("packing", Packing::of(bits).name),
         text("compute_dtype", if halves { "torch.float16" } else { "torch.float32" }),

@@ -26,7 +26,7 @@ crate::graph::params! {
 }
 
 fn kernel(grid: &Grid, entry: &'static str) -> Kernel {
-    grid.specialise(Kernel::new("awq", entry)).with("GROUP", grid.group().next_power_of_two().clamp(32, LONGEST) as u32)
+    grid.specialise(Kernel::new("awq", entry)).with("GROUP", grid.group.next_power_of_two().clamp(32, LONGEST) as u32)
 }
 
 /// Every specialisation.
@@ -69,14 +69,14 @@ pub fn scaled_error(
         symmetric,
         rows: rows as u32,
         cols: cols as u32,
-        group: grid.group() as u32,
+        group: grid.group as u32,
         first: 0,
         count: 0,
         out_first: out_first as u32,
         step: step.max(1) as u32,
     };
     let delta = g.value([rows, cols], DType::F32)?;
-    let threads = rows * (cols / grid.group());
+    let threads = rows * (cols / grid.group);
     let work = 20.0 * (rows * cols) as f64;
     g.dispatch(kernel(grid, "residual"), &params, &[w, factors, &delta], threads.div_ceil(64), work)?;
     let most = (g.gpu().caps().max_binding as usize / (4 * cols) / 64 * 64).max(64);
@@ -98,29 +98,29 @@ pub fn scaled_error(
 pub fn clip(g: &mut Graph, grid: &Grid, w: &Value, h: &Tensor) -> Result<()> {
     let (rows, cols) = w.rows_cols();
     check(grid, w, h)?;
-    if grid.group() > LONGEST {
-        return Err(Error::shape("awq clip", format!("groups of at most {LONGEST}"), grid.group()));
+    if grid.group > LONGEST {
+        return Err(Error::shape("awq clip", format!("groups of at most {LONGEST}"), grid.group));
     }
     let (bits, symmetric) = grid.affine();
     // Whole groups whose rows of H fit a binding and begin at an aligned offset.
-    let unit = grid.group() * (64 / crate::quant::gcd(64, grid.group()));
+    let unit = grid.group * (64 / crate::quant::gcd(64, grid.group));
     let most = (g.gpu().caps().max_binding as usize / (4 * cols) / unit * unit).max(unit);
     for first in (0..cols).step_by(most) {
         let columns = most.min(cols - first);
         let part = g.import(&h.slice(first * cols, [columns, cols])?);
-        let count = columns / grid.group();
+        let count = columns / grid.group;
         let params = Params {
             bits,
             symmetric,
             rows: rows as u32,
             cols: cols as u32,
-            group: grid.group() as u32,
+            group: grid.group as u32,
             first: first as u32,
             count: count as u32,
             out_first: 0,
             step: 1,
         };
-        let work = (rows * columns * (grid.group() + 20)) as f64 * 10.0;
+        let work = (rows * columns * (grid.group + 20)) as f64 * 10.0;
         g.dispatch(kernel(grid, "clip"), &params, &[w, &part], (rows * count).div_ceil(64), work)?;
     }
     Ok(())
@@ -132,8 +132,8 @@ fn check(grid: &Grid, w: &Value, h: &Tensor) -> Result<()> {
     if h.shape().dims() != [cols, cols] || h.dtype() != DType::F32 {
         return Err(Error::shape("awq", format!("h [{cols}, {cols}] f32"), format!("{} {}", h.shape(), h.dtype())));
     }
-    match grid.group() > 0 && cols % grid.group() == 0 {
+    match grid.group > 0 && cols % grid.group == 0 {
         true => Ok(()),
-        false => Err(Error::shape("awq", format!("a group size that divides {cols} columns"), grid.group())),
+        false => Err(Error::shape("awq", format!("a group size that divides {cols} columns"), grid.group)),
     }
 }

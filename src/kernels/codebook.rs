@@ -47,7 +47,7 @@ impl Codes {
     /// not fit one binding; Device, OutOfMemory.
     pub fn new(gpu: &Gpu, weight: &QuantizedTensor) -> Result<Codes> {
         let (op, shape) = ("codebook", weight.shape());
-        let Scheme::Aqlm { .. } = weight.scheme() else {
+        let Scheme::Aqlm = weight.scheme() else {
             return Err(Error::shape(op, "a weight of AQLM", weight.scheme().name()));
         };
         let Some(shard) = weight.shards().next().filter(|shard| shard.rows == shape[0]) else {

@@ -1,8 +1,9 @@
 //! How a shader reads each scheme: the snippets of `shaders/lib` that decode it, and their constants.
 
+use super::QuantizedTensor;
 use crate::{
     gpu::Kernel,
-    quant::{ScaleType, Scheme, ggml::BlockType},
+    quant::{BlockSize, ScaleType, Scheme, ggml::BlockType},
 };
 
 /// How many elements an invocation decodes at a time.
@@ -23,7 +24,7 @@ pub(super) enum Lookup {
     Subgroup,
 }
 
-/// One scheme for every way of decoding: what kernels are specialised for.
+/// One scheme for every way of decoding.
 pub(super) const SCHEMES: [Scheme; 29] = [
     Scheme::F32,
     Scheme::F16,
@@ -32,12 +33,12 @@ pub(super) const SCHEMES: [Scheme; 29] = [
     Scheme::Fp4 { block_size: 64, double_quant: true },
     Scheme::Nf3 { block_size: 64 },
     Scheme::Nf2 { block_size: 64 },
-    Scheme::Int { bits: 8, block_size: 24, symmetric: false, scale: ScaleType::F32 },
-    Scheme::Int { bits: 4, block_size: 64, symmetric: false, scale: ScaleType::F32 },
+    Scheme::int(8, 24).with_f32_scales(),
+    Scheme::int(4, 64).with_f32_scales(),
     Scheme::int(4, 64),
     Scheme::int(2, 64),
     Scheme::int(3, 64),
-    Scheme::Int { bits: 6, block_size: 24, symmetric: false, scale: ScaleType::F32 },
+    Scheme::int(6, 24).with_f32_scales(),
     Scheme::Mxfp4,
     Scheme::Nvfp4,
     Scheme::Q4_0,
@@ -53,7 +54,7 @@ pub(super) const SCHEMES: [Scheme; 29] = [
     Scheme::IQ4_NL,
     Scheme::IQ4_XS,
     Scheme::E8p,
-    Scheme::Aqlm { block_size: 64 },
+    Scheme::Aqlm,
 ];
 
 /// How codes lie in their words.
@@ -129,13 +130,14 @@ fn decoder(scheme: Scheme) -> Decoder {
             BlockType::Iq4Xs => (Table, Some("codebook_iq4"), "scale_iq4_xs", None),
         },
         Scheme::E8p => (Lattice, None, "scale_absmax", None),
-        Scheme::Aqlm { .. } => (Codebooks, None, "scale_absmax", None),
+        Scheme::Aqlm => (Codebooks, None, "scale_absmax", None),
     };
     Decoder { codes, codebook, scale, zero }
 }
 
-/// Specialises `kernel` for `scheme`: the snippets `decode` (with `codebook` or `value`) and `scale`, and their constants.
-pub(super) fn decode(kernel: Kernel, scheme: Scheme, unit: Unit, lookup: Lookup) -> Kernel {
+/// Specialises `kernel` for an encoding: the snippets `decode` (with `codebook` or `value`) and `scale`, and their constants.
+pub(super) fn decode(kernel: Kernel, encoding: Encoding, unit: Unit, lookup: Lookup) -> Kernel {
+    let Encoding { scheme, block } = encoding;
     let Decoder { codes, codebook, scale, zero } = decoder(scheme);
     let table = match lookup {
         Lookup::Memory => "decode_table",
@@ -152,9 +154,8 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, unit: Unit, lookup: Lookup)
         Codes::Lattice => ["decode_lattice"; 2],
         Codes::Codebooks => ["decode_codebooks"; 2],
     };
-    let block = scheme.block_size();
     let mut kernel = kernel
-        .with("POW2", u32::from(block == 0 || block.is_power_of_two()))
+        .with("POW2", u32::from(block.is_none_or(usize::is_power_of_two)))
         .import("decode", if unit == Unit::One { one } else { eight })
         .import("scale", scale);
     if codes == Codes::Stream {
@@ -170,10 +171,42 @@ pub(super) fn decode(kernel: Kernel, scheme: Scheme, unit: Unit, lookup: Lookup)
     kernel
 }
 
-/// The uniform `block` beside the constant `POW2`: a block's length, or its logarithm where that is whole.
-pub(super) fn block(scheme: Scheme) -> u32 {
-    let block = scheme.block_size();
-    if block.is_power_of_two() { block.trailing_zeros() } else { block.max(1) as u32 }
+/// How the numbers of one weight lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Encoding {
+    pub scheme: Scheme,
+    /// Elements that share a scale; none for plain floats.
+    pub block: Option<usize>,
+}
+
+impl Encoding {
+    /// That of a weight of `shape` (rows, cols). Where one scale is for the whole weight, its block is the largest power of two
+    /// that shaders can number elements by, so that they shift instead of dividing.
+    pub(super) const fn new(scheme: Scheme, shape: [usize; 2]) -> Encoding {
+        let block = match scheme.block() {
+            Some(BlockSize::Tensor) => Some(1 << 31),
+            _ => scheme.block_size(shape),
+        };
+        Encoding { scheme, block }
+    }
+
+    pub(super) fn of(w: &QuantizedTensor) -> Encoding {
+        Encoding::new(w.scheme(), w.shape())
+    }
+
+    /// One encoding for every way of decoding: what kernels are specialised for.
+    pub(super) fn all() -> impl Iterator<Item = Encoding> {
+        SCHEMES.into_iter().map(|scheme| Encoding::new(scheme, [1, 64]))
+    }
+
+    /// The uniform `block` beside the constant `POW2`: a block's length, or its logarithm where that is whole.
+    pub(super) fn block(self) -> u32 {
+        match self.block {
+            Some(size) if size.is_power_of_two() => size.trailing_zeros(),
+            Some(size) => size as u32,
+            None => 1,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{
     QuantizedTensor,
-    decode::{self, Lookup, SCHEMES, Unit},
+    decode::{Encoding, Lookup, SCHEMES, Unit, decode},
 };
 use crate::{
     DType, Error, Result,
@@ -23,8 +23,8 @@ crate::graph::params! {
 }
 
 /// `unit`: the elements per thread.
-fn kernel(scheme: Scheme, unit: Unit) -> Kernel {
-    let kernel = decode::decode(Kernel::new("dequantize", "values"), scheme, unit, Lookup::Memory);
+fn kernel(encoding: Encoding, unit: Unit) -> Kernel {
+    let kernel = decode(Kernel::new("dequantize", "values"), encoding, unit, Lookup::Memory);
     kernel.import("write", if unit == Unit::One { "write_one" } else { "write_eight" })
 }
 
@@ -39,7 +39,8 @@ pub fn variants() -> Vec<Kernel> {
     schemes.extend((2..=8).flat_map(|bits| [Scheme::int(bits, 24), Scheme::int(bits, 64)]));
     let mut seen = std::collections::HashSet::new();
     schemes.retain(|&scheme| seen.insert(scheme));
-    schemes.into_iter().flat_map(|scheme| [kernel(scheme, Unit::Eight), kernel(scheme, Unit::One)]).collect()
+    let encodings = schemes.into_iter().map(|scheme| Encoding::new(scheme, [1, 64]));
+    encodings.flat_map(|encoding| [kernel(encoding, Unit::Eight), kernel(encoding, Unit::One)]).collect()
 }
 
 /// y[r, c] = the value of the code of w[r, c]
@@ -55,7 +56,7 @@ pub fn dequantize_rows(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>) -
     if rows.start > rows.end || rows.end > w.rows() {
         return Err(Error::shape("dequantize", format!("rows up to {}", w.rows()), format!("{rows:?}")));
     }
-    let (cols, block) = (w.cols(), w.scheme().block_size());
+    let (cols, encoding) = (w.cols(), Encoding::of(w));
     let y = g.value([rows.len(), cols], DType::F32)?;
     for shard in w.shards() {
         let from = rows.start.max(shard.row0);
@@ -65,19 +66,19 @@ pub fn dequantize_rows(g: &mut Graph, w: &QuantizedTensor, rows: Range<usize>) -
         }
         let len = (to - from) * cols;
         let (first, out_first) = ((from - shard.row0) * cols, (from - rows.start) * cols);
-        let whole = [len, first, out_first, block].iter().all(|n| n % 8 == 0);
+        let whole = [len, first, out_first, encoding.block.unwrap_or(8)].iter().all(|n| n % 8 == 0);
         let (unit, threads) = if whole { (Unit::Eight, len / 8) } else { (Unit::One, len) };
         let params = Params {
             len: threads as u32,
             first: first as u32,
             out_first: out_first as u32,
-            block: decode::block(w.scheme()),
+            block: encoding.block(),
             first_block: shard.first_block,
         };
         let mut args = shard.args(g);
         args.push(y.clone());
         let args: Vec<&Value> = args.iter().collect();
-        g.dispatch(kernel(w.scheme(), unit), &params, &args, threads.div_ceil(256), 8.0 * len as f64)?;
+        g.dispatch(kernel(encoding, unit), &params, &args, threads.div_ceil(256), 8.0 * len as f64)?;
     }
     Ok(y)
 }

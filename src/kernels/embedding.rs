@@ -2,13 +2,12 @@
 
 use super::{
     QuantizedTensor,
-    decode::{self, Lookup, SCHEMES, Unit},
+    decode::{Encoding, Lookup, Unit, decode},
 };
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
     graph::{Graph, Value},
-    quant::Scheme,
 };
 
 crate::graph::params! {
@@ -22,14 +21,14 @@ crate::graph::params! {
     }
 }
 
-fn kernel(scheme: Scheme, cols: usize) -> Kernel {
+fn kernel(encoding: Encoding, cols: usize) -> Kernel {
     let lanes = if cols <= 1024 { 64 } else { 256 };
-    decode::decode(Kernel::new("embedding", "gather").with("LANES", lanes), scheme, Unit::One, Lookup::Memory)
+    decode(Kernel::new("embedding", "gather").with("LANES", lanes), encoding, Unit::One, Lookup::Memory)
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    SCHEMES.iter().flat_map(|scheme| [kernel(*scheme, 1), kernel(*scheme, usize::MAX)]).collect()
+    Encoding::all().flat_map(|encoding| [kernel(encoding, 1), kernel(encoding, usize::MAX)]).collect()
 }
 
 /// x\[r\] = table\[ids\[r\]\]
@@ -44,14 +43,15 @@ pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor) -> Result<Valu
     }
     let rows = ids.shape().len();
     let x = g.value([rows, cols], DType::F32)?;
-    let kernel = kernel(table.scheme(), cols);
+    let encoding = Encoding::of(table);
+    let kernel = kernel(encoding, cols);
     for shard in table.shards() {
         let last = shard.row0 + shard.rows == vocabulary;
         let params = Params {
             cols: cols as u32,
             first_row: shard.row0 as u32,
             rows: shard.rows as u32,
-            block: decode::block(table.scheme()),
+            block: encoding.block(),
             first_block: shard.first_block,
             end_row: if last { u32::MAX } else { (shard.row0 + shard.rows - 1) as u32 },
         };

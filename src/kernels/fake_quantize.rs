@@ -79,7 +79,7 @@ impl Grid {
         };
         let (low, high) = stored_codes(bits);
         let len = weight.rows * cols;
-        let block = scheme.block_size().min(len);
+        let block = scheme.block_size([weight.rows, cols]).map_or(len, |block| block.min(len));
         let peak = ((1 << (bits - 1)) - 1) as f32;
         Ok(Grid {
             scales: g.import(scales),

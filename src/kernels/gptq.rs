@@ -18,8 +18,10 @@ pub const BLOCK: usize = 32;
 /// The numbers that a weight may take: those of a scheme, in groups of columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
-    /// [`Scheme::Int`], or a table with one absmax per block ([`Grid::serves`]). Its block size divides the columns.
+    /// [`Scheme::Int`], or a table with one absmax per block ([`Grid::serves`]).
     pub scheme: Scheme,
+    /// Columns that share a scale; they divide a row.
+    pub group: usize,
     /// The number of the first row's first scale.
     pub first_block: u32,
     /// How the range of a group is chosen.
@@ -78,10 +80,10 @@ impl Grid {
 
     /// That of a weight [rows, cols]. Errors: Unsupported; Config, with the weight's name, where groups do not divide its rows.
     pub fn of(name: &str, scheme: Scheme, shape: [usize; 2]) -> Result<Grid> {
-        let (grid, cols) = (Grid { scheme: scheme.resolve(shape), first_block: 0, range: BlockRange::Whole }, shape[1]);
-        grid.scheme.expect("scheme for gptq", Grid::serves)?;
+        scheme.expect("scheme for gptq", Grid::serves)?;
+        let (group, cols) = (scheme.block_size(shape).unwrap_or(1), shape[1]);
+        let grid = Grid { scheme, group, first_block: 0, range: BlockRange::Whole };
         if !grid.divides(cols) {
-            let group = grid.group();
             let message = format!("groups of {group} do not divide its {cols} columns; choose another group size");
             return Err(Error::config(name, message));
         }
@@ -90,12 +92,7 @@ impl Grid {
 
     /// Whether rows of so many columns are whole groups.
     fn divides(&self, cols: usize) -> bool {
-        self.group() > 0 && cols.is_multiple_of(self.group())
-    }
-
-    /// Columns that share a scale.
-    pub fn group(&self) -> usize {
-        self.scheme.block_size()
+        self.group > 0 && cols.is_multiple_of(self.group)
     }
 
     /// Bits of a code, and whether the zero point is the middle code: the parameters of `affine_grid`.
@@ -121,14 +118,14 @@ impl Grid {
                 kernel.import("grid", "affine_grid").import("pair", "pair_f32")
             }
             Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => unreachable!("{NO_GRID}"),
-            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => unreachable!("{NO_GRID}"),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => unreachable!("{NO_GRID}"),
         }
     }
 
     /// One for every way in which integers specialise.
     pub(super) fn integers() -> [Grid; 2] {
         let int = Scheme::int(4, 64);
-        [int.with_f32_scales(), int].map(|scheme| Grid { scheme, first_block: 0, range: BlockRange::Whole })
+        [int.with_f32_scales(), int].map(|scheme| Grid { scheme, group: 64, first_block: 0, range: BlockRange::Whole })
     }
 
     fn tables() -> [Grid; 4] {
@@ -139,7 +136,7 @@ impl Grid {
             Scheme::Nf3 { block_size },
             Scheme::Nf2 { block_size },
         ];
-        tables.map(|scheme| Grid { scheme, first_block: 0, range: BlockRange::Whole })
+        tables.map(|scheme| Grid { scheme, group: 64, first_block: 0, range: BlockRange::Whole })
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
@@ -152,11 +149,11 @@ impl Grid {
             bits,
             symmetric,
             search: u32::from(self.range == BlockRange::LeastError),
-            keep: self.range.keep(self.group()) as u32,
+            keep: self.range.keep(self.group) as u32,
             rows: rows as u32,
             cols: cols as u32,
-            group: self.group() as u32,
-            groups: (cols / self.group()) as u32,
+            group: self.group as u32,
+            groups: (cols / self.group) as u32,
             first_block: self.first_block,
             first: first as u32,
             count: count as u32,
@@ -184,8 +181,8 @@ pub fn scales(
 ) -> Result<()> {
     let (rows, cols) = w.rows_cols();
     check(grid, cols)?;
-    if groups.end > cols / grid.group() {
-        return Err(Error::shape("gptq scales", format!("groups up to {}", cols / grid.group()), groups.end));
+    if groups.end > cols / grid.group {
+        return Err(Error::shape("gptq scales", format!("groups up to {}", cols / grid.group), groups.end));
     }
     let params = grid.params((rows, cols), groups.start, groups.len());
     let threads = rows * groups.len();
@@ -194,7 +191,7 @@ pub fn scales(
         BlockRange::LeastError => 800.0,
         BlockRange::Percentile(_) => 100.0,
     };
-    let work = (threads * grid.group()) as f64 * steps;
+    let work = (threads * grid.group) as f64 * steps;
     let kernel = grid.kernel("scales_of_groups");
     g.dispatch(kernel, &params, &[w, scales, status], threads.div_ceil(64), work)
 }
@@ -239,7 +236,7 @@ fn check(grid: &Grid, cols: usize) -> Result<()> {
     grid.scheme.expect("scheme for gptq", Grid::serves)?;
     match grid.divides(cols) {
         true => Ok(()),
-        false => Err(Error::shape("gptq", format!("a group size that divides {cols} columns"), grid.group())),
+        false => Err(Error::shape("gptq", format!("a group size that divides {cols} columns"), grid.group)),
     }
 }
 

@@ -86,8 +86,9 @@ pub fn record(
     status: &Tensor,
 ) -> Result<()> {
     target.scheme().expect("scheme for hqq", serves)?;
-    let Scheme::Int { bits, scale, .. } = target.scheme() else { unreachable!("`serves` holds for integers alone") };
-    let block = target.scheme().block_size();
+    let (Scheme::Int { bits, scale, .. }, Some(block)) = (target.scheme(), target.block_size()) else {
+        unreachable!("`serves` holds for integers alone")
+    };
     let blocks = target.len().div_ceil(block);
     let control = g.gpu().tensor("state of the solver", [3], DType::F32, &[options.beta, f32::MAX, 0.0])?;
     let state = g.value([blocks, 2], DType::F32)?;

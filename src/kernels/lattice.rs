@@ -29,7 +29,7 @@ fn kernel(entry: &'static str, scheme: Scheme) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    let schemes = [Scheme::E8p, Scheme::Aqlm { block_size: VECTOR }];
+    let schemes = [Scheme::E8p, Scheme::Aqlm];
     schemes.into_iter().flat_map(|s| ["round_nearest", "round_panel", "pack"].map(|entry| kernel(entry, s))).collect()
 }
 

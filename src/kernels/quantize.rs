@@ -5,7 +5,7 @@ use crate::{
     DType, Error, Result,
     gpu::{DeviceKind, Gpu, Kernel, Tensor},
     graph::{Graph, Value},
-    quant::{ScaleType, Scheme, gcd},
+    quant::{BlockSize, ScaleType, Scheme, gcd},
 };
 
 crate::graph::params! {
@@ -45,7 +45,7 @@ fn kernel(entry: &'static str, source: DType, scheme: Scheme, lanes: u32) -> Ker
         }
         Scheme::Mxfp4 => kernel.import("encoding", "encode_mxfp4"),
         Scheme::F32 => kernel.import("encoding", "encode_float").import("narrow", "narrow_f32"),
-        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => {
+        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => {
             unreachable!("`rounds` holds for what is rounded here")
         }
     };
@@ -61,7 +61,7 @@ fn kernel(entry: &'static str, source: DType, scheme: Scheme, lanes: u32) -> Ker
 
 /// Whether eight elements may belong to several blocks.
 fn is_ragged(scheme: Scheme) -> bool {
-    scheme.block_size() % 8 != 0
+    matches!(scheme.block(), Some(BlockSize::Elements(size)) if size % 8 != 0)
 }
 
 /// Every specialisation.
@@ -76,7 +76,12 @@ pub fn variants() -> Vec<Kernel> {
     ];
     for bits in 2..=8 {
         for (symmetric, scale) in [(false, ScaleType::F32), (true, ScaleType::F16)] {
-            scaled.extend([64, 63].map(|block_size| Scheme::Int { bits, block_size, symmetric, scale }));
+            scaled.extend([64, 63].map(|size| Scheme::Int {
+                bits,
+                block: BlockSize::Elements(size),
+                symmetric,
+                scale,
+            }));
         }
     }
     let mut all = Vec::new();
@@ -95,17 +100,18 @@ pub fn rounds(scheme: Scheme) -> bool {
     match scheme {
         Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 => true,
         Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => true,
-        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => false,
+        Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => false,
     }
 }
 
 /// Threads to a block that suit the device.
-pub fn lanes(gpu: &Gpu, scheme: Scheme) -> u32 {
+pub fn lanes(gpu: &Gpu, scheme: Scheme, shape: [usize; 2]) -> u32 {
     let on_processor = gpu.caps().kind == DeviceKind::Cpu;
-    match scheme.block_size() {
-        ..=4096 if on_processor => 1,
-        ..=256 => 8,
-        _ => 64,
+    match scheme.block_size(shape) {
+        None => 1,
+        Some(..=4096) if on_processor => 1,
+        Some(..=256) => 8,
+        Some(_) => 64,
     }
 }
 
@@ -132,9 +138,9 @@ pub fn record_tensor(
     }
     // Where the scales are bytes, the absmax values lie aside until all of them are there.
     let scheme = target.scheme();
-    let absmax = match scheme.double_quant() {
-        true => Some(g.gpu().zeros("absmax values", [target.len().div_ceil(scheme.block_size())], DType::F32)?),
-        false => None,
+    let absmax = match target.block_size().filter(|_| scheme.double_quant()) {
+        Some(block) => Some(g.gpu().zeros("absmax values", [target.len().div_ceil(block)], DType::F32)?),
+        None => None,
     };
     for shard in target.shards() {
         let job = Job::new(Source::Tensor(source), target, status, &shard);
@@ -170,7 +176,7 @@ pub fn record(
         let got = format!("{} {}", source.dtype(), source.shape());
         return Err(Error::shape(format!("quantizing {name}"), format!("F32 {shape:?}"), got));
     }
-    let lanes = if given { 0 } else { lanes(g.gpu(), scheme) };
+    let lanes = if given { 0 } else { lanes(g.gpu(), scheme, shape) };
     for shard in target.shards() {
         Job { lanes, ..Job::new(Source::Value(source), target, status, &shard) }.record(g, name)?;
     }
@@ -247,14 +253,15 @@ struct Job<'a> {
     status: &'a Tensor,
     shard: &'a Shard,
     cols: usize,
+    block: Option<usize>,
     scales: Option<&'a Tensor>,
 }
 
 impl<'a> Job<'a> {
     /// With the scales that are there.
     fn new(source: Source<'a>, target: &QuantizedTensor, status: &'a Tensor, shard: &'a Shard) -> Job<'a> {
-        let (scheme, cols) = (target.scheme(), target.cols());
-        Job { source, scheme, lanes: 0, status, shard, cols, scales: shard.scales.as_ref() }
+        let (scheme, cols, block) = (target.scheme(), target.cols(), target.block_size());
+        Job { source, scheme, lanes: 0, status, shard, cols, block, scales: shard.scales.as_ref() }
     }
 
     /// Cuts the shard where the source exceeds a binding, at whole blocks and aligned offsets.
@@ -270,7 +277,7 @@ impl<'a> Job<'a> {
             let codes = align / gcd(align, self.scheme.code_bits());
             // Both are powers of two: the larger one serves codes and source.
             let align = codes.max(align / (8 * size));
-            let block = self.scheme.block_size().max(1);
+            let block = self.block.unwrap_or(1);
             let unit = (align / gcd(align, block)).saturating_mul(block);
             step = (most / unit).max(1) * unit;
         }
@@ -288,18 +295,17 @@ impl<'a> Job<'a> {
             Tensor::view(t.buffer.clone(), t.offset + bytes as u64, [len].into(), t.dtype())
         };
         let source = self.source.range(g, start + at, len)?;
-        let words = scheme.words(len)[0].next_multiple_of(4);
+        let words = scheme.code_words(len).next_multiple_of(4);
         let codes = g.import(&view(&self.shard.codes, at * scheme.code_bits() / 8, words));
         let status = g.import(self.status);
         let eights = if matches!(scheme.code_bits(), 4 | 8 | 16 | 32) { 1 } else { 4 };
         let groups = len.div_ceil(8 * eights * 256);
         let params = Params { len: len as u32, block: 8, blocks: 1, first_block: 0, first: (start + at) as u32 };
-        let Some(scales) = self.scales else {
+        let (Some(scales), Some(block)) = (self.scales, self.block) else {
             let kernel = kernel("encode", dtype, scheme, 1);
             return g.dispatch(kernel, &params, &[&source, &status, &codes], groups, 8.0 * len as f64);
         };
         let scales = g.import(scales);
-        let block = scheme.block_size();
         let blocks = len.div_ceil(block);
         let params = Params {
             block: block.min(len) as u32,

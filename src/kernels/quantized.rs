@@ -60,12 +60,13 @@ impl QuantizedTensor {
         let scheme = scheme.resolve(shape);
         scheme.validate_for(shape)?;
         let caps = gpu.caps();
-        let len = shape[0].checked_mul(shape[1]).filter(|&len| len <= u32::MAX as usize);
-        let len = len.ok_or_else(|| Error::shape(name, "fewer than 2^32 elements", format!("{shape:?}")))?;
+        if shape[0].checked_mul(shape[1]).is_none_or(|len| len > u32::MAX as usize) {
+            return Err(Error::shape(name, "fewer than 2^32 elements", format!("{shape:?}")));
+        }
         let part_rows = rows_within(name, scheme, shape, caps.offset_alignment, caps.max_buffer)?;
         // Found out here, so that no kernel meets a weight that it cannot bind.
         shard_rows(name, scheme, shape, caps.offset_alignment, caps.max_binding)?;
-        let [_, scales, nested] = scheme.words(len);
+        let [_, scales, nested] = scheme.words(shape);
         let parts = (0..shape[0].max(1)).step_by(part_rows).map(|row| {
             let rows = part_rows.min(shape[0] - row);
             gpu.zeros(name, [code_words(scheme, rows * shape[1])], DType::U32)
@@ -118,7 +119,7 @@ impl QuantizedTensor {
     ) -> Result<QuantizedTensor> {
         let tensor = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
         let scheme = tensor.scheme;
-        let words = scheme.words(shape[0] * shape[1]);
+        let words = scheme.words(shape);
         let fits = |what: &str, bytes: &[u8], exact: usize, words: usize| {
             if bytes.len() == exact || bytes.len() == 4 * words {
                 return Ok(());
@@ -127,7 +128,7 @@ impl QuantizedTensor {
             Err(Error::shape(format!("{name}: {what} of {} {shape:?}", scheme.name()), format!("{exact} bytes"), got))
         };
         fits("codes", codes, (shape[0] * shape[1] * scheme.code_bits()).div_ceil(8), words[0])?;
-        fits("scales", scales, scale_bytes(scheme, shape[0] * shape[1]), words[1])?;
+        fits("scales", scales, scheme.scale_bytes(shape, shape[0] * shape[1]), words[1])?;
         fits("nested", bytemuck::cast_slice(nested), 4 * words[2], words[2])?;
         let part_bytes = 4 * code_words(scheme, tensor.part_rows * shape[1]).max(1);
         for (part, bytes) in tensor.parts.iter().zip(codes.chunks(part_bytes)) {
@@ -144,11 +145,12 @@ impl QuantizedTensor {
 
     /// The weight on the host. Waits for the device. Errors: Device, DeviceLost.
     pub fn download(&self) -> Result<Packed> {
-        let mut codes = Vec::with_capacity(self.scheme.words(self.len())[0]);
+        let words = self.scheme.code_words(self.len());
+        let mut codes = Vec::with_capacity(words);
         for part in &self.parts {
             codes.extend(part.read::<u32>()?);
         }
-        codes.truncate(self.scheme.words(self.len())[0]);
+        codes.truncate(words);
         let scales = self.scales.as_ref().map_or(Ok(Vec::new()), Tensor::read::<u32>)?;
         let nested = self.nested.as_ref().map_or(Ok(Vec::new()), Tensor::read::<f32>)?;
         Packed::new(self.scheme, self.shape, codes, scales, nested)
@@ -182,6 +184,11 @@ impl QuantizedTensor {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Elements that share a scale; none for plain floats.
+    pub fn block_size(&self) -> Option<usize> {
+        self.scheme.block_size(self.shape)
     }
 
     /// Bytes of device memory.
@@ -231,29 +238,27 @@ impl QuantizedTensor {
             Tensor::view(t.buffer.clone(), t.offset + 4 * start as u64, [words].into(), t.dtype())
         };
         let codes = slice(&self.parts[row0 / self.part_rows], words(in_part * cols), words(rows * cols));
-        let (first_block, scales) = match &self.scales {
+        let range = |scales| self.scale_range(scales, row0 * cols, (row0 + rows) * cols);
+        let (first_block, scales) = match self.scales.as_ref().and_then(|scales| Some((scales, range(scales)?))) {
             None => (0, None),
-            Some(scales) => {
-                let (word, words, first) = self.scale_range(scales, row0 * cols, (row0 + rows) * cols);
-                (first, Some(slice(scales, word, words)))
-            }
+            Some((scales, (word, words, first))) => (first, Some(slice(scales, word, words))),
         };
         Shard { row0, rows, first_block: first_block as u32, codes, scales, nested: self.nested.clone() }
     }
 
     /// For the scales of elements `from..to`: the first word and the number of words to bind, which are all where they fit a
-    /// binding, and the number of element `from`'s block in that range.
-    fn scale_range(&self, scales: &Tensor, from: usize, to: usize) -> (usize, usize, usize) {
+    /// binding, and the number of element `from`'s block in that range. None for plain floats.
+    fn scale_range(&self, scales: &Tensor, from: usize, to: usize) -> Option<(usize, usize, usize)> {
         let caps = self.gpu().caps();
-        let (block, align) = (self.scheme.block_size(), caps.offset_alignment as usize);
+        let (block, (elements, size)) = (self.block_size()?, self.scheme.scale_entry(self.shape)?);
         if scales.bytes() <= caps.max_binding {
-            return (0, scales.shape().len(), from / block);
+            return Some((0, scales.shape().len(), from / block));
         }
         // The size of an entry divides the alignment: `shard_rows` sees to it.
-        let (elements, size) = self.scheme.scale_entry();
+        let align = caps.offset_alignment as usize;
         let start = from / elements * size / align * align;
         let end = to.div_ceil(elements) * size;
-        (start / 4, (end - start).div_ceil(4), from / block - start / size * (elements / block))
+        Some((start / 4, (end - start).div_ceil(4), from / block - start / size * (elements / block)))
     }
 }
 
@@ -264,20 +269,15 @@ fn write(target: &Tensor, bytes: &[u8]) -> Result<()> {
 
 /// Words of the codes of `len` elements on the device: whole vec4.
 fn code_words(scheme: Scheme, len: usize) -> usize {
-    scheme.words(len)[0].next_multiple_of(4)
-}
-
-/// Bytes of the scales of `len` elements.
-fn scale_bytes(scheme: Scheme, len: usize) -> usize {
-    let (elements, bytes) = scheme.scale_entry();
-    if elements == 0 { 0 } else { len.div_ceil(elements) * bytes }
+    scheme.code_words(len).next_multiple_of(4)
 }
 
 /// The fewest rows whose codes end at a multiple of `align` bytes, and with an entry of the scales; at most all rows.
-fn aligned_rows(scheme: Scheme, [rows, cols]: [usize; 2], align: u64) -> usize {
+fn aligned_rows(scheme: Scheme, shape: [usize; 2], align: u64) -> usize {
+    let [rows, cols] = shape;
     let bits = align as usize * 8;
     let unit = bits / gcd(bits, scheme.code_bits());
-    let block = scheme.scale_entry().0.max(1);
+    let block = scheme.scale_entry(shape).map_or(1, |(elements, _)| elements.max(1));
     let unit = (unit / gcd(unit, block)).saturating_mul(block);
     (unit / gcd(cols.max(1), unit)).min(rows)
 }
@@ -303,11 +303,11 @@ fn rows_within(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit:
 /// [`rows_within`], and such that the scales of a shard fit a binding too.
 fn shard_rows(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: u64) -> Result<usize> {
     let codes = rows_within(name, scheme, shape, align, limit)?;
-    let scale = |rows: usize| scale_bytes(scheme, rows * shape[1]) as u64;
+    let scale = |rows: usize| scheme.scale_bytes(shape, rows * shape[1]) as u64;
     if scale(shape[0]) <= limit {
         return Ok(codes);
     }
-    if !scheme.scale_entry().1.is_power_of_two() {
+    if scheme.scale_entry(shape).is_some_and(|(_, bytes)| !bytes.is_power_of_two()) {
         let expected = format!("scales of {} of at most {limit} bytes", scheme.name());
         return Err(Error::shape(name, expected, format!("{shape:?}")));
     }
@@ -323,7 +323,7 @@ fn shard_rows(name: &str, scheme: Scheme, shape: [usize; 2], align: u64, limit: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{gpu::GpuOptions, quant::ScaleType};
+    use crate::gpu::GpuOptions;
 
     /// A device with WebGPU's default limits that allocates nothing: bindings of 128 MiB, buffers of 256 MiB.
     fn counting() -> Gpu {
@@ -338,15 +338,15 @@ mod tests {
         let mut count = 0;
         for shard in tensor.shards() {
             assert_eq!(shard.row0, row);
-            let words = scheme.words(shard.rows * shape[1])[0].next_multiple_of(4);
+            let words = code_words(scheme, shard.rows * shape[1]);
             assert_eq!(shard.codes.shape().dims(), [words], "{scheme:?} {shape:?}");
             assert!(
                 shard.codes.bytes() <= caps.max_binding && shard.codes.offset.is_multiple_of(caps.offset_alignment)
             );
             if let Some(scales) = &shard.scales {
                 // Blocks of an entry number on within it.
-                let (block, size) = scheme.scale_entry();
-                let first_block = shard.first_block as usize / (block / scheme.block_size());
+                let (block, size) = scheme.scale_entry(shape).unwrap();
+                let first_block = shard.first_block as usize / (block / tensor.block_size().unwrap());
                 assert!(scales.bytes() <= caps.max_binding && scales.offset.is_multiple_of(caps.offset_alignment));
                 assert_eq!((row * shape[1]) % block, 0, "{scheme:?} {shape:?}: begins with a block");
                 let first = row * shape[1] / block;
@@ -359,7 +359,7 @@ mod tests {
             count += 1;
         }
         assert_eq!(row, shape[0]);
-        let bytes = 4 * scheme.words(tensor.len()).iter().sum::<usize>() as u64;
+        let bytes = 4 * scheme.words(shape).iter().sum::<usize>() as u64;
         assert!((bytes..bytes + 16).contains(&tensor.bytes()));
         count
     }
@@ -373,13 +373,8 @@ mod tests {
         assert_eq!(check(Scheme::Nf4 { block_size: 64, double_quant: true }, [128_256, 4096]), 2);
         assert_eq!(check(Scheme::Nf4 { block_size: 4096, double_quant: false }, [151_936, 4095]), 3);
         // Scales that exceed a binding where the codes do not.
-        assert!(
-            check(Scheme::Int { bits: 4, block_size: 8, symmetric: false, scale: ScaleType::F32 }, [50_000, 4096]) > 1
-        );
-        assert!(
-            check(Scheme::Int { bits: 8, block_size: 24, symmetric: false, scale: ScaleType::F32 }, [151_936, 4099])
-                > 4
-        );
+        assert!(check(Scheme::int(4, 8).with_f32_scales(), [50_000, 4096]) > 1);
+        assert!(check(Scheme::int(8, 24).with_f32_scales(), [151_936, 4099]) > 4);
         assert!(check(Scheme::Q4_0, [151_936, 4096]) > 2);
         // Codes of 3 bits: a shard ends with a whole group of words.
         assert!(check(Scheme::int(3, 64), [151_936, 4096]) > 1);

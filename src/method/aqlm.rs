@@ -11,7 +11,7 @@ use crate::{
     kernels::{QuantizedTensor, dense},
     nn::Linear,
     ops::lattice,
-    quant::{PER_CHANNEL, Packed, Scheme, VECTOR},
+    quant::{Packed, Scheme, VECTOR},
     random::Random,
 };
 use std::sync::Arc;
@@ -121,7 +121,7 @@ impl LayerMethod for Aqlm {
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let ([rows, cols], name) = (layer.shape(), layer.weight_name());
-        let scheme = Scheme::Aqlm { block_size: PER_CHANNEL };
+        let scheme = Scheme::Aqlm;
         // What the scheme has no room for is refused here, too.
         if gpu.is_dry() || rows * cols == 0 || cols % VECTOR != 0 {
             return Ok(layer.done(QuantizedTensor::zeros(gpu, &name, scheme, [rows, cols])?));

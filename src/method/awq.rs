@@ -146,7 +146,7 @@ impl LayerMethod for Awq {
         let grid = Grid::of(layer.name, self.options.scheme, [rows, cols])?;
         // The product of q and k decides where attention goes; the paper leaves their ranges alone.
         let attends = matches!(layer.id, LinearId::Q | LinearId::K);
-        if self.options.clip && !attends && grid.group() > LONGEST {
+        if self.options.clip && !attends && grid.group > LONGEST {
             WARNED.call_once(|| {
                 log::warn!("awq cuts no ranges in groups of more than {LONGEST} columns, such as {}'s", layer.name);
             });

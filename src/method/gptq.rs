@@ -132,7 +132,7 @@ impl LayerMethod for Gptq {
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, [rows, cols]) = (layer.weight_name(), layer.shape());
         let grid = Grid { range: self.range, ..Grid::of(&name, self.options.scheme, [rows, cols])? };
-        let (scheme, group) = (grid.scheme, grid.group());
+        let (scheme, group) = (grid.scheme, grid.group);
         let factor = self.factor(layer)?;
         // In the new order the columns of a group lie side by side, and so the weight is stored.
         let moved = self.options.act_order && !self.options.static_groups && group < cols;
@@ -264,11 +264,11 @@ impl Run<'_> {
         let scales = g.import(shard.scales.as_ref().expect("every grid has scales"));
         let errors = g.value([shard.rows, BLOCK], DType::F32)?;
         if self.scales_first {
-            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..self.cols / grid.group())?;
+            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..self.cols / grid.group)?;
         }
         for (&(start, end), part) in self.blocks.iter().zip(parts) {
-            if !self.scales_first && start % grid.group() == 0 {
-                let group = start / grid.group();
+            if !self.scales_first && start % grid.group == 0 {
+                let group = start / grid.group;
                 gptq::scales(&mut g, &grid, &w, &scales, &found, group..group + 1)?;
             }
             let own = g.import(&part.own);

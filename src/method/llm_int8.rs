@@ -8,7 +8,7 @@ use crate::{
     kernels::{QuantizedTensor, reduce},
     nn::{InputRounding, Linear},
     ops::quantize,
-    quant::{PER_CHANNEL, ScaleType, Scheme, affine_words},
+    quant::{ScaleType, Scheme, affine_words},
 };
 
 /// LLM.int8(), Dettmers et al. 2022: row r of a weight is stored as bytes in steps of max|w_r| / 127, as bitsandbytes does,
@@ -42,7 +42,7 @@ impl LayerMethod for LlmInt8 {
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let (name, shape) = (layer.weight_name(), layer.shape());
-        let target = QuantizedTensor::zeros(gpu, &name, Scheme::int8(PER_CHANNEL), shape)?;
+        let target = QuantizedTensor::zeros(gpu, &name, Scheme::INT8_ROWS, shape)?;
         if let Some(scales) = target.scales().filter(|_| !gpu.is_dry()) {
             // Rows of zeros have a scale too, so that its reciprocal is finite.
             let pairs = row_absmax(gpu, layer)?.into_iter().map(|a| ((a / 127.0).max(f32::EPSILON), 0.0));

@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     format::checkpoint::{self, Checkpoint},
     ops::hqq::{self, HalfQuadratic},
-    quant::{PER_CHANNEL, ScaleType, Scheme, listed},
+    quant::{ScaleType, Scheme, listed},
 };
 use std::{fmt, str::FromStr};
 
@@ -65,9 +65,9 @@ impl Method {
         match self {
             Method::Rtn => Scheme::Nf4 { block_size: 64, double_quant: false },
             Method::Hqq | Method::Gptq | Method::Awq => Scheme::int(4, 64),
-            Method::SmoothQuant | Method::LlmInt8 => Scheme::int8(PER_CHANNEL),
+            Method::SmoothQuant | Method::LlmInt8 => Scheme::INT8_ROWS,
             Method::Quip => Scheme::E8p,
-            Method::Aqlm => Scheme::Aqlm { block_size: PER_CHANNEL },
+            Method::Aqlm => Scheme::Aqlm,
         }
     }
 

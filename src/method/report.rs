@@ -158,7 +158,8 @@ const HALF: f32 = 0.501;
 /// What each block of integers holds, half a step beyond its codes; `None` for other schemes, and where the columns lie in
 /// another order. [blocks, 2] f32, and the elements of a block.
 fn block_limits(gpu: &Gpu, linear: &Linear) -> Result<Option<(Tensor, usize)>> {
-    let Scheme::Int { bits, block_size, .. } = linear.weight.scheme() else { return Ok(None) };
+    let Scheme::Int { bits, block, .. } = linear.weight.scheme() else { return Ok(None) };
+    let block_size = block.size(linear.weight.shape());
     if linear.transform.is_some() || linear.weight.is_empty() {
         return Ok(None);
     }

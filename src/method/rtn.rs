@@ -84,7 +84,7 @@ impl LayerMethod for RtnObserved {
                 [&layer.weight.slice(shard.row0 * cols, [shard.rows, cols])?, &status].map(|tensor| g.import(tensor));
             let scales = g.import(shard.scales.as_ref().expect("every grid has scales"));
             let grid = Grid { first_block: shard.first_block, ..grid };
-            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..cols / grid.group())?;
+            gptq::scales(&mut g, &grid, &w, &scales, &found, 0..cols / grid.group)?;
             g.run()?;
             if let Some(row) = (status.read::<u32>()?[0] as usize).checked_sub(1) {
                 let message = format!("the range of row {} is beyond what a scale can hold", shard.row0 + row);

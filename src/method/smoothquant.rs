@@ -8,7 +8,7 @@ use crate::{
     kernels::statistics,
     model::Block,
     nn::Linear,
-    quant::{PER_CHANNEL, Scheme},
+    quant::Scheme,
 };
 
 /// How [`SmoothQuant`] folds.
@@ -22,7 +22,7 @@ pub struct SmoothQuantOptions {
 
 impl Default for SmoothQuantOptions {
     fn default() -> Self {
-        SmoothQuantOptions { scheme: Scheme::int8(PER_CHANNEL), alpha: 0.5 }
+        SmoothQuantOptions { scheme: Scheme::INT8_ROWS, alpha: 0.5 }
     }
 }
 

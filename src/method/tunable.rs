@@ -62,7 +62,7 @@ fn change(gpu: &Gpu, linear: &mut Adapted, floats: bool, store: &mut Store) -> R
             signs.right = learn(store, format!("{name}.signs_in"), &signs.right.values, 1.0)?;
             Ok(Change::Signs(signs))
         }
-        (None, Scheme::Aqlm { .. }) => {
+        (None, Scheme::Aqlm) => {
             let mut codebooks = Codebooks::of(gpu, &linear.base.weight)?;
             codebooks.books = learn(store, format!("{name}.codebooks"), &codebooks.books.values, 1.0)?;
             codebooks.scales = learn(store, format!("{name}.scales"), &codebooks.scales.values, 1.0)?;

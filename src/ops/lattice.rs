@@ -33,13 +33,12 @@ pub fn additive(
     books: &[f32],
     scales: &[f32],
 ) -> Result<QuantizedTensor> {
-    let (rows, cols) = weight.shape().rows_cols();
+    let (rows, _) = weight.shape().rows_cols();
     if [books.len(), scales.len()] != [2 * 256 * VECTOR, rows] {
         let expected = format!("{} numbers of code books, {rows} scales", 2 * 256 * VECTOR);
         return Err(Error::shape(name, expected, format!("{}, {}", books.len(), scales.len())));
     }
-    let scheme = Scheme::Aqlm { block_size: cols };
-    round(gpu, name, weight, lower, &Book { scheme, table: books, scale: 1.0, scales })
+    round(gpu, name, weight, lower, &Book { scheme: Scheme::Aqlm, table: books, scale: 1.0, scales })
 }
 
 /// What vectors may become.

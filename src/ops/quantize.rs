@@ -17,7 +17,7 @@ pub use crate::kernels::quantize::{encodes, rounds};
 /// messages. Errors: Config for NaN, infinity or numbers that the scheme cannot hold; Shape; Unsupported for schemes whose
 /// codes are searched for ([`rounds`]); OutOfMemory; Device.
 pub fn quantize(gpu: &Gpu, name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<QuantizedTensor> {
-    quantize_with(gpu, name, source, shape, scheme, kernel::lanes(gpu, scheme.resolve(shape)))
+    quantize_with(gpu, name, source, shape, scheme, kernel::lanes(gpu, scheme, shape))
 }
 
 /// [`quantize`] with `lanes` (1, 8 or 64) threads to a block; the result is the same.
@@ -29,14 +29,13 @@ pub fn quantize_with(
     scheme: Scheme,
     lanes: u32,
 ) -> Result<QuantizedTensor> {
-    let scheme = scheme.resolve(shape);
     kernel::check(name, source, shape, scheme)?;
     let target = QuantizedTensor::zeros(gpu, name, scheme, shape)?;
     if gpu.is_dry() || target.is_empty() {
         return Ok(target);
     }
     if let Some(nested) = target.nested() {
-        let groups = target.len().div_ceil(scheme.block_size()).div_ceil(256);
+        let groups = nested.shape().len() - 257;
         nested.write(bytemuck::cast_slice(&nested_array(0.0, &dynamic8_map(), &vec![0.0; groups])))?;
     }
     let status = kernel::status(gpu)?;

@@ -52,7 +52,7 @@ pub(crate) use notation::listed;
 pub use blockwise4::{FP4, FP4_THRESHOLDS, NF4, NF4_THRESHOLDS};
 pub use dynamic8::dynamic8_map;
 pub use packed::{affine_words, bytes_to_words, nested_array};
-pub use scheme::{PER_CHANNEL, PER_TENSOR, SUPER_BLOCK, ScaleType, Scheme, VECTOR};
+pub use scheme::{BlockSize, SUPER_BLOCK, ScaleType, Scheme, VECTOR};
 
 /// A weight in its device layout (see the module's table), on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,11 +61,11 @@ pub struct Packed {
     pub scheme: Scheme,
     /// (rows, cols) = (out features, in features).
     pub shape: [usize; 2],
-    /// `[scheme.words(rows * cols)[0]]`
+    /// `[scheme.words(shape)[0]]`
     pub codes: Vec<u32>,
-    /// `[scheme.words(rows * cols)[1]]`
+    /// `[scheme.words(shape)[1]]`
     pub scales: Vec<u32>,
-    /// `[scheme.words(rows * cols)[2]]`
+    /// `[scheme.words(shape)[2]]`
     pub nested: Vec<f32>,
 }
 

@@ -4,7 +4,7 @@
 //! block), `sym` (no zero point), `f32` (scales in f32), `dq` (double quantization). What is not said is the default: blocks
 //! of 64, zero points, halves for scales.
 
-use super::{PER_CHANNEL, PER_TENSOR, ScaleType, Scheme};
+use super::{BlockSize, ScaleType, Scheme};
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
@@ -17,7 +17,7 @@ fn form_parts(scheme: Scheme) -> [Option<bool>; FORM_PARTS.len()] {
         Scheme::Nf4 { double_quant, .. } | Scheme::Fp4 { double_quant, .. } => [Some(double_quant), None, None],
         Scheme::Int { symmetric, scale, .. } => [None, Some(!symmetric), Some(scale == ScaleType::F32)],
         Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => [None; 3],
-        Scheme::Mxfp4 | Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => [None; 3],
+        Scheme::Mxfp4 | Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => [None; 3],
     }
 }
 
@@ -54,7 +54,7 @@ impl Scheme {
 /// The parts behind a name.
 #[derive(Default)]
 struct Parts {
-    block: Option<usize>,
+    block: Option<BlockSize>,
     symmetric: bool,
     wide: bool,
     double: bool,
@@ -71,15 +71,15 @@ impl FromStr for Scheme {
         let mut parts = Parts::default();
         for word in words {
             match word {
-                "channel" => parts.block = Some(PER_CHANNEL),
-                "tensor" => parts.block = Some(PER_TENSOR),
+                "channel" => parts.block = Some(BlockSize::Row),
+                "tensor" => parts.block = Some(BlockSize::Tensor),
                 "sym" => parts.symmetric = true,
                 "f32" => parts.wide = true,
                 "dq" => parts.double = true,
                 _ => {
                     let size = word.strip_prefix('g').and_then(|n| n.parse().ok()).filter(|&n| n > 0);
                     let expected = || Error::config(format!("scheme {text}"), format!("{word:?} is none of {PARTS}"));
-                    parts.block = Some(size.ok_or_else(expected)?);
+                    parts.block = Some(BlockSize::Elements(size.ok_or_else(expected)?));
                 }
             }
         }
@@ -99,16 +99,16 @@ const PARTS: &str = "gN, channel, tensor, sym, f32, dq";
 impl Parts {
     /// The scheme of a name with these parts; those that it has no use for are left out.
     fn of(&self, scheme: Scheme) -> Scheme {
-        match scheme.with_block_size(self.block.unwrap_or(scheme.block_size())) {
+        match self.block.map_or(scheme, |block| scheme.with_block(block)) {
             Scheme::Nf4 { block_size, .. } => Scheme::Nf4 { block_size, double_quant: self.double },
             Scheme::Fp4 { block_size, .. } => Scheme::Fp4 { block_size, double_quant: self.double },
-            Scheme::Int { bits, block_size, .. } => {
+            Scheme::Int { bits, block, .. } => {
                 let scale = if self.wide { ScaleType::F32 } else { ScaleType::F16 };
-                Scheme::Int { bits, block_size, symmetric: self.symmetric, scale }
+                Scheme::Int { bits, block, symmetric: self.symmetric, scale }
             }
             scheme @ (Scheme::Nf3 { .. } | Scheme::Nf2 { .. }) => scheme,
             scheme @ (Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4) => scheme,
-            scheme @ (Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. }) => scheme,
+            scheme @ (Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm) => scheme,
         }
     }
 
@@ -118,12 +118,15 @@ impl Parts {
 
     /// Whether the scheme has a use for all that was said.
     fn fit(&self, scheme: Scheme) -> bool {
+        if self.block.is_some_and(|block| scheme.block() != Some(block)) {
+            return false;
+        }
         match scheme {
             Scheme::Int { .. } => !self.double,
             Scheme::Nf4 { .. } | Scheme::Fp4 { .. } => !self.symmetric && !self.wide,
             Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => !self.symmetric && !self.wide && !self.double,
             Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => self.is_none(),
-            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => self.is_none(),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => self.is_none(),
         }
     }
 }
@@ -137,17 +140,17 @@ impl fmt::Display for Scheme {
                 write!(f, "-g{block_size}{}", if double_quant { "-dq" } else { "" })
             }
             Scheme::Nf3 { block_size } | Scheme::Nf2 { block_size } => write!(f, "-g{block_size}"),
-            Scheme::Int { block_size, symmetric, scale, .. } => {
-                match block_size {
-                    PER_CHANNEL => f.write_str("-channel")?,
-                    PER_TENSOR => f.write_str("-tensor")?,
-                    size => write!(f, "-g{size}")?,
+            Scheme::Int { block, symmetric, scale, .. } => {
+                match block {
+                    BlockSize::Row => f.write_str("-channel")?,
+                    BlockSize::Tensor => f.write_str("-tensor")?,
+                    BlockSize::Elements(size) => write!(f, "-g{size}")?,
                 }
                 f.write_str(if symmetric { "-sym" } else { "" })?;
                 f.write_str(if scale == ScaleType::F32 { "-f32" } else { "" })
             }
             Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => Ok(()),
-            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => Ok(()),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => Ok(()),
         }
     }
 }
@@ -164,19 +167,19 @@ mod tests {
             Scheme::Fp4 { block_size: 128, double_quant: false },
             Scheme::Nf2 { block_size: 32 },
             Scheme::int(3, 128),
-            Scheme::int8(PER_CHANNEL),
-            Scheme::int(5, PER_TENSOR).symmetric(),
+            Scheme::INT8_ROWS,
+            Scheme::int(5, 64).with_block(BlockSize::Tensor).symmetric(),
             Scheme::Q4_K,
             Scheme::IQ4_NL,
             Scheme::Nvfp4,
-            Scheme::Aqlm { block_size: PER_CHANNEL },
+            Scheme::Aqlm,
         ];
         for scheme in schemes {
             assert_eq!(scheme.to_string().parse::<Scheme>().unwrap(), scheme);
         }
         assert_eq!("nf4".parse::<Scheme>().unwrap(), Scheme::Nf4 { block_size: 64, double_quant: false });
         assert_eq!("INT4-sym-g128".parse::<Scheme>().unwrap(), Scheme::int(4, 128).symmetric());
-        assert_eq!(Scheme::int8(PER_CHANNEL).to_string(), "int8-channel-sym-f32");
+        assert_eq!(Scheme::INT8_ROWS.to_string(), "int8-channel-sym-f32");
     }
 
     #[test]
@@ -199,9 +202,20 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for text in
-            ["", "int9", "int1", "nf5", "nf4-g48", "nf4-sym", "int4-dq", "q4_k-g64", "int4-g0", "int4-x", "f32-dq"]
-        {
+        for text in [
+            "",
+            "int9",
+            "int1",
+            "nf5",
+            "nf4-g48",
+            "nf4-channel",
+            "nf4-sym",
+            "int4-dq",
+            "q4_k-g64",
+            "int4-g0",
+            "int4-x",
+            "f32-dq",
+        ] {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
         let message = "int4-big".parse::<Scheme>().unwrap_err().to_string();

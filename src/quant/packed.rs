@@ -41,7 +41,7 @@ impl Packed {
             Scheme::Mxfp4 => float4::quantize_mxfp4(shape, x),
             Scheme::Nvfp4 => float4::quantize_nvfp4(shape, x),
             Scheme::Ggml(ty) => ggml::quantize(what, ty, shape, x),
-            Scheme::E8p | Scheme::Aqlm { .. } => unreachable!("refused above"),
+            Scheme::E8p | Scheme::Aqlm => unreachable!("refused above"),
         }
     }
 
@@ -55,7 +55,8 @@ impl Packed {
     ) -> Result<Packed> {
         let scheme = scheme.resolve(shape);
         scheme.validate_for(shape)?;
-        let expected = scheme.words(checked_len(shape)?);
+        checked_len(shape)?;
+        let expected = scheme.words(shape);
         let got = [codes.len(), scales.len(), nested.len()];
         if expected != got {
             let words = |[c, s, n]: [usize; 3]| format!("{c} words of codes, {s} of scales, {n} nested");
@@ -72,6 +73,11 @@ impl Packed {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Elements that share a scale; none for plain floats.
+    pub fn block_size(&self) -> Option<usize> {
+        self.scheme.block_size(self.shape)
     }
 
     /// Bytes of the three arrays: what the weight takes on the device.
@@ -123,7 +129,7 @@ impl Packed {
                 self.by_block(scale, |c, s| float4::E2M1[c as usize] * s)
             }
             Scheme::E8p => self.vectors(|code, vector| lattice::decode(code, &vector(usize::from(code >> 8)))),
-            Scheme::Aqlm { .. } => self.vectors(|code, vector| {
+            Scheme::Aqlm => self.vectors(|code, vector| {
                 let (a, b) = (vector(usize::from(code & 255)), vector(256 + usize::from(code >> 8)));
                 std::array::from_fn(|t| a[t] + b[t])
             }),
@@ -154,7 +160,7 @@ impl Packed {
     /// Values of codes that stand for vectors: of E8P one of 256 patterns with signs and a shift (see the
     /// [module of the lattice](super)), of AQLM the sum of two. `value` is told a code, and how to look up a vector.
     fn vectors(&self, value: impl Fn(u16, &dyn Fn(usize) -> [f32; VECTOR]) -> [f32; VECTOR]) -> Vec<f32> {
-        let block = self.scheme.block_size();
+        let block = self.block_size().unwrap_or(VECTOR);
         let mut y = Vec::with_capacity(self.len());
         for v in 0..self.len() / VECTOR {
             let code = (self.codes[v / 2] >> (16 * (v % 2))) as u16;
@@ -166,7 +172,7 @@ impl Packed {
     }
 
     fn by_block<S>(&self, scale: impl Fn(usize) -> S, value: impl Fn(u32, &S) -> f32) -> Vec<f32> {
-        let (len, block) = (self.len(), self.scheme.block_size());
+        let (len, block) = (self.len(), self.block_size().unwrap_or(1).max(1));
         let mut y = Vec::with_capacity(len);
         for (b, start) in (0..len).step_by(block).enumerate() {
             let scale = scale(b);
@@ -195,10 +201,15 @@ fn quantize_half(
 }
 
 /// Calls `encode(block, codes)` for each block and packs the codes; what pads the last word is the code of 0.0 there.
-fn encode_blocks(scheme: Scheme, x: &[f32], mut encode: impl FnMut(&[f32], &mut [u8]) -> u8) -> Vec<u32> {
+fn encode_blocks(
+    scheme: Scheme,
+    shape: [usize; 2],
+    x: &[f32],
+    mut encode: impl FnMut(&[f32], &mut [u8]) -> u8,
+) -> Vec<u32> {
     let mut codes = vec![0u8; x.len()];
     let mut zero = 0;
-    let block = scheme.block_size().max(1);
+    let block = scheme.block_size(shape).unwrap_or(1).max(1);
     for (block, codes) in x.chunks(block).zip(codes.chunks_mut(block)) {
         zero = encode(block, codes);
     }
@@ -206,8 +217,8 @@ fn encode_blocks(scheme: Scheme, x: &[f32], mut encode: impl FnMut(&[f32], &mut 
 }
 
 fn quantize_table(scheme: Scheme, shape: [usize; 2], x: &[f32], encode: fn(f32) -> u8) -> Result<Packed> {
-    let mut absmax = Vec::with_capacity(x.len().div_ceil(scheme.block_size()));
-    let codes = encode_blocks(scheme, x, |block, codes| {
+    let mut absmax = Vec::new();
+    let codes = encode_blocks(scheme, shape, x, |block, codes| {
         absmax.push(blockwise4::encode_block(block, encode, codes));
         encode(0.0)
     });
@@ -227,9 +238,9 @@ fn quantize_affine(
     x: &[f32],
     (bits, symmetric, scale): (u8, bool, ScaleType),
 ) -> Result<Packed> {
-    let mut scales = Vec::with_capacity(2 * x.len().div_ceil(scheme.block_size().max(1)));
+    let mut scales = Vec::new();
     let mut beyond = None;
-    let codes = encode_blocks(scheme, x, |block, codes| {
+    let codes = encode_blocks(scheme, shape, x, |block, codes| {
         let mut affine = Affine::of_block(block, affine::stored_codes(bits), symmetric);
         if scale == ScaleType::F16 {
             affine = affine.with_scale(f16::from_f32(affine.scale).to_f32(), block, symmetric);
@@ -279,7 +290,7 @@ pub fn bytes_to_words(bytes: &[u8]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::{PER_CHANNEL, PER_TENSOR};
+    use crate::quant::BlockSize;
 
     const SCHEMES: [Scheme; 20] = [
         Scheme::F32,
@@ -293,8 +304,8 @@ mod tests {
         Scheme::int8(64),
         Scheme::int(4, 32),
         Scheme::int(4, 40).symmetric(),
-        Scheme::Int { bits: 5, block_size: PER_CHANNEL, symmetric: true, scale: ScaleType::F32 },
-        Scheme::int(6, PER_TENSOR),
+        Scheme::int(5, 64).symmetric().with_f32_scales().with_block(BlockSize::Row),
+        Scheme::int(6, 64).with_block(BlockSize::Tensor),
         Scheme::int(7, 64),
         Scheme::int(3, 32),
         Scheme::int(2, 32),
@@ -319,7 +330,7 @@ mod tests {
                 let packed = Packed::quantize(scheme, shape, &x).unwrap();
                 let y = packed.dequantize();
                 assert_eq!(y.len(), x.len());
-                assert_eq!(packed.bytes(), 4 * packed.scheme.words(x.len()).iter().sum::<usize>());
+                assert_eq!(packed.bytes(), 4 * packed.scheme.words(packed.shape).iter().sum::<usize>());
                 // Half of the widest gap between two codes of numbers up to 0.3, plus the error of a rounded scale: NF4's and
                 // FP4's widest are 0.3 and 0.33 of it, those of NF3 and NF2 0.46 and 1; MXFP4 clips at 6/8 of the range.
                 // GGUF's blocks without offsets may miss one end by a step.

@@ -12,10 +12,33 @@ pub enum ScaleType {
     F16,
 }
 
-/// A block size that stands for the length of a row until [`Scheme::resolve`] is told it.
-pub const PER_CHANNEL: usize = 0;
-/// A block size that stands for the whole tensor until [`Scheme::resolve`] is told its length.
-pub const PER_TENSOR: usize = usize::MAX;
+/// What shares one scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BlockSize {
+    /// So many elements, one after the other; they may cross rows.
+    Elements(usize),
+    /// A row: one scale per output, "per channel" in other programs.
+    Row,
+    /// The whole tensor.
+    Tensor,
+}
+
+impl From<usize> for BlockSize {
+    fn from(elements: usize) -> BlockSize {
+        BlockSize::Elements(elements)
+    }
+}
+
+impl BlockSize {
+    /// Elements of a block in a weight of `shape` (rows, cols); at most `usize::MAX` where they cannot be counted.
+    pub const fn size(self, [rows, cols]: [usize; 2]) -> usize {
+        match self {
+            BlockSize::Elements(elements) => elements,
+            BlockSize::Row => cols,
+            BlockSize::Tensor => rows.saturating_mul(cols),
+        }
+    }
+}
 
 /// Elements that one code of a vector scheme stands for.
 pub const VECTOR: usize = 8;
@@ -59,9 +82,8 @@ pub enum Scheme {
     Int {
         /// Bits of a code, 2 to 8.
         bits: u8,
-        /// Elements that share one scale and zero point: a multiple of 8 where the row length is one, [`PER_CHANNEL`] or
-        /// [`PER_TENSOR`].
-        block_size: usize,
+        /// What shares one scale and zero point; a multiple of 8 elements where the row length is one.
+        block: BlockSize,
         /// Whether the zero point is the middle code.
         symmetric: bool,
         /// How scales and zero points are held.
@@ -76,21 +98,31 @@ pub enum Scheme {
     /// QuIP#'s lattice E8P (Tseng et al. 2024): 16 bits for 8 numbers, one scale for the tensor.
     E8p,
     /// AQLM (Egiazarian et al. 2024): 8 numbers are the sum of two vectors of two code books of 256, times the row's scale.
-    Aqlm {
-        /// Elements that share a scale: a row, so [`PER_CHANNEL`].
-        block_size: usize,
-    },
+    Aqlm,
 }
 
 /// What a scheme is made of.
 struct Layout {
     name: &'static str,
-    /// Bits an element.
+    /// Bits of an element.
     bits: usize,
-    /// Elements that share a scale; 0 for none.
-    block: usize,
-    /// Elements and bytes of one entry of `scales`.
-    entry: (usize, usize),
+    scales: Option<Scales>,
+}
+
+/// How a scheme's scales lie.
+#[derive(Clone, Copy)]
+struct Scales {
+    /// What shares a scale.
+    block: BlockSize,
+    /// What one entry of `scales` is for: a block, but a super-block for K-quants.
+    entry: BlockSize,
+    /// Of an entry.
+    bytes: usize,
+}
+
+/// One entry for each block.
+const fn per(block: BlockSize, bytes: usize) -> Option<Scales> {
+    Some(Scales { block, entry: block, bytes })
 }
 
 /// One row per scheme: examples of it, one for each of its names, and what it is made of. The match makes it an error to leave a
@@ -99,8 +131,8 @@ macro_rules! table {
     ($($examples:expr, $pattern:pat => $row:expr;)*) => {
         impl Scheme {
             const fn layout(self) -> Layout {
-                let (name, bits, block, entry) = match self { $($pattern => $row),* };
-                Layout { name, bits, block, entry }
+                let (name, bits, scales) = match self { $($pattern => $row),* };
+                Layout { name, bits, scales }
             }
         }
 
@@ -135,28 +167,25 @@ const GGML: [Scheme; BlockType::ALL.len()] = {
 };
 
 table! {
-    [Scheme::F32], Scheme::F32 => ("f32", 32, 0, (0, 0));
-    [Scheme::F16], Scheme::F16 => ("f16", 16, 0, (0, 0));
-    [Scheme::BF16], Scheme::BF16 => ("bf16", 16, 0, (0, 0));
+    [Scheme::F32], Scheme::F32 => ("f32", 32, None);
+    [Scheme::F16], Scheme::F16 => ("f16", 16, None);
+    [Scheme::BF16], Scheme::BF16 => ("bf16", 16, None);
     [Scheme::Nf4 { block_size: BLOCK, double_quant: false }], Scheme::Nf4 { block_size, double_quant } => {
-        ("nf4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+        ("nf4", 4, per(BlockSize::Elements(block_size), absmax_bytes(double_quant)))
     };
     [Scheme::Fp4 { block_size: BLOCK, double_quant: false }], Scheme::Fp4 { block_size, double_quant } => {
-        ("fp4", 4, block_size, (block_size, absmax_bytes(double_quant)))
+        ("fp4", 4, per(BlockSize::Elements(block_size), absmax_bytes(double_quant)))
     };
-    [Scheme::Nf3 { block_size: BLOCK }], Scheme::Nf3 { block_size } => ("nf3", 3, block_size, (block_size, 4));
-    [Scheme::Nf2 { block_size: BLOCK }], Scheme::Nf2 { block_size } => ("nf2", 2, block_size, (block_size, 4));
-    INTEGERS, Scheme::Int { bits, block_size, scale, .. } => {
-        (int_name(bits), bits as usize, block_size, (block_size, scale.pair_bytes()))
-    };
-    [Scheme::Mxfp4], Scheme::Mxfp4 => ("mxfp4", 4, 32, (32, 1));
-    [Scheme::Nvfp4], Scheme::Nvfp4 => ("nvfp4", 4, 16, (16, 1));
-    // One scale for all: the largest block that shaders can number.
-    [Scheme::E8p], Scheme::E8p => ("e8p", 2, 1 << 31, (1 << 31, 4));
-    [Scheme::Aqlm { block_size: PER_CHANNEL }], Scheme::Aqlm { block_size } => ("aqlm", 2, block_size, (block_size, 4));
+    [Scheme::Nf3 { block_size: BLOCK }], Scheme::Nf3 { block_size } => ("nf3", 3, per(BlockSize::Elements(block_size), 4));
+    [Scheme::Nf2 { block_size: BLOCK }], Scheme::Nf2 { block_size } => ("nf2", 2, per(BlockSize::Elements(block_size), 4));
+    INTEGERS, Scheme::Int { bits, block, scale, .. } => (int_name(bits), bits as usize, per(block, scale.pair_bytes()));
+    [Scheme::Mxfp4], Scheme::Mxfp4 => ("mxfp4", 4, per(BlockSize::Elements(32), 1));
+    [Scheme::Nvfp4], Scheme::Nvfp4 => ("nvfp4", 4, per(BlockSize::Elements(16), 1));
+    [Scheme::E8p], Scheme::E8p => ("e8p", 2, per(BlockSize::Tensor, 4));
+    [Scheme::Aqlm], Scheme::Aqlm => ("aqlm", 2, per(BlockSize::Row, 4));
     GGML, Scheme::Ggml(ty) => {
-        let head = (ty.block_size(), ty.head_bytes());
-        (ty.scheme_name(), ty.code_bits(), ty.sub_block(), head)
+        let (block, entry) = (BlockSize::Elements(ty.sub_block()), BlockSize::Elements(ty.block_size()));
+        (ty.scheme_name(), ty.code_bits(), Some(Scales { block, entry, bytes: ty.head_bytes() }))
     };
 }
 
@@ -178,38 +207,47 @@ impl Scheme {
 }
 
 impl Scheme {
+    /// 8-bit integers with an f32 scale per row and no zero point, of LLM.int8() and W8A8.
+    pub const INT8_ROWS: Scheme =
+        Scheme::Int { bits: 8, block: BlockSize::Row, symmetric: true, scale: ScaleType::F32 };
+
     /// Affine integers with halves for scale and zero point, as HQQ, GPTQ and AWQ store them.
     pub const fn int(bits: u8, block_size: usize) -> Scheme {
-        Scheme::Int { bits, block_size, symmetric: false, scale: ScaleType::F16 }
+        Scheme::Int { bits, block: BlockSize::Elements(block_size), symmetric: false, scale: ScaleType::F16 }
     }
 
-    /// 8-bit integers with an f32 scale and no zero point: [`PER_CHANNEL`] gives the rows of LLM.int8() and W8A8.
+    /// 8-bit integers with an f32 scale and no zero point.
     pub const fn int8(block_size: usize) -> Scheme {
-        Scheme::Int { bits: 8, block_size, symmetric: true, scale: ScaleType::F32 }
+        Scheme::Int { bits: 8, block: BlockSize::Elements(block_size), symmetric: true, scale: ScaleType::F32 }
     }
 
     /// The same integers with scale and zero point in f32; any other scheme as it is.
     pub const fn with_f32_scales(self) -> Scheme {
-        let Scheme::Int { bits, block_size, symmetric, .. } = self else { return self };
-        Scheme::Int { bits, block_size, symmetric, scale: ScaleType::F32 }
+        let Scheme::Int { bits, block, symmetric, .. } = self else { return self };
+        Scheme::Int { bits, block, symmetric, scale: ScaleType::F32 }
     }
 
     /// The same integers with the zero point in the middle; any other scheme as it is.
     pub const fn symmetric(self) -> Scheme {
-        let Scheme::Int { bits, block_size, scale, .. } = self else { return self };
-        Scheme::Int { bits, block_size, symmetric: true, scale }
+        let Scheme::Int { bits, block, scale, .. } = self else { return self };
+        Scheme::Int { bits, block, symmetric: true, scale }
     }
 
-    /// The same with blocks of another size; schemes whose blocks are fixed stay as they are.
-    pub const fn with_block_size(self, block_size: usize) -> Scheme {
-        match self {
-            Scheme::Nf4 { double_quant, .. } => Scheme::Nf4 { block_size, double_quant },
-            Scheme::Fp4 { double_quant, .. } => Scheme::Fp4 { block_size, double_quant },
-            Scheme::Nf3 { .. } => Scheme::Nf3 { block_size },
-            Scheme::Nf2 { .. } => Scheme::Nf2 { block_size },
-            Scheme::Int { bits, symmetric, scale, .. } => Scheme::Int { bits, block_size, symmetric, scale },
-            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => self,
-            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => self,
+    /// The same with other blocks; schemes that have no such blocks stay as they are.
+    pub const fn with_block(self, block: BlockSize) -> Scheme {
+        match (self, block) {
+            (Scheme::Nf4 { double_quant, .. }, BlockSize::Elements(block_size)) => {
+                Scheme::Nf4 { block_size, double_quant }
+            }
+            (Scheme::Fp4 { double_quant, .. }, BlockSize::Elements(block_size)) => {
+                Scheme::Fp4 { block_size, double_quant }
+            }
+            (Scheme::Nf3 { .. }, BlockSize::Elements(block_size)) => Scheme::Nf3 { block_size },
+            (Scheme::Nf2 { .. }, BlockSize::Elements(block_size)) => Scheme::Nf2 { block_size },
+            (Scheme::Int { bits, symmetric, scale, .. }, block) => Scheme::Int { bits, block, symmetric, scale },
+            (Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. }, _) => self,
+            (Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4, _) => self,
+            (Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm, _) => self,
         }
     }
 
@@ -231,24 +269,22 @@ impl Scheme {
                 [scheme, scheme.symmetric()].into_iter().flat_map(|s| [s, s.with_f32_scales()]).collect()
             }
             Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => vec![scheme],
-            Scheme::Mxfp4 | Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => vec![scheme],
+            Scheme::Mxfp4 | Scheme::Nvfp4 | Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => vec![scheme],
         };
         Scheme::all().flat_map(forms).collect()
     }
 
-    /// Elements that share a scale; 0 for plain floats.
-    pub const fn block_size(self) -> usize {
-        self.layout().block
+    /// What shares a scale; none for plain floats.
+    pub const fn block(self) -> Option<BlockSize> {
+        match self.layout().scales {
+            Some(scales) => Some(scales.block),
+            None => None,
+        }
     }
 
-    /// Bits an element.
+    /// Bits of an element.
     pub const fn code_bits(self) -> usize {
         self.layout().bits
-    }
-
-    /// Elements and bytes of one entry of `scales`: a block, but a super-block for K-quants. (0, 0) for plain floats.
-    pub const fn scale_entry(self) -> (usize, usize) {
-        self.layout().entry
     }
 
     /// The name used in files and flags (`nf4`, `q4_1`, ...).
@@ -278,24 +314,7 @@ impl Scheme {
 
     /// Whether a code stands for [`VECTOR`] numbers at once.
     pub const fn is_vector(self) -> bool {
-        matches!(self, Scheme::E8p | Scheme::Aqlm { .. })
-    }
-
-    /// Words of `codes`, `scales` and `nested` for `len` elements.
-    pub const fn words(self, len: usize) -> [usize; 3] {
-        let (elements, bytes) = self.scale_entry();
-        let entries = if elements == 0 { 0 } else { len.div_ceil(elements) };
-        let nested = match self {
-            Scheme::Nvfp4 => 1,
-            Scheme::E8p => 256 * VECTOR,
-            Scheme::Aqlm { .. } => 2 * 256 * VECTOR,
-            Scheme::Nf4 { double_quant: true, .. } | Scheme::Fp4 { double_quant: true, .. } => {
-                257 + entries.div_ceil(256)
-            }
-            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => 0,
-            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 | Scheme::Ggml(_) => 0,
-        };
-        [self.code_words(len), (entries * bytes).div_ceil(4), nested]
+        matches!(self, Scheme::E8p | Scheme::Aqlm)
     }
 
     /// Words of the codes of `len` elements.
@@ -303,56 +322,78 @@ impl Scheme {
         super::stream_words(len, self.code_bits())
     }
 
-    /// The scheme for a weight of `shape` (rows, cols): [`PER_CHANNEL`] and [`PER_TENSOR`] become numbers.
-    pub const fn resolve(self, shape: [usize; 2]) -> Scheme {
-        match self {
-            Scheme::Int { bits, block_size, symmetric, scale } => {
-                let block_size = match block_size {
-                    PER_CHANNEL => shape[1],
-                    PER_TENSOR => shape[0].saturating_mul(shape[1]),
-                    size => size,
-                };
-                Scheme::Int { bits, block_size, symmetric, scale }
-            }
-            Scheme::Aqlm { .. } => Scheme::Aqlm { block_size: shape[1] },
-            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => self,
-            Scheme::F32
-            | Scheme::F16
-            | Scheme::BF16
-            | Scheme::Mxfp4
-            | Scheme::Nvfp4
-            | Scheme::Ggml(_)
-            | Scheme::E8p => self,
-        }
-    }
-
     /// Checks bits and block size. Errors: Config.
     pub fn validate(self) -> Result<()> {
-        let block = self.block_size();
         match self {
-            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => {
-                match block.is_power_of_two() && (32..=4096).contains(&block) {
-                    true => Ok(()),
-                    false => Err(Error::config("block_size", format!("{block} is no power of two from 32 to 4096"))),
-                }
-            }
+            Scheme::Nf4 { block_size: n, .. } | Scheme::Fp4 { block_size: n, .. } => check_table_block(n),
+            Scheme::Nf3 { block_size } | Scheme::Nf2 { block_size } => check_table_block(block_size),
             Scheme::Int { bits, .. } => match bits {
                 2..=8 => Ok(()),
                 bits => Err(Error::config("bits", format!("{bits} is not one of 2 to 8"))),
             },
             Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Mxfp4 | Scheme::Nvfp4 => Ok(()),
-            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm { .. } => Ok(()),
+            Scheme::Ggml(_) | Scheme::E8p | Scheme::Aqlm => Ok(()),
         }
+    }
+}
+
+/// A scheme on a weight of one shape (rows, cols).
+impl Scheme {
+    /// The same integers in blocks of so many elements, as a weight of `shape` is stored: rows of 64 are blocks of 64. Any
+    /// other scheme as it is.
+    pub const fn resolve(self, shape: [usize; 2]) -> Scheme {
+        let Scheme::Int { bits, block, symmetric, scale } = self else { return self };
+        Scheme::Int { bits, block: BlockSize::Elements(block.size(shape)), symmetric, scale }
+    }
+
+    /// Elements that share a scale; none for plain floats.
+    pub const fn block_size(self, shape: [usize; 2]) -> Option<usize> {
+        match self.block() {
+            Some(block) => Some(block.size(shape)),
+            None => None,
+        }
+    }
+
+    /// Elements and bytes of one entry of `scales`: a block, but a super-block for K-quants. None for plain floats.
+    pub const fn scale_entry(self, shape: [usize; 2]) -> Option<(usize, usize)> {
+        match self.layout().scales {
+            Some(scales) => Some((scales.entry.size(shape), scales.bytes)),
+            None => None,
+        }
+    }
+
+    /// Bytes of the scales of the first `len` elements.
+    pub(crate) const fn scale_bytes(self, shape: [usize; 2], len: usize) -> usize {
+        match self.scale_entry(shape) {
+            Some((elements, bytes)) if elements > 0 => len.div_ceil(elements) * bytes,
+            _ => 0,
+        }
+    }
+
+    /// Words of `codes`, `scales` and `nested`.
+    pub const fn words(self, shape: [usize; 2]) -> [usize; 3] {
+        let len = shape[0] * shape[1];
+        let nested = match self {
+            Scheme::Nvfp4 => 1,
+            Scheme::E8p => 256 * VECTOR,
+            Scheme::Aqlm => 2 * 256 * VECTOR,
+            Scheme::Nf4 { block_size, double_quant: true } | Scheme::Fp4 { block_size, double_quant: true } => {
+                257 + len.div_ceil(block_size).div_ceil(256)
+            }
+            Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => 0,
+            Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 | Scheme::Ggml(_) => 0,
+        };
+        [self.code_words(len), self.scale_bytes(shape, len).div_ceil(4), nested]
     }
 
     /// Checks that a weight of `shape` can be stored so: rows of whole vectors or super-blocks, blocks that do not end
     /// inside a word of eight. Errors: Config, Shape.
     pub fn validate_for(self, shape: [usize; 2]) -> Result<()> {
         self.validate()?;
-        let (block, cols) = (self.block_size(), shape[1]);
+        let cols = shape[1];
         let unit = match self {
             Scheme::Ggml(ty) => ty.block_size(),
-            Scheme::E8p | Scheme::Aqlm { .. } => VECTOR,
+            Scheme::E8p | Scheme::Aqlm => VECTOR,
             Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::Int { .. } | Scheme::Mxfp4 | Scheme::Nvfp4 => 1,
             Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Nf3 { .. } | Scheme::Nf2 { .. } => 1,
         };
@@ -360,7 +401,13 @@ impl Scheme {
             let expected = format!("a multiple of {unit} columns");
             return Err(Error::shape(self.name(), expected, format!("{shape:?}")));
         }
-        if let Scheme::Int { .. } | Scheme::Aqlm { .. } = self
+        if let Scheme::E8p = self
+            && shape[0].saturating_mul(cols) > 1 << 31
+        {
+            return Err(Error::shape(self.name(), "at most 2^31 elements behind one scale", format!("{shape:?}")));
+        }
+        if let Scheme::Int { block, .. } = self
+            && let block = block.size(shape)
             && (block == 0 || (block % 8 != 0 && cols % 8 == 0))
             && shape[0] * cols > 0
         {
@@ -368,6 +415,13 @@ impl Scheme {
             return Err(Error::config("block_size", message));
         }
         Ok(())
+    }
+}
+
+fn check_table_block(block: usize) -> Result<()> {
+    match block.is_power_of_two() && (32..=4096).contains(&block) {
+        true => Ok(()),
+        false => Err(Error::config("block_size", format!("{block} is no power of two from 32 to 4096"))),
     }
 }
 

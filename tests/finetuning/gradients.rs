@@ -24,15 +24,8 @@ const EPS: f64 = 1e-5;
 /// [out, in] of the block's linear layers: two heads of 8, one of keys and values.
 const SHAPES: [[usize; 2]; 7] = [[16, 16], [8, 16], [8, 16], [16, 16], [24, 16], [24, 16], [16, 24]];
 /// Of the block's linear layers: every kind of layer, in both halves of the block.
-const SCHEMES: [Scheme; 7] = [
-    Scheme::Aqlm { block_size: 16 },
-    Scheme::E8p,
-    Scheme::Aqlm { block_size: 16 },
-    Scheme::E8p,
-    Scheme::Aqlm { block_size: 16 },
-    Scheme::F32,
-    Scheme::E8p,
-];
+const SCHEMES: [Scheme; 7] =
+    [Scheme::Aqlm, Scheme::E8p, Scheme::Aqlm, Scheme::E8p, Scheme::Aqlm, Scheme::F32, Scheme::E8p];
 
 fn store(index: usize) -> Packed {
     let [rows, cols] = SHAPES[index];

@@ -10,7 +10,7 @@ use fourbit::{
     method::{Aqlm, FineTune, LayerMethod, PipelineOptions, Quip, Tuned, quantize_model},
     model::{LoadOptions, Model, Quantization},
     nn::Transform,
-    quant::{PER_CHANNEL, Scheme},
+    quant::Scheme,
 };
 
 /// Rows of what the embedded model is about: samples to learn from, of different lengths, and others.
@@ -100,7 +100,7 @@ fn code_books_of_aqlm_learn_and_its_codes_stay() {
         let [a, b] = [&before, &after].map(|model| model.vector(name).unwrap().read::<f32>().unwrap());
         assert_ne!(a, b, "{name}");
     }
-    check_folder(Scheme::Aqlm { block_size: PER_CHANNEL }, Box::new(checkpoint::Aqlm), &before, &after);
+    check_folder(Scheme::Aqlm, Box::new(checkpoint::Aqlm), &before, &after);
 }
 
 /// A folder holds what was learned; norms are rounded to the source's dtype.

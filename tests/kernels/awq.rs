@@ -9,11 +9,12 @@ use fourbit::{
         gptq::{BlockRange, Grid},
     },
     ops::quantize,
-    quant::{ScaleType, Scheme},
+    quant::{BlockSize, ScaleType, Scheme},
 };
 
 fn grid(scheme: Scheme) -> Grid {
-    Grid { scheme, first_block: 0, range: BlockRange::Whole }
+    let Some(BlockSize::Elements(group)) = scheme.block() else { unreachable!("groups of one size are tested") };
+    Grid { scheme, group, first_block: 0, range: BlockRange::Whole }
 }
 
 fn tensor(gpu: &Gpu, shape: [usize; 2], values: &[f32]) -> Tensor {
@@ -28,7 +29,12 @@ fn nearest(gpu: &Gpu, w: &[f32], n: usize, scheme: Scheme) -> Vec<f32> {
 
 /// 4 and 3 bits, 2 bits symmetric, one group per row, and 8 bits.
 fn schemes() -> [(Scheme, usize); 5] {
-    let int = |bits, block_size, symmetric, scale| Scheme::Int { bits, block_size, symmetric, scale };
+    let int = |bits, block_size, symmetric, scale| Scheme::Int {
+        bits,
+        block: BlockSize::Elements(block_size),
+        symmetric,
+        scale,
+    };
     [
         (int(4, 32, false, ScaleType::F16), 96),
         (int(3, 24, false, ScaleType::F32), 72),
@@ -78,7 +84,7 @@ fn the_error_of_scaled_weights_is_that_of_the_definition() {
 fn clipping_takes_the_best_of_the_ranges() {
     let Some(gpu) = gpu() else { return };
     for (scheme, n) in schemes() {
-        let (rows, group) = (5, scheme.block_size());
+        let (rows, group) = (5, grid(scheme).group);
         let mut w = Rng(n as u64 + 1).normals(rows * n);
         w[..n].fill(0.25);
         w[n..2 * n].fill(0.0);

@@ -57,7 +57,7 @@ fn the_reference_gradient_equals_finite_differences() {
 fn check(gpu: &Gpu, [rows, cols]: [usize; 2], words: Vec<u32>) {
     let mut rng = Rng(cols as u64);
     let (books, scales, dw) = (rng.normals(4096), rng.normals(rows), rng.normals(rows * cols));
-    let scheme = Scheme::Aqlm { block_size: cols };
+    let scheme = Scheme::Aqlm;
     let bits = scales.iter().map(|v| v.to_bits()).collect();
     let packed = Packed::new(scheme, [rows, cols], words.clone(), bits, books.clone()).unwrap();
     let sorted = Codes::new(gpu, &QuantizedTensor::upload(gpu, "w", &packed).unwrap()).unwrap();
@@ -101,7 +101,7 @@ fn other_weights_and_shapes_are_refused() {
     let floats = QuantizedTensor::zeros(&gpu, "w", Scheme::F32, [2, 8]).unwrap();
     let message = Codes::new(&gpu, &floats).err().unwrap().to_string();
     assert_eq!(message, "codebook: expected a weight of AQLM, got f32");
-    let weight = QuantizedTensor::zeros(&gpu, "w", Scheme::Aqlm { block_size: 8 }, [2, 8]).unwrap();
+    let weight = QuantizedTensor::zeros(&gpu, "w", Scheme::Aqlm, [2, 8]).unwrap();
     let codes = Codes::new(&gpu, &weight).unwrap();
     let mut g = Graph::new(&gpu);
     let mut zeros = |len: usize| g.import(&gpu.zeros("t", [len], DType::F32).unwrap());

@@ -7,7 +7,7 @@ use fourbit::{
     graph::Graph,
     kernels::{dense, hadamard::Hadamard},
     nn::{Adapted, Change, Linear, Lora, Parameter, Pass, Permutation, StepValues, Transform},
-    quant::{PER_CHANNEL, Packed, Scheme, hadamard},
+    quant::{Packed, Scheme, hadamard},
 };
 
 /// rows, in, out, rank
@@ -179,7 +179,7 @@ fn adapters_learn_on_every_base() {
     }
     check_adapted(&gpu, Scheme::E8p, Base::Rotated, [5, 24, 96]);
     check_adapted(&gpu, Scheme::E8p, Base::Rotated, [3, 64, 40]);
-    check_adapted(&gpu, Scheme::Aqlm { block_size: PER_CHANNEL }, Base::Plain, [1, 9, 72]);
+    check_adapted(&gpu, Scheme::Aqlm, Base::Plain, [1, 9, 72]);
     check_adapted(&gpu, int(4, 32, false), Base::Permuted, [7, 33, 96]);
     check_adapted(&gpu, Scheme::int(3, 32), Base::Permuted, [1, 40, 64]);
 }

@@ -6,7 +6,7 @@ use fourbit::{
     gpu::Gpu,
     graph::Graph,
     kernels::dequantize::{dequantize, dequantize_rows},
-    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, ggml::BlockType},
+    quant::{BlockSize, Packed, Scheme, ggml::BlockType},
 };
 
 fn schemes() -> Vec<Scheme> {
@@ -22,7 +22,8 @@ fn schemes() -> Vec<Scheme> {
         }
     }
     all.extend((2..=8).map(|bits| Scheme::int(bits, 64)));
-    all.extend([PER_CHANNEL, PER_TENSOR].into_iter().flat_map(|size| [Scheme::int8(size), Scheme::int(3, size)]));
+    let whole = [BlockSize::Row, BlockSize::Tensor].into_iter();
+    all.extend(whole.flat_map(|block| [Scheme::int8(64), Scheme::int(3, 64)].map(|scheme| scheme.with_block(block))));
     all.extend([Scheme::Nf3 { block_size: 64 }, Scheme::Nf2 { block_size: 32 }, Scheme::Mxfp4, Scheme::Nvfp4]);
     all
 }
@@ -86,7 +87,7 @@ fn shards_and_ranges_of_rows_change_nothing() {
     let (Some(gpu), Some(small)) = (gpu(), binding(binding_bytes)) else { return };
     for scheme in schemes().into_iter().chain(gguf(256)) {
         // Rows of 93 numbers begin anywhere in a word.
-        let cols = if scheme.is_ggml() { 96usize.next_multiple_of(scheme.scale_entry().0) } else { 93 };
+        let cols = if let Scheme::Ggml(ty) = scheme { 96usize.next_multiple_of(ty.block_size()) } else { 93 };
         let shape = [1500, cols];
         let packed = packed(scheme, shape);
         let want = packed.dequantize();
@@ -102,7 +103,7 @@ fn shards_and_ranges_of_rows_change_nothing() {
         };
         check(&QuantizedTensor::upload(&gpu, "w", &packed).unwrap(), 1496);
         // Shards end with whole words, which codes of 3, 5, 6 and 7 bits seldom do, and with whole blocks.
-        let cut = scheme.resolve(shape).block_size() <= 64 && scheme.code_bits().is_power_of_two();
+        let cut = scheme.block_size(shape).is_none_or(|block| block <= 64) && scheme.code_bits().is_power_of_two();
         let w = match QuantizedTensor::upload(&small, "w", &packed) {
             Ok(w) => w,
             Err(error) if cut => panic!("{scheme:?}: {error}"),

@@ -16,13 +16,13 @@ use fourbit::{
         quantize_rows::{self, Scale},
     },
     ops::quantize::report,
-    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, affine::stored_codes},
+    quant::{BlockSize, Packed, Scheme, affine::stored_codes},
 };
 use half::f16;
 
 /// A weight of integers without codes yet, with these scales and zero points.
 fn with_scales(gpu: &Gpu, scheme: Scheme, shape: [usize; 2], scales: &[f32], zeros: &[f32]) -> QuantizedTensor {
-    let words = scheme.resolve(shape).words(shape[0] * shape[1]);
+    let words = scheme.words(shape);
     let pairs = scales.iter().zip(zeros).flat_map(|(s, z)| [s.to_bits(), z.to_bits()]).collect();
     QuantizedTensor::upload(gpu, "w", &Packed::new(scheme, shape, vec![0; words[0]], pairs, vec![]).unwrap()).unwrap()
 }
@@ -79,11 +79,11 @@ fn values_and_gradients_equal_torch() {
         // Bytes have one code more; what is rounded so is a layer's input.
         ("symmetric_qint8_narrow", 0.0, Some((-127, 127))),
     ] {
-        for (per, block) in [("tensor", PER_TENSOR), ("channel", PER_CHANNEL)] {
+        for (per, block) in [("tensor", BlockSize::Tensor), ("channel", BlockSize::Row)] {
             let case = format!("{name}/per_{per}");
             let get = |what: &str| golden.f32(&format!("{case}/{what}"));
             let zeros: Vec<f32> = get("zero_point").iter().map(|z| z - shift).collect();
-            let w = with_scales(&gpu, int(8, block, false), [12, 32], &get("scale"), &zeros);
+            let w = with_scales(&gpu, int(8, 64, false).with_block(block), [12, 32], &get("scale"), &zeros);
             let [y, dx] = rounded_and_gradient(&gpu, &w, codes, &x, &dy);
             if codes.is_none() {
                 assert_eq!(y, get("fake"), "{case}");
@@ -118,10 +118,11 @@ fn trained_steps_equal_torch() {
     let golden = Golden::open("qat.safetensors");
     let (x, dy) = (golden.f32("x"), golden.f32("upstream"));
     for bits in [2, 3, 4, 8u8] {
-        for (per, block) in [("tensor", PER_TENSOR), ("channel", PER_CHANNEL)] {
+        for (per, block) in [("tensor", BlockSize::Tensor), ("channel", BlockSize::Row)] {
             let case = format!("{bits}/per_{per}");
             let get = |what: &str| golden.f32(&format!("{case}/{what}"));
-            let w = with_scales(&gpu, int(bits, block, false), [12, 32], &get("scale"), &get("zero_point"));
+            let w =
+                with_scales(&gpu, int(bits, 64, false).with_block(block), [12, 32], &get("scale"), &get("zero_point"));
             let [y, dx] = rounded_and_gradient(&gpu, &w, None, &x, &dy);
             assert_eq!(y, get("fake"), "{case}");
             assert_eq!(dx, get("grad_x"), "{case}");
@@ -147,7 +148,7 @@ fn trained_steps_equal_torch() {
 
 /// What an f64 reference says: the gradient of x, those of the steps, and how much rounding may change each of those.
 fn reference(packed: &Packed, x: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f64>, Vec<f64>) {
-    let (block, bits) = (packed.scheme.block_size(), packed.scheme.code_bits() as u8);
+    let (block, bits) = (packed.block_size().unwrap(), packed.scheme.code_bits() as u8);
     let (low, high) = stored_codes(bits);
     let (mut dx, mut ds, mut size) = (dy.to_vec(), Vec::new(), Vec::new());
     for (b, start) in (0..x.len()).step_by(block).enumerate() {
@@ -187,12 +188,12 @@ fn numbers(len: usize, seed: u64) -> Vec<f32> {
 fn awkward_shapes_equal_the_reference() {
     let Some(gpu) = gpu() else { return };
     let schemes = [
-        int(2, PER_CHANNEL, true),
+        int(2, 64, true).with_block(BlockSize::Row),
         Scheme::int(3, 64),
         Scheme::int(3, 24).symmetric(),
-        int(4, PER_TENSOR, true),
-        Scheme::int(5, PER_CHANNEL),
-        Scheme::int8(PER_CHANNEL),
+        int(4, 64, true).with_block(BlockSize::Tensor),
+        Scheme::int(5, 64).with_block(BlockSize::Row),
+        Scheme::INT8_ROWS,
         Scheme::int(8, 64),
     ];
     for shape in [[1, 1], [3, 63], [7, 257], [5, 2304], [12, 48], [33, 4096]] {
@@ -267,7 +268,7 @@ fn rounding_that_is_recorded_gives_the_codes_of_rounding_at_once() {
     let x = numbers(7 * 264, 5);
     let schemes = [
         Scheme::int(3, 64),
-        int(8, PER_CHANNEL, true),
+        int(8, 64, true).with_block(BlockSize::Row),
         Scheme::Nf4 { block_size: 64, double_quant: false },
         Scheme::Nf3 { block_size: 32 },
         Scheme::Mxfp4,

@@ -15,7 +15,7 @@ use fourbit::{
     nn::Linear,
     ops::quantize,
     quant::{
-        FP4, NF4, PER_CHANNEL, Packed, ScaleType, Scheme,
+        BlockSize, FP4, NF4, Packed, ScaleType, Scheme,
         blockwise4::{NF2, NF3},
     },
 };
@@ -73,7 +73,7 @@ fn values(gpu: &Gpu, linear: &Linear) -> Vec<f32> {
 }
 
 fn scheme(bits: u8, block_size: usize, symmetric: bool, scale: ScaleType) -> Scheme {
-    Scheme::Int { bits, block_size, symmetric, scale }
+    Scheme::Int { bits, block: block_size.into(), symmetric, scale }
 }
 
 /// tr(Δ H Δᵀ)
@@ -162,7 +162,7 @@ fn codes_of_tables_are_those_of_the_definition_but_for_ties() {
                 w: &wide(&w),
                 h: &wide(&h),
                 cols: n,
-                group: scheme.block_size(),
+                group: scheme.block_size([rows, n]).unwrap(),
                 bits: 4,
                 symmetric: false,
                 table: Some(table),
@@ -220,7 +220,7 @@ fn without_correlations_it_rounds_to_nearest() {
     let mut h = vec![0.0f32; n * n];
     (0..n).for_each(|c| h[c * n + c] = 1.0 + c as f32);
     let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
-    for scheme in [scheme(4, 64, false, ScaleType::F16), scheme(3, 32, true, ScaleType::F32), Scheme::int8(0), nf4] {
+    for scheme in [scheme(4, 64, false, ScaleType::F16), scheme(3, 32, true, ScaleType::F32), Scheme::INT8_ROWS, nf4] {
         let ours = run(&gpu, GptqOptions::new(scheme), &w, &h, n).unwrap();
         let weight = gpu.tensor("w", [rows, n], DType::F32, &w).unwrap();
         let rtn = quantize::quantize(&gpu, "w", &weight, [rows, n], scheme).unwrap();
@@ -258,9 +258,9 @@ fn percentiles_clip_each_block_at_its_own_magnitudes() {
     w[3 * cols..4 * cols].fill(-0.75);
     let tables = [Scheme::Nf4 { block_size: 64, double_quant: false }, Scheme::Nf3 { block_size: 32 }];
     let int = |block_size, symmetric| scheme(3, block_size, symmetric, ScaleType::F16);
-    for scheme in [int(64, false), int(64, true), int(PER_CHANNEL, false)].into_iter().chain(tables) {
+    for scheme in [int(64, false), int(64, true), int(64, false).with_block(BlockSize::Row)].into_iter().chain(tables) {
         for percent in [50.0, 90.0, 98.0, 100.0] {
-            let block = scheme.resolve([rows, cols]).block_size();
+            let block = scheme.block_size([rows, cols]).unwrap();
             let mut clipped = w.clone();
             for block in clipped.chunks_mut(block) {
                 let mut magnitudes: Vec<f32> = block.iter().map(|v| v.abs()).collect();

@@ -13,7 +13,7 @@ use fourbit::{
 use half::{bf16, f16};
 
 fn scheme(bits: u8, block_size: usize, scale: ScaleType) -> Scheme {
-    Scheme::Int { bits, block_size, symmetric: false, scale }
+    Scheme::Int { bits, block: block_size.into(), symmetric: false, scale }
 }
 
 fn solve(gpu: &Gpu, w: &[f32], shape: [usize; 2], scheme: Scheme) -> Packed {

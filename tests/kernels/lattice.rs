@@ -6,7 +6,7 @@ use fourbit::{
     graph::Graph,
     kernels::dequantize::{dequantize, dequantize_rows},
     ops::lattice::{additive, block_factor, ldlq},
-    quant::{PER_CHANNEL, Packed, Scheme, VECTOR, lattice},
+    quant::{Packed, Scheme, VECTOR, lattice},
 };
 
 fn distance(x: &[f64], q: &[f64]) -> f64 {
@@ -189,7 +189,7 @@ fn sums_of_two_vectors_are_nearer_than_one_choice_after_the_other() {
 #[test]
 fn values_of_vector_codes_equal_the_specification() {
     let Some(gpu) = gpu() else { return };
-    for scheme in [Scheme::E8p, Scheme::Aqlm { block_size: PER_CHANNEL }] {
+    for scheme in [Scheme::E8p, Scheme::Aqlm] {
         for shape in [[1, 8], [7, 24], [33, 576]] {
             let packed: Packed = packed(scheme, shape, &vec![0.0; shape[0] * shape[1]]);
             let want = packed.dequantize();

@@ -5,7 +5,7 @@ use fourbit::{
     DType, QuantizedTensor,
     gpu::{Gpu, Tensor},
     ops::quantize::{quantize, quantize_with},
-    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme},
+    quant::{BlockSize, Packed, Scheme},
 };
 use half::{bf16, f16};
 
@@ -29,12 +29,16 @@ fn others() -> impl Iterator<Item = Scheme> {
         [
             int(bits, 64, bits % 2 == 0),
             Scheme::int(bits, 32),
-            int(bits, PER_CHANNEL, false),
-            Scheme::int(bits, PER_TENSOR),
+            int(bits, 64, false).with_block(BlockSize::Row),
+            Scheme::int(bits, 64).with_block(BlockSize::Tensor),
         ]
     });
     let halves = [4, 8].into_iter().flat_map(|bits| [Scheme::int(bits, 64), Scheme::int(bits, 64).symmetric()]);
-    let channels = [Scheme::int8(PER_CHANNEL), Scheme::int8(PER_TENSOR), int(4, PER_CHANNEL, false)];
+    let channels = [
+        Scheme::INT8_ROWS,
+        Scheme::int8(64).with_block(BlockSize::Tensor),
+        int(4, 64, false).with_block(BlockSize::Row),
+    ];
     let tables = [Scheme::Nf3 { block_size: 64 }, Scheme::Nf2 { block_size: 32 }, Scheme::Nf3 { block_size: 4096 }];
     stream.chain(halves).chain(channels).chain(tables).chain([Scheme::Mxfp4])
 }
@@ -118,8 +122,8 @@ fn awkward_lengths_keep_their_last_block() {
             Scheme::Fp4 { block_size: 4096, double_quant: false },
             int(8, 24, false),
             int(4, 1 << 20, true),
-            int(5, PER_CHANNEL, false),
-            int(3, PER_TENSOR, true),
+            int(5, 64, false).with_block(BlockSize::Row),
+            int(3, 64, true).with_block(BlockSize::Tensor),
             Scheme::int(6, 24),
             Scheme::Nf3 { block_size: 32 },
             Scheme::Mxfp4,
@@ -154,7 +158,7 @@ fn ranges_of_the_source_change_nothing() {
             (int(4, 40, true), shape),
             (int(3, 64, true), shape),
             // Ranges end with a row, whose length keeps the alignment.
-            (int(6, PER_CHANNEL, true), [54, 1024]),
+            (int(6, 64, true).with_block(BlockSize::Row), [54, 1024]),
             (Scheme::Mxfp4, shape),
             (Scheme::F32, shape),
         ] {

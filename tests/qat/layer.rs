@@ -14,7 +14,7 @@ use fourbit::{
     graph::{Graph, Value},
     kernels::elementwise,
     nn::{Adapted, Change, Float, InputRounding, Linear, Pass, StepValues},
-    quant::{PER_CHANNEL, Packed, Scheme, affine::stored_codes},
+    quant::{BlockSize, Packed, Scheme, affine::stored_codes},
 };
 
 /// A layer that is trained through rounding, and what it is made of.
@@ -187,7 +187,7 @@ fn check_against_f64(gpu: &Gpu, case: &Case) {
     let mut dw = product(&transposed(&dy, outputs), &transposed(&qx, inputs), TOKENS);
     if let Scheme::Int { bits, .. } = packed.scheme {
         let (low, high) = stored_codes(bits);
-        let block = packed.scheme.block_size();
+        let block = packed.block_size().unwrap();
         let mut steps = vec![0.0; dw.len().div_ceil(block)];
         let mut clamped = 0;
         for (i, d) in dw.iter_mut().enumerate() {
@@ -233,8 +233,8 @@ fn a_layers_gradients_equal_the_f64_reference() {
         observed(Scheme::F32),
         observed(Scheme::int(3, 64)),
         observed(Scheme::Nf4 { block_size: 64, double_quant: false }),
-        with(observed(int(4, PER_CHANNEL, true)), InputScales::Dynamic),
-        with(observed(Scheme::int8(PER_CHANNEL)), InputScales::Static),
+        with(observed(int(4, 64, true).with_block(BlockSize::Row)), InputScales::Dynamic),
+        with(observed(Scheme::INT8_ROWS), InputScales::Static),
         learned(Scheme::int(2, 24).symmetric()),
         with(learned(Scheme::int(3, 64)), InputScales::Static),
     ];

@@ -15,7 +15,7 @@ use fourbit::{
     kernels::elementwise,
     model::{Inputs, LoadOptions, Quantization},
     nn::{InputRounding, Keys, Latent, Pass},
-    quant::{PER_CHANNEL, Packed, ScaleType, Scheme},
+    quant::{Packed, ScaleType, Scheme},
     train::Schedule,
 };
 
@@ -139,7 +139,7 @@ fn training_through_rounding_beats_rounding_afterwards() {
 fn the_converted_model_is_the_one_that_was_trained() {
     let Some(gpu) = gpu() else { return };
     let learned = QatConfig { ranges: Ranges::Learned, ..QatConfig::new(Scheme::int(4, 64)) };
-    let dynamic = QatConfig { activations: Some(InputScales::Dynamic), ..QatConfig::new(Scheme::int8(PER_CHANNEL)) };
+    let dynamic = QatConfig { activations: Some(InputScales::Dynamic), ..QatConfig::new(Scheme::INT8_ROWS) };
     let cases = [
         (None, QatConfig { activations: Some(InputScales::Static), ..learned }),
         (Some(4), dynamic),

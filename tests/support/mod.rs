@@ -88,7 +88,7 @@ pub fn packed(scheme: Scheme, shape: [usize; 2], x: &[f32]) -> Packed {
         return Packed::quantize(scheme, shape, x).unwrap();
     }
     let mut rng = Rng(x.len() as u64);
-    let words = scheme.words(x.len());
+    let words = scheme.words(shape);
     let nested = match scheme {
         Scheme::E8p => lattice::patterns().concat(),
         _ => rng.normals(words[2]),

@@ -11,7 +11,7 @@ use fourbit::{
     format::peft::AdapterConfig,
     gpu::{Backend, Gpu, GpuOptions, Search},
     model::{LoadOptions, Model, Quantization, Source},
-    quant::Scheme,
+    quant::{BlockSize, Scheme},
     tokenizer::Tokenizer,
     train::{Schedule, TrainConfig, Warmup},
 };
@@ -157,19 +157,22 @@ impl QuantArgs {
         if text == "none" {
             return Ok(None);
         }
-        let scheme = shaped(text.parse()?, self.block_size, self.double_quant)?;
+        let scheme = shaped(text.parse()?, self.block_size.map(BlockSize::Elements), self.double_quant)?;
         Ok(Some(scheme))
     }
 }
 
 /// A scheme with the options that say more of it. Errors: Config for those that do not go with it.
-pub fn shaped(scheme: Scheme, block_size: Option<usize>, double_quant: bool) -> Result<Scheme> {
-    let mut scheme = match block_size {
-        Some(size) if scheme.with_block_size(size) == scheme && scheme.block_size() != size => {
-            let message = format!("the blocks of {scheme} have a fixed size");
+pub fn shaped(scheme: Scheme, block: Option<BlockSize>, double_quant: bool) -> Result<Scheme> {
+    let mut scheme = match block {
+        Some(block) if scheme.with_block(block) == scheme && scheme.block() != Some(block) => {
+            let message = match block {
+                BlockSize::Elements(_) => format!("the blocks of {scheme} have a fixed size"),
+                BlockSize::Row | BlockSize::Tensor => format!("one scale per row is for integers alone, not {scheme}"),
+            };
             return Err(Error::config("--block-size", message));
         }
-        Some(size) => scheme.with_block_size(size),
+        Some(block) => scheme.with_block(block),
         None => scheme,
     };
     if double_quant {

@@ -12,7 +12,7 @@ use fourbit::{
     gpu::Gpu,
     method::{Compared, Kept, LayerMethod, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
-    quant::{PER_CHANNEL, Scheme, gcd},
+    quant::{BlockSize, Scheme, gcd},
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -214,11 +214,11 @@ fn held(source: &Source, quantization: Quantization) -> Result<Scheme> {
         .map(|(name, [_, cols])| Ok((source.scheme(&format!("{name}.weight"))?, cols)))
         .collect::<Result<_>>()?;
     let scheme = shared(&layers).unwrap_or(Scheme::F32);
-    if let Some(longest) = layers.iter().map(|(of, _)| of.block_size()).max().filter(|_| is_cut(&layers, scheme)) {
+    let longest = layers.iter().filter_map(|&(of, cols)| of.block_size([1, cols])).max();
+    if let (Some(longest), Some(BlockSize::Elements(size)), true) = (longest, scheme.block(), is_cut(&layers, scheme)) {
         note(format_args!(
-            "the layers' groups of up to {longest} do not all fill their rows: {} is written in groups of {}",
+            "the layers' groups of up to {longest} do not all fill their rows: {} is written in groups of {size}",
             scheme.name(),
-            scheme.block_size()
         ));
     }
     Ok(scheme)
@@ -226,8 +226,7 @@ fn held(source: &Source, quantization: Quantization) -> Result<Scheme> {
 
 /// Whether some layer's groups are longer than those of `scheme`, which all are written in.
 fn is_cut(layers: &[(Scheme, usize)], scheme: Scheme) -> bool {
-    let group = |scheme: Scheme, cols: usize| scheme.resolve([1, cols]).block_size();
-    layers.iter().any(|&(of, cols)| of.block_size() > group(scheme, cols))
+    layers.iter().any(|&(of, cols)| of.block_size([1, cols]) > scheme.block_size([1, cols]))
 }
 
 /// The scheme of the first of (scheme, columns); where all are integers of one kind, in blocks that all rows are made of: one per row
@@ -236,15 +235,18 @@ fn is_cut(layers: &[(Scheme, usize)], scheme: Scheme) -> bool {
 fn shared(layers: &[(Scheme, usize)]) -> Option<Scheme> {
     let &(first, _) = layers.first()?;
     let Scheme::Int { bits, symmetric, scale, .. } = first else { return Some(first) };
-    let with = |block_size| Scheme::Int { bits, block_size, symmetric, scale };
-    if layers.iter().any(|&(scheme, _)| scheme != with(scheme.block_size())) {
-        return Some(first);
-    }
-    let divisor = |a: usize, &(scheme, _): &(Scheme, usize)| gcd(a, scheme.block_size());
-    Some(with(match layers.iter().all(|&(scheme, cols)| scheme.block_size() == cols) {
-        true => PER_CHANNEL,
-        false => layers.iter().fold(0, divisor),
-    }))
+    let of_one_kind = |&(of, cols): &(Scheme, usize)| match of {
+        Scheme::Int { block, .. } if of == (Scheme::Int { bits, block, symmetric, scale }) => {
+            Some((block.size([1, cols]), cols))
+        }
+        _ => None,
+    };
+    let Some(sizes) = layers.iter().map(of_one_kind).collect::<Option<Vec<_>>>() else { return Some(first) };
+    let block = match sizes.iter().all(|(size, cols)| size == cols) {
+        true => BlockSize::Row,
+        false => BlockSize::Elements(sizes.iter().fold(0, |divisor, &(size, _)| gcd(divisor, size))),
+    };
+    Some(first.with_block(block))
 }
 
 #[cfg(test)]
@@ -255,12 +257,12 @@ mod tests {
     fn a_scheme_is_kept_for_rows_of_all_lengths() {
         let of = |layers: &[(usize, usize)]| {
             let layers: Vec<_> = layers.iter().map(|&(block, cols)| (Scheme::int(4, block), cols)).collect();
-            shared(&layers).unwrap().block_size()
+            shared(&layers).unwrap().block().unwrap()
         };
-        assert_eq!(of(&[(192, 192), (448, 448)]), PER_CHANNEL);
-        assert_eq!(of(&[(64, 64), (64, 128)]), 64, "one group per row by chance");
-        assert_eq!(of(&[(128, 128), (64, 448)]), 64, "groups of 128, the last one of 64");
-        assert_eq!(of(&[(96, 192), (64, 448)]), 32);
+        assert_eq!(of(&[(192, 192), (448, 448)]), BlockSize::Row);
+        assert_eq!(of(&[(64, 64), (64, 128)]), BlockSize::Elements(64), "one group per row by chance");
+        assert_eq!(of(&[(128, 128), (64, 448)]), BlockSize::Elements(64), "groups of 128, the last one of 64");
+        assert_eq!(of(&[(96, 192), (64, 448)]), BlockSize::Elements(32));
         let mixed = [(Scheme::int8(192), 192), (Scheme::int(4, 64), 448)];
         assert_eq!(shared(&mixed), Some(Scheme::int8(192)), "layers of several widths: the first's");
         assert_eq!(shared(&[(Scheme::Q4_K, 256), (Scheme::Q6_K, 256)]), Some(Scheme::Q4_K));
@@ -272,6 +274,6 @@ mod tests {
         let layers = |blocks: [usize; 2]| [(Scheme::int(4, blocks[0]), 128), (Scheme::int(4, blocks[1]), 448)];
         assert!(is_cut(&layers([128, 64]), Scheme::int(4, 64)));
         assert!(!is_cut(&layers([64, 64]), Scheme::int(4, 64)));
-        assert!(!is_cut(&layers([128, 448]), Scheme::int(4, PER_CHANNEL)));
+        assert!(!is_cut(&layers([128, 448]), Scheme::int(4, 64).with_block(BlockSize::Row)));
     }
 }

@@ -9,7 +9,7 @@ use fourbit::{
     Error, Result,
     export::{Export, is_gguf, suited},
     method::{ActivationScales, Method, Observer, Recipe, Tuned, quantize_model},
-    quant::{PER_CHANNEL, Scheme, ggml},
+    quant::{BlockSize, Scheme, ggml},
 };
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -142,7 +142,7 @@ impl Quantize {
         Ok(match method {
             // SmoothQuant's bytes have f32 scales; all other integers have halves.
             Method::SmoothQuant if bits == 8 => own,
-            _ => Scheme::int(bits, default.block_size()),
+            _ => default.block().map_or(Scheme::int(bits, 64), |block| Scheme::int(bits, 64).with_block(block)),
         })
     }
 
@@ -161,10 +161,10 @@ impl Quantize {
         let mut group_size = None;
         if let Some(size) = self.group_size {
             let size = match size {
-                -1 => PER_CHANNEL,
-                size => usize::try_from(size).ok().filter(|&n| n > 0).ok_or_else(|| {
+                -1 => BlockSize::Row,
+                size => BlockSize::Elements(usize::try_from(size).ok().filter(|&n| n > 0).ok_or_else(|| {
                     Error::config("--group-size", format!("expected a positive number or -1, got {size}"))
-                })?,
+                })?),
             };
             group_size = Some(size);
         }

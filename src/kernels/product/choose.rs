@@ -22,7 +22,7 @@ pub(in crate::kernels) fn prefers_subgroups(caps: &Caps) -> bool {
 /// Whether the subgroup designs take a product. Rows that begin inside a word are decoded element by element: unrolled,
 /// that takes drivers long to compile and is not worth it, but for floats, where it is the shape of low ranks.
 fn suits_subgroups(spec: &Spec) -> bool {
-    !spec.ragged || spec.scheme == Scheme::F32
+    !spec.ragged || spec.encoding.scheme == Scheme::F32
 }
 
 /// The kernel for `product`, and its workgroups.

@@ -7,7 +7,7 @@ use crate::{
     graph::{Graph, Value},
     kernels::{
         QuantizedTensor, Shard,
-        decode::{Lookup, SCHEMES, Unit, block, decode},
+        decode::{Encoding, Lookup, Unit, decode},
         expect,
     },
     quant::{Scheme, gcd},
@@ -59,7 +59,7 @@ impl Base<()> {
 
 /// The matrix that is decoded on the fly.
 pub(crate) struct Weight {
-    scheme: Scheme,
+    encoding: Encoding,
     args: Vec<Value>,
     /// Whether it is a value of the recording, such as a factor of an adapter, and not a weight of the model.
     pub dense: bool,
@@ -72,13 +72,14 @@ pub(crate) struct Weight {
 impl Weight {
     pub(crate) fn shard(g: &mut Graph, w: &QuantizedTensor, shard: &Shard) -> Weight {
         let (args, first_block) = (shard.args(g), shard.first_block);
-        Weight { scheme: w.scheme(), args, dense: false, rows: shard.rows, width: w.cols(), first_block }
+        Weight { encoding: Encoding::of(w), args, dense: false, rows: shard.rows, width: w.cols(), first_block }
     }
 
     /// A plain f32 matrix.
     pub(crate) fn dense(value: &Value) -> Weight {
         let (rows, width) = value.rows_cols();
-        Weight { scheme: Scheme::F32, args: vec![value.clone()], dense: true, rows, width, first_block: 0 }
+        let encoding = Encoding::new(Scheme::F32, [rows, width]);
+        Weight { encoding, args: vec![value.clone()], dense: true, rows, width, first_block: 0 }
     }
 }
 
@@ -166,7 +167,7 @@ impl<'a> Product<'a> {
         let run = if self.entry == Entry::Gradient { self.rows } else { self.depth };
         Spec {
             entry: self.entry,
-            scheme: self.weight.scheme,
+            encoding: self.weight.encoding,
             ragged: self.weight.width % 8 != 0,
             ragged_x: run % 4 != 0 || self.stride % 4 != 0 || self.first % 4 != 0,
             ragged_y: self.cols % 4 != 0 || self.out_stride % 4 != 0 || self.out_first % 4 != 0,
@@ -187,9 +188,8 @@ impl<'a> Product<'a> {
     }
 
     pub(crate) fn params(&self) -> Params {
-        let size = self.weight.scheme.block_size();
         let words = self.depth.div_ceil(8);
-        let scaled = size > 0 && self.weight.width % 8 == 0;
+        let block = self.weight.encoding.block.filter(|_| self.weight.width % 8 == 0);
         Params {
             rows: self.rows as u32,
             cols: self.cols as u32,
@@ -198,8 +198,8 @@ impl<'a> Product<'a> {
             width: self.weight.width as u32,
             first: self.first as u32,
             out_stride: self.out_stride as u32,
-            run: if scaled { gcd(self.weight.width, size) / 8 } else { words } as u32,
-            block: block(self.weight.scheme),
+            run: block.map_or(words, |size| gcd(self.weight.width, size) / 8) as u32,
+            block: self.weight.encoding.block(),
             first_block: self.weight.first_block,
             rank: self.low.map_or(0, |l| l.rank) as u32,
             alpha: self.low.map_or(0.0, |l| l.update.scale),
@@ -265,7 +265,7 @@ pub(crate) enum LowRows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spec {
     pub entry: Entry,
-    pub scheme: Scheme,
+    pub encoding: Encoding,
     /// Whether rows of the weight may begin inside a word.
     pub ragged: bool,
     /// Whether rows of x may begin inside a vec4.
@@ -281,17 +281,17 @@ impl Spec {
     /// Every specialisation, sizes and blocks aside.
     pub(crate) fn all() -> Vec<Spec> {
         let mut all = Vec::new();
-        for (scheme, ragged) in SCHEMES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+        for (encoding, ragged) in Encoding::all().flat_map(|e| [(e, false), (e, true)]) {
             let some = if ragged { LowRows::Ragged } else { LowRows::Aligned };
             let mut push = |entry, low, base| {
                 let bias = entry == Entry::Forward && low != LowRows::None;
-                all.push(Spec { entry, scheme, ragged, ragged_x: ragged, ragged_y: ragged, low, bias, base });
+                all.push(Spec { entry, encoding, ragged, ragged_x: ragged, ragged_y: ragged, low, bias, base });
             };
             push(Entry::Forward, LowRows::None, Base::None);
             push(Entry::Forward, some, Base::None);
             push(Entry::Backward, some, Base::Value(()));
             push(Entry::Backward, LowRows::None, Base::Itself);
-            if scheme == Scheme::F32 {
+            if encoding.scheme == Scheme::F32 {
                 push(Entry::Gradient, LowRows::None, Base::Gate(()));
                 push(Entry::Gradient, LowRows::None, Base::None);
                 push(Entry::Forward, LowRows::None, Base::Gate(()));
@@ -303,14 +303,13 @@ impl Spec {
     /// Whether lanes may each take a part of a sum. Forward, a lane has one scale per row for its run of words, which parts
     /// would not share.
     pub(crate) fn may_split(&self) -> bool {
-        let one_scale = self.entry == Entry::Forward && self.scheme.block_size() > 0 && !self.ragged;
+        let one_scale = self.entry == Entry::Forward && self.encoding.block.is_some() && !self.ragged;
         self.low == LowRows::None && !one_scale
     }
 
     /// Whether four lanes may load the scales of four rows of `width` for all of them.
     pub(crate) fn may_share_scales(&self, width: usize) -> bool {
-        let block = self.scheme.block_size();
-        block > 0 && block % 32 == 0 && width % 32 == 0 && !self.ragged
+        self.encoding.block.is_some_and(|block| block % 32 == 0) && width % 32 == 0 && !self.ragged
     }
 
     /// For results that lie apart by a row of the weight: they are stored one by one.
@@ -327,7 +326,7 @@ impl Spec {
             LowRows::Ragged => "low_rank_scalar",
         };
         let unit = if self.ragged { Unit::One } else { Unit::Eight };
-        decode(kernel, self.scheme, unit, lookup)
+        decode(kernel, self.encoding, unit, lookup)
             .import("weights", vec4(["weight_rows", "weight_rows_ragged"], self.ragged))
             .import("operand", vec4(["operand_vec4", "operand_scalar"], self.ragged_x))
             .import("low_rank", low)

@@ -30,7 +30,7 @@ impl Tile {
         let tm = |most: usize| most.min(product.rows.div_ceil(8).next_power_of_two() * 8);
         // Measured on lavapipe: larger tiles save loads, but their code leaves the processor's instruction cache.
         let (tm, tn) = match spec.entry {
-            Entry::Forward if spec.scheme == Scheme::F32 => (tm(32), 4),
+            Entry::Forward if spec.encoding.scheme == Scheme::F32 => (tm(32), 4),
             Entry::Forward => (tm(16), 4),
             Entry::Backward | Entry::Gradient => (tm(16), 8),
         };

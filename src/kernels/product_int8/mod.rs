@@ -13,7 +13,7 @@ use crate::{
     DType, Error, Result,
     gpu::Kernel,
     graph::{Graph, Value},
-    quant::{ScaleType, Scheme},
+    quant::Scheme,
 };
 use spec::Spec;
 
@@ -45,8 +45,7 @@ const DEEPEST: usize = (1 << 31) / (128 * 128) - 1;
 
 /// Whether a weight is one for this product: bytes, symmetric, with an f32 scale for each row.
 pub fn serves(w: &QuantizedTensor) -> bool {
-    let rows = Scheme::Int { bits: 8, block_size: w.cols(), symmetric: true, scale: ScaleType::F32 };
-    w.scheme() == rows && w.cols() <= DEEPEST
+    w.scheme() == Scheme::INT8_ROWS.resolve(w.shape()) && w.cols() <= DEEPEST
 }
 
 /// y\[r, c\] = scale_x\[r\] · scale_w\[c\] · Σ_k code_x\[r, k\] · code_w\[c, k\] + bias\[c\], plus

@@ -23,8 +23,7 @@ impl Codebooks {
     /// Those of a weight, sharing its memory, not trained yet. Errors: Shape for another scheme or more codes than a binding
     /// holds; OutOfMemory, Device.
     pub fn of(gpu: &Gpu, weight: &QuantizedTensor) -> Result<Codebooks> {
-        let (Scheme::Aqlm { .. }, Some(scales), Some(books)) = (weight.scheme(), weight.scales(), weight.nested())
-        else {
+        let (Scheme::Aqlm, Some(scales), Some(books)) = (weight.scheme(), weight.scales(), weight.nested()) else {
             return Err(Error::shape("training of code books", "a weight of aqlm", weight.scheme()));
         };
         let scales = Tensor::view(scales.buffer.clone(), scales.offset, [weight.rows()].into(), crate::DType::F32);

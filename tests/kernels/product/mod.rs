@@ -8,7 +8,7 @@ use fourbit::{
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::product::{LowRank, matmul, matmul_dx},
-    quant::{PER_CHANNEL, PER_TENSOR, Packed, Scheme, ggml::BlockType},
+    quant::{BlockSize, Packed, Scheme, ggml::BlockType},
 };
 
 /// The device under test with subgroup operations: software drivers then run the other variant.
@@ -170,14 +170,14 @@ pub fn schemes() -> Vec<Scheme> {
         Scheme::int(2, 32),
         Scheme::int(3, 64),
         int(5, 24, true),
-        int(6, PER_CHANNEL, false),
-        Scheme::int(7, PER_TENSOR),
+        int(6, 64, false).with_block(BlockSize::Row),
+        Scheme::int(7, 64).with_block(BlockSize::Tensor),
         Scheme::Nf3 { block_size: 64 },
         Scheme::Nf2 { block_size: 64 },
         Scheme::Mxfp4,
         Scheme::Nvfp4,
         Scheme::E8p,
-        Scheme::Aqlm { block_size: PER_CHANNEL },
+        Scheme::Aqlm,
     ];
     all.extend(BlockType::ALL.map(Scheme::Ggml));
     let named = |name: &str| all.iter().any(|scheme| scheme.name() == name);
@@ -187,7 +187,7 @@ pub fn schemes() -> Vec<Scheme> {
 
 /// `k`, or as much as rows of whole blocks need.
 pub fn row_of(scheme: Scheme, k: usize) -> usize {
-    if scheme.is_ggml() { k.next_multiple_of(scheme.scale_entry().0) } else { k }
+    if let Scheme::Ggml(ty) = scheme { k.next_multiple_of(ty.block_size()) } else { k }
 }
 
 pub fn check(gpu: Option<Gpu>, cases: Vec<Case>) {

@@ -11,14 +11,14 @@ use fourbit::{
         product_int8::{self, Kept},
         quantize_rows::{self, Scale},
     },
-    quant::{PER_CHANNEL, Packed, ScaleType, Scheme, affine_words, bytes_to_words},
+    quant::{Packed, ScaleType, Scheme, affine_words, bytes_to_words},
 };
 
 /// A weight of random codes, -128 among them, and random scales.
 fn weight(rows: usize, cols: usize) -> Packed {
     let mut rng = Rng(rows as u64);
     let bytes: Vec<u8> = (0..rows * cols).map(|_| rng.bits() as u8).collect();
-    let scheme = Scheme::int8(PER_CHANNEL).resolve([rows, cols]);
+    let scheme = Scheme::INT8_ROWS.resolve([rows, cols]);
     let Scheme::Int { scale, .. } = scheme else { unreachable!() };
     let scales = affine_words(scale, (0..rows).map(|_| (rng.uniform() * 0.01 + 1e-4, 0.0)));
     let mut codes = vec![0u32; bytes.len().div_ceil(4)];
@@ -151,6 +151,6 @@ fn other_weights_are_refused() {
         assert!(!product_int8::serves(&w));
         assert!(product_int8::matmul(&mut g, &q, &w, None, None).is_err(), "{scheme:?}");
     }
-    let narrow = QuantizedTensor::zeros(&gpu, "w", Scheme::int8(PER_CHANNEL), [4, 16]).unwrap();
+    let narrow = QuantizedTensor::zeros(&gpu, "w", Scheme::INT8_ROWS, [4, 16]).unwrap();
     assert!(product_int8::matmul(&mut g, &q, &narrow, None, None).is_err());
 }

@@ -10,13 +10,13 @@ use fourbit::{
         QuantizedTensor, product_int8,
         quantize_rows::{self, Scale},
     },
-    quant::{PER_CHANNEL, Packed, Scheme},
+    quant::{Packed, Scheme},
 };
 
 fn product(gpu: &Gpu, tokens: usize, cols: usize, rows: usize) -> Vec<f32> {
     let mut rng = Rng(7);
     let (x, w) = (rng.normals(tokens * cols), rng.normals(rows * cols));
-    let w = Packed::quantize(Scheme::int8(PER_CHANNEL), [rows, cols], &w).unwrap();
+    let w = Packed::quantize(Scheme::INT8_ROWS, [rows, cols], &w).unwrap();
     let w = QuantizedTensor::upload(gpu, "w", &w).unwrap();
     let mut g = Graph::new(gpu);
     let x = g.import(&gpu.tensor("x", [tokens, cols], DType::F32, &x).unwrap());
