@@ -38,8 +38,8 @@ pub(super) fn prepared(source: &str) -> Result<String, String> {
         out.push_str(text);
         let end = match tag.as_bytes().get(1) {
             Some(b'#') => tag.find("#}").map(|at| at + 2),
-            Some(b'{') => code_end(tag, "}}"),
-            Some(b'%') => code_end(tag, "%}"),
+            Some(b'{') => literal::code_end(tag, "}}"),
+            Some(b'%') => literal::code_end(tag, "%}"),
             _ => Some(1),
         };
         // What never ends is minijinja's to refuse.
@@ -51,6 +51,9 @@ pub(super) fn prepared(source: &str) -> Result<String, String> {
             continue;
         }
         let (open, body, close) = split(tag);
+        if literal::nesting(body) > literal::NESTING {
+            return Err(format!("brackets nested deeper than {}", literal::NESTING));
+        }
         let body = literal::rewritten(body)?;
         let body = body.as_str();
         match body.trim().split(|c: char| !c.is_alphanumeric()).next() {
@@ -171,29 +174,6 @@ fn split(tag: &str) -> (&str, &str, &str) {
     let end = tag.len() - 2;
     let end = if end > start && tag[..end].ends_with(['-', '+']) { end - 1 } else { end };
     (&tag[..start], &tag[start..end.max(start)], &tag[end.max(start)..])
-}
-
-/// Where `close` ends the tag that `text` begins with: outside of texts and brackets.
-fn code_end(text: &str, close: &str) -> Option<usize> {
-    let (mut at, mut depth) = (2, 0usize);
-    while at < text.len() {
-        let rest = &text[at..];
-        if depth == 0 && rest.starts_with(close) {
-            return Some(at + close.len());
-        }
-        let c = rest.chars().next()?;
-        match c {
-            '\'' | '"' => {
-                at += literal::end(rest);
-                continue;
-            }
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        at += c.len_utf8();
-    }
-    None
 }
 
 fn statement(body: &str) -> String {
@@ -483,6 +463,50 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::prepared;
+    use crate::random::Random;
+
+    /// Tags that begin, end and nest in any way are passed on or refused.
+    #[test]
+    fn no_text_is_too_malformed() {
+        const PARTS: [&str; 30] = [
+            "{",
+            "}",
+            "{%",
+            "{{",
+            "{#",
+            "%}",
+            "}}",
+            "#}",
+            "-",
+            "+",
+            "'",
+            "\"",
+            "\\",
+            "(",
+            ")",
+            "[",
+            "]",
+            " ",
+            "\n",
+            "é",
+            "a",
+            "1",
+            ".",
+            "%",
+            "<",
+            " in ",
+            "generation",
+            "endgeneration",
+            "raw",
+            "for",
+        ];
+        let mut random = Random::new(1);
+        for _ in 0..50_000 {
+            let count = 1 + random.bits() % 12;
+            let text: String = (0..count).map(|_| PARTS[random.bits() as usize % PARTS.len()]).collect();
+            let _ = prepared(&text);
+        }
+    }
 
     #[test]
     fn remainders_become_calls_of_their_operands() {

@@ -1,4 +1,4 @@
-//! Text literals of templates: Python's escapes, written as those that minijinja reads.
+//! Where the texts, brackets and tags of a template end, and text literals: Python's escapes, written as those that minijinja reads.
 
 /// The length of the text literal that `text` begins with.
 pub(super) fn end(text: &str) -> usize {
@@ -13,6 +13,51 @@ pub(super) fn end(text: &str) -> usize {
         }
     }
     text.len()
+}
+
+/// How deep brackets may be nested; minijinja's own limit, for all it reads, is somewhat higher.
+pub(super) const NESTING: usize = 100;
+
+/// How deep the brackets of a tag's body are nested, outside of texts.
+pub(super) fn nesting(body: &str) -> usize {
+    let (mut at, mut depth, mut most) = (0, 0usize, 0);
+    while let Some(c) = body[at..].chars().next() {
+        match c {
+            '\'' | '"' => {
+                at += end(&body[at..]);
+                continue;
+            }
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(depth);
+        at += c.len_utf8();
+    }
+    most
+}
+
+/// Where `close` ends the tag that `text` begins with: outside of texts and brackets.
+pub(super) fn code_end(text: &str, close: &str) -> Option<usize> {
+    let (mut at, mut depth) = (2, 0usize);
+    while at < text.len() {
+        let rest = &text[at..];
+        if depth == 0 && rest.starts_with(close) {
+            return Some(at + close.len());
+        }
+        let c = rest.chars().next()?;
+        match c {
+            '\'' | '"' => {
+                at += end(rest);
+                continue;
+            }
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += c.len_utf8();
+    }
+    None
 }
 
 /// A tag's body with its literals for minijinja, which has fewer escapes. Line ends that an escape swallows stand behind the

@@ -29,6 +29,11 @@ const TOOL_USE: &str = "tool_use";
 /// The variable that holds the text around generation blocks; absent, they are not marked.
 const MARK: &str = "__mark";
 
+/// Instructions that a template may take for one conversation. A long conversation takes some hundred thousand; these take seconds.
+const FUEL: u64 = 20_000_000;
+/// Bytes that a template may write per message, and once more for what stands around them.
+const MESSAGE_BYTES: usize = 1 << 20;
+
 /// Compiled chat templates with the special tokens that they may name.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
@@ -59,6 +64,7 @@ impl ChatTemplate {
         let mut env = Environment::new();
         env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?);
         builtins::register(&mut env);
+        env.set_fuel(Some(FUEL));
         let clock = Clock::now();
         env.add_function("strftime_now", move |format: String| clock.format(&format));
         env.add_function(jinja::GENERATION, generation);
@@ -168,7 +174,15 @@ impl ChatTemplate {
         values.extend(self.special.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))));
         values.extend(context.variables.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value)))));
         values.extend(mark.map(|mark| (MARK, Value::from(mark))));
-        template.render(Value::from_pairs(values)).map_err(|e| self.error(e))
+        let mut text = Limited { bytes: Vec::new(), most: MESSAGE_BYTES.saturating_mul(messages.len() + 1) };
+        let rendered = template.render_captured_to(Value::from_pairs(values), &mut text).map(drop);
+        if rendered.as_ref().is_err_and(|e| e.kind() == minijinja::ErrorKind::WriteFailure) {
+            let (most, count) = (text.most, messages.len());
+            let message = format!("chat template: it writes more than {most} bytes for {count} messages");
+            return Err(Error::format(&self.path, message));
+        }
+        rendered.map_err(|e| self.error(e))?;
+        String::from_utf8(text.bytes).map_err(|e| Error::format(&self.path, format!("chat template: {e}")))
     }
 
     fn error(&self, e: minijinja::Error) -> Error {
@@ -177,6 +191,26 @@ impl ChatTemplate {
             &self.path,
             format!("chat template{line}: {}", e.detail().map_or_else(|| e.to_string(), String::from)),
         )
+    }
+}
+
+/// Holds so many bytes at most.
+struct Limited {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl std::io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.len() > self.most - self.bytes.len() {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -237,6 +271,23 @@ mod tests {
         assert!(e.to_string().contains("roles must alternate"), "{e}");
         let e = render("{% for %}", false).unwrap_err();
         assert!(e.to_string().contains("chat template"), "{e}");
+    }
+
+    /// Each of them is a short program that another engine ends too.
+    #[test]
+    fn what_takes_too_long_or_writes_too_much_is_refused() {
+        let steps = "{% for a in range(5000) %}{% for b in range(5000) %}{% endfor %}{% endfor %}";
+        let e = render(steps, false).unwrap_err().to_string();
+        assert!(e.contains("fuel"), "{e}");
+        let long = "{% for a in range(30000) %}{{ '0123456789' * 10 }}{% endfor %}";
+        let e = render(long, false).unwrap_err().to_string();
+        assert!(e.ends_with("it writes more than 2097152 bytes for 1 messages"), "{e}");
+        let shorter = "{% for a in range(20000) %}{{ '0123456789' * 10 }}{% endfor %}";
+        assert_eq!(render(shorter, false).unwrap().len(), 2_000_000);
+        let nested = |depth: usize| format!("{{{{ {}1 < 2{} }}}}", "(".repeat(depth), ")".repeat(depth));
+        assert_eq!(render(&nested(50), false).unwrap(), "True");
+        let e = render(&nested(101), false).unwrap_err().to_string();
+        assert!(e.contains("brackets nested deeper than 100"), "{e}");
     }
 
     #[test]

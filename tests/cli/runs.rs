@@ -247,11 +247,17 @@ fn spawn(words: &[&str]) -> std::process::Child {
     command(words).stdout(piped()).stderr(piped()).spawn().unwrap()
 }
 
+/// Sends the command a signal.
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let status = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
 /// Asks the command to stop, as Ctrl-C does.
 #[cfg(unix)]
 fn interrupt(child: &std::process::Child) {
-    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
+    signal(child, "-INT");
 }
 
 #[cfg(unix)]
@@ -260,20 +266,77 @@ fn an_interrupted_run_saves_what_it_learned() {
     if support::gpu().is_none() {
         return;
     }
+    for (name, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let place = Place::new();
+        let words = place.finetune_words(&["--max-steps", "1000000", "--json"]);
+        let mut child = spawn(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.by_ref().any(|line| line.unwrap().starts_with("step 2/")));
+        signal(&child, name);
+        // The pipe must not fill up.
+        lines.for_each(drop);
+        let done = super::Done::of(child.wait_with_output().unwrap());
+        assert_eq!(done.code, status, "{name}");
+        let steps = serde_json::from_str::<Value>(&done.stdout).unwrap()["steps"].as_u64().unwrap();
+        assert!(steps >= 2);
+        peft::Adapter::open(place.path("out")).unwrap();
+        assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 3, "no temporary file is left");
+    }
+}
+
+/// `nohup` begins a command with SIGHUP ignored.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    if support::gpu().is_none() {
+        return;
+    }
     let place = Place::new();
     let words = place.finetune_words(&["--max-steps", "1000000", "--json"]);
-    let mut child = spawn(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let command = command(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let piped = std::process::Stdio::piped;
+    let mut child = shell.stdout(piped()).stderr(piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.by_ref().any(|line| line.unwrap().starts_with("step 2/")));
-    interrupt(&child);
-    // The pipe must not fill up.
+    let mut until = |start: &str| lines.by_ref().any(|line| line.unwrap().starts_with(start));
+    assert!(until("step 2/"));
+    signal(&child, "-HUP");
+    assert!(until("step 20/"), "the run goes on");
+    signal(&child, "-TERM");
     lines.for_each(drop);
-    let done = super::Done::of(child.wait_with_output().unwrap());
-    assert_eq!(done.code, 130);
-    let steps = serde_json::from_str::<Value>(&done.stdout).unwrap()["steps"].as_u64().unwrap();
-    assert!(steps >= 2);
-    peft::Adapter::open(place.path("out")).unwrap();
-    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 3, "no temporary file is left");
+    assert_eq!(super::Done::of(child.wait_with_output().unwrap()).code, 143);
+}
+
+/// Waits until the command has a handler for SIGHUP, the last of its signals.
+#[cfg(target_os = "linux")]
+fn await_listening(child: &std::process::Child) {
+    let listens = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & 1 == 1)
+    };
+    while !listens() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_ends_the_wait_for_a_prompt() {
+    for (name, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let mut command = command(&["generate", "--json"]);
+        let piped = std::process::Stdio::piped;
+        let mut child = command.stdin(piped()).stdout(piped()).stderr(piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        await_listening(&child);
+        signal(&child, name);
+        let done = super::Done::of(child.wait_with_output().unwrap());
+        assert_eq!(done.code, status, "{name}: {}", done.stderr);
+        assert!(done.stderr.contains("no prompt was read"), "{}", done.stderr);
+        drop(stdin);
+    }
 }
 
 #[cfg(unix)]

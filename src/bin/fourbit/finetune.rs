@@ -23,7 +23,7 @@ use std::{
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
 /// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json, each of them replaced only by a
-/// whole new one; with --qat it gets the quantized model in place of the adapter. Ctrl-C ends the run after the current step and saves what was learned so far.
+/// whole new one; with --qat it gets the quantized model in place of the adapter. Ctrl-C, SIGTERM and SIGHUP end the run after the current step and save what was learned so far.
 #[derive(clap::Args)]
 pub struct Finetune {
     #[command(flatten)]

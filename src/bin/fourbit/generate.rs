@@ -10,7 +10,8 @@ use fourbit::{
     tokenizer::{Message, Tokenizer},
 };
 use serde_json::json;
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{BufRead, IsTerminal};
+use std::sync::mpsc;
 use std::time::Instant;
 
 /// Answer a prompt, or chat on a terminal where no prompt is given
@@ -78,9 +79,10 @@ impl Generate {
         let text = match &self.prompt {
             Some(text) => text.clone(),
             None => {
-                let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).map_err(Error::io("stdin"))?;
-                text.trim_end_matches(['\n', '\r']).to_owned()
+                let (send, read) = mpsc::channel();
+                std::thread::spawn(move || send.send(std::io::read_to_string(std::io::stdin())));
+                let read = interrupt::next(&read).ok_or_else(|| Error::Interrupted("no prompt was read".into()))?;
+                read.map_err(Error::io("stdin"))?.trim_end_matches(['\n', '\r']).to_owned()
             }
         };
         match text.is_empty() {
@@ -181,7 +183,10 @@ impl Generate {
         let mut messages = self.opening();
         // What the generator holds, so that only what is new is read.
         let mut held: Vec<u32> = Vec::new();
-        for line in std::io::stdin().lock().lines() {
+        // One line at a time, so that what comes later is not read before it is asked for.
+        let (send, lines) = mpsc::sync_channel(0);
+        std::thread::spawn(move || std::io::stdin().lock().lines().try_for_each(|line| send.send(line)));
+        while let Some(line) = interrupt::next(&lines) {
             let line = line.map_err(Error::io("stdin"))?;
             if line.trim().is_empty() {
                 messages = self.opening();
@@ -202,9 +207,6 @@ impl Generate {
             messages.push(Message::new("assistant", text.trim()));
             // The last token is chosen, not read.
             held = ids.iter().chain(&answer[..answer.len().saturating_sub(1)]).copied().collect();
-            if interrupt::pending() {
-                break;
-            }
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ Environment:
   FOURBIT_CHECKED=1           compile shaders with bounds checks
   RUST_LOG=info               log to stderr
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
+Exit status: 0 done, 1 failed, 2 wrong usage; 130, 143, 129 ended by SIGINT (Ctrl-C), SIGTERM, SIGHUP.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -94,11 +94,10 @@ fn main() -> ExitCode {
         Command::Bench(command) => command.run(global),
     };
     match result {
-        Ok(()) if interrupt::pending() => ExitCode::from(interrupt::STATUS),
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => interrupt::status().map_or(ExitCode::SUCCESS, ExitCode::from),
         Err(error @ Error::Interrupted(_)) => {
             output::note(format_args!("{error}"));
-            ExitCode::from(interrupt::STATUS)
+            interrupt::status().map_or(ExitCode::FAILURE, ExitCode::from)
         }
         Err(error) => {
             output::note(format_args!("error: {}", flags::told(error)));
