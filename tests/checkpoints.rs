@@ -270,10 +270,7 @@ fn what_is_written_is_read_back() {
         }
     }
     cases.push((Box::new(Awq::new(Scheme::int(4, 32)).unwrap()), Scheme::int(4, 32)));
-    cases.push((
-        Box::new(Awq::new(Scheme::int(4, 64).with_block(BlockSize::Row)).unwrap()),
-        Scheme::int(4, 64).with_block(BlockSize::Row),
-    ));
+    cases.push((Box::new(Awq::new(Scheme::int_per(4, BlockSize::Row)).unwrap()), Scheme::int_per(4, BlockSize::Row)));
     cases.push((Box::new(Bitsandbytes::new(Scheme::INT8_ROWS).unwrap()), Scheme::INT8_ROWS));
     let nf4 = Scheme::Nf4 { block_size: 64, double_quant: true };
     cases.push((Box::new(Bitsandbytes::new(nf4).unwrap()), nf4));
@@ -520,6 +517,16 @@ fn what_a_layout_cannot_hold_is_refused() {
     let f16 = |bits| Scheme::int(bits, 32);
     assert!(Gptq::new(f16(5), false).is_err());
     assert!(Gptq::new(Scheme::int8(32), false).is_err());
+    let tensor = Scheme::int_per(4, BlockSize::Tensor);
+    for refused in [
+        Gptq::new(tensor, false).map(drop),
+        Awq::new(tensor).map(drop),
+        Hqq::new(tensor).map(drop),
+        CompressedTensors::new(tensor).map(drop),
+    ] {
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("one scale per tensor; supported: one scale per group or row"), "{message}");
+    }
     assert!(Awq::new(f16(8)).is_err());
     assert!(Hqq::new(Scheme::Q4_0).is_err());
     assert!(Bitsandbytes::new(f16(4)).is_err());

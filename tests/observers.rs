@@ -335,7 +335,7 @@ fn weights_behind_transforms_and_floats_are_reported_too() {
 fn searched_ranges_lose_less_than_whole_ones() {
     let Some(gpu) = gpu() else { return };
     let samples = embedded::samples(1);
-    for scheme in [Scheme::int(3, 64), Scheme::int(4, 64).with_block(BlockSize::Row), Scheme::Nf3 { block_size: 64 }] {
+    for scheme in [Scheme::int(3, 64), Scheme::int_per(4, BlockSize::Row), Scheme::Nf3 { block_size: 64 }] {
         let whole = reported(&gpu, &Rtn { scheme }, &samples).1;
         let searched = reported(&gpu, &RtnObserved::new(scheme, Observer::Mse).unwrap(), &samples).1;
         for (whole, searched) in whole.iter().zip(&searched) {

@@ -107,10 +107,10 @@ impl Qat {
                 weights.push((layer.weight_name(), shape.into()));
             }
             if learned && trains(layer) {
-                let scheme = config.scheme.resolve(shape);
+                let scheme = config.scheme;
                 scheme.validate_for(shape).map_err(|error| Error::config(&layer.name, error.to_string()))?;
-                let steps_of = scheme.block_size(shape).map_or(0, |block| weight.len().div_ceil(block));
-                steps.push((format!("{}.step", layer.name), [steps_of].into()));
+                let blocks = scheme.block_size(shape).map_or(0, |block| weight.len().div_ceil(block));
+                steps.push((format!("{}.step", layer.name), [blocks].into()));
             }
         }
         if learned && config.activations == Some(InputScales::Static) {

@@ -117,7 +117,7 @@ impl Checkpoint for Awq {
         if out % 8 != 0 {
             return Err(Error::shape(name, "a multiple of 8 rows for AWQ", format!("{shape:?}")));
         }
-        let count = blocks_of_row(name, Scheme::int(4, 0).with_block(self.group), shape)?;
+        let count = blocks_of_row(name, Scheme::int_per(4, self.group), shape)?;
         let part = |suffix: &str, dtype, shape: [usize; 2]| TensorSpec::new(format!("{base}.{suffix}"), dtype, shape);
         Ok(vec![
             part("qweight", DType::I32, [cols, out / 8]),

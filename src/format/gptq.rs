@@ -201,7 +201,7 @@ impl Checkpoint for Gptq {
         if out % 32 != 0 || cols % 32 != 0 {
             return Err(Error::shape(name, "multiples of 32 rows and columns for GPTQ", format!("{shape:?}")));
         }
-        let count = blocks_of_row(name, Scheme::int(self.bits as u8, 0).with_block(self.group), shape)?;
+        let count = blocks_of_row(name, Scheme::int_per(self.bits as u8, self.group), shape)?;
         let part = |suffix: &str, dtype, shape: &[usize]| TensorSpec::new(format!("{base}.{suffix}"), dtype, shape);
         Ok(vec![
             part("qweight", DType::I32, &[stream_words(cols, self.bits), out]),

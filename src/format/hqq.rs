@@ -162,7 +162,7 @@ impl Checkpoint for Hqq {
 
     fn specs(&self, name: &str, shape: [usize; 2]) -> Result<Vec<TensorSpec>> {
         let base = base_of(name)?;
-        let scheme = self.scheme.resolve(shape);
+        let scheme = self.scheme;
         scheme.validate_for(shape)?;
         let Scheme::Int { bits, block, scale, .. } = scheme else { unreachable!("`new` takes integers") };
         let block_size = block.size(shape);

@@ -168,7 +168,7 @@ mod tests {
             Scheme::Nf2 { block_size: 32 },
             Scheme::int(3, 128),
             Scheme::INT8_ROWS,
-            Scheme::int(5, 64).with_block(BlockSize::Tensor).symmetric(),
+            Scheme::int_per(5, BlockSize::Tensor).symmetric(),
             Scheme::Q4_K,
             Scheme::IQ4_NL,
             Scheme::Nvfp4,

@@ -305,7 +305,7 @@ mod tests {
         Scheme::int(4, 32),
         Scheme::int(4, 40).symmetric(),
         Scheme::int(5, 64).symmetric().with_f32_scales().with_block(BlockSize::Row),
-        Scheme::int(6, 64).with_block(BlockSize::Tensor),
+        Scheme::int_per(6, BlockSize::Tensor),
         Scheme::int(7, 64),
         Scheme::int(3, 32),
         Scheme::int(2, 32),
@@ -374,6 +374,10 @@ mod tests {
         assert!(Packed::quantize(wide, [1, 2], &[f32::MAX, f32::MIN]).is_err());
         assert!(Packed::quantize(Scheme::int(4, 8), [1, 2], &[1e9, 0.0]).is_err());
         assert!(Packed::quantize(Scheme::int(4, 12), [1, 24], &[0.0; 24]).is_err());
+        assert!(
+            Scheme::E8p.validate_for([1 << 15, 1 << 16]).is_ok()
+                && Scheme::E8p.validate_for([1 << 16, 1 << 16]).is_err()
+        );
         assert!(Packed::quantize(Scheme::int(9, 32), [1, 32], &[0.0; 32]).is_err());
         assert!(Packed::quantize(Scheme::E8p, [1, 32], &[0.0; 32]).is_err());
         assert!(Packed::quantize(Scheme::Nf4 { block_size: 48, double_quant: false }, [1, 1], &[1.0]).is_err());

@@ -213,7 +213,12 @@ impl Scheme {
 
     /// Affine integers with halves for scale and zero point, as HQQ, GPTQ and AWQ store them.
     pub const fn int(bits: u8, block_size: usize) -> Scheme {
-        Scheme::Int { bits, block: BlockSize::Elements(block_size), symmetric: false, scale: ScaleType::F16 }
+        Scheme::int_per(bits, BlockSize::Elements(block_size))
+    }
+
+    /// [`Scheme::int`] with one scale and zero point per row, per tensor or per so many elements.
+    pub const fn int_per(bits: u8, block: BlockSize) -> Scheme {
+        Scheme::Int { bits, block, symmetric: false, scale: ScaleType::F16 }
     }
 
     /// 8-bit integers with an f32 scale and no zero point.

@@ -18,46 +18,44 @@ pub(super) fn end(text: &str) -> usize {
 /// How deep brackets may be nested; minijinja's own limit, for all it reads, is somewhat higher.
 pub(super) const NESTING: usize = 100;
 
-/// How deep the brackets of a tag's body are nested, outside of texts.
-pub(super) fn nesting(body: &str) -> usize {
-    let (mut at, mut depth, mut most) = (0, 0usize, 0);
-    while let Some(c) = body[at..].chars().next() {
-        match c {
-            '\'' | '"' => {
-                at += end(&body[at..]);
-                continue;
+/// The places of a tag outside of texts, and how many brackets are open there, a bracket of the place itself included.
+fn depths(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    let (mut at, mut depth) = (0, 0usize);
+    std::iter::from_fn(move || {
+        loop {
+            let c = text[at..].chars().next()?;
+            let place = at;
+            match c {
+                '\'' | '"' => {
+                    at += end(&text[at..]);
+                    continue;
+                }
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth = depth.saturating_sub(1),
+                _ => {}
             }
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
+            at += c.len_utf8();
+            return Some((place, depth));
         }
-        most = most.max(depth);
-        at += c.len_utf8();
-    }
-    most
+    })
+}
+
+/// How deep the brackets of a tag's body are nested.
+pub(super) fn nesting(body: &str) -> usize {
+    depths(body).map(|(_, depth)| depth).max().unwrap_or_default()
 }
 
 /// Where `close` ends the tag that `text` begins with: outside of texts and brackets.
 pub(super) fn code_end(text: &str, close: &str) -> Option<usize> {
-    let (mut at, mut depth) = (2, 0usize);
-    while at < text.len() {
-        let rest = &text[at..];
-        if depth == 0 && rest.starts_with(close) {
-            return Some(at + close.len());
-        }
-        let c = rest.chars().next()?;
-        match c {
-            '\'' | '"' => {
-                at += end(rest);
-                continue;
-            }
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        at += c.len_utf8();
-    }
-    None
+    let body = text.get(2..)?;
+    // The bracket of `}}` closes none: nothing is open before it.
+    let mut before = 0;
+    let at = depths(body).find_map(|(at, depth)| {
+        let ends = before == 0 && body[at..].starts_with(close);
+        before = depth;
+        ends.then_some(at)
+    });
+    at.map(|at| 2 + at + close.len())
 }
 
 /// A tag's body with its literals for minijinja, which has fewer escapes. Line ends that an escape swallows stand behind the

@@ -29,7 +29,7 @@ const TOOL_USE: &str = "tool_use";
 /// The variable that holds the text around generation blocks; absent, they are not marked.
 const MARK: &str = "__mark";
 
-/// Instructions that a template may take for one conversation. A long conversation takes some hundred thousand; these take seconds.
+/// Instructions that a template may take for one conversation.
 const FUEL: u64 = 20_000_000;
 /// Bytes that a template may write per message, and once more for what stands around them.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -284,6 +284,14 @@ mod tests {
         assert!(e.ends_with("it writes more than 2097152 bytes for 1 messages"), "{e}");
         let shorter = "{% for a in range(20000) %}{{ '0123456789' * 10 }}{% endfor %}";
         assert_eq!(render(shorter, false).unwrap().len(), 2_000_000);
+        // What common templates do for a long conversation is far below.
+        let special = vec![("eos_token".to_string(), "</s>".to_string())];
+        let plain = ChatTemplate::plain(special, false, Path::new("t")).unwrap();
+        let messages: Vec<Message> = (0..10_000).map(|_| Message::new("user", "Q")).collect();
+        assert_eq!(
+            plain.render(&messages, &ChatContext::default(), false).unwrap().len(),
+            10_000 * "### Human: Q\n".len()
+        );
         let nested = |depth: usize| format!("{{{{ {}1 < 2{} }}}}", "(".repeat(depth), ")".repeat(depth));
         assert_eq!(render(&nested(50), false).unwrap(), "True");
         let e = render(&nested(101), false).unwrap_err().to_string();

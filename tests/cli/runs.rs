@@ -329,10 +329,29 @@ fn a_signal_that_was_ignored_stays_ignored() {
 
 /// Waits until the command has handlers for signals.
 #[cfg(target_os = "linux")]
-fn await_listening(child: &std::process::Child) {
+fn await_listening(child: &mut std::process::Child) {
     while ENDING.iter().any(|(_, status)| !in_mask(child.id(), "SigCgt:", status - 128) && !is_ignored(*status)) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it listened");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
+}
+
+/// The first signal asks, and a command that is not asked ends at the second: here it waits for a pipe that nobody writes.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_second_signal_ends_at_once() {
+    let place = Place::new();
+    let folder = place.path("waiting");
+    fs::create_dir(&folder).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.join("config.json")).status().unwrap();
+    assert!(made.success());
+    let mut child = spawn(&["plan", "--model", folder.to_str().unwrap()]);
+    await_listening(&mut child);
+    signal(&child, "-INT");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "nothing has asked for the signal yet");
+    signal(&child, "-TERM");
+    assert_eq!(super::Done::of(child.wait_with_output().unwrap()).code, 143);
 }
 
 #[cfg(target_os = "linux")]
@@ -343,7 +362,7 @@ fn a_signal_ends_the_wait_for_a_prompt() {
         let piped = std::process::Stdio::piped;
         let mut child = command.stdin(piped()).stdout(piped()).stderr(piped()).spawn().unwrap();
         let stdin = child.stdin.take();
-        await_listening(&child);
+        await_listening(&mut child);
         signal(&child, name);
         let done = super::Done::of(child.wait_with_output().unwrap());
         assert_eq!(done.code, status, "{name}: {}", done.stderr);

@@ -192,7 +192,7 @@ fn awkward_shapes_equal_the_reference() {
         Scheme::int(3, 64),
         Scheme::int(3, 24).symmetric(),
         int(4, 64, true).with_block(BlockSize::Tensor),
-        Scheme::int(5, 64).with_block(BlockSize::Row),
+        Scheme::int_per(5, BlockSize::Row),
         Scheme::INT8_ROWS,
         Scheme::int(8, 64),
     ];

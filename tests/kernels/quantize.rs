@@ -30,7 +30,7 @@ fn others() -> impl Iterator<Item = Scheme> {
             int(bits, 64, bits % 2 == 0),
             Scheme::int(bits, 32),
             int(bits, 64, false).with_block(BlockSize::Row),
-            Scheme::int(bits, 64).with_block(BlockSize::Tensor),
+            Scheme::int_per(bits, BlockSize::Tensor),
         ]
     });
     let halves = [4, 8].into_iter().flat_map(|bits| [Scheme::int(bits, 64), Scheme::int(bits, 64).symmetric()]);

@@ -274,6 +274,6 @@ mod tests {
         let layers = |blocks: [usize; 2]| [(Scheme::int(4, blocks[0]), 128), (Scheme::int(4, blocks[1]), 448)];
         assert!(is_cut(&layers([128, 64]), Scheme::int(4, 64)));
         assert!(!is_cut(&layers([64, 64]), Scheme::int(4, 64)));
-        assert!(!is_cut(&layers([128, 448]), Scheme::int(4, 64).with_block(BlockSize::Row)));
+        assert!(!is_cut(&layers([128, 448]), Scheme::int_per(4, BlockSize::Row)));
     }
 }

@@ -142,7 +142,7 @@ impl Quantize {
         Ok(match method {
             // SmoothQuant's bytes have f32 scales; all other integers have halves.
             Method::SmoothQuant if bits == 8 => own,
-            _ => default.block().map_or(Scheme::int(bits, 64), |block| Scheme::int(bits, 64).with_block(block)),
+            _ => Scheme::int_per(bits, default.block().unwrap_or(BlockSize::Elements(64))),
         })
     }
 

@@ -171,7 +171,7 @@ pub fn schemes() -> Vec<Scheme> {
         Scheme::int(3, 64),
         int(5, 24, true),
         int(6, 64, false).with_block(BlockSize::Row),
-        Scheme::int(7, 64).with_block(BlockSize::Tensor),
+        Scheme::int_per(7, BlockSize::Tensor),
         Scheme::Nf3 { block_size: 64 },
         Scheme::Nf2 { block_size: 64 },
         Scheme::Mxfp4,
