@@ -341,11 +341,9 @@ fn await_listening(child: &mut std::process::Child) {
 #[test]
 fn the_second_signal_ends_at_once() {
     let place = Place::new();
-    let folder = place.path("waiting");
-    fs::create_dir(&folder).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(folder.join("config.json")).status().unwrap();
-    assert!(made.success());
-    let mut child = spawn(&["plan", "--model", folder.to_str().unwrap()]);
+    let (model, pipe) = (place.text("model"), place.text("pipe"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut child = spawn(&["evaluate", "--model", &model, "--input-ids", &pipe]);
     await_listening(&mut child);
     signal(&child, "-INT");
     std::thread::sleep(std::time::Duration::from_millis(300));
