@@ -1,10 +1,11 @@
 //! What a LoRA adapter is: PEFT's words and PEFT's rules.
 
 use crate::{Error, Result, arch::Architecture};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// A LoRA adapter's configuration, with PEFT's field names.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LoraConfig {
     /// Rank of the update, where `ranks` has no other.
     pub r: usize,

@@ -5,7 +5,7 @@ use super::{
     chunk::{self, Training},
 };
 use crate::{
-    Result, Shape,
+    DType, Result, Shape,
     gpu::{Gpu, Tensor},
     nn::Parameter,
 };
@@ -64,6 +64,24 @@ impl Store {
     /// All of them, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
         self.entries.iter().map(|(name, parameter)| (name.as_str(), parameter))
+    }
+
+    /// All that training changes, by name: of each tensor its values, and its moments where there is memory for them, as
+    /// `NAME.exp_avg` and `NAME.exp_avg_sq`. Errors: none but for a store whose tensors lie elsewhere.
+    pub(crate) fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut all = Vec::with_capacity(3 * self.entries.len());
+        for (name, Parameter { values, .. }) in &self.entries {
+            all.push((name.clone(), values.clone()));
+            let lies_in = |chunk: &&Chunk| chunk.params.contains(values);
+            let Some(chunk) = self.chunks.iter().find(lies_in) else { continue };
+            let start = ((values.offset - chunk.params.offset) / DType::F32.size() as u64) as usize;
+            if let Some(Training { m, v, .. }) = &chunk.training {
+                for (suffix, moments) in [("exp_avg", m), ("exp_avg_sq", v)] {
+                    all.push((format!("{name}.{suffix}"), moments.slice(start, values.shape().clone())?));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// The arrays that they lie in.

@@ -253,6 +253,26 @@ impl DataLoader {
         (self.position / n) as f64 + batches as f64 / self.batches_per_epoch() as f64
     }
 
+    /// What decides the batches, to tell runs apart: the rows by a digest of their ids, labels and masks, and the options.
+    pub(crate) fn identity(&self) -> serde_json::Value {
+        let mut rows = blake3::Hasher::new();
+        for Example { input_ids, labels, attention_mask } in self.dataset.examples() {
+            rows.update(&(input_ids.len() as u64).to_le_bytes());
+            rows.update(bytemuck::cast_slice(input_ids)).update(bytemuck::cast_slice(labels));
+            rows.update(attention_mask.as_deref().unwrap_or_default());
+        }
+        let LoaderOptions { batch_size, shuffle, seed, packing, pad_id } = self.options;
+        serde_json::json!({
+            "rows": self.dataset.len(),
+            "digest": rows.finalize().to_hex().as_str(),
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "seed": seed,
+            "packing": packing,
+            "pad_id": pad_id,
+        })
+    }
+
     /// The longest row's length, t at most.
     pub fn longest(&self) -> usize {
         let length = |row: &Vec<u32>| row.iter().map(|&i| self.dataset.examples[i as usize].input_ids.len()).sum();

@@ -1,10 +1,33 @@
 //! Files that appear whole or not at all: written under a temporary name beside the target, synced, then renamed.
 
 use crate::{Error, Result};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicUsize, Ordering},
+};
 use tempfile::{Builder, NamedTempFile, TempDir};
+
+/// How temporary names begin; the name that is meant and [`RANDOM`] letters follow, a dash between them.
+const PREFIX: &str = ".tmp-";
+const RANDOM: usize = 6;
+
+fn prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(PREFIX);
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push("-");
+    prefix
+}
+
+/// The name that a temporary file or folder was to get; `None` for any other.
+pub(super) fn target_of(temporary: &OsStr) -> Option<OsString> {
+    let rest = temporary.to_str()?.strip_prefix(PREFIX)?;
+    let (name, random) = rest.rsplit_once('-')?;
+    (random.len() == RANDOM && !name.is_empty()).then(|| name.into())
+}
 
 /// A file that takes its name when [`AtomicFile::commit`] is called and vanishes when it is dropped before.
 #[derive(Debug)]
@@ -17,8 +40,9 @@ impl AtomicFile {
     /// Begins a file that will be `path`; its folder must exist. Errors: Io.
     pub fn create(path: impl Into<PathBuf>) -> Result<AtomicFile> {
         let path = path.into();
+        let prefix = prefix(&path);
         let mut builder = Builder::new();
-        builder.prefix(".tmp-");
+        builder.prefix(&prefix).rand_bytes(RANDOM);
         #[cfg(unix)]
         {
             // Temporary files are private by default; the finished file should be as readable as any other.
@@ -42,6 +66,7 @@ impl AtomicFile {
     /// Syncs the file and gives it its name, replacing what was there. Errors: Io.
     pub fn commit(self) -> Result<()> {
         self.file.as_file().sync_all().map_err(Error::io(&self.path))?;
+        may_die();
         self.file.persist(&self.path).map_err(|e| Error::Io { path: self.path.clone(), source: e.error })?;
         sync_folder(parent(&self.path));
         Ok(())
@@ -82,8 +107,9 @@ impl AtomicFolder {
         }
         let above = parent(&path);
         fs::create_dir_all(above).map_err(Error::io(above))?;
+        let prefix = prefix(&path);
         let mut builder = Builder::new();
-        builder.prefix(".tmp-");
+        builder.prefix(&prefix).rand_bytes(RANDOM);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -91,6 +117,16 @@ impl AtomicFolder {
         }
         let folder = builder.tempdir_in(above).map_err(Error::io(&path))?;
         Ok(AtomicFolder { folder, path })
+    }
+
+    /// The same, where a folder that is there is to go as a whole, with all that it holds. It goes now: whoever begins this can do
+    /// without it. Errors: Io, Config where a file is in the way.
+    pub fn replacing(path: impl Into<PathBuf>) -> Result<AtomicFolder> {
+        let path = path.into();
+        if path.is_dir() {
+            remove_folder(&path)?;
+        }
+        AtomicFolder::create(path)
     }
 
     /// The temporary folder, to write files into.
@@ -105,9 +141,11 @@ impl AtomicFolder {
             for entry in fs::read_dir(temporary).map_err(Error::io(temporary))? {
                 let entry = entry.map_err(Error::io(temporary))?;
                 let target = self.path.join(entry.file_name());
+                may_die();
                 fs::rename(entry.path(), &target).map_err(Error::io(target))?;
             }
         } else {
+            may_die();
             fs::rename(temporary, &self.path).map_err(Error::io(&self.path))?;
             // The name is gone, so there is nothing left to remove.
             let _ = self.folder.keep();
@@ -118,8 +156,28 @@ impl AtomicFolder {
     }
 }
 
+/// Removes a folder as a whole: it loses its name first, so that nobody meets a half of it. Errors: Io.
+pub fn remove_folder(path: &Path) -> Result<()> {
+    let grave = Builder::new().prefix(&prefix(path)).rand_bytes(RANDOM).tempdir_in(parent(path));
+    let grave = grave.map_err(Error::io(path))?;
+    may_die();
+    fs::rename(path, grave.path().join("removed")).map_err(Error::io(path))?;
+    may_die();
+    grave.close().map_err(Error::io(path))
+}
+
+/// Ends the process as a kill would, where a test asks for it: `FOURBIT_DIE_AT=N` is the N-th time that a file or folder is about
+/// to take or lose its name.
+fn may_die() {
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    static AT: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("FOURBIT_DIE_AT").ok()?.parse().ok());
+    if AT.is_some_and(|at| TIMES.fetch_add(1, Ordering::Relaxed) + 1 == at) {
+        std::process::abort();
+    }
+}
+
 /// The folder that holds `path`; "." for a bare name.
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

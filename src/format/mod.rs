@@ -12,6 +12,7 @@ pub mod atomic;
 mod awq;
 pub mod bitsandbytes;
 pub mod checkpoint;
+mod claim;
 mod compressed_tensors;
 pub mod fields;
 mod foreign;
@@ -27,6 +28,7 @@ pub mod safetensors;
 mod view;
 
 pub use checkpoint::Checkpoint;
+pub use claim::Claim;
 pub use gguf::Gguf;
 pub use safetensors::Safetensors;
 pub use view::{Stored, TensorView};

@@ -148,6 +148,12 @@ impl Tensor {
         &self.buffer.gpu
     }
 
+    /// Whether `other` is a view of a part of this one's memory.
+    pub(crate) fn contains(&self, other: &Tensor) -> bool {
+        let end = |tensor: &Tensor| tensor.offset + tensor.bytes();
+        Arc::ptr_eq(&self.buffer, &other.buffer) && self.offset <= other.offset && end(other) <= end(self)
+    }
+
     /// The elements from `start` on, seen with another shape. The byte offset must be a multiple of the device's binding
     /// alignment (256 bytes suffice everywhere). Errors: Shape.
     pub fn slice(&self, start: usize, shape: impl Into<Shape>) -> Result<Tensor> {

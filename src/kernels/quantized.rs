@@ -156,6 +156,16 @@ impl QuantizedTensor {
         Packed::new(self.scheme, self.shape, codes, scales, nested)
     }
 
+    /// The first codes and scales, at most 4 KiB of each: enough to tell weights apart. Waits for the device. Errors: Device.
+    pub(crate) fn head_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for tensor in self.parts.first().into_iter().chain(&self.scales) {
+            let words = tensor.slice(0, [tensor.shape().len().min(1024)])?.read::<u32>()?;
+            bytes.extend_from_slice(bytemuck::cast_slice(&words));
+        }
+        Ok(bytes)
+    }
+
     /// How the numbers are stored.
     pub fn scheme(&self) -> Scheme {
         self.scheme

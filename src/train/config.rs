@@ -2,9 +2,10 @@
 
 use super::Schedule;
 use crate::{Error, Result};
+use serde::Serialize;
 
 /// The options of a training run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainConfig {
     /// Highest learning rate.
     pub learning_rate: f64,

@@ -1,14 +1,21 @@
-//! A fine-tuning run: all steps of a trainer over the batches of a loader, with its records.
+//! A fine-tuning run: all steps of a trainer over the batches of a loader, with its records and checkpoints.
 
-use super::{Course, StepMetrics, Trainer, TrainerState};
+use super::{
+    Course, StepMetrics, Trainer, TrainerState,
+    checkpoint::{self, Progress},
+    log::Log,
+};
 use crate::{
     Error, Result,
     data::{Batch, DataLoader},
+    format::atomic::AtomicFolder,
     model::Model,
 };
+use serde_json::Value;
 use std::{
     borrow::Borrow,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// A run and what it has recorded so far. `M`: as of [`Trainer`].
@@ -17,8 +24,45 @@ pub struct Finetune<M = Model> {
     loader: DataLoader,
     state: TrainerState,
     course: Course,
-    /// Where `trainer_state.json` goes, where it is wanted.
-    output: Option<PathBuf>,
+    /// Steps since the last record.
+    unrecorded: Vec<StepMetrics>,
+    saving: Option<Saving>,
+}
+
+/// Where a run leaves its records and checkpoints, in transformers' words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SaveOptions {
+    /// The folder of `trainer_log.jsonl` and of the folders `checkpoint-N`.
+    pub output_dir: PathBuf,
+    /// Steps between checkpoints; 0: no checkpoints, also none where the run is stopped.
+    pub save_steps: usize,
+    /// A checkpoint also where so much time has passed since the last one.
+    pub save_interval: Option<Duration>,
+    /// Checkpoints that are kept, the newest ones; at least 1.
+    pub save_total_limit: Option<usize>,
+    /// What `adapter_config.json` names as the base model.
+    pub base_model: Option<String>,
+}
+
+impl SaveOptions {
+    /// A checkpoint every 500 steps, of which two are kept.
+    pub fn new(output_dir: impl Into<PathBuf>) -> SaveOptions {
+        SaveOptions {
+            output_dir: output_dir.into(),
+            save_steps: 500,
+            save_interval: None,
+            save_total_limit: Some(2),
+            base_model: None,
+        }
+    }
+}
+
+struct Saving {
+    options: SaveOptions,
+    log: Log,
+    /// What run it is; asked for where checkpoints are written.
+    run: Value,
+    last: Instant,
 }
 
 /// Who watches a run.
@@ -32,6 +76,11 @@ pub trait Watch {
     /// A record was made: the mean of the steps since the one before.
     fn record(&mut self, metrics: &StepMetrics) {
         let _ = metrics;
+    }
+
+    /// A checkpoint was written.
+    fn saved(&mut self, checkpoint: &Path) {
+        let _ = checkpoint;
     }
 }
 
@@ -52,51 +101,131 @@ impl<M: Borrow<Model>> Finetune<M> {
             logging_steps,
             ..TrainerState::default()
         };
-        Ok(Finetune { trainer, loader, state, course: Course::default(), output: None })
+        Ok(Finetune { trainer, loader, state, course: Course::default(), unrecorded: Vec::new(), saving: None })
     }
 
-    /// The same with `trainer_state.json` in this folder, written anew with each record.
-    pub fn recording_in(self, folder: impl AsRef<Path>) -> Finetune<M> {
-        Finetune { output: Some(folder.as_ref().to_owned()), ..self }
+    /// The same with records and checkpoints in a folder, which is made if need be. Errors: Config for a limit of 0 checkpoints, Io,
+    /// Device.
+    pub fn saving(mut self, options: SaveOptions) -> Result<Finetune<M>> {
+        if options.save_total_limit == Some(0) {
+            return Err(Error::config("save_total_limit", "expected at least 1, got 0; `save_steps` 0 writes none"));
+        }
+        let log = Log::create(&options.output_dir)?;
+        let run = match options.save_steps {
+            0 => Value::Null,
+            _ => checkpoint::identity(self.trainer.model(), self.trainer.config(), &self.loader)?,
+        };
+        self.state.save_steps = options.save_steps;
+        self.saving = Some(Saving { options, log, run, last: Instant::now() });
+        Ok(self)
     }
 
-    /// Takes the steps that are left, or fewer where `watch` wants no more. Errors: those of [`Trainer::step`] and of `watch`, Io.
+    /// Goes on where a checkpoint of the same run was written: on the same device and driver with the same bits. The run may be longer
+    /// or shorter than it was planned then. Errors: Config for a checkpoint of another run, naming the difference; Io, Format,
+    /// MissingTensor, Shape; Device.
+    pub fn resume(&mut self, checkpoint: &Path) -> Result<()> {
+        let progress = Progress::read(checkpoint)?;
+        let mut state = TrainerState::read(checkpoint)?;
+        let config = self.trainer.config();
+        if progress.global_step > config.max_steps {
+            let message = format!("{} is past the {} steps of this run", checkpoint.display(), config.max_steps);
+            return Err(Error::config("resume", message));
+        }
+        let run = checkpoint::identity(self.trainer.model(), config, &self.loader)?;
+        checkpoint::check_identity(checkpoint, &progress.run, &run)?;
+        if state.max_steps != config.max_steps {
+            log::warn!(
+                "{}: the run was planned with {} steps and goes on with {}; its learning rate follows the new course from here on",
+                checkpoint.display(),
+                state.max_steps,
+                config.max_steps
+            );
+        }
+        checkpoint::read_tensors(self.trainer.model().store(), checkpoint)?;
+        self.trainer.go_on(progress.global_step, progress.num_tokens)?;
+        self.loader.seek(progress.position);
+        state.max_steps = self.state.max_steps;
+        (state.logging_steps, state.save_steps) = (self.state.logging_steps, self.state.save_steps);
+        (self.state, self.course, self.unrecorded) = (state, progress.course, progress.unrecorded);
+        match &mut self.saving {
+            Some(saving) => saving.log.restart(&self.state.log_history),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the steps that are left, or fewer where `watch` wants no more: then the last one leaves a checkpoint. Errors: those of
+    /// [`Trainer::step`] and of `watch`, Io.
     pub fn run(&mut self, watch: &mut dyn Watch) -> Result<()> {
         let (steps, accumulation) = {
             let config = self.trainer.config();
             (config.max_steps, config.gradient_accumulation_steps)
         };
-        let mut group: Vec<StepMetrics> = Vec::new();
         while self.trainer.steps() < steps {
             let batches = self.loader.next_step(accumulation);
             let metrics = self.trainer.step(&batches)?;
             self.course.push(&metrics, batches.iter().map(Batch::predicted).sum());
             let goes_on = watch.step(&metrics)?;
-            group.push(metrics);
-            let stop = self.trainer.steps() == steps || !goes_on;
-            if group.len() == self.state.logging_steps || stop {
-                self.record(&group, watch)?;
-                group.clear();
+            self.unrecorded.push(metrics);
+            let last = self.trainer.steps() == steps;
+            if self.unrecorded.len() >= self.state.logging_steps || last {
+                self.record(watch)?;
             }
-            if stop {
+            if self.saving.as_ref().is_some_and(|saving| saving.is_due(self.trainer.steps(), !goes_on)) {
+                watch.saved(&self.checkpoint()?);
+            }
+            if !goes_on {
                 break;
             }
+        }
+        // Of a run that was stopped: what it did is told, and its checkpoint has the steps as they were.
+        if !self.unrecorded.is_empty() {
+            self.record(watch)?;
         }
         Ok(())
     }
 
-    fn record(&mut self, group: &[StepMetrics], watch: &mut dyn Watch) -> Result<()> {
-        self.state.record(group);
-        if let Some(last) = self.state.log_history.last() {
-            watch.record(last);
-        }
-        match &self.output {
+    fn record(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        self.state.record(&self.unrecorded);
+        self.unrecorded.clear();
+        let Some(last) = self.state.log_history.last() else { return Ok(()) };
+        watch.record(last);
+        match &mut self.saving {
+            Some(saving) => saving.log.append(last),
             None => Ok(()),
-            Some(folder) => {
-                std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-                self.state.save(folder)
-            }
         }
+    }
+
+    /// Writes a checkpoint of the run as it is, and removes those that are too many. Errors: Config without [`Finetune::saving`]; Io,
+    /// Device.
+    pub fn checkpoint(&mut self) -> Result<PathBuf> {
+        let missing = || Error::config("checkpoint", "the run has no folder for it; give it `SaveOptions`");
+        let saving = self.saving.as_mut().ok_or_else(missing)?;
+        let SaveOptions { output_dir, base_model, save_total_limit, .. } = &saving.options;
+        let (model, steps) = (self.trainer.model(), self.trainer.steps());
+        let path = checkpoint::folder(output_dir, steps);
+        // One that is there already is of this run, which went on from before it.
+        let folder = AtomicFolder::replacing(&path)?;
+        if model.adapter().is_some() && model.qat().is_none() {
+            model.save_adapter(folder.folder(), base_model.as_deref())?;
+        }
+        checkpoint::write_tensors(model.store(), folder.folder())?;
+        TrainerState { global_step: steps, ..self.state.clone() }.save(folder.folder())?;
+        let progress = Progress {
+            fourbit: env!("CARGO_PKG_VERSION").to_owned(),
+            global_step: steps,
+            num_tokens: self.trainer.tokens(),
+            position: self.loader.position(),
+            unrecorded: self.unrecorded.clone(),
+            course: self.course.clone(),
+            run: saving.run.clone(),
+        };
+        progress.write(folder.folder())?;
+        folder.commit()?;
+        if let Some(keep) = save_total_limit {
+            checkpoint::rotate(output_dir, *keep)?;
+        }
+        saving.last = Instant::now();
+        Ok(path)
     }
 
     /// The trainer.
@@ -117,5 +246,16 @@ impl<M: Borrow<Model>> Finetune<M> {
     /// Gives the model back and frees what only training needs.
     pub fn into_model(self) -> M {
         self.trainer.into_model()
+    }
+}
+
+impl Saving {
+    /// Whether a checkpoint is to be written after `step`, where the run may be stopped.
+    fn is_due(&self, step: usize, stopped: bool) -> bool {
+        let SaveOptions { save_steps, save_interval, .. } = self.options;
+        save_steps > 0
+            && (stopped
+                || step.is_multiple_of(save_steps)
+                || save_interval.is_some_and(|most| self.last.elapsed() >= most))
     }
 }

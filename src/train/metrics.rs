@@ -1,11 +1,13 @@
 //! What a run reports: one record per step, in TRL's words, and `trainer_state.json`.
 
-use crate::{Result, format::atomic};
-use serde::Serialize;
+use crate::{Error, Result, format::atomic};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+const STATE: &str = "trainer_state.json";
+
 /// One optimizer step, or the mean over the steps since the last record.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// From 1.
     pub step: usize,
@@ -28,7 +30,7 @@ pub struct StepMetrics {
 }
 
 /// `trainer_state.json`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TrainerState {
     /// Steps taken.
     pub global_step: usize,
@@ -40,6 +42,8 @@ pub struct TrainerState {
     pub train_batch_size: usize,
     /// Steps between records.
     pub logging_steps: usize,
+    /// Steps between checkpoints; 0 for none.
+    pub save_steps: usize,
     /// The records.
     pub log_history: Vec<StepMetrics>,
 }
@@ -61,12 +65,19 @@ impl TrainerState {
 
     /// Writes `trainer_state.json` into `folder`. Errors: Io.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        atomic::write_json(folder.join("trainer_state.json"), self)
+        atomic::write_json(folder.join(STATE), self)
+    }
+
+    /// Reads `trainer_state.json` of `folder`. Errors: Io, Format.
+    pub fn read(folder: &Path) -> Result<TrainerState> {
+        let path = folder.join(STATE);
+        let text = std::fs::read(&path).map_err(Error::io(&path))?;
+        serde_json::from_slice(&text).map_err(|error| Error::format(path, error.to_string()))
     }
 }
 
 /// The loss of each step of a run, to compare its beginning with its end: single steps see different rows, and cannot be compared.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Course {
     /// (loss, predicted tokens, epoch after the step)
     steps: Vec<(f64, usize, f64)>,

@@ -1,15 +1,18 @@
 //! Training: schedule, optimizer step, trainer, and what a run writes.
 
+mod checkpoint;
 mod config;
 mod finetune;
+mod log;
 mod metrics;
 mod reduce;
 mod schedule;
 mod trainer;
 
 pub use crate::model::BUCKET;
+pub use checkpoint::checkpoints;
 pub use config::TrainConfig;
-pub use finetune::{Finetune, Watch};
+pub use finetune::{Finetune, SaveOptions, Watch};
 pub use metrics::{Change, Course, StepMetrics, TrainerState};
 pub use reduce::{OneProcess, Reduce};
 pub use schedule::{Schedule, Warmup};

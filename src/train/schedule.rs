@@ -1,10 +1,12 @@
 //! Learning-rate schedules as transformers computes them.
 
 use crate::{Error, Result};
+use serde::Serialize;
 use std::{f64::consts::PI, str::FromStr};
 
 /// How the learning rate runs over the steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// Stays from the first step on, whatever the steps of warm-up.
     Constant,

@@ -147,6 +147,22 @@ impl<M: Borrow<Model>> Trainer<M> {
         self.step
     }
 
+    /// Tokens read, padding left out.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Goes on after `steps` steps and `tokens` tokens, with the values and moments that the store has now. Errors: Device.
+    pub(super) fn go_on(&mut self, steps: usize, tokens: u64) -> Result<()> {
+        let mut g = Graph::new(self.model().gpu());
+        self.model().round_latents(&mut g)?;
+        if !g.is_empty() {
+            g.run()?;
+        }
+        (self.step, self.tokens) = (steps, tokens);
+        Ok(())
+    }
+
     /// Bytes of activations, shared by all programs.
     pub fn activation_bytes(&self) -> u64 {
         self.programs.bytes()

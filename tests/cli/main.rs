@@ -6,6 +6,7 @@ mod support;
 
 mod answers;
 mod calibrate;
+mod checkpoints;
 mod devices;
 mod evaluate;
 mod merge;

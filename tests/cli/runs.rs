@@ -242,7 +242,7 @@ fn logits_are_written_for_other_programs() {
 
 /// The command with pipes for what it prints.
 #[cfg(unix)]
-fn spawn(words: &[&str]) -> std::process::Child {
+pub fn spawn(words: &[&str]) -> std::process::Child {
     let piped = std::process::Stdio::piped;
     command(words).stdout(piped()).stderr(piped()).spawn().unwrap()
 }
@@ -267,7 +267,7 @@ fn is_ignored(status: i32) -> bool {
 
 /// Sends the command a signal.
 #[cfg(unix)]
-fn signal(child: &std::process::Child, name: &str) {
+pub fn signal(child: &std::process::Child, name: &str) {
     let status = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
@@ -298,7 +298,11 @@ fn an_interrupted_run_saves_what_it_learned() {
         let steps = serde_json::from_str::<Value>(&done.stdout).unwrap()["steps"].as_u64().unwrap();
         assert!(steps >= 2);
         peft::Adapter::open(place.path("out")).unwrap();
-        assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 3, "no temporary file is left");
+        assert_eq!(
+            fs::read_dir(place.path("out")).unwrap().count(),
+            5,
+            "an adapter, two records and a checkpoint; no temporary file"
+        );
     }
 }
 

@@ -202,12 +202,14 @@ fn check(done: &Done, point: &str) -> Result<(), String> {
     let Ok(files) = fs::read_dir(&done.output) else { return Ok(()) };
     let names: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     // The log of the steps may be there without what they learned; weights come with their configuration or not at all.
-    if names.iter().any(|name| name != "trainer_state.json") {
+    if names.iter().any(|name| name != "trainer_log.jsonl") {
         return Err(format!("files are left: {names:?}"));
     }
     for name in names {
         let text = fs::read_to_string(done.output.join(&name)).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).map_err(|error| format!("{name}: {error}"))?;
+        for line in text.lines() {
+            serde_json::from_str::<serde_json::Value>(line).map_err(|error| format!("{name}: {error}"))?;
+        }
     }
     let spare = fs::read_dir(done.folder.path()).unwrap().count();
     if spare > 4 { Err("temporary files are left".to_owned()) } else { Ok(()) }

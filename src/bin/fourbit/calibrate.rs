@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
-    format::atomic,
+    format::{Claim, atomic},
     method::{
         ActivationScales, LayerFigures, LayerMethod, Method, Observer, PipelineOptions, Recipe, Stored, quantize_model,
     },
@@ -69,6 +69,7 @@ impl Calibrate {
         let recipe = self.recipe()?;
         self.calibration.options().check_taken(recipe.as_slice())?;
         let source = Source::open(&self.model)?;
+        let _claim = self.output.as_ref().map(Claim::of).transpose()?;
         let method: Box<dyn LayerMethod + '_> = match &recipe {
             Some(recipe) => recipe.build()?,
             None => Box::new(Stored::new(&source)),

@@ -10,7 +10,7 @@ use fourbit::{
     Error, Result,
     compare::{Measure, Progress, Row, measure},
     data::Example,
-    format::{self, atomic},
+    format::{self, Claim, atomic},
     method::Recipe,
     model::Source,
 };
@@ -57,6 +57,7 @@ impl Compare {
         let recipes = self.methods.iter().map(parse).collect::<Result<Vec<_>>>()?;
         self.calibration.options().check_taken(&recipes)?;
         let source = Source::open(&self.model)?;
+        let _claim = self.output.as_ref().map(Claim::of).transpose()?;
         let measured = self.measure.read(&self.model, &source, &self.data, Convention::Windows)?;
         let calibration = self.calibration.samples(&recipes, &self.model, &source)?;
         self.calibration.note_same(&recipes, &self.data);

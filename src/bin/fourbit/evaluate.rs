@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use fourbit::{
     DType, Result, evaluate,
     format::{
-        self,
+        self, Claim,
         safetensors::{TensorSpec, write_file},
     },
     model::{Model, Source},
@@ -58,6 +58,7 @@ impl Evaluate {
         let source = Source::open(&base.path)?;
         let load_options = self.quant.options(&source)?;
         let measured = self.measured(&base.path, &source)?;
+        let _claim = self.logits.as_ref().map(Claim::of).transpose()?;
 
         let gpu = global.gpu()?;
         let mut model = Model::from_source(&gpu, &source, &load_options)?;

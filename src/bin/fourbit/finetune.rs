@@ -8,22 +8,26 @@ use crate::{embedded, interrupt};
 use fourbit::{
     Error, Result,
     data::DataLoader,
+    format::Claim,
     generate::{Generator, Sampling},
     model::{Model, Source},
     tokenizer::{Message, Tokenizer},
-    train::{Course, StepMetrics, Trainer, TrainerState, Watch},
+    train::{Course, SaveOptions, StepMetrics, Trainer, TrainerState, Watch, checkpoints},
 };
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Train a LoRA adapter on a quantized model (QLoRA) and save it as PEFT does, or train through rounding (--qat)
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
 /// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json, each of them replaced only by a
-/// whole new one; with --qat it gets the quantized model in place of the adapter. Ctrl-C, SIGTERM and SIGHUP end the run after the current step and save what was learned so far.
+/// whole new one; with --qat it gets the quantized model in place of the adapter. trainer_log.jsonl there grows with the run.
+/// Ctrl-C, SIGTERM and SIGHUP end the run after the current step and save what was learned so far, with a checkpoint. A run that
+/// was stopped, killed or lost its device goes on with the same command and --resume, and ends with the same adapter or model, byte
+/// for byte, as if it had never stopped
 #[derive(clap::Args)]
 pub struct Finetune {
     #[command(flatten)]
@@ -50,6 +54,63 @@ pub struct Finetune {
     /// Steps between records; a record is the mean since the one before
     #[arg(long, value_name = "N", default_value_t = 1)]
     logging_steps: usize,
+    #[command(flatten)]
+    save: SaveArgs,
+}
+
+/// Checkpoints.
+#[derive(clap::Args)]
+struct SaveArgs {
+    /// Steps between checkpoints, folders checkpoint-N in --output with all that --resume needs; 0: none
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    save_steps: usize,
+    /// A checkpoint also where so many seconds have passed since the last one
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    save_seconds: Option<u64>,
+    /// Checkpoints that are kept, the newest ones
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one)]
+    save_total_limit: usize,
+    /// Go on from a checkpoint of the same run, by default the last one in --output; from the start where there is none yet. For an
+    /// adapter's values alone, with a new schedule and optimizer, see --adapter
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    resume: Option<Option<PathBuf>>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected at least 1".to_owned())
+}
+
+impl SaveArgs {
+    fn options(&self, output: &Path, base_model: Option<String>) -> SaveOptions {
+        SaveOptions {
+            save_steps: self.save_steps,
+            save_interval: self.save_seconds.map(Duration::from_secs),
+            save_total_limit: Some(self.save_total_limit),
+            base_model,
+            ..SaveOptions::new(output)
+        }
+    }
+
+    /// The checkpoint to go on from. Errors: Config for a run from the start where another one's checkpoints lie; Io.
+    fn checkpoint(&self, output: &Path) -> Result<Option<PathBuf>> {
+        let last = checkpoints(output)?.pop().map(|(_, folder)| folder);
+        match (&self.resume, last) {
+            (Some(Some(folder)), _) => Ok(Some(folder.clone())),
+            (Some(None), None) => {
+                note(format_args!("no checkpoint in {} yet: the run begins at its first step", output.display()));
+                Ok(None)
+            }
+            (Some(None), last) => Ok(last),
+            (None, None) => Ok(None),
+            (None, Some(last)) => {
+                let message = format!(
+                    "{} is of an earlier run; go on from it with --resume, choose another --output, or remove its checkpoints",
+                    last.display()
+                );
+                Err(Error::config("--output", message))
+            }
+        }
+    }
 }
 
 impl Finetune {
@@ -66,6 +127,8 @@ impl Finetune {
             Error::config("--data", "is needed with --model: a file of rows as JSON lines or parquet")
         })?;
         let showcase = self.data.is_showcase(&base);
+        let _claim = Claim::of(&self.output)?;
+        let checkpoint = self.save.checkpoint(&self.output)?;
         // What is wrong with files and options is reported before the device is opened.
         let source = Source::open(&base.path)?;
         let load_options = self.qat.load_options(&self.quant, &source)?;
@@ -90,9 +153,16 @@ impl Finetune {
         }
         self.announce(&model, &loader, steps);
         let trainer = Trainer::new(model, config)?;
-        let mut run = fourbit::train::Finetune::new(trainer, loader, self.logging_steps)?.recording_in(&self.output);
+        let mut run = fourbit::train::Finetune::new(trainer, loader, self.logging_steps)?
+            .saving(self.save.options(&self.output, base.name()))?;
+        if let Some(checkpoint) = &checkpoint {
+            run.resume(checkpoint)?;
+            note(format_args!("resumed from {}", checkpoint.display()));
+        }
+        let before_now = run.trainer().tokens();
         let start = Instant::now();
-        run.run(&mut Watcher(Progress::new(steps as u64, "steps")))?;
+        let progress = Progress::new(steps as u64, "steps").from(run.trainer().steps() as u64);
+        run.run(&mut Watcher(progress))?;
         let seconds = start.elapsed().as_secs_f64();
         let (state, course) = (run.state().clone(), run.course().clone());
         let mut model = run.into_model();
@@ -100,11 +170,12 @@ impl Finetune {
             Some(folder) => qat::save(&mut model, folder)?,
             None => model.save_adapter(&self.output, base.name().as_deref())?,
         }
+        state.save(&self.output)?;
         let after = answers(&model, &base.path, &questions)?;
         for ((question, before), after) in questions.iter().zip(before).zip(after) {
             out.line(format_args!("\n{question}\n  before: {before}\n  after:  {after}"));
         }
-        self.report(out, &state, &course, seconds);
+        self.report(out, &state, &course, before_now, seconds);
         Ok(())
     }
 
@@ -135,9 +206,9 @@ impl Finetune {
         note(format_args!("data: {rows} rows of {tokens} tokens; {steps} steps, {per_epoch} in an epoch"));
     }
 
-    fn report(&self, out: Output, state: &TrainerState, course: &Course, seconds: f64) {
+    fn report(&self, out: Output, state: &TrainerState, course: &Course, before_now: u64, seconds: f64) {
         let Some(last) = state.log_history.last() else { return };
-        let speed = last.num_tokens as f64 / seconds;
+        let speed = (last.num_tokens - before_now) as f64 / seconds;
         let (change, steps) = (course.change(), state.global_step);
         let loss = match &change {
             Some(change) => format!("{:.4} -> {:.4} (means over {})", change.first, change.last, change.over),
@@ -174,6 +245,10 @@ impl Watch for Watcher {
 
     fn record(&mut self, metrics: &StepMetrics) {
         self.0.record(metrics);
+    }
+
+    fn saved(&mut self, checkpoint: &Path) {
+        self.0.tell(format_args!("checkpoint: {}", checkpoint.display()));
     }
 }
 

@@ -9,6 +9,7 @@ use crate::progress::Progress;
 use fourbit::{
     Error, Result, evaluate,
     export::{Export, is_gguf, suited},
+    format::Claim,
     gpu::Gpu,
     method::{Compared, Kept, LayerMethod, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
@@ -74,6 +75,7 @@ impl Merge {
         recipe.options.check_taken(&[recipe])?;
         self.check_calibrated(&recipe)?;
         let export = Export::open(&base.path, Some(adapter), &recipe, &self.output)?;
+        let _claim = Claim::of(&self.output)?;
         let read = |data: &PathBuf| self.measure.read(&base.path, &source, data, Convention::Windows);
         let measured = self.data.as_ref().map(read).transpose()?;
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;

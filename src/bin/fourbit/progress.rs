@@ -11,6 +11,8 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
     done: u64,
+    /// Done before this process began.
+    before: u64,
     start: Instant,
 }
 
@@ -22,7 +24,17 @@ impl Progress {
             let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style)
         });
-        Progress { bar, total, done: 0, start: Instant::now() }
+        Progress { bar, total, done: 0, before: 0, start: Instant::now() }
+    }
+
+    /// The same, where `done` were done earlier.
+    pub fn from(mut self, done: u64) -> Progress {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            bar.reset_eta();
+        }
+        (self.done, self.before) = (done, done);
+        self
     }
 
     /// `count` more are done.
@@ -35,7 +47,7 @@ impl Progress {
 
     /// Shows a record of a training run.
     pub fn record(&self, m: &StepMetrics) {
-        let speed = self.done as f64 / self.start.elapsed().as_secs_f64();
+        let speed = (self.done - self.before) as f64 / self.start.elapsed().as_secs_f64();
         let tokens = m.tokens_per_second;
         if let Some(bar) = &self.bar {
             bar.set_message(format!("loss {:.4}  {tokens:.0} tokens/s", m.loss));
@@ -52,6 +64,14 @@ impl Progress {
             m.epoch,
             left.as_secs()
         ));
+    }
+
+    /// Tells something on the way.
+    pub fn tell(&self, text: std::fmt::Arguments<'_>) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| note(text)),
+            None => note(text),
+        }
     }
 
     /// Takes the bar away.

@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use fourbit::{
     Error, Result,
     export::{Export, is_gguf, suited},
+    format::Claim,
     method::{ActivationScales, Method, Observer, Recipe, Tuned, quantize_model},
     quant::{BlockSize, Scheme, ggml},
 };
@@ -62,6 +63,7 @@ impl Quantize {
         let recipe = suited(self.recipe()?, &self.output)?;
         recipe.options.check_taken(&[recipe])?;
         let export = Export::open(&self.input, None, &recipe, &self.output)?;
+        let _claim = Claim::of(&self.output)?;
         let asking = asks_for_a_model(&recipe);
         let Some(source) = export.source().filter(|_| asking.is_some()) else {
             if let Some(option) = asking {
