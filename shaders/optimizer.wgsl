@@ -1,4 +1,4 @@
-// Global gradient norm, clip coefficient, and AdamW over flat arrays; LANES invocations, CHUNK elements per workgroup.
+// Global gradient norm, clip coefficient, and AdamW over flat arrays, which leaves all as it is where the norm is not finite; LANES invocations, CHUNK elements per workgroup.
 
 import index
 import workgroup_sum
@@ -19,12 +19,28 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> partials: array<f32>; // [workgroups of all arrays]
 // clip
 @group(0) @binding(4) var<storage, read> sums: array<f32>; // [workgroups of all arrays]
-@group(0) @binding(5) var<storage, read_write> norm_out: array<f32>; // [2]: norm, clip coefficient
+@group(0) @binding(5) var<storage, read_write> norm_out: array<f32>; // [3]: norm, clip coefficient, 1 where it is finite, else 0
 // adamw
-@group(0) @binding(6) var<storage, read> norm: array<f32>; // [2]
+@group(0) @binding(6) var<storage, read> norm: array<f32>; // [3]
 @group(0) @binding(7) var<storage, read_write> param: array<f32>; // [len]
 @group(0) @binding(8) var<storage, read_write> m: array<f32>; // [len]
 @group(0) @binding(9) var<storage, read_write> v: array<f32>; // [len]
+// spoil
+@group(0) @binding(10) var<storage, read> loss: array<f32>; // [1 or more]
+@group(0) @binding(11) var<storage, read_write> grad_out: array<f32>; // [len]
+
+// By its bits, since WGSL may assume that all numbers are finite.
+fn is_finite(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+}
+
+// grad[0] = loss[0] where that is not finite, so that the norm tells of it
+@compute @workgroup_size(1)
+fn spoil() {
+    if (params.len > 0u && !is_finite(loss[0])) {
+        grad_out[0] = loss[0];
+    }
+}
 
 // partials[first + group] = sum of grad^2 over the workgroup's elements
 @compute @workgroup_size(LANES)
@@ -49,7 +65,8 @@ fn squares(
     }
 }
 
-// norm = sqrt(sum of partials); coefficient = min(1, max_norm / (norm + 1e-6)), or 1 where max_norm <= 0; one workgroup
+// norm = sqrt(sum of partials); coefficient = min(1, max_norm / (norm + 1e-6)), or 1 where max_norm <= 0; whether the sum is
+// finite; one workgroup
 @compute @workgroup_size(LANES)
 fn clip(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -67,6 +84,7 @@ fn clip(
     if (lane == 0u) {
         let length = sqrt(total);
         norm_out[0] = length;
+        norm_out[2] = select(0.0, 1.0, is_finite(total));
         norm_out[1] = select(1.0, min(1.0, hyper[7] / (length + 1e-6)), hyper[7] > 0.0);
     }
 }
@@ -80,7 +98,7 @@ fn adamw(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let group = group_index(wg, counts);
-    if (group >= params.group_end) {
+    if (group >= params.group_end || norm[2] == 0.0) {
         return;
     }
     let coefficient = norm[1];

@@ -100,8 +100,11 @@ pub enum Error {
         /// What the device said.
         message: String,
     },
-    /// Training gave a loss or a gradient that is no number: its steps are too large.
-    #[error("training diverged in step {step}: loss {loss}, gradient norm {grad_norm}; lower the learning rate")]
+    /// Training gave losses or gradients that are no numbers: its steps are too large.
+    #[error(
+        "training diverged in step {step}: loss {loss}, gradient norm {grad_norm}{}; lower the learning rate",
+        place.as_deref().map(|place| format!(", first in {place}")).unwrap_or_default()
+    )]
     Diverged {
         /// The optimizer step, from 1.
         step: usize,
@@ -109,6 +112,8 @@ pub enum Error {
         loss: f64,
         /// The norm of its gradient.
         grad_norm: f64,
+        /// The first place in the model where a number is not finite, where it was found.
+        place: Option<String>,
     },
     /// Whoever watches the progress asked the work to end; the text says what is left of it.
     #[error("interrupted: {0}")]

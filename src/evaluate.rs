@@ -91,6 +91,11 @@ pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize
         progress(sequence.input_ids.len())?;
     }
     let loss = sum / tokens as f64;
+    if !loss.is_finite() {
+        let message =
+            format!("the loss is {loss}: the model has numbers that are not finite, or too large to compute with");
+        return Err(Error::config("evaluate", message));
+    }
     Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
 }
 

@@ -4,13 +4,13 @@
 mod support;
 
 use fourbit::{
-    Result, Tensor,
-    adapter::{Adapter, LoraConfig},
+    Error, Result, Tensor,
+    adapter::{Adapter, Chunk, LoraConfig},
     data::Batch,
     generate::{Generator, Sampling},
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model},
-    train::{Reduce, TrainConfig, Trainer},
+    train::{Reduce, Schedule, TrainConfig, Trainer},
 };
 use std::sync::Arc;
 use support::{Rng, gpu};
@@ -212,6 +212,66 @@ fn impossible_steps_are_refused() {
     assert!(trainer.step(&[silent]).unwrap_err().to_string().contains("predict no token"));
     let untrained = Model::load(&gpu, TINY, &LoadOptions::default()).unwrap();
     assert!(Trainer::new(untrained, config(1)).is_err());
+}
+
+/// A value that is not finite spoils a step of one trainer, and is gone in the next: nothing else of it is left.
+#[test]
+fn a_bad_step_is_left_out_and_leaves_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let config =
+        TrainConfig { lr_scheduler_type: Schedule::Constant, weight_decay: 0.1, max_bad_steps: 1, ..config(1) };
+    let [mut spoiled, mut fine] = [(); 2].map(|()| Trainer::new(model(&gpu, 0.0), config.clone()).unwrap());
+    let rows = [1, 2, 3].map(|seed| batch(1, 40, seed));
+    for trainer in [&mut spoiled, &mut fine] {
+        trainer.step(&rows[..1]).unwrap();
+    }
+    let values = |trainer: &Trainer| {
+        let chunks = trainer.model().store().chunks();
+        let of = |chunk: &Chunk| {
+            let training = chunk.training.as_ref().unwrap();
+            [&chunk.params, &training.m, &training.v].map(|tensor| tensor.read::<f32>().unwrap())
+        };
+        chunks.iter().map(of).collect::<Vec<_>>()
+    };
+    let name = "model.layers.1.self_attn.q_proj.lora_B.weight";
+    let tensor = spoiled.model().store().get(name).unwrap().values.clone();
+    let good = tensor.read::<f32>().unwrap();
+    let before = values(&spoiled);
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut changed = good.clone();
+        changed[5] = bad;
+        tensor.write(bytemuck::cast_slice(&changed)).unwrap();
+        let metrics = spoiled.step(&rows[1..2]).unwrap();
+        assert!(metrics.is_left_out() && metrics.step == spoiled.steps());
+        tensor.write(bytemuck::cast_slice(&good)).unwrap();
+        assert_eq!(values(&spoiled), before);
+        assert!(!spoiled.step(&rows[2..]).unwrap().is_left_out());
+        if bad.is_nan() {
+            fine.step(&rows[2..]).unwrap();
+        }
+        let (after, want) = (values(&spoiled), values(&fine));
+        if bad.is_nan() {
+            assert_eq!(after, want, "as if the bad step had never been");
+        }
+        // For the next round both begin anew from here.
+        for (chunk, old) in spoiled.model().store().chunks().iter().zip(&before) {
+            let training = chunk.training.as_ref().unwrap();
+            for (tensor, old) in [&chunk.params, &training.m, &training.v].into_iter().zip(old) {
+                tensor.write(bytemuck::cast_slice(old)).unwrap();
+            }
+        }
+    }
+    assert_eq!((spoiled.steps(), spoiled.skipped()), (5, 2));
+    // One in a row is left out, the second ends the run, and says where the number is.
+    let mut changed = good.clone();
+    changed[5] = f32::NAN;
+    tensor.write(bytemuck::cast_slice(&changed)).unwrap();
+    assert!(spoiled.step(&rows[..1]).unwrap().is_left_out());
+    let Err(Error::Diverged { step, loss, place, .. }) = spoiled.step(&rows[..1]) else { panic!("it goes on") };
+    assert_eq!(
+        (step, loss.is_nan(), place.as_deref()),
+        (7, true, Some("the input of model.layers.1.self_attn.o_proj"))
+    );
 }
 
 /// Two processes that happen to see the same rows: all sums are twice their own, and powers of two keep the bits.

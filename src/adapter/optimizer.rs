@@ -40,7 +40,7 @@ impl Optimizer {
         self.hyper.write(bytemuck::cast_slice(&hyper))
     }
 
-    /// Records the norm of all gradients and the factor that clips them ([`optimizer::grad_norm`]). norm: [2] f32.
+    /// Records the norm of all gradients and the factor that clips them ([`optimizer::grad_norm`]). norm: [3] f32.
     /// Errors: Shape.
     pub fn record_norm(&self, g: &mut Graph, store: &Store, norm: &Value) -> Result<()> {
         let grads: Vec<_> = trained(store).map(|(_, training)| g.import(&training.grads)).collect();
@@ -48,7 +48,7 @@ impl Optimizer {
         optimizer::grad_norm(g, &grads, &hyper, norm)
     }
 
-    /// Records the step of all that is trained. norm: [2] f32. Errors: Shape.
+    /// Records the step of all that is trained. norm: [3] f32. Errors: Shape.
     pub fn record(&self, g: &mut Graph, store: &Store, norm: &Value) -> Result<()> {
         for (chunk, training) in trained(store) {
             let slot = self.rates.iter().position(|rate| *rate == chunk.rate).unwrap_or(0);

@@ -182,6 +182,7 @@ impl QuantizedFolder {
             Input::Tensors(weights) => return writer.write(&spec.name, weights.get(&spec.name)?.bytes),
             Input::Model(source) => source,
         };
+        source.check_finite(&spec.name)?;
         if source.weights().kind() != Kind::Gguf {
             return writer.write(&spec.name, source.view(&spec.name)?.bytes);
         }

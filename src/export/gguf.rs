@@ -119,6 +119,7 @@ impl GgufFile {
                 (_, Some(packed)) => self.write_packed(&mut writer, item, &packed)?,
                 (Action::Copy, None) => {
                     let view = self.source.weights().get(&item.spec.name)?;
+                    view.check_finite()?;
                     writer.write(&item.spec.name, view.bytes)?;
                 }
                 (Action::Values(values), None) => writer.write(&item.spec.name, bytemuck::cast_slice(values))?,
@@ -159,6 +160,7 @@ impl GgufFile {
         let stored = item.spec.stored;
         let what = format!("tensor {}", item.name);
         let encode = |values: &[f32]| encode(&what, stored, values);
+        self.source.check_finite(&item.name)?;
         if self.heads(&item.name).is_none() {
             return self
                 .source

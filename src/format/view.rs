@@ -118,6 +118,33 @@ impl<'a> TensorView<'a> {
         Ok(())
     }
 
+    /// Errors: Format naming the first element of a float dtype that is not finite.
+    pub fn check_finite(&self) -> Result<()> {
+        fn first<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> Option<usize> {
+            let elements = bytes.as_chunks::<N>().0;
+            // Without an early end within a piece, so that a compiler may look at many at once.
+            let piece =
+                elements.chunks(4096).position(|piece| !piece.iter().fold(true, |all, &b| all & is_finite(b)))?;
+            elements[4096 * piece..].iter().position(|&b| !is_finite(b)).map(|at| 4096 * piece + at)
+        }
+        let bad = match self.stored {
+            Stored::Plain(DType::F64) => first(self.bytes, |b| f64::from_le_bytes(b).is_finite()),
+            Stored::Plain(DType::F32) => first(self.bytes, |b| f32::from_le_bytes(b).is_finite()),
+            Stored::Plain(DType::F16) => first(self.bytes, |b| u16::from_le_bytes(b) & 0x7c00 != 0x7c00),
+            Stored::Plain(DType::BF16) => first(self.bytes, |b| u16::from_le_bytes(b) & 0x7f80 != 0x7f80),
+            Stored::Plain(_) | Stored::Ggml(_) => None,
+        };
+        let Some(at) = bad else { return Ok(()) };
+        let cols = self.shape.last().copied().unwrap_or(1).max(1);
+        let message = format!(
+            "tensor {} has a number that is not finite, in row {}, column {}; the file is damaged, or was trained so",
+            self.name,
+            at / cols,
+            at % cols
+        );
+        Err(Error::format(self.path, message))
+    }
+
     /// All elements as f32. Errors: Shape for integer dtypes.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         let mut out = vec![0.0; self.len()];

@@ -57,16 +57,30 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    vec![kernel("squares"), kernel("clip"), kernel("adamw")]
+    vec![kernel("spoil"), kernel("squares"), kernel("clip"), kernel("adamw")]
 }
 
-/// norm = (√Σ grads², min(1, max_grad_norm / (√Σ grads² + 1e-6))), the second 1 where max_grad_norm ≤ 0
+/// grad\[0\] ← loss\[0\] where that is not finite, so that [`grad_norm`] tells of it and [`adamw`] changes nothing
 ///
-/// grads: any shapes, f32; hyper: [8] f32 of [`AdamW::hyper`]; norm: [2] f32, overwritten. In a fixed order, as
+/// loss, grad: of one number or more, f32. Errors: Shape.
+pub fn spoil(g: &mut Graph, loss: &Value, grad: &Value) -> Result<()> {
+    for value in [loss, grad] {
+        if value.shape().is_empty() {
+            return Err(Error::shape("spoil", "at least one number", value.shape()));
+        }
+    }
+    let params = Params { len: grad.shape().len() as u32, first: 0, decays: 0 };
+    g.dispatch(kernel("spoil"), &params, &[loss, grad], 1, 1.0)
+}
+
+/// norm = (√Σ grads², min(1, max_grad_norm / (√Σ grads² + 1e-6)), 1), the second 1 where max_grad_norm ≤ 0, the third 0 where
+/// Σ grads² is not finite
+///
+/// grads: any shapes, f32; hyper: [8] f32 of [`AdamW::hyper`]; norm: [3] f32, overwritten. In a fixed order, as
 /// `torch.nn.utils.clip_grad_norm_`. Errors: Shape where there is no gradient.
 pub fn grad_norm(g: &mut Graph, grads: &[Value], hyper: &Value, norm: &Value) -> Result<()> {
     hyper.expect("grad_norm", &[8])?;
-    norm.expect("grad_norm", &[2])?;
+    norm.expect("grad_norm", &[3])?;
     let groups: usize = grads.iter().map(|grad| grad.shape().len().div_ceil(CHUNK)).sum();
     if groups == 0 {
         return Err(Error::shape("grad_norm", "at least one gradient", format!("{} empty ones", grads.len())));
@@ -99,9 +113,10 @@ pub struct Stepped<'a> {
 }
 
 /// p ← p · (1 − lr · weight_decay) − lr / (1 − β1^t) · m / (√v / √(1 − β2^t) + eps), after m ← β1 m + (1 − β1) g and
-/// v ← β2 v + (1 − β2) g², with g = grad · norm\[1\]; weight_decay counts as 0 for what does not decay
+/// v ← β2 v + (1 − β2) g², with g = grad · norm\[1\]; weight_decay counts as 0 for what does not decay; nothing at all where
+/// norm\[2\] is 0
 ///
-/// norm: [2] of [`grad_norm`]; hyper: [8] of [`AdamW::hyper`]. Errors: Shape. Loshchilov & Hutter 2019, in the order of
+/// norm: [3] of [`grad_norm`]; hyper: [8] of [`AdamW::hyper`]. Errors: Shape. Loshchilov & Hutter 2019, in the order of
 /// `torch.optim.AdamW`.
 pub fn adamw(g: &mut Graph, stepped: Stepped<'_>, norm: &Value, hyper: &Value) -> Result<()> {
     let Stepped { param, grad, m, v, decays } = stepped;
@@ -111,7 +126,7 @@ pub fn adamw(g: &mut Graph, stepped: Stepped<'_>, norm: &Value, hyper: &Value) -
             return Err(Error::shape("adamw", format!("{len} elements"), other.shape()));
         }
     }
-    norm.expect("adamw", &[2])?;
+    norm.expect("adamw", &[3])?;
     hyper.expect("adamw", &[8])?;
     let params = Params { len: len as u32, first: 0, decays: decays.into() };
     let args = [hyper, grad, norm, param, m, v];

@@ -108,8 +108,8 @@ impl Steps {
     pub(super) fn new(gpu: &Gpu, store: &Store, learning_rate: f64) -> Result<Steps> {
         let optimizer = Optimizer::new(gpu, store)?;
         let [mut step, mut keep, mut restore] = [(); 3].map(|()| Graph::new(gpu));
-        // No clipping: Adam's steps do not grow with the gradients.
-        let norm = step.import(&gpu.tensor("gradient norm", [2], DType::F32, &[0.0f32, 1.0])?);
+        // No clipping: Adam's steps do not grow with the gradients. What is no number makes the error none, and is not kept.
+        let norm = step.import(&gpu.tensor("gradient norm", [3], DType::F32, &[0.0f32, 1.0, 1.0])?);
         optimizer.record(&mut step, store, &norm)?;
         for (_, parameter) in store.iter() {
             let best = gpu.zeros("best values", parameter.values.shape().clone(), DType::F32)?;

@@ -193,6 +193,7 @@ impl<'a> Loader<'a> {
             self.source.expect(name, shape)?;
             return QuantizedTensor::zeros(self.gpu, name, scheme, shape);
         }
+        self.source.check_finite(name)?;
         if let Some((_, bytes)) = self.source.plain(name)? {
             self.source.expect(name, shape)?;
             return QuantizedTensor::from_bytes(self.gpu, name, scheme, shape, bytes, &[], &[]);

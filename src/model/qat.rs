@@ -72,6 +72,32 @@ impl Model {
 
     /// The largest magnitude in the input of each linear layer. Errors: Config where it holds numbers that are not finite.
     fn largest_inputs(&self, samples: &[Vec<u32>], longest: usize) -> Result<Vec<f32>> {
+        let mut largest = Vec::with_capacity(self.arch.linear_count());
+        let ranges = self.input_ranges(samples, longest)?;
+        let sites = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| (block, site)));
+        for ((block, site), range) in sites.zip(ranges.chunks_exact(SLOT)) {
+            let absmax = (-f32::from_bits(range[0])).max(f32::from_bits(range[1]));
+            for linear in block.readers(site) {
+                if range[4] > 0 {
+                    return Err(Error::config(&linear.name, "its input holds numbers that are not finite"));
+                }
+                largest.push(absmax);
+            }
+        }
+        Ok(largest)
+    }
+
+    /// The first linear layer of the blocks whose input for this row holds a number that is not finite, by its name. Errors: Device,
+    /// OutOfMemory.
+    pub(crate) fn first_bad_input(&self, ids: &[u32]) -> Result<Option<String>> {
+        let ranges = self.input_ranges(&[ids.to_vec()], ids.len())?;
+        let sites = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| (block, site)));
+        let bad = sites.zip(ranges.chunks_exact(SLOT)).find(|(_, range)| range[4] > 0);
+        Ok(bad.and_then(|((block, site), _)| block.readers(site).next()).map(|linear| linear.name.clone()))
+    }
+
+    /// What [`observe::join_range`] finds in each site's input, [`SLOT`] words apart.
+    fn input_ranges(&self, samples: &[Vec<u32>], longest: usize) -> Result<Vec<u32>> {
         let ropes = self.rope_tables(longest)?;
         // A range for each site of each block, at offsets that can be bound.
         let ranges = self.gpu.zeros("ranges", [self.blocks.len() * Site::ALL.len() * SLOT], DType::U32)?;
@@ -85,19 +111,7 @@ impl Model {
             inputs.ids.write(bytemuck::cast_slice(ids))?;
             program.run()?;
         }
-        let ranges = ranges.read::<u32>()?;
-        let mut largest = Vec::with_capacity(self.arch.linear_count());
-        let sites = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| (block, site)));
-        for ((block, site), range) in sites.zip(ranges.chunks_exact(SLOT)) {
-            let absmax = (-f32::from_bits(range[0])).max(f32::from_bits(range[1]));
-            for linear in block.readers(site) {
-                if range[4] > 0 {
-                    return Err(Error::config(&linear.name, "its input holds numbers that are not finite"));
-                }
-                largest.push(absmax);
-            }
-        }
-        Ok(largest)
+        ranges.read::<u32>()
     }
 
     /// A program that adds a sample of `len` tokens to the ranges of all sites.

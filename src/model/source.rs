@@ -255,10 +255,21 @@ impl Source {
         }
     }
 
-    /// A vector (norm weight or bias) as f32. Errors: MissingTensor, Shape.
+    /// Errors: MissingTensor; Format where a tensor that is stored as floats holds a number that is not finite.
+    pub(crate) fn check_finite(&self, name: &str) -> Result<()> {
+        let stored = self.stored_name(name);
+        match self.quantized(&stored) {
+            Some(_) => Ok(()),
+            None => self.weights.get(&stored)?.check_finite(),
+        }
+    }
+
+    /// A vector (norm weight or bias) as f32. Errors: MissingTensor, Shape, Format where it is not finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         self.expect(name, [1, len])?;
-        let values = self.weights.get(&self.stored_name(name))?.to_f32()?;
+        let view = self.weights.get(&self.stored_name(name))?;
+        view.check_finite()?;
+        let values = view.to_f32()?;
         match self.rotated_heads(name) {
             None => Ok(values),
             Some(heads) => {

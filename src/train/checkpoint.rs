@@ -10,7 +10,7 @@
 //! Nothing else is needed: the learning rate follows from the step, the order of the rows from seed and place, and each mask of
 //! dropout from seed and step.
 
-use super::{Course, StepMetrics, TrainConfig};
+use super::{Course, StepMetrics, TrainConfig, trainer::Taken};
 use crate::{
     DType, Error, Result,
     adapter::Store,
@@ -39,10 +39,8 @@ const RUN: &str = "run.json";
 pub(super) struct Progress {
     /// The version that wrote it.
     pub fourbit: String,
-    /// Optimizer steps taken.
-    pub global_step: usize,
-    /// Tokens read.
-    pub num_tokens: u64,
+    /// Steps and tokens.
+    pub taken: Taken,
     /// Rows delivered ([`DataLoader::position`]).
     pub position: u64,
     /// Steps since the last record.
@@ -148,8 +146,8 @@ pub(super) fn identity(model: &Model, training: &TrainConfig, loader: &DataLoade
     }))
 }
 
-/// What may differ between a checkpoint's run and the one that goes on: how long it is.
-const FREE: &str = "training.max_steps";
+/// What may differ between a checkpoint's run and the one that goes on: how long it is, and when it gives up.
+const FREE: [&str; 2] = ["training.max_steps", "training.max_bad_steps"];
 
 /// Errors: Config, naming the first thing that another run had otherwise. `checkpoint`: for the message.
 pub(super) fn check_identity(checkpoint: &Path, theirs: &Value, ours: &Value) -> Result<()> {
@@ -171,7 +169,7 @@ fn difference<'a>(name: &str, a: &'a Value, b: &'a Value) -> Option<(String, &'a
             keys.map(|key| (below(key), get(these, key), get(those, key)))
                 .find_map(|(name, these, those)| difference(&name, these, those))
         }
-        _ if a == b || name == FREE => None,
+        _ if a == b || FREE.contains(&name) => None,
         _ => Some((name.to_owned(), a, b)),
     }
 }

@@ -21,6 +21,8 @@ pub struct TrainConfig {
     pub eps: f64,
     /// Gradients are scaled down to this global norm; 0 switches it off.
     pub max_grad_norm: f64,
+    /// Steps in a row that may be left out because their loss or gradient is not finite; one more ends the run.
+    pub max_bad_steps: usize,
     /// Optimizer steps of the run; the schedule ends there.
     pub max_steps: usize,
     /// Rows of a micro-batch.
@@ -45,6 +47,7 @@ impl Default for TrainConfig {
             betas: (0.9, 0.999),
             eps: 1e-8,
             max_grad_norm: 1.0,
+            max_bad_steps: 3,
             max_steps: 100,
             batch_size: 1,
             gradient_accumulation_steps: 1,

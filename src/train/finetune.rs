@@ -127,7 +127,7 @@ impl<M: Borrow<Model>> Finetune<M> {
         let progress = Progress::read(checkpoint)?;
         let mut state = TrainerState::read(checkpoint)?;
         let config = self.trainer.config();
-        if progress.global_step > config.max_steps {
+        if progress.taken.steps > config.max_steps {
             let message = format!("{} is past the {} steps of this run", checkpoint.display(), config.max_steps);
             return Err(Error::config("resume", message));
         }
@@ -142,7 +142,7 @@ impl<M: Borrow<Model>> Finetune<M> {
             );
         }
         checkpoint::read_tensors(self.trainer.model().store(), checkpoint)?;
-        self.trainer.go_on(progress.global_step, progress.num_tokens)?;
+        self.trainer.go_on(progress.taken)?;
         self.loader.seek(progress.position);
         state.max_steps = self.state.max_steps;
         (state.logging_steps, state.save_steps) = (self.state.logging_steps, self.state.save_steps);
@@ -153,7 +153,8 @@ impl<M: Borrow<Model>> Finetune<M> {
         }
     }
 
-    /// Takes the steps that are left, or fewer where `watch` wants no more: then the last one leaves a checkpoint. Errors: those of
+    /// Takes the steps that are left, or fewer where `watch` wants no more: then the last one leaves a checkpoint, and so does a run
+    /// that diverges. Errors: those of
     /// [`Trainer::step`] and of `watch`, Io.
     pub fn run(&mut self, watch: &mut dyn Watch) -> Result<()> {
         let (steps, accumulation) = {
@@ -162,12 +163,21 @@ impl<M: Borrow<Model>> Finetune<M> {
         };
         while self.trainer.steps() < steps {
             let batches = self.loader.next_step(accumulation);
-            let metrics = self.trainer.step(&batches)?;
-            self.course.push(&metrics, batches.iter().map(Batch::predicted).sum());
+            let metrics = match self.trainer.step(&batches) {
+                Err(error @ Error::Diverged { .. }) if self.saves() => {
+                    // The values are those before the first step that was left out.
+                    watch.saved(&self.checkpoint()?);
+                    return Err(error);
+                }
+                metrics => metrics?,
+            };
             let goes_on = watch.step(&metrics)?;
-            self.unrecorded.push(metrics);
+            if !metrics.is_left_out() {
+                self.course.push(&metrics, batches.iter().map(Batch::predicted).sum());
+                self.unrecorded.push(metrics);
+            }
             let last = self.trainer.steps() == steps;
-            if self.unrecorded.len() >= self.state.logging_steps || last {
+            if self.trainer.steps().is_multiple_of(self.state.logging_steps) || last {
                 self.record(watch)?;
             }
             if self.saving.as_ref().is_some_and(|saving| saving.is_due(self.trainer.steps(), !goes_on)) {
@@ -178,13 +188,19 @@ impl<M: Borrow<Model>> Finetune<M> {
             }
         }
         // Of a run that was stopped: what it did is told, and its checkpoint has the steps as they were.
-        if !self.unrecorded.is_empty() {
-            self.record(watch)?;
-        }
-        Ok(())
+        self.record(watch)
     }
 
+    /// Whether there are to be checkpoints.
+    fn saves(&self) -> bool {
+        self.saving.as_ref().is_some_and(|saving| saving.options.save_steps > 0)
+    }
+
+    /// Records the steps since the last record, where there are some that were not left out.
     fn record(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        if self.unrecorded.is_empty() {
+            return Ok(());
+        }
         self.state.record(&self.unrecorded);
         self.unrecorded.clear();
         let Some(last) = self.state.log_history.last() else { return Ok(()) };
@@ -212,8 +228,7 @@ impl<M: Borrow<Model>> Finetune<M> {
         TrainerState { global_step: steps, ..self.state.clone() }.save(folder.folder())?;
         let progress = Progress {
             fourbit: env!("CARGO_PKG_VERSION").to_owned(),
-            global_step: steps,
-            num_tokens: self.trainer.tokens(),
+            taken: self.trainer.taken(),
             position: self.loader.position(),
             unrecorded: self.unrecorded.clone(),
             course: self.course.clone(),

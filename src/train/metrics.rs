@@ -29,6 +29,13 @@ pub struct StepMetrics {
     pub peak_bytes: u64,
 }
 
+impl StepMetrics {
+    /// Whether the step changed nothing, because its loss or gradient was not finite.
+    pub fn is_left_out(&self) -> bool {
+        !(self.loss.is_finite() && self.grad_norm.is_finite())
+    }
+}
+
 /// `trainer_state.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TrainerState {

@@ -7,10 +7,11 @@ use crate::{
     data::Batch,
     gpu::{Readback, Tensor},
     graph::{Graph, KernelTime, Pool, Program, Programs},
-    kernels::optimizer::AdamW,
+    kernels::optimizer::{self, AdamW},
     model::{BUCKET, Inputs, LossValues, Model},
     nn::{Pass, StepValues},
 };
+use serde::{Deserialize, Serialize};
 use std::{borrow::Borrow, time::Instant};
 
 /// Trains what is attached to a model: an adapter, or its weights through rounding.
@@ -40,8 +41,20 @@ pub struct Trainer<M = Model> {
     /// Clipping, AdamW, and what follows from new values.
     apply: Program,
     reduce: Box<dyn Reduce>,
-    step: usize,
-    tokens: u64,
+    taken: Taken,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Taken {
+    /// Optimizer steps, those that were left out with them.
+    pub(super) steps: usize,
+    /// Tokens read, padding left out.
+    pub(super) tokens: u64,
+    /// Steps that were left out.
+    pub(super) skipped: usize,
+    /// Those of them since the last one that was not.
+    pub(super) skipped_in_a_row: usize,
 }
 
 /// Device memory that every program reads or writes.
@@ -54,7 +67,7 @@ struct Shared {
     accumulate: Tensor,
     /// [1] f32
     scale: Tensor,
-    /// Metrics at 0, norm and clip coefficient at [`NORM`]; one range so that one copy reads all. f32
+    /// Metrics at 0, what [`optimizer::grad_norm`] gives at [`NORM`]; one range so that one copy reads all. f32
     results: Tensor,
     readback: Readback,
 }
@@ -114,8 +127,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             optimizer,
             apply,
             reduce: Box::new(OneProcess),
-            step: 0,
-            tokens: 0,
+            taken: Taken::default(),
         };
         // The largest program first: all shorter ones then fit into its memory.
         trainer.program(trainer.config.batch_size, longest)?;
@@ -142,24 +154,34 @@ impl<M: Borrow<Model>> Trainer<M> {
         self.model
     }
 
-    /// Optimizer steps taken.
+    /// Optimizer steps taken, those that were left out with them.
     pub fn steps(&self) -> usize {
-        self.step
+        self.taken.steps
+    }
+
+    /// Steps that were left out because their loss or gradient was not finite.
+    pub fn skipped(&self) -> usize {
+        self.taken.skipped
     }
 
     /// Tokens read, padding left out.
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        self.taken.tokens
     }
 
-    /// Goes on after `steps` steps and `tokens` tokens, with the values and moments that the store has now. Errors: Device.
-    pub(super) fn go_on(&mut self, steps: usize, tokens: u64) -> Result<()> {
+    /// How far it is.
+    pub(super) fn taken(&self) -> Taken {
+        self.taken
+    }
+
+    /// Goes on from there, with the values and moments that the store has now. Errors: Device.
+    pub(super) fn go_on(&mut self, taken: Taken) -> Result<()> {
         let mut g = Graph::new(self.model().gpu());
         self.model().round_latents(&mut g)?;
         if !g.is_empty() {
             g.run()?;
         }
-        (self.step, self.tokens) = (steps, tokens);
+        self.taken = taken;
         Ok(())
     }
 
@@ -174,7 +196,11 @@ impl<M: Borrow<Model>> Trainer<M> {
         (most, self.apply.len().0)
     }
 
-    /// One optimizer step over micro-batches: forward, backward, clipping, AdamW. Errors: Config for an empty step, for one past
+    /// One optimizer step over micro-batches: forward, backward, clipping, AdamW.
+    ///
+    /// A step whose loss or gradient is not finite changes nothing: the device finds it before AdamW writes. It is left out of
+    /// AdamW's count of steps, but not of the schedule, and told; more than [`TrainConfig::max_bad_steps`] in a row are an error,
+    /// after which all values are those before the first of them. Errors: Config for an empty step, for one past
     /// `max_steps` and for batches that contradict themselves, Shape for rows that are too long, Diverged, Device, DeviceLost.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepMetrics> {
         let start = Instant::now();
@@ -216,7 +242,7 @@ impl<M: Borrow<Model>> Trainer<M> {
     }
 
     fn begin(&mut self, batches: &[Batch]) -> Result<f64> {
-        let (step, steps) = (self.step + 1, self.config.max_steps);
+        let (step, steps) = (self.taken.steps + 1, self.config.max_steps);
         if step > steps {
             let message = format!("step {step} is past the {steps} of the run, where the learning rate has ended");
             return Err(Error::config("max_steps", message));
@@ -235,9 +261,9 @@ impl<M: Borrow<Model>> Trainer<M> {
             return Err(Error::config("step", "the batches predict no token: every label is -100"));
         }
         let c = &self.config;
-        let learning_rate = c.learning_rate * c.lr_scheduler_type.factor(self.step, c.warmup_steps, c.max_steps);
+        let learning_rate = c.learning_rate * c.lr_scheduler_type.factor(self.taken.steps, c.warmup_steps, c.max_steps);
         let adamw = AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, max_grad_norm: c.max_grad_norm };
-        self.optimizer.set(&adamw, learning_rate, self.step as u64 + 1)?;
+        self.optimizer.set(&adamw, learning_rate, (self.taken.steps - self.taken.skipped) as u64 + 1)?;
         self.shared.scale.write(bytemuck::cast_slice(&[1.0f32 / predicted as f32]))?;
         Ok(learning_rate)
     }
@@ -245,7 +271,7 @@ impl<M: Borrow<Model>> Trainer<M> {
     /// Uploads one micro-batch and returns its program.
     fn micro(&mut self, index: usize, batch: &Batch) -> Result<&mut Micro> {
         // Each micro-batch draws its own masks.
-        let draw = (self.step * self.config.gradient_accumulation_steps + index) as u32;
+        let draw = (self.taken.steps * self.config.gradient_accumulation_steps + index) as u32;
         self.shared.seed.write(bytemuck::cast_slice(&[self.config.seed as u32, draw]))?;
         self.shared.accumulate.write(bytemuck::cast_slice(&[if index == 0 { 0.0f32 } else { 1.0 }]))?;
         let seq = batch.seq_len.next_multiple_of(BUCKET);
@@ -258,26 +284,59 @@ impl<M: Borrow<Model>> Trainer<M> {
     fn finish(&mut self, batches: &[Batch], learning_rate: f64, start: Instant) -> Result<StepMetrics> {
         let mut results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
         self.reduce.metrics(&mut results[..3])?;
-        self.step += 1;
         let tokens: usize = batches.iter().map(Batch::tokens).sum();
-        self.tokens += tokens as u64;
+        self.taken.steps += 1;
+        self.taken.tokens += tokens as u64;
         let count = f64::from(results[2]).max(1.0);
         let metrics = StepMetrics {
-            step: self.step,
+            step: self.taken.steps,
             loss: f64::from(results[0]) / count,
             grad_norm: f64::from(results[NORM]),
             learning_rate,
             epoch: batches.last().map_or(0.0, |batch| batch.epoch),
-            num_tokens: self.tokens,
+            num_tokens: self.taken.tokens,
             mean_token_accuracy: f64::from(results[1]) / count,
             tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),
             peak_bytes: self.model().gpu().peak_bytes(),
         };
-        if !(metrics.loss.is_finite() && metrics.grad_norm.is_finite()) {
-            let StepMetrics { step, loss, grad_norm, .. } = metrics;
-            return Err(Error::Diverged { step, loss, grad_norm });
+        // As the device saw it.
+        if results[NORM + 2] != 0.0 {
+            self.taken.skipped_in_a_row = 0;
+            return Ok(metrics);
         }
+        self.taken.skipped += 1;
+        self.taken.skipped_in_a_row += 1;
+        let StepMetrics { step, loss, grad_norm, .. } = metrics;
+        if self.taken.skipped_in_a_row > self.config.max_bad_steps {
+            // Without knowing where, the error is worth as much.
+            let place = self.first_bad(batches).unwrap_or_default();
+            return Err(Error::Diverged { step, loss, grad_norm, place });
+        }
+        log::warn!(
+            "step {step} is left out: loss {loss}, gradient norm {grad_norm} ({} in a row)",
+            self.taken.skipped_in_a_row
+        );
         Ok(metrics)
+    }
+
+    /// Where a number of a step that just ran is not finite: in the input of the first layer, else in the gradient that the backward
+    /// pass met first. Errors: Device, OutOfMemory.
+    fn first_bad(&self, batches: &[Batch]) -> Result<Option<String>> {
+        let rows = batches.iter().flat_map(|batch| batch.input_ids.chunks(batch.seq_len.max(1)));
+        for ids in rows {
+            if let Some(layer) = self.model().first_bad_input(ids)? {
+                return Ok(Some(format!("the input of {layer}")));
+            }
+        }
+        let store = self.model().store();
+        let mut bad = None;
+        for (name, parameter) in store.iter() {
+            let Some(grads) = &parameter.grads else { continue };
+            if grads.read::<f32>()?.iter().any(|value| !value.is_finite()) {
+                bad = Some(format!("the gradient of {name}"));
+            }
+        }
+        Ok(bad)
     }
 
     fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
@@ -305,13 +364,17 @@ fn record(
     let metrics = g.import(&shared.results.slice(0, [4])?);
     let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
     model.train(&mut g, &inputs, &cx, &out, checkpointing)?;
+    if let Some(training) = model.store().chunks().iter().find_map(|chunk| chunk.training.as_ref()) {
+        let grads = g.import(&training.grads);
+        optimizer::spoil(&mut g, &metrics, &grads)?;
+    }
     Ok(Micro { inputs, program: g.plan().build(pool)? })
 }
 
 /// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.
 fn record_apply(model: &Model, optimizer: &Optimizer, shared: &Shared) -> Result<Graph> {
     let mut g = Graph::new(model.gpu());
-    let norm = g.import(&shared.results.slice(NORM, [2])?);
+    let norm = g.import(&shared.results.slice(NORM, [3])?);
     optimizer.record_norm(&mut g, model.store(), &norm)?;
     optimizer.record(&mut g, model.store(), &norm)?;
     model.round_latents(&mut g)?;

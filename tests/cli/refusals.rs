@@ -279,3 +279,42 @@ fn attention_dropout_that_transformers_would_apply_is_told() {
     fs::write(&path, config.to_string()).unwrap();
     assert_eq!(said(place.finetune(&["--max-steps", "1"])), 1);
 }
+
+/// A number that is not finite, wherever it stands, gives no loss and no model.
+#[test]
+fn weights_that_are_not_finite_are_refused() {
+    if support::gpu().is_none() {
+        return;
+    }
+    for name in ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"] {
+        let place = Place::new();
+        let file = place.path("model/model.safetensors");
+        let (offset, dtype) = {
+            let weights = fourbit::format::Safetensors::open(&file).unwrap();
+            let view = weights.get(name).unwrap();
+            let start =
+                fs::read(&file).unwrap().windows(view.bytes.len()).position(|bytes| bytes == view.bytes).unwrap();
+            (start, view.stored)
+        };
+        let bad: &[u8] = match dtype.to_string().as_str() {
+            "F32" => &f32::NAN.to_le_bytes(),
+            "BF16" => &0xff80u16.to_le_bytes(),
+            other => panic!("{other}"),
+        };
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[offset + 3 * bad.len()..][..bad.len()].copy_from_slice(bad);
+        fs::write(&file, bytes).unwrap();
+        fs::write(place.path("ids.json"), "[1, 2, 3, 4, 5]").unwrap();
+        let [model, ids, out, gguf] = ["model", "ids.json", "out", "out.gguf"].map(|name| place.text(name));
+        for words in [
+            vec!["evaluate", "--model", &model, "--input-ids", &ids],
+            vec!["quantize", &model, "--output", &out],
+            vec!["quantize", &model, "--output", &gguf],
+        ] {
+            let done = fourbit(&words);
+            let message = format!("tensor {name} has a number that is not finite, in row ");
+            assert!(done.error().contains(&message), "{words:?}: {}", done.stderr);
+        }
+        assert!(!place.path("out").exists() && !place.path("out.gguf").exists());
+    }
+}

@@ -20,7 +20,7 @@ fn norms_and_coefficients() {
                 grads.iter().map(|v| g.import(&gpu.tensor("grad", [v.len()], DType::F32, v).unwrap())).collect();
             let hyper = AdamW { max_grad_norm: max_norm, ..AdamW::default() }.hyper(1e-3, 1);
             let hyper = g.import(&gpu.tensor("hyper", [8], DType::F32, &hyper).unwrap());
-            let norm = g.value([2], DType::F32).unwrap();
+            let norm = g.value([3], DType::F32).unwrap();
             optimizer::grad_norm(&mut g, &values, &hyper, &norm).unwrap();
             g.keep(&norm);
             let got = g.run().unwrap().read::<f32>(&norm).unwrap();
@@ -28,7 +28,7 @@ fn norms_and_coefficients() {
             let (length, coefficient) = reference::clip(flat.iter(), max_norm);
             assert_eq!(clips, coefficient < 1.0);
             // Sums of squares, all positive: 1e-6 of the result.
-            assert_close("norm", &got, &[length, coefficient], 0.0, 2e-6);
+            assert_close("norm", &got, &[length, coefficient, 1.0], 0.0, 2e-6);
         }
     }
 }
@@ -45,7 +45,7 @@ fn twenty_steps_of_adamw() {
         let (m, v, hyper) = (tensor(&vec![0.0; len]), tensor(&vec![0.0; len]), tensor(&[0.0; 8]));
         let mut g = Graph::new(&gpu);
         let [vp, vg, vm, vv, vh] = [&param, &grad, &m, &v, &hyper].map(|t| g.import(t));
-        let norm = g.value([2], DType::F32).unwrap();
+        let norm = g.value([3], DType::F32).unwrap();
         optimizer::grad_norm(&mut g, std::slice::from_ref(&vg), &vh, &norm).unwrap();
         let stepped = Stepped { param: &vp, grad: &vg, m: &vm, v: &vv, decays };
         optimizer::adamw(&mut g, stepped, &norm, &vh).unwrap();
@@ -77,10 +77,47 @@ fn other_shapes_are_refused() {
     let Some(gpu) = gpu() else { return };
     let mut g = Graph::new(&gpu);
     let mut zeros = |len: usize| g.import(&gpu.zeros("operand", [len], DType::F32).unwrap());
-    let (a, b, norm, hyper) = (zeros(5), zeros(6), zeros(2), zeros(8));
+    let (a, b, norm, hyper) = (zeros(5), zeros(6), zeros(3), zeros(8));
     let stepped = Stepped { param: &a, grad: &a, m: &a, v: &a, decays: true };
     assert!(optimizer::adamw(&mut g, Stepped { grad: &b, ..stepped }, &norm, &hyper).is_err());
     assert!(optimizer::adamw(&mut g, stepped, &hyper, &hyper).is_err());
     assert!(optimizer::grad_norm(&mut g, &[], &hyper, &norm).is_err());
     assert!(optimizer::grad_norm(&mut g, &[a], &norm, &norm).is_err());
+}
+
+#[test]
+fn what_is_not_finite_changes_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let len = 5000;
+    let mut rng = Rng(11);
+    let [start, m, v] = [(); 3].map(|()| rng.normals(len));
+    let fine = rng.normals(len);
+    let with = |at: usize, value: f32| {
+        let mut grads = fine.clone();
+        grads[at] = value;
+        grads
+    };
+    // The last one: each gradient is finite, the sum of their squares is not.
+    let bad = [with(0, f32::NAN), with(4999, f32::INFINITY), with(2500, f32::NEG_INFINITY), with(7, 1e30)];
+    let losses = [[1.0f32, 0.0], [f32::NAN, 0.0], [f32::INFINITY, 0.0]];
+    let cases = bad.iter().map(|grads| (grads, losses[0])).chain(losses.map(|loss| (&fine, loss)));
+    for (case, (grads, loss)) in cases.enumerate() {
+        let goes = case == 4;
+        let tensor = |values: &[f32]| gpu.tensor("adamw", [values.len()], DType::F32, values).unwrap();
+        let tensors = [&start, grads, &m, &v].map(|values| tensor(values));
+        let mut g = Graph::new(&gpu);
+        let [vp, vg, vm, vv] = tensors.each_ref().map(|t| g.import(t));
+        let hyper = g.import(&tensor(&AdamW::default().hyper(1e-3, 3)));
+        let norm = g.value([3], DType::F32).unwrap();
+        let loss = g.import(&tensor(&loss));
+        optimizer::spoil(&mut g, &loss, &vg).unwrap();
+        optimizer::grad_norm(&mut g, std::slice::from_ref(&vg), &hyper, &norm).unwrap();
+        optimizer::adamw(&mut g, Stepped { param: &vp, grad: &vg, m: &vm, v: &vv, decays: true }, &norm, &hyper)
+            .unwrap();
+        g.keep(&norm);
+        let norm = g.run().unwrap().read::<f32>(&norm).unwrap();
+        assert_eq!(norm[2], if goes { 1.0 } else { 0.0 }, "case {case}: {norm:?}");
+        let after = [0, 2, 3].map(|i| tensors[i].read::<f32>().unwrap());
+        assert_eq!(after == [start.clone(), m.clone(), v.clone()], !goes, "case {case}");
+    }
 }

@@ -283,6 +283,9 @@ pub struct TrainArgs {
     /// Gradients are scaled down to this global norm; 0 switches it off
     #[arg(long, value_name = "NORM", default_value_t = 1.0)]
     pub max_grad_norm: f64,
+    /// Steps in a row that may be left out because their loss or gradient is not finite; one more ends the run
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub max_bad_steps: usize,
     /// Seed of the adapter's first values, of dropout and of the order of the rows
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
@@ -335,6 +338,7 @@ impl TrainArgs {
             warmup_steps,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
+            max_bad_steps: self.max_bad_steps,
             max_steps,
             batch_size: self.batch_size(embedded),
             gradient_accumulation_steps: self.gradient_accumulation_steps,
