@@ -115,7 +115,7 @@ pub enum Error {
         /// The first place in the model where a number is not finite, where it was found.
         place: Option<String>,
     },
-    /// Whoever watches the progress asked the work to end; the text says what is left of it.
+    /// Whoever watches the progress asked the work to end, or asked the device to ([`Cancel`](crate::gpu::Cancel)).
     #[error("interrupted: {0}")]
     Interrupted(String),
     /// The device is gone (driver reset, unplugged, or a submit ran too long).

@@ -190,7 +190,8 @@ impl<M: Borrow<Model>> Generator<M> {
 
     /// Reads `prompt` after what was read before, then generates until a token of `stop`, `max_new_tokens`, or the end of
     /// the capacity. Each token is handed to `on_token` as it comes; it returns whether to go on. Stop tokens are not
-    /// handed out. Errors: Config for an empty or too long prompt or bad options, Device, DeviceLost.
+    /// handed out. Where the device is asked to stop, what there is so far is the answer. Errors: Config for an empty or too long
+    /// prompt or bad options; Interrupted while the prompt is read; Device, DeviceLost.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -231,7 +232,13 @@ impl<M: Borrow<Model>> Generator<M> {
                 break;
             }
             if draw + 1 < sampling.max_new_tokens {
-                self.read(&[id])?;
+                match self.read(&[id]) {
+                    Err(Error::Interrupted(_)) => {
+                        self.finish = Finish::Stopped;
+                        break;
+                    }
+                    read => read?,
+                }
             }
         }
         Ok(out)

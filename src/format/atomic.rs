@@ -96,6 +96,8 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Resu
 pub struct AtomicFolder {
     folder: TempDir,
     path: PathBuf,
+    /// Whether an older folder goes as a whole.
+    replaces: bool,
 }
 
 impl AtomicFolder {
@@ -116,17 +118,12 @@ impl AtomicFolder {
             builder.permissions(fs::Permissions::from_mode(0o777));
         }
         let folder = builder.tempdir_in(above).map_err(Error::io(&path))?;
-        Ok(AtomicFolder { folder, path })
+        Ok(AtomicFolder { folder, path, replaces: false })
     }
 
-    /// The same, where a folder that is there is to go as a whole, with all that it holds. It goes now: whoever begins this can do
-    /// without it. Errors: Io, Config where a file is in the way.
+    /// The same, where a folder that is there goes as a whole, with all that it holds. Errors: Io, Config where a file is in the way.
     pub fn replacing(path: impl Into<PathBuf>) -> Result<AtomicFolder> {
-        let path = path.into();
-        if path.is_dir() {
-            remove_folder(&path)?;
-        }
-        AtomicFolder::create(path)
+        Ok(AtomicFolder { replaces: true, ..AtomicFolder::create(path)? })
     }
 
     /// The temporary folder, to write files into.
@@ -137,6 +134,10 @@ impl AtomicFolder {
     /// Gives the folder its name. Errors: Io.
     pub fn commit(self) -> Result<()> {
         let temporary = self.folder.path();
+        let old = match self.replaces && self.path.exists() {
+            true => Some(bury(&self.path)?),
+            false => None,
+        };
         if self.path.exists() {
             for entry in fs::read_dir(temporary).map_err(Error::io(temporary))? {
                 let entry = entry.map_err(Error::io(temporary))?;
@@ -152,18 +153,24 @@ impl AtomicFolder {
         }
         sync_folder(&self.path);
         sync_folder(parent(&self.path));
-        Ok(())
+        old.map_or(Ok(()), |old| old.close().map_err(Error::io(&self.path)))
     }
 }
 
 /// Removes a folder as a whole: it loses its name first, so that nobody meets a half of it. Errors: Io.
 pub fn remove_folder(path: &Path) -> Result<()> {
+    let grave = bury(path)?;
+    may_die();
+    grave.close().map_err(Error::io(path))
+}
+
+/// Takes a folder's name from it: it lies in a temporary one, and goes with it. Errors: Io.
+fn bury(path: &Path) -> Result<TempDir> {
     let grave = Builder::new().prefix(&prefix(path)).rand_bytes(RANDOM).tempdir_in(parent(path));
     let grave = grave.map_err(Error::io(path))?;
     may_die();
     fs::rename(path, grave.path().join("removed")).map_err(Error::io(path))?;
-    may_die();
-    grave.close().map_err(Error::io(path))
+    Ok(grave)
 }
 
 /// Ends the process as a kill would, where a test asks for it: `FOURBIT_DIE_AT=N` is the N-th time that a file or folder is about

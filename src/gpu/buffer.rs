@@ -28,8 +28,9 @@ impl Drop for Buffer {
 }
 
 impl Gpu {
-    /// A buffer of at least `size` bytes, zeroed. Errors: OutOfMemory, with `what` and a remedy.
+    /// A buffer of at least `size` bytes, zeroed. Errors: OutOfMemory, with `what` and a remedy; Interrupted.
     pub fn buffer(&self, what: &str, size: u64) -> Result<Arc<Buffer>> {
+        self.cancel().check()?;
         let usage = wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::UNIFORM
             | wgpu::BufferUsages::COPY_SRC

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod buffer;
+mod cancel;
 mod caps;
 mod commands;
 mod faults;
@@ -14,6 +15,7 @@ mod shader;
 
 pub use adapter::{Adapter, Backend, Dx12Compiler, Search};
 pub use buffer::{Buffer, Readback, Tensor};
+pub use cancel::Cancel;
 pub use caps::{Caps, DeviceKind};
 pub use commands::{BindGroup, Commands, Stamps, Timings};
 pub use faults::is_catching;
@@ -56,6 +58,8 @@ pub struct GpuOptions {
     pub noop: bool,
     /// Allocate and compile nothing: buffers are only counted. For planning memory.
     pub dry: bool,
+    /// Asks work on the device to stop.
+    pub cancel: Cancel,
 }
 
 impl Default for GpuOptions {
@@ -71,6 +75,7 @@ impl Default for GpuOptions {
             memory_limit: None,
             noop: false,
             dry: false,
+            cancel: Cancel::default(),
         }
     }
 }
@@ -133,6 +138,7 @@ struct Inner {
     caps: Caps,
     checked: bool,
     dry: bool,
+    cancel: Cancel,
     memory_limit: Option<u64>,
     counters: Counters,
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
@@ -200,6 +206,7 @@ impl Gpu {
                 caps,
                 checked: options.checked,
                 dry: options.dry,
+                cancel: options.cancel.clone(),
                 memory_limit: options.memory_limit,
                 counters: Counters::default(),
                 pipelines: Mutex::default(),

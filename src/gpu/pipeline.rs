@@ -31,8 +31,10 @@ impl Pipeline {
 
 impl Gpu {
     /// The pipeline of `kernel`, compiled at the first call. What a driver will not compile is an
-    /// error here, with what its compiler said, and is not kept. Errors: Device, DeviceLost, OutOfMemory, Unsupported.
+    /// error here, with what its compiler said, and is not kept. Errors: Device, DeviceLost, OutOfMemory, Unsupported,
+    /// Interrupted.
     pub fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        self.cancel().check()?;
         let mut cache = self.inner.pipelines.lock().expect("no thread panics while it holds the pipelines");
         if let Some(pipeline) = cache.get(kernel) {
             return Ok(pipeline.clone());

@@ -56,8 +56,9 @@ impl Gpu {
         }
     }
 
-    /// Puts bytes on their way into `buffer`. Errors: OutOfMemory, Device, DeviceLost.
+    /// Puts bytes on their way into `buffer`. Errors: OutOfMemory, Device, DeviceLost, Interrupted.
     pub(super) fn upload(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.cancel().check()?;
         self.attempt("an upload", || self.queue().write_buffer(buffer, offset, bytes))?;
         let waiting = self.inner.ahead.uploaded.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
         if waiting >= STAGING {

@@ -99,7 +99,8 @@ impl Program {
     }
 
     /// Runs the recording once; returns when everything is submitted. The first two runs are timed, kernel by kernel where the
-    /// device has a clock, and set the rates by which later submits are cut. Errors: Device, DeviceLost, OutOfMemory.
+    /// device has a clock, and set the rates by which later submits are cut. Errors: Device, DeviceLost, OutOfMemory; Interrupted
+    /// ([`Cancel`](crate::gpu::Cancel)), where what it writes is half written.
     pub fn run(&mut self) -> Result<()> {
         if self.runs < 2 && !self.gpu.is_dry() {
             self.profile()?;
@@ -113,6 +114,7 @@ impl Program {
     fn submit(&self) -> Result<()> {
         let mut start = 0;
         while start < self.steps.len() {
+            self.gpu.cancel().check()?;
             let range = self.next_submit(start);
             start = range.end;
             self.submit_range(range)?;
@@ -151,6 +153,7 @@ impl Program {
         let mut times: Vec<Time> = Vec::with_capacity(self.steps.len());
         let mut best = HashMap::new();
         while times.len() < self.steps.len() {
+            self.gpu.cancel().check()?;
             let mut range = self.next_submit(times.len());
             range.end = range.end.min(range.start + Timings::ROOM);
             let (stamps, wall) = self.time(range.clone())?;

@@ -63,6 +63,8 @@ struct Saving {
     /// What run it is; asked for where checkpoints are written.
     run: Value,
     last: Instant,
+    /// After which step the last checkpoint was written, or the run began here.
+    saved_at: usize,
 }
 
 /// Who watches a run.
@@ -116,7 +118,7 @@ impl<M: Borrow<Model>> Finetune<M> {
             _ => checkpoint::identity(self.trainer.model(), self.trainer.config(), &self.loader)?,
         };
         self.state.save_steps = options.save_steps;
-        self.saving = Some(Saving { options, log, run, last: Instant::now() });
+        self.saving = Some(Saving { options, log, run, last: Instant::now(), saved_at: self.trainer.steps() });
         Ok(self)
     }
 
@@ -148,13 +150,16 @@ impl<M: Borrow<Model>> Finetune<M> {
         (state.logging_steps, state.save_steps) = (self.state.logging_steps, self.state.save_steps);
         (self.state, self.course, self.unrecorded) = (state, progress.course, progress.unrecorded);
         match &mut self.saving {
-            Some(saving) => saving.log.restart(&self.state.log_history),
+            Some(saving) => {
+                saving.saved_at = self.trainer.steps();
+                saving.log.restart(&self.state.log_history)
+            }
             None => Ok(()),
         }
     }
 
-    /// Takes the steps that are left, or fewer where `watch` wants no more: then the last one leaves a checkpoint, and so does a run
-    /// that diverges. Errors: those of
+    /// Takes the steps that are left, or fewer where `watch` wants no more or the device is asked to stop: then the last whole step
+    /// leaves a checkpoint, and so does a run that diverges. Errors: those of
     /// [`Trainer::step`] and of `watch`, Io.
     pub fn run(&mut self, watch: &mut dyn Watch) -> Result<()> {
         let (steps, accumulation) = {
@@ -162,8 +167,18 @@ impl<M: Borrow<Model>> Finetune<M> {
             (config.max_steps, config.gradient_accumulation_steps)
         };
         while self.trainer.steps() < steps {
+            let position = self.loader.position();
             let batches = self.loader.next_step(accumulation);
             let metrics = match self.trainer.step(&batches) {
+                Err(Error::Interrupted(_)) => {
+                    // As if it had not begun.
+                    self.loader.seek(position);
+                    let steps = self.trainer.steps();
+                    if self.saves() && self.saving.as_ref().is_some_and(|saving| saving.saved_at < steps) {
+                        watch.saved(&self.checkpoint()?);
+                    }
+                    break;
+                }
                 Err(error @ Error::Diverged { .. }) if self.saves() => {
                     // The values are those before the first step that was left out.
                     watch.saved(&self.checkpoint()?);
@@ -239,7 +254,7 @@ impl<M: Borrow<Model>> Finetune<M> {
         if let Some(keep) = save_total_limit {
             checkpoint::rotate(output_dir, *keep)?;
         }
-        saving.last = Instant::now();
+        (saving.last, saving.saved_at) = (Instant::now(), steps);
         Ok(path)
     }
 

@@ -200,15 +200,21 @@ impl<M: Borrow<Model>> Trainer<M> {
     ///
     /// A step whose loss or gradient is not finite changes nothing: the device finds it before AdamW writes. It is left out of
     /// AdamW's count of steps, but not of the schedule, and told; more than [`TrainConfig::max_bad_steps`] in a row are an error,
-    /// after which all values are those before the first of them. Errors: Config for an empty step, for one past
-    /// `max_steps` and for batches that contradict themselves, Shape for rows that are too long, Diverged, Device, DeviceLost.
+    /// after which all values are those before the first of them. A step that is interrupted changes nothing and does not count.
+    /// Errors: Config for an empty step, for one past
+    /// `max_steps` and for batches that contradict themselves, Shape for rows that are too long, Diverged, Interrupted, Device,
+    /// DeviceLost.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepMetrics> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
         self.accumulate(batches, |program| program.run())?;
         self.reduce()?;
-        self.apply.run()?;
-        self.finish(batches, learning_rate, start)
+        // Values are stepped all or none.
+        let cancel = self.model().gpu().cancel().clone();
+        cancel.shield(|| {
+            self.apply.run()?;
+            self.finish(batches, learning_rate, start)
+        })
     }
 
     /// One step as [`Trainer::step`] takes it, with the time of each kernel. Errors: those of [`Trainer::step`].

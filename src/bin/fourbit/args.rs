@@ -1,6 +1,7 @@
 //! Options that several subcommands share, in the words of TRL and PEFT, and what they stand for.
 
 use crate::embedded::{self, Embedded};
+use crate::interrupt;
 use crate::measure::note_rows;
 use crate::output::{Output, note};
 use clap::Args;
@@ -50,6 +51,7 @@ impl Global {
     pub fn gpu_options(&self) -> Result<GpuOptions> {
         let mut options = GpuOptions { search: self.search()?, ..GpuOptions::from_env()? };
         options.device = self.device.clone().or(options.device);
+        options.cancel = interrupt::cancel();
         Ok(options)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::args::Global;
 use crate::calibration::CalibrationArgs;
-use crate::export::go_on;
+use crate::interrupt::go_on;
 use crate::output::Output;
 use crate::progress::Progress;
 use fourbit::{

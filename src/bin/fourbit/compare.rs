@@ -71,8 +71,9 @@ impl Compare {
                 line(out, row);
                 continue;
             }
-            let mut progress = ProgressLine::new(&name, self.kept(&table));
-            let row = measure(&gpu, &source, recipe, &what, |step| progress.step(&step))?;
+            let mut progress = ProgressLine::new(&name);
+            let row = measure(&gpu, &source, recipe, &what, |step| progress.step(&step));
+            let row = interrupt::left(&self.kept(&table), row)?;
             line(out, &row);
             table.rows.push(row);
             self.save(&table)?;
@@ -181,7 +182,6 @@ fn line(out: Output, row: &Row) {
 struct ProgressLine<'a> {
     name: &'a str,
     /// What is left where the user asks to stop.
-    kept: String,
     told: std::time::Instant,
     tokens: usize,
 }
@@ -190,8 +190,8 @@ struct ProgressLine<'a> {
 const PAUSE: u64 = 20;
 
 impl ProgressLine<'_> {
-    fn new(name: &str, kept: String) -> ProgressLine<'_> {
-        ProgressLine { name, kept, told: std::time::Instant::now(), tokens: 0 }
+    fn new(name: &str) -> ProgressLine<'_> {
+        ProgressLine { name, told: std::time::Instant::now(), tokens: 0 }
     }
 
     /// Errors: Interrupted, where the user has asked to stop.
@@ -207,6 +207,6 @@ impl ProgressLine<'_> {
             self.told = std::time::Instant::now();
             note(format_args!("{}: {text}", self.name));
         }
-        interrupt::go_on(&self.kept)
+        interrupt::go_on()
     }
 }

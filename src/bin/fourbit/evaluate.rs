@@ -68,7 +68,7 @@ impl Evaluate {
         let mut progress = Progress::new(measured.tokens() as u64, "tokens");
         let result = evaluate::loss(&model, &measured.sequences, |done| {
             progress.advance(done as u64);
-            interrupt::go_on("the text was not read to its end")
+            interrupt::go_on()
         })?;
         progress.finish();
         if let Some(path) = &self.logits {

@@ -1,8 +1,7 @@
 //! What is said of a model that was written.
 
-use crate::interrupt;
 use crate::output::{Output, bytes};
-use fourbit::{Result, export::Summary, method::Recipe};
+use fourbit::{export::Summary, method::Recipe};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -31,9 +30,4 @@ pub fn tell(out: Output, output: &Path, recipe: &Recipe, summary: &Summary, mut 
     });
     told.extend(result.as_object().cloned().unwrap_or_default());
     out.result(&Value::Object(told));
-}
-
-/// Errors: Interrupted, where the user has asked to stop before a file has its name.
-pub fn go_on() -> Result<()> {
-    interrupt::go_on("nothing was written")
 }

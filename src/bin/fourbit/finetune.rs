@@ -159,21 +159,29 @@ impl Finetune {
             run.resume(checkpoint)?;
             note(format_args!("resumed from {}", checkpoint.display()));
         }
-        let before_now = run.trainer().tokens();
+        let (before_now, begun_at) = (run.trainer().tokens(), run.trainer().steps());
         let start = Instant::now();
         let progress = Progress::new(steps as u64, "steps").from(run.trainer().steps() as u64);
         run.run(&mut Watcher(progress))?;
+        if run.trainer().steps() == begun_at && begun_at < steps {
+            // What is there stays.
+            interrupt::go_on()?;
+        }
         let seconds = start.elapsed().as_secs_f64();
         let (state, course) = (run.state().clone(), run.course().clone());
         let mut model = run.into_model();
-        match &folder {
-            Some(folder) => qat::save(&mut model, folder)?,
-            None => model.save_adapter(&self.output, base.name().as_deref())?,
-        }
-        state.save(&self.output)?;
-        let after = answers(&model, &base.path, &questions)?;
-        for ((question, before), after) in questions.iter().zip(before).zip(after) {
-            out.line(format_args!("\n{question}\n  before: {before}\n  after:  {after}"));
+        gpu.cancel().shield(|| -> Result<()> {
+            match &folder {
+                Some(folder) => qat::save(&mut model, folder)?,
+                None => model.save_adapter(&self.output, base.name().as_deref())?,
+            }
+            state.save(&self.output)
+        })?;
+        if !interrupt::pending() {
+            let after = answers(&model, &base.path, &questions)?;
+            for ((question, before), after) in questions.iter().zip(before).zip(after) {
+                out.line(format_args!("\n{question}\n  before: {before}\n  after:  {after}"));
+            }
         }
         self.report(out, &state, &course, before_now, seconds);
         Ok(())

@@ -3,7 +3,7 @@
 //! They are Ctrl-C (SIGINT), what `docker stop` and Slurm send (SIGTERM), and what a terminal sends that is closed (SIGHUP). One
 //! that was ignored when the process began, as `nohup` has it, stays ignored.
 
-use fourbit::{Error, Result};
+use fourbit::{Error, Result, gpu::Cancel};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -75,12 +75,25 @@ pub fn pending() -> bool {
     pending
 }
 
-/// Errors: Interrupted, where the user has asked to stop; `left` says what is left of the work.
-pub fn go_on(left: &str) -> Result<()> {
+/// What asks work on a device to stop at the first signal.
+pub fn cancel() -> Cancel {
+    Cancel::of(ASKED.first.clone())
+}
+
+/// Errors: Interrupted, where the user has asked to stop.
+pub fn go_on() -> Result<()> {
     match pending() {
-        true => Err(Error::Interrupted(left.to_owned())),
+        true => cancel().check(),
         false => Ok(()),
     }
+}
+
+/// Says what is left of work that was interrupted.
+pub fn left<T>(left: &str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error {
+        Error::Interrupted(_) => Error::Interrupted(left.to_owned()),
+        other => other,
+    })
 }
 
 /// What comes next from a thread that waits for input; none at its end, or where a signal has asked to stop.

@@ -81,17 +81,18 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error")).init();
     interrupt::watch();
     let global = &cli.global;
+    let left = interrupt::left;
     let result = match &cli.command {
         Command::Devices(command) => command.run(global),
         Command::Plan(command) => command.run(global),
-        Command::Quantize(command) => command.run(global),
-        Command::Finetune(command) => command.run(global),
-        Command::Generate(command) => command.run(global),
-        Command::Evaluate(command) => command.run(global),
-        Command::Merge(command) => command.run(global),
-        Command::Calibrate(command) => command.run(global),
+        Command::Quantize(command) => left("nothing was written", command.run(global)),
+        Command::Finetune(command) => left("nothing was trained", command.run(global)),
+        Command::Generate(command) => left("no prompt was read to its end", command.run(global)),
+        Command::Evaluate(command) => left("the text was not read to its end", command.run(global)),
+        Command::Merge(command) => left("nothing was written", command.run(global)),
+        Command::Calibrate(command) => left("nothing was written", command.run(global)),
         Command::Compare(command) => command.run(global),
-        Command::Bench(command) => command.run(global),
+        Command::Bench(command) => left("nothing was measured", command.run(global)),
     };
     match result {
         Ok(()) => interrupt::status().map_or(ExitCode::SUCCESS, ExitCode::from),

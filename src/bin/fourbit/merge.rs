@@ -2,7 +2,8 @@
 
 use crate::args::{Global, ModelArgs, QuantArgs};
 use crate::calibration::{CalibrationArgs, tell_compared};
-use crate::export::{self, go_on};
+use crate::export;
+use crate::interrupt::go_on;
 use crate::measure::{Convention, MeasureArgs};
 use crate::output::{Output, note};
 use crate::progress::Progress;

@@ -2,7 +2,8 @@
 
 use crate::args::{Global, shaped};
 use crate::calibration::{CalibrationArgs, tell_compared};
-use crate::export::{go_on, tell};
+use crate::export::tell;
+use crate::interrupt::go_on;
 use crate::output::Output;
 use crate::progress::Progress;
 use fourbit::{
