@@ -8,6 +8,7 @@ use crate::{
         Checkpoint, Kind, Stored, Weights,
         atomic::{self, AtomicFolder},
         checkpoint::{Basis, Rounding},
+        is_same, resolved,
         safetensors::{TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
@@ -245,6 +246,10 @@ impl ModelWriter for QuantizedFolder {
         self.items.len()
     }
 
+    fn bytes(&self) -> Result<u64> {
+        Ok(self.specs()?.iter().map(|spec| spec.bytes().unwrap_or(0) as u64).sum())
+    }
+
     fn round(&self, gpu: &dyn Fn() -> Result<Gpu>, on_tensor: OnTensor<'_>) -> Result<Written> {
         let gpu = gpu()?;
         let weight =
@@ -290,11 +295,7 @@ fn floats(gpu: &Gpu, shape: [usize; 2], dtype: DType) -> Result<Tensor> {
 
 /// The folder's files replace those of the same names; what would then be a mixture of two models is refused.
 fn check_output(input: &Path, output: &Path) -> Result<()> {
-    let same = match (input.canonicalize(), output.canonicalize()) {
-        (Ok(input), Ok(output)) => input == output || input.parent() == Some(output.as_path()),
-        _ => false,
-    };
-    if same {
+    if is_same(input, output) || resolved(input).parent().is_some_and(|above| is_same(above, output)) {
         return Err(Error::config("output", "is where the model is read from; choose another folder"));
     }
     if output.join(crate::format::INDEX).exists() {

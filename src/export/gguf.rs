@@ -7,6 +7,7 @@ use crate::{
     format::{
         Stored,
         gguf::{MetaValue, TensorSpec, Writer},
+        is_same,
     },
     gpu::{Gpu, GpuOptions, Tensor},
     model::{LoadOptions, Model, PIECE, Source, heads_in_gguf, rotated_row},
@@ -59,9 +60,7 @@ impl GgufFile {
     pub fn open(input: impl AsRef<Path>, scheme: Scheme, output: impl Into<PathBuf>) -> Result<GgufFile> {
         let (input, output) = (input.as_ref(), output.into());
         scheme.expect("scheme for a GGUF file", |scheme| scheme.is_ggml() || scheme.is_float())?;
-        if let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
-            && input == output
-        {
+        if is_same(input, &output) {
             return Err(Error::config("output", "is the file that is read; choose another name"));
         }
         let source = Source::open(input)?;
@@ -202,6 +201,10 @@ impl ModelWriter for GgufFile {
 
     fn tensors(&self) -> usize {
         self.items.len()
+    }
+
+    fn bytes(&self) -> Result<u64> {
+        Ok(self.items.iter().map(|item| item.spec.bytes().unwrap_or(0) as u64).sum())
     }
 
     fn round(&self, _: &dyn Fn() -> Result<Gpu>, on_tensor: OnTensor<'_>) -> Result<Written> {

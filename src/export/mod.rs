@@ -34,6 +34,9 @@ pub trait ModelWriter {
     /// Tensors that will be written.
     fn tensors(&self) -> usize;
 
+    /// Bytes of the tensors that will be written. Errors: as when it was opened.
+    fn bytes(&self) -> Result<u64>;
+
     /// Rounds to nearest, one tensor at a time, and writes. `gpu` opens the device where one is used. Errors: Io, Format, Config for
     /// numbers that cannot be held, OutOfMemory, Device, those of `gpu` and `on_tensor`.
     fn round(&self, gpu: &dyn Fn() -> Result<Gpu>, on_tensor: OnTensor<'_>) -> Result<Written>;
@@ -132,6 +135,11 @@ impl Export {
     /// Tensors that will be written.
     pub fn tensors(&self) -> usize {
         self.writer.tensors()
+    }
+
+    /// Bytes of the tensors that will be written. Errors: as when it was opened.
+    pub fn bytes(&self) -> Result<u64> {
+        self.writer.bytes()
     }
 
     /// Rounds to nearest, one tensor at a time, and writes. Errors: those of [`ModelWriter::round`].

@@ -1,11 +1,12 @@
-//! One writer for an output: a lock beside it, and the end of what an earlier writer left when it was killed.
+//! One writer for an output: a lock beside it, the end of what an earlier writer left when it was killed, and whether there is room.
 
 use super::atomic;
 use crate::{Error, Result};
 use std::{
     ffi::OsString,
     fs::{self, File, TryLockError},
-    path::{Path, PathBuf},
+    io,
+    path::{Component, Path, PathBuf},
 };
 
 /// An output that this process alone writes, as long as this lives. Taken before the work, it shows in time that the output cannot
@@ -14,6 +15,7 @@ use std::{
 pub struct Claim {
     /// `.NAME.lock` beside the output; gone with the claim. None where the folder above takes no files.
     lock: Option<(PathBuf, File)>,
+    output: PathBuf,
 }
 
 impl Claim {
@@ -24,11 +26,7 @@ impl Claim {
         let above = atomic::parent(output);
         fs::create_dir_all(above).map_err(Error::io(above))?;
         // By its own name, also where it is `.` or behind a link.
-        let own = match output.canonicalize() {
-            Ok(own) => own,
-            Err(_) => above.canonicalize().map_err(Error::io(above))?.join(output.file_name().unwrap_or_default()),
-        };
-        let lock = lock(&own, output)?;
+        let lock = lock(&resolved(output), output)?;
         if output.is_dir() {
             // Where the folder is there, its files are what is written.
             tempfile::tempfile_in(output).map_err(Error::io(output))?;
@@ -37,8 +35,46 @@ impl Claim {
             tempfile::tempfile_in(above).map_err(Error::io(output))?;
         }
         remove_leftovers(above, output.file_name().map(OsString::from))?;
-        Ok(Claim { lock })
+        Ok(Claim { lock, output: output.to_owned() })
     }
+
+    /// Errors: Io where fewer than so many bytes are free for the output, as far as the system tells.
+    pub fn expect_room(&self, bytes: u64) -> Result<()> {
+        let free = match fs4::available_space(atomic::parent(&self.output)) {
+            Ok(free) => free,
+            Err(error) => {
+                log::debug!("{}: how much is free is not known: {error}", self.output.display());
+                return Ok(());
+            }
+        };
+        if bytes <= free {
+            return Ok(());
+        }
+        let message = format!("{bytes} bytes are to be written, {free} are free");
+        Err(Error::Io { path: self.output.clone(), source: io::Error::new(io::ErrorKind::StorageFull, message) })
+    }
+}
+
+/// Whether two paths are one file or folder, also by way of links, hard links, and folders that do not exist yet.
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    resolved(a) == resolved(b) || same_file::is_same_file(a, b).unwrap_or(false)
+}
+
+/// The path without links, `.` and `..`, of which the end need not exist.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut resolved = PathBuf::new();
+    for part in whole.components() {
+        match part {
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            part => resolved.push(part),
+        }
+        // What does not exist is no link.
+        resolved = resolved.canonicalize().unwrap_or(resolved);
+    }
+    resolved
 }
 
 impl Drop for Claim {
@@ -170,6 +206,34 @@ mod tests {
         assert_eq!(left(folder.path()), [".tmp-mine", ".tmp-other-abc123", "kept", "out"]);
         assert_eq!(left(&output), [".nested.lock", ".tmp-nested-abc123"], "another run writes there");
         drop(nested);
+    }
+
+    #[test]
+    fn room_is_asked_for_before_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let claim = Claim::of(folder.path().join("out")).unwrap();
+        claim.expect_room(1).unwrap();
+        let message = claim.expect_room(u64::MAX).unwrap_err().to_string();
+        assert!(message.contains("out: 18446744073709551615 bytes are to be written, "), "{message}");
+    }
+
+    #[test]
+    fn one_folder_is_known_by_all_its_names() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir(at("model")).unwrap();
+        fs::write(at("model/weights"), "w").unwrap();
+        for other in ["model", "./model/", "absent/../model", "model/../absent/.././model", "model/x/.."] {
+            assert!(is_same(&at("model"), &at(other)), "{other}");
+        }
+        fs::hard_link(at("model/weights"), at("hard")).unwrap();
+        assert!(is_same(&at("model/weights"), &at("hard")));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("model"), at("link")).unwrap();
+            assert!(is_same(&at("link"), &at("model")) && is_same(&at("link/new"), &at("model/new")));
+        }
+        assert!(!is_same(&at("model"), &at("model/model")) && !is_same(&at("absent"), &at("model")));
     }
 
     #[cfg(unix)]

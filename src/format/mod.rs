@@ -28,7 +28,8 @@ pub mod safetensors;
 mod view;
 
 pub use checkpoint::Checkpoint;
-pub use claim::Claim;
+pub(crate) use claim::resolved;
+pub use claim::{Claim, is_same};
 pub use gguf::Gguf;
 pub use safetensors::Safetensors;
 pub use view::{Stored, TensorView};

@@ -11,6 +11,7 @@ mod faults;
 mod known;
 mod pipeline;
 mod queue;
+mod room;
 mod shader;
 
 pub use adapter::{Adapter, Backend, Dx12Compiler, Search};

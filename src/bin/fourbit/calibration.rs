@@ -5,6 +5,7 @@ use clap::Args;
 use fourbit::{
     Error, Result,
     data::{self, SampleOptions},
+    format::is_same,
     method::{Compared, Method, MethodOptions, Observer, Recipe},
     model::Source,
     tokenizer::Tokenizer,
@@ -107,10 +108,7 @@ impl CalibrationArgs {
     /// Says so where methods are shown the text that is measured: they then look better than they are.
     pub fn note_same(&self, recipes: &[Recipe], data: &Path) {
         let shown = recipes.iter().any(|recipe| recipe.build().is_ok_and(|method| method.needs().any()));
-        let whole = |path: &Path| path.canonicalize().ok();
-        if let Some(path) =
-            self.calibration.as_deref().filter(|path| shown && whole(path).is_some_and(|p| Some(p) == whole(data)))
-        {
+        if let Some(path) = self.calibration.as_deref().filter(|path| shown && is_same(path, data)) {
             let path = path.display();
             note(format_args!("note: {path} is both --calibration and --data: take different texts to compare fairly"));
         }

@@ -7,12 +7,15 @@ use crate::qat::{self, QatArgs};
 use crate::{embedded, interrupt};
 use fourbit::{
     Error, Result,
+    adapter::QatConfig,
     data::DataLoader,
+    export::ModelWriter,
     format::Claim,
     generate::{Generator, Sampling},
-    model::{Model, Source},
+    gpu::{Gpu, GpuOptions},
+    model::{LoadOptions, Model, Source},
     tokenizer::{Message, Tokenizer},
-    train::{Course, SaveOptions, StepMetrics, Trainer, TrainerState, Watch, checkpoints},
+    train::{Course, SaveOptions, StepMetrics, TrainConfig, Trainer, TrainerState, Watch, checkpoints},
 };
 use serde_json::json;
 use std::{
@@ -91,6 +94,15 @@ impl SaveArgs {
         }
     }
 
+    /// Bytes of all checkpoints of a run that trains so many, while one more is written: each holds values and two moments, and an
+    /// adapter once more.
+    fn bytes(&self, trained: u64, steps: usize) -> u64 {
+        match self.save_steps {
+            0 => 0,
+            every => 4 * trained * (self.save_total_limit.min(steps / every) as u64 + 1),
+        }
+    }
+
     /// The checkpoint to go on from. Errors: Config for a run from the start where another one's checkpoints lie; Io.
     fn checkpoint(&self, output: &Path) -> Result<Option<PathBuf>> {
         let last = checkpoints(output)?.pop().map(|(_, folder)| folder);
@@ -127,7 +139,7 @@ impl Finetune {
             Error::config("--data", "is needed with --model: a file of rows as JSON lines or parquet")
         })?;
         let showcase = self.data.is_showcase(&base);
-        let _claim = Claim::of(&self.output)?;
+        let claim = Claim::of(&self.output)?;
         let checkpoint = self.save.checkpoint(&self.output)?;
         // What is wrong with files and options is reported before the device is opened.
         let source = Source::open(&base.path)?;
@@ -139,6 +151,10 @@ impl Finetune {
         let steps = self.steps(&loader, showcase)?;
         let length = loader.longest().max(2);
         let config = self.train.config(showcase, length, steps, self.qat.full)?;
+        // As is what does not fit.
+        let trained = self.count(global, &source, &load_options, qat, &config)?;
+        let model = folder.as_ref().map_or(Ok(trained), ModelWriter::bytes)?;
+        claim.expect_room(model + self.save.bytes(trained, steps))?;
 
         let gpu = global.gpu()?;
         note(format_args!("device: {} ({})", gpu.caps().name, gpu.caps().backend));
@@ -185,6 +201,29 @@ impl Finetune {
         }
         self.report(out, &state, &course, before_now, seconds);
         Ok(())
+    }
+
+    /// Counts the memory of the run, and returns the bytes of what is trained. Errors: OutOfMemory where it is more than there is.
+    fn count(
+        &self,
+        global: &Global,
+        source: &Source,
+        load: &LoadOptions,
+        qat: Option<QatConfig>,
+        config: &TrainConfig,
+    ) -> Result<u64> {
+        let gpu = Gpu::open(&GpuOptions { dry: true, ..global.gpu_options()? })?;
+        let mut model = Model::from_source(&gpu, source, load)?;
+        if self.qat.trains_adapter(&self.lora, &self.model)? {
+            self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
+        }
+        if let Some(qat) = qat {
+            model.add_qat(qat, true)?;
+        }
+        let trained = 4 * model.store().parameters() as u64;
+        Trainer::new(model, config.clone())?;
+        gpu.expect_room("the run (`fourbit plan` tells for what)", gpu.peak_bytes())?;
+        Ok(trained)
     }
 
     /// Optimizer steps: as asked, or those of the epochs as transformers counts them.

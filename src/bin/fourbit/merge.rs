@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use fourbit::{
     Error, Result, evaluate,
     export::{Export, is_gguf, suited},
-    format::Claim,
+    format::{Claim, is_same},
     gpu::Gpu,
     method::{Compared, Kept, LayerMethod, Merge as Merged, Method, PipelineOptions, Recipe, quantize_model},
     model::{LoadOptions, Model, Quantization, Source, load_adapter},
@@ -75,8 +75,12 @@ impl Merge {
         let recipe = self.recipe(held(&source, quantization)?)?;
         recipe.options.check_taken(&[recipe])?;
         self.check_calibrated(&recipe)?;
+        if is_same(adapter, &self.output) {
+            return Err(Error::config("--output", "is the adapter's folder; choose another one"));
+        }
         let export = Export::open(&base.path, Some(adapter), &recipe, &self.output)?;
-        let _claim = Claim::of(&self.output)?;
+        let claim = Claim::of(&self.output)?;
+        claim.expect_room(export.bytes()?)?;
         let read = |data: &PathBuf| self.measure.read(&base.path, &source, data, Convention::Windows);
         let measured = self.data.as_ref().map(read).transpose()?;
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;

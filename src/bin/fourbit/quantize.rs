@@ -64,7 +64,8 @@ impl Quantize {
         let recipe = suited(self.recipe()?, &self.output)?;
         recipe.options.check_taken(&[recipe])?;
         let export = Export::open(&self.input, None, &recipe, &self.output)?;
-        let _claim = Claim::of(&self.output)?;
+        let claim = Claim::of(&self.output)?;
+        claim.expect_room(export.bytes()?)?;
         let asking = asks_for_a_model(&recipe);
         let Some(source) = export.source().filter(|_| asking.is_some()) else {
             if let Some(option) = asking {

@@ -84,6 +84,13 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
 }
 
+impl TensorSpec {
+    /// Bytes of the tensor; `None` for rows that are no whole blocks.
+    pub(crate) fn bytes(&self) -> Option<usize> {
+        byte_size(self.stored, &self.shape).ok()
+    }
+}
+
 /// A GGUF file in the making. Tensors may come in any order; nothing is at `path` before [`Writer::finish`].
 #[derive(Debug)]
 pub struct Writer {

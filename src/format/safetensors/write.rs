@@ -31,7 +31,8 @@ impl TensorSpec {
         TensorSpec { name: name.into(), dtype: DType::U8, shape: vec![limit], text: true }
     }
 
-    fn bytes(&self) -> Option<usize> {
+    /// Bytes of the tensor; `None` where that overflows.
+    pub(crate) fn bytes(&self) -> Option<usize> {
         Shape::from(&self.shape[..]).checked_len()?.checked_mul(self.dtype.size())
     }
 }
