@@ -46,11 +46,6 @@ impl Adapter {
     pub fn modules(&self) -> impl Iterator<Item = (&str, Lora)> {
         pairs(&self.config, &self.store)
     }
-
-    /// The pair of a module.
-    pub fn get(&self, name: &str) -> Option<Lora> {
-        self.modules().find(|(module, _)| *module == name).map(|(_, lora)| lora)
-    }
 }
 
 /// The pairs among what a store holds.

@@ -193,7 +193,7 @@ impl Job<'_> {
             held.then(|| Ok(self.source.packed(&weight, self.source.shape(&weight)?)?.dequantize())).transpose()
         };
         let adapter = load_adapter(&self.gpu, &self.source.arch, self.adapter, false, &floats)?;
-        let method = Merged::new(recipe.build()?, adapter);
+        let method = Merged::new(recipe.build()?, &adapter);
         let options = PipelineOptions { base: self.base, ..recipe.pipeline() };
         let mut progress = Progress::new(self.source.arch.linear_count() as u64, "layers");
         let model = quantize_model(&self.gpu, self.source, &method, &options, &self.samples, |_| {
