@@ -11,10 +11,10 @@ use crate::{
 /// A LoRA adapter in device memory.
 pub struct Adapter {
     /// Its configuration.
-    pub config: LoraConfig,
+    pub(crate) config: LoraConfig,
     /// Its tensors, two for each layer in the model's order, named as PEFT does: `NAME.lora_A.weight` [r, in] and
     /// `NAME.lora_B.weight` [out, r].
-    pub store: Store,
+    pub(crate) store: Store,
 }
 
 const A: &str = ".lora_A.weight";

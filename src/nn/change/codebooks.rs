@@ -14,9 +14,9 @@ use crate::{
 pub struct Codebooks {
     codes: Codes,
     /// `[2 * 256 * 8]`
-    pub books: Parameter,
+    pub(crate) books: Parameter,
     /// [out]
-    pub scales: Parameter,
+    pub(crate) scales: Parameter,
 }
 
 impl Codebooks {

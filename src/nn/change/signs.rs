@@ -18,9 +18,9 @@ pub struct Signs {
     /// [out, in] f32
     inner: Tensor,
     /// Of the output's transform. [out]
-    pub left: Parameter,
+    pub(crate) left: Parameter,
     /// Of the input's transform. [in]
-    pub right: Parameter,
+    pub(crate) right: Parameter,
 }
 
 impl Signs {
