@@ -1,8 +1,8 @@
 //! GPTQ: columns are rounded one after the other, and what each one loses is made up for by those after it.
 
 use super::{
-    Layer, LayerMethod, Needs, Observer, fold, linalg,
-    of_hessian::{OfHessian, damping},
+    Layer, LayerMethod, Needs, Observer, linalg,
+    of_hessian::{self, OfHessian},
 };
 use crate::{
     DType, Error, Result,
@@ -69,22 +69,18 @@ impl Gptq {
     /// Errors: Config, Unsupported for options that cannot work.
     pub fn new(options: GptqOptions) -> Result<Gptq> {
         options.scheme.expect("scheme for gptq", Grid::serves)?;
-        damping(options.damping)?;
+        of_hessian::damping(options.damping)?;
         Ok(Gptq { options, range: options.observer.of_blocks()?, factor: OfHessian::default() })
     }
 
-    /// The factor of a layer's Hessian. Errors: Config where the activations were not finite.
+    /// The factor of a layer's Hessian. Errors: Shape, Config where the activations were not finite.
     fn factor(&self, layer: &Layer<'_>) -> Result<Arc<Factor>> {
         let h = layer.stats.hessian.as_ref().ok_or_else(|| Error::config(layer.name, "gptq needs the Hessian"))?;
         let cols = layer.shape()[1];
-        if h.shape().dims() != [cols, cols] {
-            return Err(Error::shape(format!("{}: Hessian", layer.name), format!("[{cols}, {cols}]"), h.shape()));
-        }
-        self.factor.get(h, || self.solve(layer.name, h, cols))
+        self.factor.get(layer.name, h, cols, |h| self.solve(layer.name, h, cols))
     }
 
-    fn solve(&self, name: &str, h: &Tensor, n: usize) -> Result<Factor> {
-        let mut values: Vec<f64> = fold::finite(name, h.read::<f32>()?)?.into_iter().map(f64::from).collect();
+    fn solve(&self, name: &str, mut values: Vec<f64>, n: usize) -> Result<Factor> {
         let mut diagonal: Vec<f64> = (0..n).map(|i| values[i * n + i]).collect();
         let alive: Vec<f32> = diagonal.iter().map(|&d| if d == 0.0 { 0.0 } else { 1.0 }).collect();
         for (i, d) in diagonal.iter_mut().enumerate().filter(|(_, d)| **d == 0.0) {
