@@ -147,10 +147,7 @@ impl LayerMethod for Gptq {
         let limit = gpu.caps().max_binding / 32 * scheme.code_bits() as u64;
         for shard in target.shards_within(limit) {
             run.prepare(&shard, factor.alive.as_deref(), moved.then_some(&factor.order))?;
-            if let Some(row) = run.shard(&shard, &parts)? {
-                let message = format!("the range of row {row} is beyond what a scale can hold");
-                return Err(Error::config(name, message));
-            }
+            gptq::report(&name, shard.row0, &run.shard(&shard, &parts)?.read()?)?;
         }
         quantize::encode(gpu, &name, &layer.weight, &target)?;
         let input = moved.then(|| Permutation::upload(gpu, &name, &factor.order)).transpose()?;
@@ -241,9 +238,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Rounds the rows of one shard; the weight takes the values, and the target its scales. Returns a row whose range is
-    /// beyond what a scale can hold.
-    fn shard(&self, shard: &Shard, parts: &[Part]) -> Result<Option<usize>> {
+    /// Rounds the rows of one shard; the weight takes the values, and the target its scales. Returns the status of these.
+    fn shard(&self, shard: &Shard, parts: &[Part]) -> Result<Tensor> {
         let grid = Grid { first_block: shard.first_block, ..self.grid };
         let identity: Vec<u32>;
         let order = match self.order {
@@ -254,7 +250,7 @@ impl Run<'_> {
             }
         };
         let order = self.gpu.tensor("the order of columns", [self.cols], DType::U32, order)?;
-        let status = self.gpu.zeros("status", [1], DType::U32)?;
+        let status = gptq::status(self.gpu)?;
         let mut g = Graph::new(self.gpu);
         let [w, order, found] = [&self.rows(shard)?, &order, &status].map(|t| g.import(t));
         let scales = g.import(shard.scales.as_ref().expect("every grid has scales"));
@@ -275,8 +271,7 @@ impl Run<'_> {
             }
         }
         g.run()?;
-        let row = status.read::<u32>()?[0] as usize;
-        Ok((row > 0).then(|| shard.row0 + row - 1))
+        Ok(status)
     }
 }
 
