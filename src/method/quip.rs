@@ -7,13 +7,12 @@ use super::{
 use crate::{
     Error, Result,
     gpu::{Gpu, Tensor},
-    graph::Graph,
     kernels::{
         QuantizedTensor,
-        hadamard::{Factors, Hadamard, transpose},
+        hadamard::{Factors, Hadamard},
     },
     nn::{Linear, Transform},
-    ops::lattice,
+    ops::{hadamard as transforms, lattice},
     quant::{Scheme, VECTOR, hadamard, lattice as codebook},
 };
 
@@ -74,18 +73,6 @@ impl Quip {
     }
 }
 
-/// W as it is stored: U · W · Tᵀ. W: [rows, cols]
-fn between(gpu: &Gpu, weight: &Tensor, input: &Hadamard, output: &Hadamard) -> Result<Tensor> {
-    let mut g = Graph::new(gpu);
-    let w = g.import(weight);
-    let w = input.forward(&mut g, &w)?;
-    let w = transpose(&mut g, &w)?;
-    let w = output.forward(&mut g, &w)?;
-    let w = transpose(&mut g, &w)?;
-    g.keep(&w);
-    g.run()?.tensor(&w)
-}
-
 impl LayerMethod for Quip {
     fn name(&self) -> &'static str {
         "quip"
@@ -115,7 +102,7 @@ impl LayerMethod for Quip {
             let hessian = layer.stats.hessian.as_ref();
             let lower =
                 hessian.map(|h| self.factor.get(&name, h, cols, |h| self.solve(&name, h, cols, seed))).transpose()?;
-            let weight = between(gpu, &layer.weight, &input, &output)?;
+            let weight = transforms::between(gpu, &layer.weight, &input, &output)?;
             lattice::ldlq(gpu, &name, &weight, lower.as_ref().map(|l| l.as_slice()), self.fit(&name, &weight)?)?
         };
         Ok(Linear { transform: Some(Transform::Hadamard { input, output }), ..layer.done(weight) })

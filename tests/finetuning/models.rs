@@ -10,6 +10,7 @@ use fourbit::{
     method::{Aqlm, FineTune, LayerMethod, PipelineOptions, Quip, Tuned, quantize_model},
     model::{LoadOptions, Model, Quantization},
     nn::Transform,
+    ops::hadamard::read_signs,
     quant::Scheme,
 };
 
@@ -133,7 +134,7 @@ fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
         .base
         .transform
     {
-        Some(Transform::Hadamard { input, output }) => [input, output].map(|t| t.signs().unwrap()),
+        Some(Transform::Hadamard { input, output }) => [input, output].map(|t| read_signs(t).unwrap()),
         _ => panic!("a layer between transforms"),
     };
     for linear in 0..6 {
