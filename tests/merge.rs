@@ -26,7 +26,7 @@ fn samples() -> [Vec<Vec<u32>>; 2] {
 fn adapter(gpu: &Gpu, size: f32) -> Adapter {
     let target_modules = ["q_proj", "o_proj", "gate_proj", "down_proj"].map(str::to_owned).to_vec();
     let config = LoraConfig { r: 6, lora_alpha: 12.0, target_modules, ..LoraConfig::default() };
-    let layers = config.layers(&embedded::source().arch()).unwrap();
+    let layers = config.layers(embedded::source().arch()).unwrap();
     let adapter = Adapter::new(gpu, config, &layers, false).unwrap();
     let mut rng = Rng(17);
     for (_, lora) in adapter.modules() {
