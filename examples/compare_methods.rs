@@ -37,7 +37,7 @@ fn main() -> Result<()> {
         Some([text, calibration]) => (ids(text)?, ids(calibration)?),
         _ => {
             let options =
-                DataOptions { max_seq_length: 128, completion_only: false, vocab_size: source.arch.vocab_size };
+                DataOptions { max_seq_length: 128, completion_only: false, vocab_size: source.arch().vocab_size };
             let chats = Dataset::load(format!("{embedded}/train.jsonl"), Some(&tokenizer), &options)?;
             let mut text = chats.examples().iter().flat_map(|chat| chat.input_ids.clone()).collect::<Vec<u32>>();
             let calibration = text.split_off(text.len() / 2);
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     let text = &text[..text.len().min(2048)];
 
     let gpu = Gpu::new()?;
-    let sequences = evaluate::windows(text, 256.min(source.arch.max_positions))?;
+    let sequences = evaluate::windows(text, 256.min(source.arch().max_positions))?;
     let what = Measure { sequences: &sequences, calibration: &samples, generate: 16 };
     println!("{:36} {:>6} {:>12} {:>10}", "method", "bits", "perplexity", "seconds");
     for recipe in std::iter::once(None).chain(RECIPES.map(Some)) {

@@ -63,7 +63,7 @@ impl Runs {
             tokens += row.tokens;
         }
         let loss = sum / tokens as f64;
-        let scheme = model.blocks[0].attention.q.base.weight.scheme().to_string();
+        let scheme = model.blocks()[0].attention.q.base.weight.scheme().to_string();
         let bytes: u64 = model.linears().map(|l| l.base.weight.bytes()).sum();
         println!("{name:44} {scheme:10} {:7.2} {loss:8.4} {:7.1}", bytes as f64 / 1e6, start.elapsed().as_secs_f64());
         Ok(())
@@ -87,7 +87,7 @@ fn main() -> Result<()> {
 
     let gpu = Gpu::new()?;
     let tokenizer = Tokenizer::open(&path)?.ok_or_else(|| Error::config("model", "it has no tokenizer"))?;
-    let vocab_size = Model::load(&gpu, &path, &LoadOptions::default())?.arch.vocab_size;
+    let vocab_size = Model::load(&gpu, &path, &LoadOptions::default())?.arch().vocab_size;
     let options = DataOptions { max_seq_length: 128, completion_only: false, vocab_size };
     let dataset = Dataset::load(&rows, Some(&tokenizer), &options)?;
     let examples = dataset.examples().iter().enumerate();

@@ -38,7 +38,7 @@ fn ids() -> Vec<u32> {
 /// The last row of logits.
 fn last(model: &Model) -> Vec<f32> {
     let logits = evaluate::logits(model, &ids()).unwrap();
-    logits[logits.len() - model.arch.vocab_size..].to_vec()
+    logits[logits.len() - model.arch().vocab_size..].to_vec()
 }
 
 fn apart(got: &[f32], want: &[f32]) -> f32 {
@@ -86,8 +86,8 @@ fn merged_floats_are_the_base_with_what_peft_adds() {
         Ok(Some(source.packed(&weight, source.shape(&weight)?)?.dequantize()))
     };
     for name in ["pissa-sizes", "olora-rslora", "sizes-rslora"] {
-        let adapter = load_adapter(&gpu, &source.arch, folder(name), false, &floats).unwrap();
-        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), adapter);
+        let adapter = load_adapter(&gpu, source.arch(), folder(name), false, &floats).unwrap();
+        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter);
         let model = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), &[ids()], |_| Ok(())).unwrap();
         let got = apart(&last(&model), &golden.get(name).unwrap().to_f32().unwrap());
         // The sum is rounded to f32 once more.

@@ -164,7 +164,7 @@ fn a_device_that_only_counts_knows_their_sizes() {
     for folder in FOLDERS {
         let source = Source::open(golden(folder)).unwrap();
         let model = Model::from_source(&dry, &source, &LoadOptions::default()).unwrap();
-        let down = &model.blocks[0].feed_forward.down.base;
+        let down = &model.blocks()[0].feed_forward.down.base;
         let packed = source.packed(DOWN, [64, 96]).unwrap();
         let order = match source.basis(DOWN).unwrap() {
             Some(Basis::Order(order)) => 8 * order.len(),

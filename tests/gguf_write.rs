@@ -143,9 +143,9 @@ fn floats_are_the_same_model() {
     for name in before.names() {
         assert_eq!(values(&before, &name), values(&after, &name), "{name}");
     }
-    let mut arch = before.arch.clone();
-    arch.json = after.arch.json.clone();
-    assert_eq!(arch, after.arch);
+    let mut arch = before.arch().clone();
+    arch.json = after.arch().json.clone();
+    assert_eq!(arch, *after.arch());
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn what_a_method_chose_is_in_the_file_number_for_number() {
             assert!(wrote == weight.dequantize(), "{name} in {block}");
         }
         for norm in ["model.layers.2.input_layernorm.weight", "model.layers.0.post_attention_layernorm.weight"] {
-            let width = source.arch.hidden_size;
+            let width = source.arch().hidden_size;
             assert_eq!(file.vector(norm, width).unwrap(), model.vector(norm).unwrap().read::<f32>().unwrap());
             assert_ne!(file.vector(norm, width).unwrap(), source.vector(norm, width).unwrap());
         }
@@ -284,7 +284,7 @@ fn a_tokenizer_goes_along() {
     let path = folder.path().join("a.gguf");
     let tokenizer = embedded::tokenizer();
     let file = GgufFile::open(embedded::FOLDER, Scheme::Q8_0, &path).unwrap();
-    let rows = file.input().arch.vocab_size;
+    let rows = file.input().arch().vocab_size;
     let file = file.with_metadata(tokenizer.gguf_vocab(rows).unwrap().metadata());
     file.round(&no_device, &mut |_| Ok(())).unwrap();
     let again = Tokenizer::open(&path).unwrap().unwrap();

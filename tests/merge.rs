@@ -26,7 +26,7 @@ fn samples() -> [Vec<Vec<u32>>; 2] {
 fn adapter(gpu: &Gpu, size: f32) -> Adapter {
     let target_modules = ["q_proj", "o_proj", "gate_proj", "down_proj"].map(str::to_owned).to_vec();
     let config = LoraConfig { r: 6, lora_alpha: 12.0, target_modules, ..LoraConfig::default() };
-    let layers = config.layers(&embedded::source().arch).unwrap();
+    let layers = config.layers(embedded::source().arch()).unwrap();
     let adapter = Adapter::new(gpu, config, &layers, false).unwrap();
     let mut rng = Rng(17);
     for (_, lora) in adapter.modules() {
@@ -43,7 +43,7 @@ fn beside(gpu: &Gpu, base: Quantization) -> Model {
 }
 
 fn merged(gpu: &Gpu, base: Quantization, method: Box<dyn LayerMethod>) -> Model {
-    let method = Merge::new(method, adapter(gpu, 0.05));
+    let method = Merge::new(method, &adapter(gpu, 0.05));
     embedded::quantized(gpu, &method, &PipelineOptions { base, ..PipelineOptions::default() }, &samples()[0])
 }
 
@@ -93,10 +93,10 @@ fn what_is_left_of_the_updates_is_measured() {
     let [samples, _] = samples();
     let q4_1 = Scheme::Q4_1;
     let kept = |base: Scheme, method: Box<dyn LayerMethod>, size: f32| {
-        let method = Merge::new(method, adapter(&gpu, size));
+        let method = Merge::new(method, &adapter(&gpu, size));
         let options = PipelineOptions { base: Quantization::To(base), ..PipelineOptions::default() };
         let model = embedded::quantized(&gpu, &method, &options, &samples);
-        let layers = model.arch.blocks.len();
+        let layers = model.arch().blocks.len();
         let kept = method.kept();
         assert_eq!(kept.len(), if size == 0.0 { 0 } else { 4 * layers }, "layers that are adapted");
         let shares: Vec<f64> = kept.iter().map(|kept| kept.share).collect();

@@ -211,7 +211,7 @@ fn folding_changes_weights_and_norms_but_not_the_model() {
             evaluate::logits(&float, &samples[0]).unwrap().iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
         // f32 roundings of scaled weights and activations.
         assert!(output_error(&model, &samples).sqrt() < 1e-5 * scale);
-        for (a, b) in model.blocks.iter().zip(&float.blocks) {
+        for (a, b) in model.blocks().iter().zip(float.blocks()) {
             let read = |t: &fourbit::Tensor| t.read::<f32>().unwrap();
             assert_ne!(read(&a.attention_norm.weight.values), read(&b.attention_norm.weight.values));
         }

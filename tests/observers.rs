@@ -148,7 +148,7 @@ fn inputs(gpu: &Gpu, model: &Model, samples: &[Vec<u32>]) -> [Vec<Vec<f32>>; 7] 
         let cx = model.context(&mut g, &tokens, &ropes, Pass::inference());
         let (ids, segments) = (g.import(&tokens.ids), g.import(&tokens.segments));
         let x = model.embed(&mut g, &ids).unwrap();
-        let (_, saved) = model.blocks[0].forward(&mut g, &x, &cx, Keys::Own(&segments)).unwrap();
+        let (_, saved) = model.blocks()[0].forward(&mut g, &x, &cx, Keys::Own(&segments)).unwrap();
         let values: Vec<_> = LinearId::ALL.iter().map(|id| saved.input(id.reads()).clone()).collect();
         values.iter().for_each(|v| g.keep(v));
         let run = g.run().unwrap();
@@ -194,7 +194,7 @@ fn static_scales_are_those_of_the_activations() {
             W8A8 { method: Box::new(Rtn { scheme: Scheme::F32 }), activations: ActivationScales::Static(observer) };
         let model = embedded::quantized(&gpu, &method, &PipelineOptions::default(), &samples);
         for (index, batches) in inputs.iter().enumerate() {
-            let (got, want) = (scale(&model.blocks[0], index), expected(observer, batches) / 127.0);
+            let (got, want) = (scale(&model.blocks()[0], index), expected(observer, batches) / 127.0);
             // The block is the same, and so are its activations; averages are rounded differently.
             assert!((got - want).abs() <= 1e-6 * want, "{observer}, layer {index}: {got} {want}");
         }
@@ -217,10 +217,10 @@ fn observers_see_inputs_as_they_are_after_folding() {
             let model = embedded::quantized(&gpu, &method, &options, &samples);
             // The folded norm's output: nothing before it is rounded.
             let inputs = inputs(&gpu, &model, &samples);
-            let (got, want) = (scale(&model.blocks[0], 0), expected(observer, &inputs[0]) / 127.0);
+            let (got, want) = (scale(&model.blocks()[0], 0), expected(observer, &inputs[0]) / 127.0);
             // Min-max scales the ranges of channels instead of looking again: a rounding or two.
             assert!((got - want).abs() <= 1e-6 * want, "{observer}: {got} {want}");
-            assert!((0..3).all(|index| scale(&model.blocks[0], index) == got), "{observer}: one input, one scale");
+            assert!((0..3).all(|index| scale(&model.blocks()[0], index) == got), "{observer}: one input, one scale");
         }
     }
 }
@@ -265,7 +265,7 @@ fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
         assert!((got - want).abs() < 0.01, "{what}: {got} dB, want {want}");
     };
     for (index, figures) in figures[..7].iter().enumerate() {
-        let [made, float] = [&model, &float].map(|m| m.blocks[0].linear(LinearId::ALL[index]));
+        let [made, float] = [&model, &float].map(|m| m.blocks()[0].linear(LinearId::ALL[index]));
         let x = wide(&inputs[index].concat());
         let extent = |x: &[f64]| {
             [x.iter().copied().fold(f64::INFINITY, f64::min), x.iter().copied().fold(f64::NEG_INFINITY, f64::max)]

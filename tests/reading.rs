@@ -235,10 +235,10 @@ fn a_cache_sees_each_block_through_its_own_window() {
         case["config"]["max_position_embeddings"] = 512.into();
         let path = write(folder.path(), &case).remove(0);
         let model = Model::load(&gpu, &path, &LoadOptions::default()).unwrap();
-        let rows: Vec<usize> = model.kv_cache(400, 256).unwrap().iter().map(|cache| cache.keys.shape()[0]).collect();
-        let windows = model.arch.blocks.iter().map(|block| block.window.map_or(400, |window| window + 256));
+        let rows: Vec<usize> = model.kv_cache(400, 256).unwrap().iter().map(|cache| cache.capacity()).collect();
+        let windows = model.arch().blocks.iter().map(|block| block.window.map_or(400, |window| window + 256));
         assert!(rows.iter().copied().eq(windows) && rows.iter().any(|rows| *rows < 300), "{name}: {rows:?}");
-        let vocab = model.arch.vocab_size;
+        let vocab = model.arch().vocab_size;
         let likeliest = |ids: &[u32]| {
             let logits = evaluate::logits(&model, ids).unwrap();
             let last = &logits[logits.len() - vocab..];

@@ -14,23 +14,9 @@ import mask_segments
 
 const THREADS = 128u;
 const ROWS = THREADS / PARTS;
-const D4 = HEAD_DIM / 4u;
 const SLICE = (D4 + PARTS - 1u) / PARTS;
 const STRIDE = SLICE * PARTS; // D4, padded with zeros
-const ZERO = vec4<f32>(0.0);
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [batch * seq, heads * head_dim]
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>; // [batch * capacity, kv_heads * head_dim]
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>; // [batch * capacity, kv_heads * head_dim]
-@group(0) @binding(4) var<storage, read> segments: array<u32>; // [batch, seq]
-@group(0) @binding(5) var<storage, read> d_o: array<vec4<f32>>; // [batch * seq, heads * head_dim]
-@group(0) @binding(6) var<storage, read> stats: array<vec2<f32>>; // [batch * seq, heads]: lse and rowsum(dO * O)
-@group(0) @binding(7) var<storage, read_write> o: array<vec4<f32>>; // [batch * seq, heads * head_dim]
-@group(0) @binding(8) var<storage, read_write> lse: array<f32>; // [batch * seq, heads]
-@group(0) @binding(9) var<storage, read_write> dq: array<vec4<f32>>; // [batch * seq, heads * head_dim]
-@group(0) @binding(10) var<storage, read_write> dk: array<vec4<f32>>; // [batch * seq, kv_heads * head_dim]
-@group(0) @binding(11) var<storage, read_write> dv: array<vec4<f32>>; // [batch * seq, kv_heads * head_dim]
 @group(0) @binding(12) var<storage, read> o_in: array<vec4<f32>>; // [batch * seq, heads * head_dim]
 @group(0) @binding(13) var<storage, read> lse_in: array<f32>; // [batch * seq, heads]
 @group(0) @binding(14) var<storage, read_write> stats_out: array<vec2<f32>>; // [batch * seq, heads]
@@ -41,27 +27,6 @@ var<workgroup> tile_segments: array<u32, BLOCK>;
 var<workgroup> tile_stats: array<vec2<f32>, BLOCK>;
 var<workgroup> partial: array<f32, BLOCK * THREADS>;
 var<workgroup> partial_pair: array<vec2<f32>, BLOCK * THREADS>;
-
-// What a workgroup works on.
-struct Task {
-    tile: u32,
-    head: u32,
-    sequence: u32,
-}
-
-// Long rows of the triangle first, so that the last workgroups to start are short.
-fn query_task(g: u32) -> Task {
-    let tiles = (params.seq + ROWS - 1u) / ROWS;
-    return Task(tiles - 1u - g / params.heads % tiles, g % params.heads, g / params.heads / tiles);
-}
-
-fn query_row(sequence: u32, i: u32, head: u32) -> u32 {
-    return (sequence * params.seq + i) * params.heads + head;
-}
-
-fn key_row(sequence: u32, j: u32, kv_head: u32) -> u32 {
-    return (sequence * params.capacity + key_slot(j)) * params.kv_heads + kv_head;
-}
 
 // Brings keys and values j0.. of one head into workgroup memory; past `end` the last row is repeated,
 // so that no index leaves the buffers.
@@ -105,7 +70,7 @@ fn forward(
     if (g >= params.group_end) {
         return;
     }
-    let task = query_task(g);
+    let task = query_task(g, ROWS);
     let kv_head = task.head / (params.heads / params.kv_heads);
     let part = lane % PARTS;
     let row = lane / PARTS;
@@ -203,7 +168,7 @@ fn backward_q(
     if (g >= params.group_end) {
         return;
     }
-    let task = query_task(g);
+    let task = query_task(g, ROWS);
     let kv_head = task.head / (params.heads / params.kv_heads);
     let part = lane % PARTS;
     let row = lane / PARTS;

@@ -1,3 +1,4 @@
+// What both designs of attention over whole sequences share: sizes, operands, and which rows a task is.
 struct Params {
     group_base: u32,
     group_end: u32,
@@ -9,6 +10,21 @@ struct Params {
     scale: f32,
 }
 
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [batch * seq, heads * head_dim]
+@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>; // [batch * capacity, kv_heads * head_dim]
+@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>; // [batch * capacity, kv_heads * head_dim]
+@group(0) @binding(4) var<storage, read> segments: array<u32>; // [batch, seq]
+@group(0) @binding(5) var<storage, read> d_o: array<vec4<f32>>; // [batch * seq, heads * head_dim]
+@group(0) @binding(6) var<storage, read> stats: array<vec2<f32>>; // [batch * seq, heads]: lse and rowsum(dO * O)
+@group(0) @binding(7) var<storage, read_write> o: array<vec4<f32>>; // [batch * seq, heads * head_dim]
+@group(0) @binding(8) var<storage, read_write> lse: array<f32>; // [batch * seq, heads]
+@group(0) @binding(9) var<storage, read_write> dq: array<vec4<f32>>; // [batch * seq, heads * head_dim]
+@group(0) @binding(10) var<storage, read_write> dk: array<vec4<f32>>; // [batch * seq, kv_heads * head_dim]
+@group(0) @binding(11) var<storage, read_write> dv: array<vec4<f32>>; // [batch * seq, kv_heads * head_dim]
+
+const D4 = HEAD_DIM / 4u;
+const ZERO = vec4<f32>(0.0);
 // Scores are kept in base 2, where the hardware's exponential is.
 const LOG2_E: f32 = 1.4426950408889634;
 const LN_2: f32 = 0.6931471805599453;
@@ -31,4 +47,25 @@ fn first_key(query: u32) -> u32 {
 
 fn end_query(key_end: u32) -> u32 {
     return key_end - 1u + min(params.seq - (key_end - 1u), params.window);
+}
+
+// What a workgroup or a subgroup works on: a tile of `rows` rows of one head.
+struct Task {
+    tile: u32,
+    head: u32,
+    sequence: u32,
+}
+
+// Long rows of the triangle first, so that the last workgroups to start are short.
+fn query_task(g: u32, rows: u32) -> Task {
+    let tiles = (params.seq + rows - 1u) / rows;
+    return Task(tiles - 1u - g / params.heads % tiles, g % params.heads, g / params.heads / tiles);
+}
+
+fn query_row(sequence: u32, i: u32, head: u32) -> u32 {
+    return (sequence * params.seq + i) * params.heads + head;
+}
+
+fn key_row(sequence: u32, j: u32, kv_head: u32) -> u32 {
+    return (sequence * params.capacity + key_slot(j)) * params.kv_heads + kv_head;
 }

@@ -44,6 +44,19 @@ fn put_w_columns(term: u32, col: u32, e: Eight) {
     }
 }
 
+// Terms d .. d + STEP - 1 of the operand's rows from row0 on into the tile.
+fn put_operand(lane: u32, d: u32, row0: u32) {
+    for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
+        let term = i % (STEP / 4u) * 4u;
+        var v = vec4<f32>();
+        if (d + term < params.depth) {
+            let r = min(row0 + i / (STEP / 4u), params.rows - 1u);
+            v = operand4(r, params.first + d + term, params.first + params.depth);
+        }
+        put_x(term, i / (STEP / 4u), v);
+    }
+}
+
 // acc += the product of both tiles for this invocation's 4 x 4 results.
 fn multiply(acc: ptr<function, array<vec4<f32>, 4>>, row: u32, col: u32) {
     for (var k = 0u; k < STEP; k++) {
@@ -77,15 +90,7 @@ fn forward(
     let col = lane % SIDE * 4u;
     var acc: array<vec4<f32>, 4>;
     for (var d = 0u; d < params.depth; d += STEP) {
-        for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
-            let term = i % (STEP / 4u) * 4u;
-            var v = vec4<f32>();
-            if (d + term < params.depth) {
-                let r = min(row0 + i / (STEP / 4u), params.rows - 1u);
-                v = operand4(r, params.first + d + term, params.first + params.depth);
-            }
-            put_x(term, i / (STEP / 4u), v);
-        }
+        put_operand(lane, d, row0);
         for (var i = lane; i < TILE * STEP / 8u; i += THREADS) {
             let term = i % (STEP / 8u) * 8u;
             var e = Eight();
@@ -186,15 +191,7 @@ fn backward(
         }
     }
     for (var d = 0u; d < params.depth; d += STEP) {
-        for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
-            let term = i % (STEP / 4u) * 4u;
-            var v = vec4<f32>();
-            if (d + term < params.depth) {
-                let r = min(row0 + i / (STEP / 4u), params.rows - 1u);
-                v = operand4(r, params.first + d + term, params.first + params.depth);
-            }
-            put_x(term, i / (STEP / 4u), v);
-        }
+        put_operand(lane, d, row0);
         put_weight_rows(lane, d, col0 / 8u, words);
         workgroupBarrier();
         multiply(&acc, row, col);

@@ -11,10 +11,10 @@ use crate::{
 /// A LoRA adapter in device memory.
 pub struct Adapter {
     /// Its configuration.
-    pub config: LoraConfig,
+    pub(crate) config: LoraConfig,
     /// Its tensors, two for each layer in the model's order, named as PEFT does: `NAME.lora_A.weight` [r, in] and
     /// `NAME.lora_B.weight` [out, r].
-    pub store: Store,
+    pub(crate) store: Store,
 }
 
 const A: &str = ".lora_A.weight";
@@ -45,11 +45,6 @@ impl Adapter {
     /// Names and pairs of its layers, in the model's order.
     pub fn modules(&self) -> impl Iterator<Item = (&str, Lora)> {
         pairs(&self.config, &self.store)
-    }
-
-    /// The pair of a module.
-    pub fn get(&self, name: &str) -> Option<Lora> {
-        self.modules().find(|(module, _)| *module == name).map(|(_, lora)| lora)
     }
 }
 

@@ -46,8 +46,8 @@ pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
         "rms_norm_eps": shortest(f.number("attention.layer_norm_rms_epsilon")? as f32),
         "rope_parameters": rope(gguf, &f, head_dim)?,
         "tie_word_embeddings": !gguf.contains("output.weight"),
-        "attention_bias": false,
-        "mlp_bias": false,
+        "attention_bias": true,
+        "mlp_bias": true,
         "dtype": "bfloat16",
     });
     f.refuse_unknown()?;
@@ -57,24 +57,23 @@ pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
             json[field] = id.into();
         }
     }
-    // Which layers have a bias is seen from the tensors.
-    let plain = Architecture::from_json(json.clone(), gguf.path())?;
+    let mut architecture = Architecture::from_json(json, gguf.path())?;
+    // Read with every bias that the family's configuration can tell of: which layers have one is seen from the tensors.
     let told = |sites: &[Site]| {
-        let here = plain.linears.iter().filter(|linear| sites.contains(&linear.id.reads()));
+        let here = architecture.linears.iter().filter(|linear| sites.contains(&linear.id.reads()));
         let ends: Vec<String> = here.map(|linear| format!(".{}.bias", linear.gguf)).collect();
         gguf.names().any(|name| ends.iter().any(|end| name.ends_with(end)))
     };
-    let (qkv, o) = (told(&[Site::Qkv]), told(&[Site::O]));
-    json["attention_bias"] = (qkv || o).into();
-    json["mlp_bias"] = told(&[Site::GateUp, Site::Down]).into();
-    let mut architecture = Architecture::from_json(json, gguf.path())?;
-    // Some conversions have those of query, key and value alone, which config.json cannot express.
+    let (qkv, o, feed_forward) = (told(&[Site::Qkv]), told(&[Site::O]), told(&[Site::GateUp, Site::Down]));
+    architecture.json["attention_bias"] = (qkv || o).into();
+    architecture.json["mlp_bias"] = feed_forward.into();
     for linear in &mut architecture.linears {
-        match linear.id.reads() {
-            Site::Qkv => linear.bias = qkv || family.biased.contains(&linear.id),
-            Site::O => linear.bias = o || family.biased.contains(&linear.id),
-            Site::GateUp | Site::Down => {}
-        }
+        linear.bias = match linear.id.reads() {
+            // Some conversions have those of query, key and value alone, which config.json cannot express.
+            Site::Qkv => qkv || family.biased.contains(&linear.id),
+            Site::O => o || family.biased.contains(&linear.id),
+            Site::GateUp | Site::Down => linear.bias && feed_forward,
+        };
     }
     Ok(architecture)
 }

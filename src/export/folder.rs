@@ -14,7 +14,7 @@ use crate::{
     gpu::{Gpu, GpuOptions, Tensor},
     model::{LoadOptions, Model, PIECE, Source},
     nn::{InputRounding, Transform},
-    ops::quantize,
+    ops::{hadamard::read_signs, quantize},
     quant::{Packed, Scheme},
 };
 use half::bf16;
@@ -284,8 +284,10 @@ fn torch_name(dtype: DType) -> &'static str {
 /// The basis that a transform puts a weight into. Waits for the device.
 fn basis(transform: &Transform) -> Result<Basis> {
     Ok(match transform {
-        Transform::Permute(permutation) => Basis::Order(permutation.order()?),
-        Transform::Hadamard { input, output } => Basis::Hadamard { input: input.signs()?, output: output.signs()? },
+        Transform::Permute(permutation) => Basis::Order(permutation.order().read()?),
+        Transform::Hadamard { input, output } => {
+            Basis::Hadamard { input: read_signs(input)?, output: read_signs(output)? }
+        }
     })
 }
 

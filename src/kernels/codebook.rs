@@ -43,17 +43,10 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// Sorts the codes of an AQLM weight, on the host. Errors: Shape for other schemes, and for weights that are empty or do
-    /// not fit one binding; Device, OutOfMemory.
-    pub fn new(gpu: &Gpu, weight: &QuantizedTensor) -> Result<Codes> {
-        let (op, shape) = ("codebook", weight.shape());
-        let Scheme::Aqlm = weight.scheme() else {
-            return Err(Error::shape(op, "a weight of AQLM", weight.scheme().name()));
-        };
-        let Some(shard) = weight.shards().next().filter(|shard| shard.rows == shape[0]) else {
-            return Err(Error::shape(op, "a weight whose codes fit one binding", format!("{shape:?}")));
-        };
-        let words = shard.codes.read::<u32>()?;
+    /// Sorts the codes of an AQLM weight, on the host: `words` are [`Codes::words`], read back (see [`crate::ops::codebook::sort`]).
+    /// Errors: as [`Codes::words`], OutOfMemory.
+    pub fn new(gpu: &Gpu, weight: &QuantizedTensor, words: &[u32]) -> Result<Codes> {
+        let codes = Codes::words(weight)?;
         let vectors = weight.len() / VECTOR;
         let code = |book: usize, v: usize| (words[v / 2] >> (16 * (v % 2) + 8 * book) & 255) as usize;
         let (mut order, mut chunks, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
@@ -72,12 +65,25 @@ impl Codes {
         firsts.push((chunks.len() / 2) as u32);
         let upload = |what, values: &[u32]| gpu.tensor(what, [values.len()], DType::U32, values);
         Ok(Codes {
-            shape,
-            codes: shard.codes,
+            shape: weight.shape(),
+            codes,
             order: upload("vectors of a weight by code", &order)?,
             chunks: upload("chunks of vectors of one code", &chunks)?,
             firsts: upload("first chunks of codes", &firsts)?,
         })
+    }
+
+    /// The codes of an AQLM weight, [words] u32. Errors: Shape for other schemes, and for weights that are empty or do not fit one
+    /// binding.
+    pub fn words(weight: &QuantizedTensor) -> Result<Tensor> {
+        let (op, shape) = ("codebook", weight.shape());
+        let Scheme::Aqlm = weight.scheme() else {
+            return Err(Error::shape(op, "a weight of AQLM", weight.scheme().name()));
+        };
+        match weight.shards().next().filter(|shard| shard.rows == shape[0]) {
+            Some(shard) => Ok(shard.codes),
+            None => Err(Error::shape(op, "a weight whose codes fit one binding", format!("{shape:?}"))),
+        }
     }
 
     /// dbooks\[m, k\] ← accumulate · dbooks\[m, k\] + Σ over the vectors v of code k in book m of scales\[row(v)\] · dw\[v\];

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     DType, Error, Result,
-    gpu::Kernel,
+    gpu::{Gpu, Kernel, Tensor},
     graph::{Graph, Value},
     quant::{ScaleType, Scheme},
 };
@@ -167,10 +167,25 @@ pub fn variants() -> Vec<Kernel> {
     grids.flat_map(|grid| [grid.kernel("scales_of_groups"), grid.kernel("columns")]).collect()
 }
 
+/// Where [`scales`] tells of a row whose range a scale cannot hold: 1 + its number. [1] u32
+pub fn status(gpu: &Gpu) -> Result<Tensor> {
+    gpu.zeros("status of scales", [1], DType::U32)
+}
+
+/// Errors: Config, where the status, read back, tells of a row; rows are counted from `row0` on.
+pub fn report(name: &str, row0: usize, status: &[u32]) -> Result<()> {
+    match status[0] {
+        0 => Ok(()),
+        row => {
+            let message = format!("the range of row {} is beyond what a scale can hold", row0 + row as usize - 1);
+            Err(Error::config(name, message))
+        }
+    }
+}
+
 /// Scale and zero point of these groups of each row, from the weight as it is now.
 ///
-/// w: [rows, cols] f32; scales: the words of the target's scales; status: [1] u32, which becomes 1 + a row whose range the
-/// scale cannot hold. Errors: Shape.
+/// w: [rows, cols] f32; scales: the words of the target's scales; status: of [`status`]. Errors: Shape.
 pub fn scales(
     g: &mut Graph,
     grid: &Grid,

@@ -117,17 +117,14 @@ impl Hadamard {
         Ok(Hadamard { signs: signs.clone(), ..self.clone() })
     }
 
-    /// What the columns are multiplied by: 1 and -1, or the numbers that took their place. `[cols]`. Errors: Device.
-    pub fn signs(&self) -> Result<Vec<f32>> {
-        if self.is_real() {
-            return self.signs.read::<f32>();
-        }
-        let bits = self.signs.read::<u32>()?;
-        Ok((0..self.cols).map(|c| if bits[c / 32] >> (c % 32) & 1 == 1 { -1.0 } else { 1.0 }).collect())
+    /// What the columns are multiplied by: one bit per column, set where it is negated, u32; or one number per column, f32
+    /// ([`Hadamard::is_real`]). Read back by [`crate::ops::hadamard::read_signs`].
+    pub fn signs(&self) -> &Tensor {
+        &self.signs
     }
 
     /// Whether numbers have taken the place of bits.
-    fn is_real(&self) -> bool {
+    pub fn is_real(&self) -> bool {
         self.signs.dtype() == DType::F32
     }
 

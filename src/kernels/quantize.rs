@@ -194,6 +194,20 @@ pub fn status(gpu: &Gpu) -> Result<Tensor> {
     gpu.zeros("quantization status", [4], DType::U32)
 }
 
+/// Errors: Config, where the [`status`], read back, tells of numbers that are not finite or of a range beyond the scheme's.
+pub fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
+    if status[0] > 0 {
+        let what = if scheme.code_bits() == 16 { "not finite or too large" } else { "not finite" };
+        let message = format!("element {} is {what} for {} ({} such)", !status[1], scheme.name(), status[0]);
+        return Err(Error::config(name, format!("{message}; only finite numbers can be stored")));
+    }
+    if status[2] > 0 {
+        let scale = if matches!(scheme, Scheme::Int { scale: ScaleType::F16, .. }) { "f16" } else { "f32" };
+        return Err(Error::config(name, format!("the range of block {} is beyond {scale}", !status[2])));
+    }
+    Ok(())
+}
+
 /// Errors: Config, Shape, Unsupported, where `source` cannot be rounded to a weight of this scheme and shape.
 pub fn check(name: &str, source: &Tensor, shape: [usize; 2], scheme: Scheme) -> Result<()> {
     scheme.validate_for(shape)?;

@@ -143,29 +143,6 @@ impl QuantizedTensor {
         Ok(tensor)
     }
 
-    /// The weight on the host. Waits for the device. Errors: Device, DeviceLost.
-    pub fn download(&self) -> Result<Packed> {
-        let words = self.scheme.code_words(self.len());
-        let mut codes = Vec::with_capacity(words);
-        for part in &self.parts {
-            codes.extend(part.read::<u32>()?);
-        }
-        codes.truncate(words);
-        let scales = self.scales.as_ref().map_or(Ok(Vec::new()), Tensor::read::<u32>)?;
-        let nested = self.nested.as_ref().map_or(Ok(Vec::new()), Tensor::read::<f32>)?;
-        Packed::new(self.scheme, self.shape, codes, scales, nested)
-    }
-
-    /// The first codes and scales, at most 4 KiB of each: enough to tell weights apart. Waits for the device. Errors: Device.
-    pub(crate) fn head_bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for tensor in self.parts.first().into_iter().chain(&self.scales) {
-            let words = tensor.slice(0, [tensor.shape().len().min(1024)])?.read::<u32>()?;
-            bytes.extend_from_slice(bytemuck::cast_slice(&words));
-        }
-        Ok(bytes)
-    }
-
     /// How the numbers are stored.
     pub fn scheme(&self) -> Scheme {
         self.scheme
@@ -209,6 +186,11 @@ impl QuantizedTensor {
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         self.parts[0].gpu()
+    }
+
+    /// The buffers of the codes, u32 words, of whole rows each: one but for weights beyond the buffer limit.
+    pub(crate) fn parts(&self) -> &[Tensor] {
+        &self.parts
     }
 
     /// All scales, u32 words; none for plain floats. They may exceed a binding: see [`QuantizedTensor::shards`].

@@ -1,7 +1,7 @@
 //! AQLM: eight weights are the sum of two vectors of two code books that are learned for the layer.
 
 use super::{
-    FineTune, Layer, LayerMethod, Needs, fold, linalg,
+    FineTune, Layer, LayerMethod, Needs,
     of_hessian::{self, OfHessian},
 };
 use crate::{
@@ -80,27 +80,17 @@ impl Aqlm {
 
     /// Errors: Config, where it is no Hessian.
     fn solve(&self, gpu: &Gpu, name: &str, mut h: Vec<f64>, cols: usize) -> Result<Factor> {
-        let mean = (0..cols).map(|i| h[i * cols + i]).sum::<f64>() / cols as f64;
-        let add = if mean > 0.0 { self.damping * mean } else { 1.0 };
-        (0..cols).for_each(|i| h[i * cols + i] += add);
+        of_hessian::damp(&mut h, cols, self.damping);
         let single: Vec<f32> = h.iter().map(|&v| v as f32).collect();
         let hessian = gpu.tensor("a Hessian", [cols, cols], DType::F32, &single)?;
-        linalg::cholesky(&mut h, cols).map_err(|row| {
-            let message = format!("the Hessian of its input is not positive definite at row {row}: raise the damping");
-            Error::config(name, message)
-        })?;
-        Ok(Factor { hessian, lower: lattice::block_factor(&h, cols) })
+        Ok(Factor { hessian, lower: of_hessian::block_lower(name, h, cols)? })
     }
 
     /// The factor of a layer's Hessian; without one that of the identity. Errors: Shape, Config.
     fn factor(&self, gpu: &Gpu, name: &str, layer: &Layer<'_>) -> Result<Arc<Factor>> {
         let [_, cols] = layer.shape();
         match &layer.stats.hessian {
-            Some(h) if h.shape().dims() == [cols, cols] => self.factor.get(h, || {
-                let values = fold::finite(name, h.read::<f32>()?)?;
-                self.solve(gpu, name, values.into_iter().map(f64::from).collect(), cols)
-            }),
-            Some(h) => Err(Error::shape(name, format!("a Hessian of [{cols}, {cols}]"), h.shape())),
+            Some(h) => self.factor.get(name, h, cols, |h| self.solve(gpu, name, h, cols)),
             None => self.solve(gpu, name, vec![0.0; cols * cols], cols).map(Arc::new),
         }
     }

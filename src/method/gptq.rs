@@ -1,8 +1,8 @@
 //! GPTQ: columns are rounded one after the other, and what each one loses is made up for by those after it.
 
 use super::{
-    Layer, LayerMethod, Needs, Observer, fold, linalg,
-    of_hessian::{OfHessian, damping},
+    Layer, LayerMethod, Needs, Observer, linalg,
+    of_hessian::{self, OfHessian},
 };
 use crate::{
     DType, Error, Result,
@@ -69,22 +69,18 @@ impl Gptq {
     /// Errors: Config, Unsupported for options that cannot work.
     pub fn new(options: GptqOptions) -> Result<Gptq> {
         options.scheme.expect("scheme for gptq", Grid::serves)?;
-        damping(options.damping)?;
+        of_hessian::damping(options.damping)?;
         Ok(Gptq { options, range: options.observer.of_blocks()?, factor: OfHessian::default() })
     }
 
-    /// The factor of a layer's Hessian. Errors: Config where the activations were not finite.
+    /// The factor of a layer's Hessian. Errors: Shape, Config where the activations were not finite.
     fn factor(&self, layer: &Layer<'_>) -> Result<Arc<Factor>> {
         let h = layer.stats.hessian.as_ref().ok_or_else(|| Error::config(layer.name, "gptq needs the Hessian"))?;
         let cols = layer.shape()[1];
-        if h.shape().dims() != [cols, cols] {
-            return Err(Error::shape(format!("{}: Hessian", layer.name), format!("[{cols}, {cols}]"), h.shape()));
-        }
-        self.factor.get(h, || self.solve(layer.name, h, cols))
+        self.factor.get(layer.name, h, cols, |h| self.solve(layer.name, h, cols))
     }
 
-    fn solve(&self, name: &str, h: &Tensor, n: usize) -> Result<Factor> {
-        let mut values: Vec<f64> = fold::finite(name, h.read::<f32>()?)?.into_iter().map(f64::from).collect();
+    fn solve(&self, name: &str, mut values: Vec<f64>, n: usize) -> Result<Factor> {
         let mut diagonal: Vec<f64> = (0..n).map(|i| values[i * n + i]).collect();
         let alive: Vec<f32> = diagonal.iter().map(|&d| if d == 0.0 { 0.0 } else { 1.0 }).collect();
         for (i, d) in diagonal.iter_mut().enumerate().filter(|(_, d)| **d == 0.0) {
@@ -151,10 +147,7 @@ impl LayerMethod for Gptq {
         let limit = gpu.caps().max_binding / 32 * scheme.code_bits() as u64;
         for shard in target.shards_within(limit) {
             run.prepare(&shard, factor.alive.as_deref(), moved.then_some(&factor.order))?;
-            if let Some(row) = run.shard(&shard, &parts)? {
-                let message = format!("the range of row {row} is beyond what a scale can hold");
-                return Err(Error::config(name, message));
-            }
+            gptq::report(&name, shard.row0, &run.shard(&shard, &parts)?.read()?)?;
         }
         quantize::encode(gpu, &name, &layer.weight, &target)?;
         let input = moved.then(|| Permutation::upload(gpu, &name, &factor.order)).transpose()?;
@@ -245,9 +238,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Rounds the rows of one shard; the weight takes the values, and the target its scales. Returns a row whose range is
-    /// beyond what a scale can hold.
-    fn shard(&self, shard: &Shard, parts: &[Part]) -> Result<Option<usize>> {
+    /// Rounds the rows of one shard; the weight takes the values, and the target its scales. Returns the status of these.
+    fn shard(&self, shard: &Shard, parts: &[Part]) -> Result<Tensor> {
         let grid = Grid { first_block: shard.first_block, ..self.grid };
         let identity: Vec<u32>;
         let order = match self.order {
@@ -258,7 +250,7 @@ impl Run<'_> {
             }
         };
         let order = self.gpu.tensor("the order of columns", [self.cols], DType::U32, order)?;
-        let status = self.gpu.zeros("status", [1], DType::U32)?;
+        let status = gptq::status(self.gpu)?;
         let mut g = Graph::new(self.gpu);
         let [w, order, found] = [&self.rows(shard)?, &order, &status].map(|t| g.import(t));
         let scales = g.import(shard.scales.as_ref().expect("every grid has scales"));
@@ -279,8 +271,7 @@ impl Run<'_> {
             }
         }
         g.run()?;
-        let row = status.read::<u32>()?[0] as usize;
-        Ok((row > 0).then(|| shard.row0 + row - 1))
+        Ok(status)
     }
 }
 

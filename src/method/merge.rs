@@ -11,7 +11,7 @@ use crate::{
     nn::{Linear, Lora},
 };
 use serde::Serialize;
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::HashMap};
 
 /// W + scale · B · A, quantized as `method` does.
 ///
@@ -21,7 +21,8 @@ use std::cell::RefCell;
 /// [`PipelineOptions::base`](super::PipelineOptions) says.
 pub struct Merge {
     method: Box<dyn LayerMethod>,
-    adapter: Adapter,
+    /// By the name of their layer.
+    pairs: HashMap<String, Lora>,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -38,8 +39,9 @@ pub struct Kept {
 
 impl Merge {
     /// method: how the sum is quantized; adapter: what is added; layers that it has no pair for stay as they are.
-    pub fn new(method: Box<dyn LayerMethod>, adapter: Adapter) -> Merge {
-        Merge { method, adapter, kept: RefCell::default() }
+    pub fn new(method: Box<dyn LayerMethod>, adapter: &Adapter) -> Merge {
+        let pairs = adapter.modules().map(|(name, pair)| (name.to_owned(), pair)).collect();
+        Merge { method, pairs, kept: RefCell::default() }
     }
 
     /// The share that rounding left of each layer's update, for the layers quantized so far. A method that moves scales between layers
@@ -60,15 +62,15 @@ impl LayerMethod for Merge {
 
     fn prepare(&self, gpu: &Gpu, number: usize, block: &Block) -> Result<()> {
         for (_, linear) in block.linears() {
-            if let Some(pair) = self.adapter.get(&linear.name) {
-                add(gpu, &float_tensor(&linear.name, &linear.base.weight)?, &pair)?;
+            if let Some(pair) = self.pairs.get(&linear.name) {
+                add(gpu, &float_tensor(&linear.name, &linear.base.weight)?, pair)?;
             }
         }
         self.method.prepare(gpu, number, block)
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
-        let pair = self.adapter.get(layer.name).filter(|_| !self.folds() && !gpu.is_dry());
+        let pair = self.pairs.get(layer.name).filter(|_| !self.folds() && !gpu.is_dry());
         let probe = pair.map(|pair| Probe::new(gpu, layer, pair)).transpose()?;
         let linear = self.method.quantize(gpu, layer)?;
         if let Some(share) = probe.map(|probe| probe.share(gpu, &linear)).transpose()?.flatten() {
@@ -80,16 +82,16 @@ impl LayerMethod for Merge {
 
 /// A sum before it is rounded, as [`Kept::share`] needs it: seen through the r rows of P = A · H alone, since
 /// ⟨X, ΔW⟩ = scale · Σ (X · Pᵀ) ∘ B.
-struct Probe {
-    pair: Lora,
+struct Probe<'a> {
+    pair: &'a Lora,
     /// P; A where no Hessian is known. [r, in]
     rows: Tensor,
     /// P · Sᵀ of the sum S. [r, out]
     sum: Vec<f32>,
 }
 
-impl Probe {
-    fn new(gpu: &Gpu, layer: &Layer<'_>, pair: Lora) -> Result<Probe> {
+impl Probe<'_> {
+    fn new<'a>(gpu: &Gpu, layer: &Layer<'_>, pair: &'a Lora) -> Result<Probe<'a>> {
         let [outputs, inputs] = layer.shape();
         let r = pair.a.values.shape()[0];
         let rows = match &layer.stats.hessian {

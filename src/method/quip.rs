@@ -1,19 +1,18 @@
 //! QuIP#: weights between random Hadamard transforms, rounded to a lattice with what is lost carried over.
 
 use super::{
-    FineTune, Layer, LayerMethod, Needs, fold, linalg,
+    FineTune, Layer, LayerMethod, Needs,
     of_hessian::{self, OfHessian},
 };
 use crate::{
     Error, Result,
     gpu::{Gpu, Tensor},
-    graph::Graph,
     kernels::{
         QuantizedTensor,
-        hadamard::{Factors, Hadamard, transpose},
+        hadamard::{Factors, Hadamard},
     },
     nn::{Linear, Transform},
-    ops::lattice,
+    ops::{hadamard as transforms, lattice},
     quant::{Scheme, VECTOR, hadamard, lattice as codebook},
 };
 
@@ -61,40 +60,17 @@ impl Quip {
     }
 
     /// The block-lower factor of the damped Hessian between the input's transform, whose signs are those of `seed`. H:
-    /// [n, n]. Errors: Shape, Config where it is no Hessian.
-    fn solve(&self, name: &str, hessian: &Tensor, n: usize, seed: u64) -> Result<Vec<f32>> {
-        if hessian.shape().dims() != [n, n] {
-            return Err(Error::shape(name, format!("a Hessian of [{n}, {n}]"), hessian.shape()));
-        }
-        let mut h: Vec<f64> = fold::finite(name, hessian.read::<f32>()?)?.into_iter().map(f64::from).collect();
+    /// [n, n]. Errors: Config where it is no Hessian.
+    fn solve(&self, name: &str, mut h: Vec<f64>, n: usize, seed: u64) -> Result<Vec<f32>> {
         // H is symmetric: rows, then columns as rows.
         hadamard::apply(&mut h, n, seed)?;
         for (r, c) in (0..n).flat_map(|r| (0..r).map(move |c| (r, c))) {
             h.swap(r * n + c, c * n + r);
         }
         hadamard::apply(&mut h, n, seed)?;
-        let mean = (0..n).map(|i| h[i * n + i]).sum::<f64>() / n as f64;
-        // An input that is always zero has no say: the identity rounds to nearest.
-        let damping = if mean > 0.0 { self.damping * mean } else { 1.0 };
-        (0..n).for_each(|i| h[i * n + i] += damping);
-        linalg::cholesky(&mut h, n).map_err(|row| {
-            let message = format!("the Hessian of its input is not positive definite at row {row}: raise the damping");
-            Error::config(name, message)
-        })?;
-        Ok(lattice::block_factor(&h, n))
+        of_hessian::damp(&mut h, n, self.damping);
+        of_hessian::block_lower(name, h, n)
     }
-}
-
-/// W as it is stored: U · W · Tᵀ. W: [rows, cols]
-fn between(gpu: &Gpu, weight: &Tensor, input: &Hadamard, output: &Hadamard) -> Result<Tensor> {
-    let mut g = Graph::new(gpu);
-    let w = g.import(weight);
-    let w = input.forward(&mut g, &w)?;
-    let w = transpose(&mut g, &w)?;
-    let w = output.forward(&mut g, &w)?;
-    let w = transpose(&mut g, &w)?;
-    g.keep(&w);
-    g.run()?.tensor(&w)
 }
 
 impl LayerMethod for Quip {
@@ -124,8 +100,9 @@ impl LayerMethod for Quip {
             QuantizedTensor::zeros(gpu, &name, Scheme::E8p, [rows, cols])?
         } else {
             let hessian = layer.stats.hessian.as_ref();
-            let lower = hessian.map(|h| self.factor.get(h, || self.solve(&name, h, cols, seed))).transpose()?;
-            let weight = between(gpu, &layer.weight, &input, &output)?;
+            let lower =
+                hessian.map(|h| self.factor.get(&name, h, cols, |h| self.solve(&name, h, cols, seed))).transpose()?;
+            let weight = transforms::between(gpu, &layer.weight, &input, &output)?;
             lattice::ldlq(gpu, &name, &weight, lower.as_ref().map(|l| l.as_slice()), self.fit(&name, &weight)?)?
         };
         Ok(Linear { transform: Some(Transform::Hadamard { input, output }), ..layer.done(weight) })

@@ -2,7 +2,7 @@
 
 use super::{Layer, LayerMethod, Observer};
 use crate::{
-    DType, Error, Result,
+    Result,
     gpu::Gpu,
     graph::Graph,
     kernels::{
@@ -78,7 +78,7 @@ impl LayerMethod for RtnObserved {
         // The weight has more bits than its codes, and both must fit a binding.
         let limit = gpu.caps().max_binding / 32 * scheme.code_bits() as u64;
         for shard in target.shards_within(limit) {
-            let status = gpu.zeros("status", [1], DType::U32)?;
+            let status = gptq::status(gpu)?;
             let mut g = Graph::new(gpu);
             let [w, found] =
                 [&layer.weight.slice(shard.row0 * cols, [shard.rows, cols])?, &status].map(|tensor| g.import(tensor));
@@ -86,10 +86,7 @@ impl LayerMethod for RtnObserved {
             let grid = Grid { first_block: shard.first_block, ..grid };
             gptq::scales(&mut g, &grid, &w, &scales, &found, 0..cols / grid.group)?;
             g.run()?;
-            if let Some(row) = (status.read::<u32>()?[0] as usize).checked_sub(1) {
-                let message = format!("the range of row {} is beyond what a scale can hold", shard.row0 + row);
-                return Err(Error::config(name, message));
-            }
+            gptq::report(&name, shard.row0, &status.read()?)?;
         }
         quantize::encode(gpu, &name, &layer.weight, &target)?;
         Ok(layer.done(target))

@@ -13,6 +13,7 @@ use crate::{
         Adapted, Change, Parameter, Transform,
         change::{Codebooks, Signs},
     },
+    ops::{codebook, hadamard},
     quant::Scheme,
 };
 
@@ -56,14 +57,17 @@ fn change(gpu: &Gpu, linear: &mut Adapted, floats: bool, store: &mut Store) -> R
     }
     let name = linear.name.clone();
     match (&linear.base.transform, linear.base.weight.scheme()) {
-        (Some(Transform::Hadamard { .. }), _) => {
-            let mut signs = Signs::of(gpu, &mut linear.base)?;
-            signs.left = learn(store, format!("{name}.signs_out"), &signs.left.values, 1.0)?;
-            signs.right = learn(store, format!("{name}.signs_in"), &signs.right.values, 1.0)?;
-            Ok(Change::Signs(signs))
+        (Some(Transform::Hadamard { input, output }), _) => {
+            let inner = hadamard::unsigned(gpu, &linear.base.weight, input, output)?;
+            let (input, right) = hadamard::with_numbers(gpu, input)?;
+            let (output, left) = hadamard::with_numbers(gpu, output)?;
+            linear.base.transform = Some(Transform::Hadamard { input, output });
+            let left = learn(store, format!("{name}.signs_out"), &left, 1.0)?;
+            let right = learn(store, format!("{name}.signs_in"), &right, 1.0)?;
+            Ok(Change::Signs(Signs::new(inner, left, right)))
         }
         (None, Scheme::Aqlm) => {
-            let mut codebooks = Codebooks::of(gpu, &linear.base.weight)?;
+            let mut codebooks = Codebooks::of(&linear.base.weight, codebook::sort(gpu, &linear.base.weight)?)?;
             codebooks.books = learn(store, format!("{name}.codebooks"), &codebooks.books.values, 1.0)?;
             codebooks.scales = learn(store, format!("{name}.scales"), &codebooks.scales.values, 1.0)?;
             Ok(Change::Codebooks(codebooks))

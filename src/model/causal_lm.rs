@@ -14,15 +14,15 @@ use crate::{
 /// A model in device memory: frozen weights in their storage schemes, and at most one adapter.
 pub struct Model {
     /// Its shape.
-    pub arch: Architecture,
+    pub(crate) arch: Architecture,
     /// [vocab, hidden]
-    pub embedding: QuantizedTensor,
+    pub(super) embedding: QuantizedTensor,
     /// The blocks.
-    pub blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     /// Before the head.
-    pub norm: RmsNorm,
+    pub(super) norm: RmsNorm,
     /// [vocab, hidden]; `None` where the embedding serves.
-    pub head: Option<QuantizedTensor>,
+    pub(super) head: Option<QuantizedTensor>,
     /// The configuration of the adapter attached to the blocks.
     pub(super) adapter: Option<LoraConfig>,
     /// Training through rounding, where the blocks are being trained so.
@@ -86,6 +86,16 @@ impl Model {
     /// The device that the model lives on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Its shape.
+    pub fn arch(&self) -> &Architecture {
+        &self.arch
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
     }
 
     /// The head's weight.

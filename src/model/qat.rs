@@ -7,7 +7,7 @@ use crate::{
     arch::Site,
     gpu::Tensor,
     graph::{Graph, Pool, Program},
-    kernels::observe,
+    kernels::{QuantizedTensor, observe, quantize},
     nn::{Adapted, Change, InputRounding, Keys, Latent, Pass},
 };
 use std::collections::{HashMap, hash_map::Entry};
@@ -168,7 +168,7 @@ impl Model {
         }
         for linear in self.linears() {
             if let Some(latent) = linear.change.rounded() {
-                latent.check(&linear.weight_name(), &linear.base.weight)?;
+                check(latent, &linear.weight_name(), &linear.base.weight)?;
             }
         }
         let gpu = self.gpu.clone();
@@ -186,6 +186,20 @@ impl Model {
     }
 }
 
+/// Errors: Config with the tensor's name where a number could not be stored; Device.
+fn check(latent: &Latent, name: &str, target: &QuantizedTensor) -> Result<()> {
+    let gpu = target.gpu();
+    if gpu.is_dry() {
+        return Ok(());
+    }
+    let mut g = Graph::new(gpu);
+    latent.look(&mut g, name, target)?;
+    if !g.is_empty() {
+        g.run()?;
+    }
+    quantize::report(name, target.scheme(), &latent.status().read()?)
+}
+
 /// Rounds a layer for the first time.
 fn begin(linear: &mut Adapted, latent: Latent, config: &QatConfig) -> Result<()> {
     let (gpu, name) = (linear.base.weight.gpu().clone(), linear.weight_name());
@@ -195,7 +209,7 @@ fn begin(linear: &mut Adapted, latent: Latent, config: &QatConfig) -> Result<()>
     if !gpu.is_dry() {
         g.run()?;
     }
-    latent.check(&name, &target)?;
+    check(&latent, &name, &target)?;
     linear.base.rounding = match (config.activations, &latent.input_step) {
         (None, _) => None,
         (Some(InputScales::Dynamic), _) => Some(InputRounding::Dynamic),

@@ -19,7 +19,7 @@ use std::{
 /// A mapped model: configuration and tensors. Opening reads headers only.
 pub struct Source {
     /// The model's shape.
-    pub arch: Architecture,
+    pub(crate) arch: Architecture,
     weights: Weights,
     /// How weights that are quantized in a folder are stored.
     checkpoint: Box<dyn Checkpoint>,
@@ -42,6 +42,11 @@ enum Naming {
 }
 
 impl Source {
+    /// The model's shape.
+    pub fn arch(&self) -> &Architecture {
+        &self.arch
+    }
+
     /// Opens a Hugging Face folder, also one that another tool quantized (see [`checkpoint`]), or a GGUF file. Every tensor of
     /// it has to be one that the model uses, or one that is known to change nothing.
     /// Errors: Io, Format, Config, Unsupported.

@@ -46,9 +46,16 @@ pub struct Attention {
 /// Of a block with a window position p lies in row p modulo the capacity, so that it holds little more than the window.
 pub struct KvCache {
     /// [capacity, kv_heads * head_dim]
-    pub keys: Tensor,
+    pub(crate) keys: Tensor,
     /// [capacity, kv_heads * head_dim]
-    pub values: Tensor,
+    pub(crate) values: Tensor,
+}
+
+impl KvCache {
+    /// Tokens that it has room for.
+    pub fn capacity(&self) -> usize {
+        self.keys.shape()[0]
+    }
 }
 
 /// What [`Attention::backward`] needs.

@@ -40,9 +40,9 @@ impl Permutation {
         Ok(Permutation { order: tensor(order)?, inverse: tensor(&inverse)? })
     }
 
-    /// The order. Waits for the device. Errors: Device.
-    pub fn order(&self) -> Result<Vec<u32>> {
-        self.order.read()
+    /// The order: position c of the permuted input holds column `order[c]`. [cols] u32
+    pub fn order(&self) -> &Tensor {
+        &self.order
     }
 }
 

@@ -1,11 +1,11 @@
 //! Rounding a tensor to the numbers of a scheme, at once.
 
 use crate::{
-    Error, QuantizedTensor, Result,
+    QuantizedTensor, Result,
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::quantize as kernel,
-    quant::{ScaleType, Scheme, dynamic8_map, nested_array},
+    quant::{Scheme, dynamic8_map, nested_array},
 };
 
 pub use crate::kernels::quantize::{encodes, rounds};
@@ -42,7 +42,7 @@ pub fn quantize_with(
     let mut g = Graph::new(gpu);
     kernel::record_tensor(&mut g, name, source, &target, Some(lanes), &status)?;
     g.run()?;
-    report(name, scheme, &status.read::<u32>()?)?;
+    kernel::report(name, scheme, &status.read::<u32>()?)?;
     Ok(target)
 }
 
@@ -59,18 +59,4 @@ pub fn encode(gpu: &Gpu, name: &str, source: &Tensor, target: &QuantizedTensor) 
     kernel::record_tensor(&mut g, name, source, target, None, &status)?;
     g.run()?;
     gpu.wait()
-}
-
-/// Errors: Config, where the status of [`kernels::quantize`](crate::kernels::quantize::status), read back, tells of numbers that are not finite or of a range beyond the scheme's.
-pub fn report(name: &str, scheme: Scheme, status: &[u32]) -> Result<()> {
-    if status[0] > 0 {
-        let what = if scheme.code_bits() == 16 { "not finite or too large" } else { "not finite" };
-        let message = format!("element {} is {what} for {} ({} such)", !status[1], scheme.name(), status[0]);
-        return Err(Error::config(name, format!("{message}; only finite numbers can be stored")));
-    }
-    if status[2] > 0 {
-        let scale = if matches!(scheme, Scheme::Int { scale: ScaleType::F16, .. }) { "f16" } else { "f32" };
-        return Err(Error::config(name, format!("the range of block {} is beyond {scale}", !status[2])));
-    }
-    Ok(())
 }

@@ -124,7 +124,7 @@ pub(super) fn read_tensors(store: &Store, folder: &Path) -> Result<()> {
 /// Weights are told apart by their first codes and scales. Errors: Device.
 pub(super) fn identity(model: &Model, training: &TrainConfig, loader: &DataLoader) -> Result<Value> {
     let mut weights = blake3::Hasher::new();
-    weights.update(&model.embedding.head_bytes()?);
+    weights.update(&model.head().head_bytes()?);
     for linear in model.linears() {
         // What is trained through rounding changes with the run; what it began from is in the checkpoint.
         let frozen = match linear.change.rounded().map(|latent| &latent.float) {

@@ -10,6 +10,7 @@ use fourbit::{
     method::{Aqlm, FineTune, LayerMethod, PipelineOptions, Quip, Tuned, quantize_model},
     model::{LoadOptions, Model, Quantization},
     nn::Transform,
+    ops::hadamard::read_signs,
     quant::Scheme,
 };
 
@@ -35,7 +36,7 @@ fn divergence(model: &Model, texts: &[Vec<u32>]) -> f64 {
     let mut sum = 0.0;
     for ids in texts {
         let [p, q] = [&float, model].map(|model| evaluate::logits(model, ids).unwrap());
-        let vocab = model.arch.vocab_size;
+        let vocab = model.arch().vocab_size;
         for (p, q) in p.chunks_exact(vocab).zip(q.chunks_exact(vocab)) {
             let (p, q) = (log_softmax(p), log_softmax(q));
             sum += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>() / ids.len() as f64;
@@ -78,7 +79,7 @@ fn check(plain: &dyn LayerMethod, finetuned: &dyn LayerMethod, most: f64) -> Opt
 
 /// Codes, and code books or lattice, of block 0.
 fn stored(model: &Model) -> Vec<(Vec<u32>, Vec<f32>)> {
-    let weights = model.blocks[0].linears().map(|(_, linear)| linear.base.weight.download().unwrap());
+    let weights = model.blocks()[0].linears().map(|(_, linear)| linear.base.weight.download().unwrap());
     weights.map(|packed| (packed.codes, packed.nested)).collect()
 }
 
@@ -128,12 +129,12 @@ fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
     for site in [0, 1, 2, 4, 5, 6] {
         assert!(tuned[site].after < 0.95 * tuned[site].before, "{tuned:?}");
     }
-    let signs = |model: &Model, block: usize, linear: usize| match &model.blocks[block]
+    let signs = |model: &Model, block: usize, linear: usize| match &model.blocks()[block]
         .linear(LinearId::ALL[linear])
         .base
         .transform
     {
-        Some(Transform::Hadamard { input, output }) => [input, output].map(|t| t.signs().unwrap()),
+        Some(Transform::Hadamard { input, output }) => [input, output].map(|t| read_signs(t).unwrap()),
         _ => panic!("a layer between transforms"),
     };
     for linear in 0..6 {

@@ -8,7 +8,7 @@ use fourbit::{
     DType, QuantizedTensor,
     gpu::Gpu,
     graph::Graph,
-    kernels::codebook::Codes,
+    ops::codebook::sort,
     quant::{Packed, Scheme},
 };
 
@@ -60,7 +60,7 @@ fn check(gpu: &Gpu, [rows, cols]: [usize; 2], words: Vec<u32>) {
     let scheme = Scheme::Aqlm;
     let bits = scales.iter().map(|v| v.to_bits()).collect();
     let packed = Packed::new(scheme, [rows, cols], words.clone(), bits, books.clone()).unwrap();
-    let sorted = Codes::new(gpu, &QuantizedTensor::upload(gpu, "w", &packed).unwrap()).unwrap();
+    let sorted = sort(gpu, &QuantizedTensor::upload(gpu, "w", &packed).unwrap()).unwrap();
     let tensor = |values: &[f32]| gpu.tensor("t", [values.len()], DType::F32, values).unwrap();
     // What is there before the first gradient must not be read.
     let (dbooks, dscales) = (tensor(&vec![f32::NAN; 4096]), tensor(&vec![f32::NAN; rows]));
@@ -99,10 +99,10 @@ fn gradients_equal_the_reference() {
 fn other_weights_and_shapes_are_refused() {
     let Some(gpu) = gpu() else { return };
     let floats = QuantizedTensor::zeros(&gpu, "w", Scheme::F32, [2, 8]).unwrap();
-    let message = Codes::new(&gpu, &floats).err().unwrap().to_string();
+    let message = sort(&gpu, &floats).err().unwrap().to_string();
     assert_eq!(message, "codebook: expected a weight of AQLM, got f32");
     let weight = QuantizedTensor::zeros(&gpu, "w", Scheme::Aqlm, [2, 8]).unwrap();
-    let codes = Codes::new(&gpu, &weight).unwrap();
+    let codes = sort(&gpu, &weight).unwrap();
     let mut g = Graph::new(&gpu);
     let mut zeros = |len: usize| g.import(&gpu.zeros("t", [len], DType::F32).unwrap());
     let (dw, books, scales, keep) = (zeros(16), zeros(4096), zeros(2), zeros(1));

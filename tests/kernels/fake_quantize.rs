@@ -12,10 +12,9 @@ use fourbit::{
     kernels::{
         dequantize::dequantize,
         fake_quantize::{self, Grid},
-        quantize,
+        quantize::{self, report},
         quantize_rows::{self, Scale},
     },
-    ops::quantize::report,
     quant::{BlockSize, Packed, Scheme, affine::stored_codes},
 };
 use half::f16;

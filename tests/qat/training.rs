@@ -2,7 +2,7 @@
 
 use crate::support::{assert_close, embedded, gpu};
 use fourbit::{
-    Gpu, LoraConfig, Model, QuantizedTensor, Result, Tensor, TrainConfig, Trainer,
+    Gpu, LoraConfig, Model, Result, Tensor, TrainConfig, Trainer,
     adapter::{InputScales, QatConfig, Ranges},
     arch::LinearId,
     data::{Batch, DataLoader, Example, LoaderOptions},
@@ -263,7 +263,7 @@ fn static_scales_come_from_the_largest_inputs() {
     let plain = model(&gpu, None, weights);
     let samples = [IDS[..7].to_vec(), IDS[3..10].to_vec(), IDS.to_vec()];
     let ropes = plain.rope_tables(IDS.len()).unwrap();
-    let mut largest = vec![0.0f32; plain.arch.linear_count()];
+    let mut largest = vec![0.0f32; plain.arch().linear_count()];
     for ids in &samples {
         let (len, inputs) = (ids.len(), Inputs::new(&gpu, 1, ids.len()).unwrap());
         inputs.write(ids, &(0..len as u32).collect::<Vec<_>>(), &vec![1; len], &vec![0; len]).unwrap();
@@ -272,7 +272,7 @@ fn static_scales_come_from_the_largest_inputs() {
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = plain.embed(&mut g, &ids).unwrap();
         let mut seen = Vec::new();
-        for block in &plain.blocks {
+        for block in plain.blocks() {
             let (y, saved) = block.forward(&mut g, &x, &cx, Keys::Own(&segments)).unwrap();
             seen.extend(LinearId::ALL.iter().map(|id| saved.input(id.reads()).clone()));
             x = y;
@@ -302,7 +302,7 @@ fn floats_that_are_trained_are_held_once() {
     let trained: u64 = model.store().bytes();
     assert!(trained >= 16 * model.store().parameters() as u64);
     // What rounding reports of a layer is 16 bytes.
-    assert_eq!(gpu.allocated_bytes(), before + trained + 16 * model.arch.linear_count() as u64);
+    assert_eq!(gpu.allocated_bytes(), before + trained + 16 * model.arch().linear_count() as u64);
     model.convert_qat().unwrap();
 }
 
@@ -320,8 +320,8 @@ fn a_trained_model_is_written_and_read() {
         let job = QuantizedFolder::open(embedded::FOLDER, scheme, Box::new(layout), out.path().join("model")).unwrap();
         job.write_model(&model, &mut |_| Ok(())).unwrap().commit().unwrap();
         let read = Model::load(&gpu, out.path().join("model"), &LoadOptions::default()).unwrap();
-        assert_eq!(read.blocks[0].attention.q.base.weight.scheme(), scheme);
-        assert_eq!(read.blocks[0].attention.q.base.rounding.is_some(), activations.is_some());
+        assert_eq!(read.blocks()[0].attention.q.base.weight.scheme(), scheme);
+        assert_eq!(read.blocks()[0].attention.q.base.rounding.is_some(), activations.is_some());
         assert_eq!(evaluate::logits(&read, &IDS).unwrap(), evaluate::logits(&model, &IDS).unwrap());
         if activations.is_some() {
             // The plain layout has no room for the scales; the other one demands them.
@@ -365,9 +365,8 @@ fn what_cannot_be_trained_is_refused() {
     assert!(message.contains("its own weight is trained, so that there is no base"), "{message}");
 
     let mut broken = load();
-    let mut packed = broken.blocks[1].feed_forward.up.base.weight.download().unwrap();
-    packed.codes[3] = 0x7e00_7e00;
-    broken.blocks[1].feed_forward.up.base.weight = QuantizedTensor::upload(&gpu, "w", &packed).unwrap();
+    let up = broken.linear("model.layers.1.mlp.up_proj").unwrap().base.weight.shards().next().unwrap();
+    up.codes.write_at(3, bytemuck::bytes_of(&0x7e00_7e00u32)).unwrap();
     let message = refusal(&mut broken, QatConfig::new(Scheme::int(4, 64)));
     assert!(message.starts_with("model.layers.1.mlp.up_proj.weight: element 6 is not finite"), "{message}");
 }

@@ -298,7 +298,7 @@ pub const MAX_SEQ_LENGTH: usize = 1024;
 
 /// `--max-seq-length`, or `default` where the model has so many positions. Errors: Config where it is beyond them.
 pub fn max_seq_length(asked: Option<usize>, default: usize, source: &Source) -> Result<usize> {
-    let longest = source.arch.max_positions;
+    let longest = source.arch().max_positions;
     match asked {
         None => Ok(default.min(longest)),
         Some(length) if length > longest => {
@@ -387,7 +387,7 @@ impl DataArgs {
         let options = DataOptions {
             max_seq_length: max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?,
             completion_only: self.completion_only_loss,
-            vocab_size: source.arch.vocab_size,
+            vocab_size: source.arch().vocab_size,
         };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
         note_rows(&dataset, tokenizer.as_ref(), options.max_seq_length);

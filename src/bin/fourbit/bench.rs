@@ -153,12 +153,12 @@ impl Bench {
         let mut model = Model::from_source(gpu, &source, &self.quant.options(&source)?)?;
         let config = TrainConfig {
             batch_size: self.batch_size,
-            max_seq_length: self.max_seq_length.min(source.arch.max_positions),
+            max_seq_length: self.max_seq_length.min(source.arch().max_positions),
             max_steps: 1000,
             ..TrainConfig::default()
         };
         self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
-        let batch = batch(config.batch_size, config.max_seq_length, source.arch.vocab_size);
+        let batch = batch(config.batch_size, config.max_seq_length, source.arch().vocab_size);
         Ok((Trainer::new(model, config)?, batch))
     }
 

@@ -85,7 +85,7 @@ impl Calibrate {
             calibration: self.calibration.text(),
             layers: Vec::new(),
         };
-        let mut progress = Progress::new(source.arch.linear_count() as u64, "layers");
+        let mut progress = Progress::new(source.arch().linear_count() as u64, "layers");
         quantize_model(&gpu, &source, &*method, &options, &samples, |layer| {
             progress.advance(1);
             if let Some(figures) = layer.figures {

@@ -131,7 +131,7 @@ impl CalibrationArgs {
     /// Warns where `samples` are too few tokens for one of `recipes`, with how many samples are enough.
     pub fn warn_of_few(&self, recipes: &[Recipe], samples: &[Vec<u32>], source: &Source) {
         let Some(recipe) = recipes.iter().find(|recipe| recipe.method.fits_columns()) else { return };
-        let widest = source.arch.linear_layers().map(|(_, [_, inputs])| inputs).max().unwrap_or(0);
+        let widest = source.arch().linear_layers().map(|(_, [_, inputs])| inputs).max().unwrap_or(0);
         let (count, tokens) = (samples.len(), samples.iter().map(Vec::len).sum::<usize>());
         let needs = recipe.build().map(|method| method.needs()).unwrap_or_default();
         let shown = samples.iter().enumerate().filter(|(number, _)| !needs.holds_back(*number, count));
@@ -158,9 +158,9 @@ impl CalibrationArgs {
     pub fn load(&self, method: &str, model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
         let path = self.calibration.as_ref();
         let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
-        let length = self.calibration_length.min(source.arch.max_positions);
+        let length = self.calibration_length.min(source.arch().max_positions);
         let tokenizer = Tokenizer::open(model)?;
-        let options = SampleOptions { samples: self.calibration_samples, length, vocab_size: source.arch.vocab_size };
+        let options = SampleOptions { samples: self.calibration_samples, length, vocab_size: source.arch().vocab_size };
         data::samples(path, tokenizer.as_ref(), &options)
     }
 }

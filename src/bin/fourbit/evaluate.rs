@@ -112,6 +112,6 @@ impl Evaluate {
 
 fn write_logits(model: &Model, ids: &[u32], path: &Path) -> Result<()> {
     let logits = evaluate::logits(model, ids)?;
-    let spec = TensorSpec::new("logits", DType::F32, [ids.len(), model.arch.vocab_size]);
+    let spec = TensorSpec::new("logits", DType::F32, [ids.len(), model.arch().vocab_size]);
     write_file(path, &[(spec, bytemuck::cast_slice(&logits))])
 }

@@ -245,7 +245,7 @@ impl Finetune {
         let scheme = model.linears().next().map_or("none", |linear| linear.base.weight.scheme().name());
         note(format_args!(
             "model: {} layers in {scheme}, {}; {trained} trained values",
-            model.arch.blocks.len(),
+            model.arch().blocks.len(),
             bytes(model.weight_bytes()),
         ));
         let (rows, tokens) = (loader.dataset().len(), loader.dataset().tokens());

@@ -179,7 +179,7 @@ impl Generate {
 
     fn chat(&self, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
         note(format_args!("Type a message and press Enter; an empty line forgets the conversation, Ctrl-D ends it."));
-        let mut generator = Generator::new(model, model.arch.max_positions.min(CHAT_TOKENS))?;
+        let mut generator = Generator::new(model, model.arch().max_positions.min(CHAT_TOKENS))?;
         let mut messages = self.opening();
         // What the generator holds, so that only what is new is read.
         let mut held: Vec<u32> = Vec::new();

@@ -89,7 +89,7 @@ impl MeasureArgs {
         let options = DataOptions {
             max_seq_length: max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source)?,
             completion_only: self.completion_only_loss,
-            vocab_size: source.arch.vocab_size,
+            vocab_size: source.arch().vocab_size,
         };
         let rows = Dataset::load(data, tokenizer, &options)?;
         note_rows(&rows, tokenizer, options.max_seq_length);

@@ -199,10 +199,10 @@ impl Job<'_> {
             let held = self.source.scheme(&weight)?.is_float() && matches!(self.base, Quantization::AsStored);
             held.then(|| Ok(self.source.packed(&weight, self.source.shape(&weight)?)?.dequantize())).transpose()
         };
-        let adapter = load_adapter(&self.gpu, &self.source.arch, self.adapter, false, &floats)?;
-        let method = Merged::new(recipe.build()?, adapter);
+        let adapter = load_adapter(&self.gpu, self.source.arch(), self.adapter, false, &floats)?;
+        let method = Merged::new(recipe.build()?, &adapter);
         let options = PipelineOptions { base: self.base, ..recipe.pipeline() };
-        let mut progress = Progress::new(self.source.arch.linear_count() as u64, "layers");
+        let mut progress = Progress::new(self.source.arch().linear_count() as u64, "layers");
         let model = quantize_model(&self.gpu, self.source, &method, &options, &self.samples, |_| {
             progress.advance(1);
             go_on()
@@ -217,7 +217,7 @@ fn held(source: &Source, quantization: Quantization) -> Result<Scheme> {
     if let Quantization::To(scheme) = quantization {
         return Ok(scheme);
     }
-    let layers: Vec<(Scheme, usize)> = (source.arch.linear_layers())
+    let layers: Vec<(Scheme, usize)> = (source.arch().linear_layers())
         .map(|(name, [_, cols])| Ok((source.scheme(&format!("{name}.weight"))?, cols)))
         .collect::<Result<_>>()?;
     let scheme = shared(&layers).unwrap_or(Scheme::F32);

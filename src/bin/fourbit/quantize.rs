@@ -82,7 +82,7 @@ impl Quantize {
         };
         let samples = self.calibration.samples(std::slice::from_ref(&recipe), &self.input, source)?;
         let gpu = global.gpu()?;
-        let mut progress = Progress::new(source.arch.linear_count() as u64, "layers");
+        let mut progress = Progress::new(source.arch().linear_count() as u64, "layers");
         let method = recipe.build()?;
         let mut tuned = Vec::new();
         let model = quantize_model(&gpu, source, &*method, &recipe.pipeline(), &samples, |report| {

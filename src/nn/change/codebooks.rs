@@ -3,7 +3,7 @@
 use super::Parameter;
 use crate::{
     Error, Result,
-    gpu::{Gpu, Tensor},
+    gpu::Tensor,
     graph::{Graph, Value},
     kernels::{QuantizedTensor, codebook::Codes, dense},
     quant::Scheme,
@@ -14,21 +14,20 @@ use crate::{
 pub struct Codebooks {
     codes: Codes,
     /// `[2 * 256 * 8]`
-    pub books: Parameter,
+    pub(crate) books: Parameter,
     /// [out]
-    pub scales: Parameter,
+    pub(crate) scales: Parameter,
 }
 
 impl Codebooks {
-    /// Those of a weight, sharing its memory, not trained yet. Errors: Shape for another scheme or more codes than a binding
-    /// holds; OutOfMemory, Device.
-    pub fn of(gpu: &Gpu, weight: &QuantizedTensor) -> Result<Codebooks> {
+    /// Those of a weight, sharing its memory, not trained yet. codes: its codes, sorted. Errors: Shape for another scheme.
+    pub fn of(weight: &QuantizedTensor, codes: Codes) -> Result<Codebooks> {
         let (Scheme::Aqlm, Some(scales), Some(books)) = (weight.scheme(), weight.scales(), weight.nested()) else {
             return Err(Error::shape("training of code books", "a weight of aqlm", weight.scheme()));
         };
         let scales = Tensor::view(scales.buffer.clone(), scales.offset, [weight.rows()].into(), crate::DType::F32);
         let (books, scales) = (Parameter::frozen(books.clone()), Parameter::frozen(scales));
-        Ok(Codebooks { codes: Codes::new(gpu, weight)?, books, scales })
+        Ok(Codebooks { codes, books, scales })
     }
 
     pub(super) fn gradients(&self, g: &mut Graph, x: &Value, dy: &Value, accumulate: &Value) -> Result<()> {

@@ -11,7 +11,6 @@ use crate::{
         quantize,
     },
     nn::{InputRounding, Linear},
-    ops::quantize::report,
     quant::Scheme,
 };
 
@@ -132,21 +131,19 @@ impl Latent {
         }
     }
 
-    /// Errors: Config with the tensor's name where a number could not be stored; Device.
-    pub fn check(&self, name: &str, target: &QuantizedTensor) -> Result<()> {
-        let gpu = target.gpu();
-        if gpu.is_dry() {
-            return Ok(());
-        }
+    /// Where rounding tells of numbers that cannot be stored: see [`quantize::report`].
+    pub fn status(&self) -> &Tensor {
+        &self.status
+    }
+
+    /// Records a look at W where it is fq(W) itself: no rounding looks at it while it learns. Errors: Shape, OutOfMemory.
+    pub fn look(&self, g: &mut Graph, name: &str, target: &QuantizedTensor) -> Result<()> {
         if let (Float::Whole(w), true) = (&self.float, self.is_own(target)) {
-            // No rounding looks at it while it learns.
-            let copy = QuantizedTensor::zeros(gpu, name, target.scheme(), target.shape())?;
-            let mut g = Graph::new(gpu);
+            let copy = QuantizedTensor::zeros(target.gpu(), name, target.scheme(), target.shape())?;
             let w = g.import(&w.values);
-            quantize::record(&mut g, name, &w, &copy, false, &self.status)?;
-            g.run()?;
+            quantize::record(g, name, &w, &copy, false, &self.status)?;
         }
-        report(name, target.scheme(), &self.status.read::<u32>()?)
+        Ok(())
     }
 
     /// dx (plus `add`), and the gradients of what is trained.
