@@ -1,15 +1,21 @@
 //! Text to token ids and back, from `tokenizer.json` or a GGUF file's metadata, and the model's chat template.
 
+mod arithmetic;
+mod bodies;
+mod budget;
 mod builtins;
+mod chains;
 mod clock;
 mod comparison;
 mod ends;
+mod filters;
 mod folder;
 mod gguf;
 mod gguf_metadata;
 mod jinja;
 mod literal;
 mod message;
+mod operators;
 mod python;
 mod stream;
 mod template;
