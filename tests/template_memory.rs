@@ -127,6 +127,26 @@ fn no_template_takes_more_memory_than_its_bounds() {
     println!("{} forms, at most {:.1} MiB ({})", forms.len(), highest.0 as f64 / MIB as f64, highest.1);
     assert!(highest.0 < 110 * MIB, "{highest:?}");
 
+    // Depth takes stack where values are compared, sorted and dropped. A few hundred levels are harmless anywhere.
+    let deep = |first: &str, step: &str| doubled(first, step, 300);
+    for (name, source) in [
+        ("lists", deep("[]", "[ns.x]")),
+        ("tuples", deep("(1,)", "ns.x, 1")),
+        ("dicts", deep("{}", "{'k': ns.x}")),
+        ("keys of dicts", deep("(1,)", "({(ns.x,): 1}, 1)")),
+        ("dict()", deep("{}", "dict(k=ns.x)")),
+        ("batches", deep("[1]", "ns.x | batch(1) | list")),
+        ("views", deep("{}", "{'k': ns.x}.items()")),
+        ("namespaces", "{% set ns = namespace() %}{% set ns.x = ns %}".into()),
+        ("namespaces in lists", "{% set ns = namespace() %}{% set ns.x = [ns] %}".into()),
+        ("cyclers", "{% set x = cycler(1) %}{% set y = [x] %}".into()),
+    ] {
+        let error = render(&source).0.expect_err(name);
+        let ours = ["nested deeper than 200 levels", "cannot be in another", "cannot hold a namespace"];
+        assert!(ours.iter().any(|words| error.contains(words)), "{name}: {error}");
+    }
+    assert_eq!(render(&doubled("[]", "[ns.x]", 150)).0.as_deref(), Ok("1"));
+
     // What is within the bounds is written as ever.
     for (source, expected) in [
         ("{{ 'ab' * 3 + 'c' ~ 1 + '-' * (2 - 1) }}", "abababc1-"),

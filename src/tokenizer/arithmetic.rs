@@ -3,7 +3,7 @@
 //! Precedence is minijinja's, which is Jinja2's: `+` and `-` bind less than `~`, that less than `*`, `/`, `//` and `%`, those less than
 //! `**`, and signs, attributes, calls, filters and tests belong to an operand. What is no expression is passed on as it is.
 
-use super::jinja::{ADD, CONCAT, Kind, MODULO, MULTIPLY, Piece, SLICED, is_word};
+use super::jinja::{ADD, CONCAT, Kind, MODULO, MULTIPLY, NESTED, Piece, SLICED, is_word};
 
 /// Arguments of one call; a longer chain becomes a call in a call.
 const ARGUMENTS: usize = 100;
@@ -175,6 +175,10 @@ fn signed(pieces: &[Piece], at: usize) -> Option<Read> {
         read.text.extend(pieces[read.end..=at].iter().map(|piece| piece.text.as_str()));
         read.end = at + 1;
     }
+    if makes(first) {
+        read.text = format!("{NESTED}({})", read.text);
+        read.changed = true;
+    }
     while let Some(at) = next(pieces, read.end) {
         let (kind, text) = (pieces[at].kind, pieces[at].text.as_str());
         let end = match kind {
@@ -191,6 +195,19 @@ fn signed(pieces: &[Piece], at: usize) -> Option<Read> {
     }
     read.text.insert_str(0, &signs);
     Some(read)
+}
+
+/// Whether it is a list, a dict or a tuple with more in it than constants.
+fn makes(piece: &Piece) -> bool {
+    if piece.kind != Kind::Value || !piece.text.starts_with(['[', '{', '(']) {
+        return false;
+    }
+    let own = |sign: char| {
+        super::literal::depths(&piece.text).any(|(at, depth)| depth == 1 && piece.text[at..].starts_with(sign))
+    };
+    let named = super::literal::depths(&piece.text)
+        .any(|(at, _)| piece.text[at..].starts_with(|c: char| c.is_alphabetic() || c == '_'));
+    named && (!piece.text.starts_with('(') || own(','))
 }
 
 /// Whether a bracket holds a colon of its own.

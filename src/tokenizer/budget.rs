@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 use minijinja::value::{Rest, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, functions};
 
+use super::nesting::shallow;
 use super::python::refused;
 use super::views::View;
 
@@ -22,6 +23,8 @@ pub(super) const VALUE: usize = 8 << 20;
 const HELD: usize = 32 << 20;
 /// Bytes that are written.
 const WRITTEN: usize = 32 << 20;
+/// Values that are looked at to see how deep lists and dicts are nested; what they share is looked at each time.
+const LOOKED_AT: usize = 10_000_000;
 /// What an item of a list takes, with what is around a value.
 pub(super) const ITEM: usize = 32;
 /// Texts up to this length lie in the value itself.
@@ -92,6 +95,7 @@ struct Budget {
     /// Bytes of values of other kinds, which count to the end.
     other: usize,
     written: usize,
+    looked_at: usize,
 }
 
 impl Budget {
@@ -167,6 +171,16 @@ pub(super) fn write(state: &mut State<'_, '_>, bytes: usize) -> Result<(), Error
     Budget::of(state).write(bytes)
 }
 
+/// Counts a value that is looked at. Errors: there were too many.
+pub(super) fn look(state: &mut State<'_, '_>) -> Result<(), Error> {
+    let budget = Budget::of(state);
+    budget.looked_at += 1;
+    match budget.looked_at > LOOKED_AT {
+        true => Err(refused(format!("lists and dicts with more than {LOOKED_AT} values in them are too large"))),
+        false => Ok(()),
+    }
+}
+
 /// All arguments, those by name too.
 pub(super) fn values(args: Rest<ValueOrKwargs>) -> Vec<Value> {
     args.0.into_iter().map(Value::from).collect()
@@ -225,7 +239,9 @@ where
 {
     let inner = Value::from_function(f);
     env.add_function(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-        let value = inner.call(state, &values(args))?;
+        let args = values(args);
+        args.iter().cloned().try_for_each(|arg| shallow(state, arg).map(drop))?;
+        let value = inner.call(state, &args)?;
         let budget = Budget::of(state);
         budget.other += 8 * ITEM + weight(&value, 0);
         budget.check()?;

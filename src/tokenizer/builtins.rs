@@ -8,7 +8,7 @@ use super::jinja::{ITERATE, MODULO};
 use super::operators::{self, push};
 use super::python::{self, Json, refused};
 use super::views::{self, Range, View};
-use super::{comparison, filters};
+use super::{comparison, filters, nesting};
 
 /// Registers everything.
 pub(super) fn register(env: &mut Environment<'static>) {
@@ -76,6 +76,7 @@ pub(super) fn register(env: &mut Environment<'static>) {
     comparison::register(env);
     views::register(env);
     operators::register(env);
+    nesting::register(env);
     filters::register(env);
 }
 

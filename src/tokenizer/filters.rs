@@ -4,6 +4,7 @@ use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, filters};
 
 use super::budget::{filter, fits, fits_items, keep, list_filter, values};
+use super::nesting::shallow;
 use super::operators::listed;
 use super::python::{self, refused};
 
@@ -24,20 +25,25 @@ pub(super) fn register(env: &mut Environment<'static>) {
     list_filter(env, "last", filters::last);
     list_filter(env, "items", filters::items);
     list_filter(env, "unique", filters::unique);
-    list_filter(env, "groupby", filters::groupby);
+    list_filter(env, "groupby", |state: &mut State<'_, '_>, value: Value, attribute: Option<&str>, options: Kwargs| {
+        let groups = filters::groupby(value, attribute, options)?;
+        shallow(state, groups)
+    });
     list_filter(env, "map", filters::map);
     list_filter(env, "select", filters::select);
     list_filter(env, "reject", filters::reject);
     list_filter(env, "selectattr", filters::selectattr);
     list_filter(env, "rejectattr", filters::rejectattr);
     list_filter(env, "reverse", |value: Value| listed(filters::reverse(&value)?));
-    list_filter(env, "batch", |state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+    list_filter(env, "batch", |state: &mut State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
         fits_items(count)?;
-        filters::batch(state, value, count, fill)
+        let batches = filters::batch(state, value, count, fill)?;
+        shallow(state, batches)
     });
-    list_filter(env, "slice", |state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+    list_filter(env, "slice", |state: &mut State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
         fits_items(count)?;
-        filters::slice(state, value, count, fill)
+        let slices = filters::slice(state, value, count, fill)?;
+        shallow(state, slices)
     });
 }
 

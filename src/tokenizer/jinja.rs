@@ -4,6 +4,8 @@
 //! * `{% generation %}` … `{% endgeneration %}` become a call block of [`GENERATION`], which marks its text or leaves it.
 //! * `a % b` becomes `MODULO(a, b)`, since minijinja has no `%` on texts, and `+`, `~`, `*` and slices become calls, since what they
 //!   make must be bounded (`arithmetic`).
+//! * What makes lists, tuples and dicts, and what sets a namespace's attribute, becomes a call, since their depth must be bounded
+//!   (`nesting`).
 //! * Each body of a loop, a macro or a block begins with a call that counts what is written there (`bodies`).
 //! * `a < b` and the like become `COMPARE('<', a, b)`, and `a in b` becomes `CONTAINS(a, b)`: what Python does not compare is an
 //!   error.
@@ -39,8 +41,13 @@ pub(super) const MULTIPLY: &str = "__multiply";
 pub(super) const SLICED: &str = "__sliced";
 /// The function that counts what a body is about to write.
 pub(super) const SPEND: &str = "__spend";
+/// The function around a list, tuple or dict that is made each time.
+pub(super) const NESTED: &str = "__nested";
+/// The function around what a namespace's attribute is set to.
+pub(super) const ATTRIBUTE: &str = "__attribute";
 /// A template that gives one of them another meaning is refused.
-const OWN: [&str; 10] = [GENERATION, MODULO, COMPARE, CONTAINS, ITERATE, ADD, CONCAT, MULTIPLY, SLICED, SPEND];
+const OWN: [&str; 12] =
+    [GENERATION, MODULO, COMPARE, CONTAINS, ITERATE, ADD, CONCAT, MULTIPLY, SLICED, SPEND, NESTED, ATTRIBUTE];
 
 /// The template as minijinja takes it. Errors: a sentence about what has no counterpart there.
 pub(super) fn prepared(source: &str) -> Result<String, String> {
@@ -219,10 +226,21 @@ fn statement(body: &str) -> String {
     match word {
         "generation" => around(&format!("call {GENERATION}()")),
         "endgeneration" => around("endcall"),
-        _ if has_operators(body) || word.starts_with("for") => {
+        _ if has_operators(body) || ["for", "set"].iter().any(|begin| word.starts_with(begin)) => {
             let pieces = pieces(body);
-            let looped = pieces.iter().find(|p| p.kind != Kind::Blank).is_some_and(|p| p.text == "for");
-            if looped { join(iterated(pieces)) } else { join(rewritten(pieces)) }
+            match pieces.iter().find(|p| p.kind != Kind::Blank).map(|p| p.text.as_str()) {
+                Some("for") => join(iterated(pieces)),
+                Some("set") => join(assigned(pieces)),
+                // Behind it stand the arguments of the block, which are no tuple.
+                Some("call") => {
+                    let word = pieces.iter().position(|p| p.kind != Kind::Blank).map_or(0, |at| at + 1);
+                    let behind = pieces[word..].iter().position(|p| p.kind != Kind::Blank).map_or(0, |at| at + 1);
+                    let end = word + if pieces[word..].iter().any(|p| p.text.starts_with('(')) { behind } else { 0 };
+                    let (head, tail) = pieces.split_at(end.min(pieces.len()));
+                    join(head.to_vec()) + &join(rewritten(tail.to_vec()))
+                }
+                _ => join(rewritten(pieces)),
+            }
         }
         _ => body.to_owned(),
     }
@@ -234,7 +252,7 @@ fn expression(body: &str) -> String {
 
 /// Whether there may be an operator that is rewritten.
 fn has_operators(text: &str) -> bool {
-    text.contains(['%', '<', '>', '+', '~', '*', ':']) || text.contains("in")
+    text.contains(['%', '<', '>', '+', '~', '*', ':', '[', '{', ',']) || text.contains("in")
 }
 
 /// Pieces without the operators that are rewritten.
@@ -342,6 +360,33 @@ pub(super) fn is_word(piece: &Piece) -> bool {
     piece.kind == Kind::Name && WORDS.contains(&piece.text.as_str())
 }
 
+/// `set target = value`: a tuple without brackets, and what a namespace's attribute is set to, as calls.
+fn assigned(pieces: Vec<Piece>) -> Vec<Piece> {
+    let Some(equals) = pieces.iter().position(|p| p.kind == Kind::Operator && p.text == "=") else {
+        return rewritten(pieces);
+    };
+    let attribute = pieces[..equals].iter().any(|p| p.kind == Kind::Operator && p.text == ".");
+    let tuple = pieces[equals..].iter().any(|p| p.kind == Kind::Operator && p.text == ",");
+    let value = rewritten(pieces[equals + 1..].to_vec());
+    let mut out = pieces[..=equals].to_vec();
+    if !(attribute || tuple) || value.iter().all(|p| p.kind == Kind::Blank) {
+        out.extend(value);
+        return out;
+    }
+    let blank =
+        |piece: Option<&Piece>| piece.filter(|p| p.kind == Kind::Blank).map_or("", |p| p.text.as_str()).to_owned();
+    let (before, behind) = (blank(value.first()), blank(value.last()));
+    let mut text = join(value).trim().to_owned();
+    if tuple {
+        text = format!("{NESTED}(({text}))");
+    }
+    if attribute {
+        text = format!("{ATTRIBUTE}({text})");
+    }
+    out.push(Piece { kind: Kind::Value, text: before + &text + &behind });
+    out
+}
+
 /// `for target in value if condition`: the value inside of [`ITERATE`].
 fn iterated(pieces: Vec<Piece>) -> Vec<Piece> {
     let word = |from: usize, word: &str| {
@@ -439,19 +484,30 @@ mod tests {
                 "{{ __multiply(__multiply('x', 2 ** -n) / 3, -a.b(__add(c, d))[e]) }}",
             ),
             ("{{ a[1:] + b[c + 1:d][0] }}", "{{ __add(__sliced(a[1:]), __sliced(b[__add(c, 1):d])[0]) }}"),
-            ("{{ a[{'b': c}] | f(d ~ e) is g }}", "{{ a[{'b': c}] | f(__concat(d, e)) is g }}"),
+            ("{{ a[{'b': c}] | f(d ~ e) is g }}", "{{ a[__nested({'b': c})] | f(__concat(d, e)) is g }}"),
             ("{{ a is divisibleby 3 + 1 }}", "{{ __add(a is divisibleby 3, 1) }}"),
             (
                 "{{ a + b is not defined and -c is in d ~ e }}",
                 "{{ __add(a, b is not defined) and __concat(-c is in d, e) }}",
             ),
             ("{% for x in a[1:] + b if x + 1 %}", "{% for x in __iterate(__add(__sliced(a[1:]), b)) if __add(x, 1) %}"),
-            ("{% set a.b = c + d if e else f ~ g %}", "{% set a.b = __add(c, d) if e else __concat(f, g) %}"),
+            (
+                "{% set a.b = c + d if e else f ~ g %}",
+                "{% set a.b = __attribute(__add(c, d) if e else __concat(f, g)) %}",
+            ),
             (
                 "{% macro m(a, b='x' + 'y') %}{% endmacro %}",
                 "{% macro m(a, b=__add('x', 'y')) %}{% if false %}{{ a }}{{ b }}{{ m }}{% endif %}{% endmacro %}",
             ),
             ("{{ f(*a, **b) + -1 }}{{ 'a' 'b' + c }}", "{{ __add(f(*a, **b), -1) }}{{ __add('a' 'b', c) }}"),
+            (
+                "{% set a, b = c , d %}{% set a.b = c, [1] %}",
+                "{% set a, b = __nested((c , d)) %}{% set a.b = __attribute(__nested((c, [1]))) %}",
+            ),
+            (
+                "{% call(x, y) f([z]) %}{% set (a, b) = (c, 1) %}",
+                "{% call(x, y) f(__nested([z])) %}{% set (a, b) = __nested((c, 1)) %}",
+            ),
             ("{{ a + }}{{ + }}{{ a - b / c // d }}", "{{ a + }}{{ + }}{{ a - b / c // d }}"),
         ];
         for (source, expected) in cases {
@@ -470,7 +526,7 @@ mod tests {
             ),
             (
                 "{%- for x in y -%}\n a {%- if x -%} b{% set z = [x, x] %}{% endif %}{%- endfor -%} c",
-                "{%- for x in __iterate(y) -%}{% do __spend(194) -%}\n a {%- if x -%} b{% set z = [x, x] %}{% endif %}{%- endfor -%} c",
+                "{%- for x in __iterate(y) -%}{% do __spend(194) -%}\n a {%- if x -%} b{% set z = __nested([x, x]) %}{% endif %}{%- endfor -%} c",
             ),
             (
                 "{% for x in y %}a{% for z in x +%}bb{% endfor %}c{% endfor %}",
@@ -497,10 +553,10 @@ mod tests {
             ),
             (
                 "{{ 'x' if a.b | length > 1 + 2 else [c in d, {'k': e is not in f}] }}",
-                "{{ 'x' if __compare('>', a.b | length, __add(1, 2)) else [__contains(c, d), {'k': e is not in f}] }}",
+                "{{ 'x' if __compare('>', a.b | length, __add(1, 2)) else __nested([__contains(c, d), __nested({'k': e is not in f})]) }}",
             ),
             ("{% for x in y if x % 2 < 1 %}", "{% for x in __iterate(y) if __compare('<', __modulo(x, 2), 1) %}"),
-            ("{% set a, b = c in d, 'in' %}", "{% set a, b = __contains(c, d), 'in' %}"),
+            ("{% set a, b = c in d, 'in' %}", "{% set a, b = __nested((__contains(c, d), 'in')) %}"),
             ("{{ f(x=a in b, y=min) == 'a < b' }}", "{{ f(x=__contains(a, b), y=min) == 'a < b' }}"),
             ("{{ a < }}", "{{ a < }}"),
         ];
@@ -523,7 +579,7 @@ mod tests {
             ),
             (
                 "{% generation %}{% set a.b = c['d'] %}{% endgeneration %}",
-                "{% call __generation() %}{% set a.b = c['d'] %}{% if false %}{{ a }}{{ c }}{% endif %}{% endcall %}",
+                "{% call __generation() %}{% set a.b = __attribute(c['d']) %}{% if false %}{{ a }}{{ c }}{% endif %}{% endcall %}",
             ),
             ("{{ {'a': {'b': 1}}.a }}", "{{ {'a': {'b': 1}}.a }}"),
             ("{% for", "{% for"),

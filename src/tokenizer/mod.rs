@@ -16,6 +16,7 @@ mod gguf_metadata;
 mod jinja;
 mod literal;
 mod message;
+mod nesting;
 mod operators;
 mod python;
 mod stream;
