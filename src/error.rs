@@ -1,5 +1,7 @@
 //! The one error type of the crate: what was being done, what was expected, what came.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 /// A `Result` with [`Error`].
@@ -159,4 +161,29 @@ fn memory(needed: Option<u64>, available: Option<u64>) -> String {
         (Some(needed), None) => format!(" needs {needed} bytes of device memory, and the device has no more"),
         (None, _) => ": the device has no more memory".to_owned(),
     }
+}
+
+thread_local! {
+    /// How many calls into crates that may panic are being caught on this thread.
+    static CATCHING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether a panic on this thread would now be caught and returned as an [`Error`]. A program's panic hook may ask, so as
+/// to print nothing about a fault that is returned to it anyway; this crate never touches the hook.
+pub fn is_catching() -> bool {
+    CATCHING.try_with(|depth| depth.get() > 0).unwrap_or(false)
+}
+
+/// Runs `f`, which calls a crate that has panics where it should have errors, and nothing else; what a panic said, where it
+/// panicked. What `f` borrows must not be looked at then.
+pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    let nest = |by: i32| CATCHING.try_with(|depth| depth.set(depth.get().saturating_add_signed(by)));
+    let _ = nest(1);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    let _ = nest(-1);
+    result.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
+        text.trim().to_owned()
+    })
 }

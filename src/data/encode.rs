@@ -41,7 +41,7 @@ impl Example {
     }
 
     /// Ids and labels of one length and inside the vocabulary. Errors: a sentence.
-    fn check(&self, vocab_size: usize) -> Result<(), String> {
+    fn check(&self, vocab_size: usize, tokenizer: Option<&Tokenizer>) -> Result<(), String> {
         let n = self.input_ids.len();
         if n == 0 {
             return Err("expected at least one token, got none".into());
@@ -54,7 +54,9 @@ impl Example {
             }
         }
         if let Some(id) = self.input_ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(format!("input_ids: {id} is outside the vocabulary of {vocab_size} tokens"));
+            let token = tokenizer.and_then(|tokenizer| tokenizer.token(*id));
+            let token = token.map(|token| format!(" ({token:?})")).unwrap_or_default();
+            return Err(format!("input_ids: {id}{token} is outside the vocabulary of {vocab_size} tokens"));
         }
         let outside = |l: i32| l != IGNORE && usize::try_from(l).map_or(true, |l| l >= vocab_size);
         if let Some(label) = self.labels.iter().find(|&&l| outside(l)) {
@@ -96,7 +98,7 @@ pub(super) fn encode(
             text_row(row, tokenizer, whole).map_err(|e| bad(e.to_string()))?.map_err(bad)?
         }
     };
-    example.check(options.vocab_size).map_err(bad)?;
+    example.check(options.vocab_size, tokenizer).map_err(bad)?;
     Ok(example)
 }
 

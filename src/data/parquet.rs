@@ -1,7 +1,6 @@
 //! Rows of a Parquet file, as JSON has them.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use parquet::file::reader::SerializedFileReader;
@@ -10,13 +9,12 @@ use parquet::record::reader::RowIter;
 use serde_json::{Map, Value};
 
 use super::rows::NumberedRow;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 
 /// Every row of a Parquet file. Errors: Format.
 pub(super) fn read(path: &Path, file: File) -> Result<Vec<NumberedRow>> {
     // The parquet crate has places that panic on damaged pages; a data file must not end the program that way.
-    catch_unwind(AssertUnwindSafe(|| parquet_rows(path, file)))
-        .unwrap_or_else(|_| Err(Error::format(path, "the parquet file is damaged")))
+    caught(|| parquet_rows(path, file)).unwrap_or_else(|_| Err(Error::format(path, "the parquet file is damaged")))
 }
 
 fn parquet_rows(path: &Path, file: File) -> Result<Vec<NumberedRow>> {

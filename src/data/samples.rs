@@ -38,7 +38,9 @@ pub fn samples(path: &Path, tokenizer: Option<&Tokenizer>, options: &SampleOptio
         }
         false => {
             let missing = || Error::config("calibration", format!("{} needs a tokenizer", path.display()));
-            let ids = tokenizer.ok_or_else(missing)?.encode(&format::read_text(path)?, false)?;
+            let tokenizer = tokenizer.ok_or_else(missing)?;
+            let ids = tokenizer.encode(&format::read_text(path)?, false)?;
+            tokenizer.expect_rows("calibration", &ids, vocab_size)?;
             ids.chunks(length).take(count).map(<[u32]>::to_vec).collect()
         }
     };

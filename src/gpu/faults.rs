@@ -8,42 +8,17 @@
 //! ends the process. Nothing here retries, and nothing holds a lock while wgpu runs.
 
 use super::Gpu;
+use crate::error::caught as caught_panic;
+pub use crate::error::is_catching;
 use crate::{Error, Result};
 use std::{
-    cell::Cell,
     ops::Deref,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard},
 };
 
-thread_local! {
-    /// How many calls into wgpu are being caught on this thread.
-    static CATCHING: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whether a panic on this thread would now be caught and returned as an [`Error`]. A program's panic hook may ask, so as
-/// to print nothing about a fault that is returned to it anyway; this crate never touches the hook.
-pub fn is_catching() -> bool {
-    CATCHING.try_with(|depth| depth.get() > 0).unwrap_or(false)
-}
-
-/// Runs `f`, which calls wgpu and nothing else; what a panic said, where it panicked.
-fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    let nest = |by: i32| CATCHING.try_with(|depth| depth.set(depth.get().saturating_add_signed(by)));
-    let _ = nest(1);
-    // What `f` borrows of this crate is handed on to wgpu and not looked at after a panic: the device counts as lost then.
-    let result = catch_unwind(AssertUnwindSafe(f));
-    let _ = nest(-1);
-    result.map_err(|payload| {
-        let text = payload.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
-        text.trim().to_owned()
-    })
-}
-
 /// Runs `f`, which calls wgpu before there is a device. Errors: Device, where wgpu panics.
 pub(super) fn caught<T>(op: &str, f: impl FnOnce() -> T) -> Result<T> {
-    catch(f).map_err(|message| Error::Device { op: op.to_owned(), message })
+    caught_panic(f).map_err(|message| Error::Device { op: op.to_owned(), message })
 }
 
 /// An object of wgpu: a panic while it is dropped ends there. A device that fails while its memory is given back has
@@ -77,7 +52,7 @@ impl<T> std::ops::DerefMut for Held<T> {
 
 impl<T> Drop for Held<T> {
     fn drop(&mut self) {
-        if let Err(message) = catch(|| drop(self.0.take())) {
+        if let Err(message) = caught_panic(|| drop(self.0.take())) {
             log::debug!("while dropping {}: {message}", std::any::type_name::<T>());
         }
     }
@@ -159,7 +134,7 @@ impl Faults {
             }
             (value, errors.into_iter().flatten().next())
         };
-        let (value, error) = match catch(scopes) {
+        let (value, error) = match caught_panic(scopes) {
             Ok((value, error)) => (Some(value), error.map(|error| Faults::error(op, error))),
             Err(message) => {
                 let known = self.state().lost.is_some();

@@ -3,54 +3,59 @@
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, State};
 
-use super::comparison;
+use super::budget::{self, filter, fits, fits_items, function, keep, maker};
 use super::jinja::{ITERATE, MODULO};
+use super::operators::{self, push};
 use super::python::{self, Json, refused};
 use super::views::{self, Range, View};
+use super::{comparison, filters, nesting};
 
 /// Registers everything.
 pub(super) fn register(env: &mut Environment<'static>) {
-    env.set_formatter(|out, _, value| {
+    env.set_formatter(|out, state, value| {
         if value.is_undefined() {
             return Ok(());
         }
-        out.write_str(&python::str(value)).map_err(Error::from)
+        let text = python::str(value)?;
+        budget::write(state, text.len())?;
+        out.write_str(&text).map_err(Error::from)
     });
     env.set_unknown_method_callback(method);
-    env.add_function(MODULO, |left: Value, right: Value| python::modulo(&left, &right));
+    function(env, MODULO, |left: Value, right: Value| python::modulo(&left, &right));
     env.add_function(ITERATE, iterate);
     env.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
-        Err(refused(python::str(&message)))
+        Err(refused(python::str(&message)?))
     });
-    env.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
-    env.add_function("dict", dict);
-    env.add_function("joiner", minijinja_contrib::globals::joiner);
-    env.add_filter("tojson", to_json);
-    env.add_filter("length", length);
-    env.add_filter("count", length);
-    env.add_filter("string", |value: Value| if value.is_undefined() { String::new() } else { python::str(&value) });
-    env.add_filter("join", join);
-    env.add_filter("trim", trim);
-    env.add_filter("truncate", truncate);
-    env.add_filter("default", default);
-    env.add_filter("d", default);
-    env.add_filter("replace", replace);
-    env.add_filter("int", int);
-    env.add_filter("float", |value: Value, default: Option<Value>| {
+    maker(env, "cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
+    maker(env, "dict", dict);
+    maker(env, "namespace", minijinja::functions::namespace);
+    maker(env, "joiner", minijinja_contrib::globals::joiner);
+    filter(env, "tojson", to_json);
+    filter(env, "length", length);
+    filter(env, "count", length);
+    filter(env, "string", |value: Value| text_of(&value));
+    filter(env, "join", join);
+    filter(env, "trim", trim);
+    filter(env, "truncate", truncate);
+    filter(env, "default", default);
+    filter(env, "d", default);
+    filter(env, "replace", replace);
+    filter(env, "int", int);
+    filter(env, "float", |value: Value, default: Option<Value>| {
         let read = number(&value).or_else(|| value.as_str().and_then(|t| strip(t).parse().ok()));
         read.map(Value::from).or(default).unwrap_or_else(|| Value::from(0.0))
     });
-    env.add_filter("attr", |value: Value, name: String| match value.kind() {
+    filter(env, "attr", |value: Value, name: String| match value.kind() {
         ValueKind::Map => Ok(Value::UNDEFINED),
         _ => value.get_attr(&name),
     });
-    env.add_filter("center", |value: Value, width: Option<i64>| {
-        padded(&python::str(&value), "center", &[Value::from(width.unwrap_or(80))])
+    filter(env, "center", |value: Value, width: Option<i64>| {
+        padded(&python::str(&value)?, "center", &[Value::from(width.unwrap_or(80))])
     });
-    env.add_filter("striptags", minijinja_contrib::filters::striptags);
-    env.add_filter("wordcount", |value: Value| {
+    filter(env, "striptags", minijinja_contrib::filters::striptags);
+    filter(env, "wordcount", |value: Value| {
         let letter = |c: char| c.is_alphanumeric() || c == '_';
-        python::str(&value).split(|c| !letter(c)).filter(|word| !word.is_empty()).count()
+        Ok::<_, Error>(python::str(&value)?.split(|c| !letter(c)).filter(|word| !word.is_empty()).count())
     });
     // Jinja2 has none of these, so templates that name them are refused there.
     for name in ["split", "lines", "bool", "chain", "zip", "pprint"] {
@@ -70,6 +75,9 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.add_test("callable", is_callable);
     comparison::register(env);
     views::register(env);
+    operators::register(env);
+    nesting::register(env);
+    filters::register(env);
 }
 
 /// What a loop goes over: anything but `None`. A text goes by its characters.
@@ -115,12 +123,21 @@ fn default(value: Value, other: Option<Value>, truth: Option<Value>, options: Kw
     Ok(if value.is_undefined() || (truth && !value.is_true()) { other } else { value })
 }
 
-fn replace(value: Value, old: Value, new: Value, count: Option<i64>) -> String {
-    let [value, old, new] = [value, old, new].map(|v| if v.is_undefined() { String::new() } else { python::str(&v) });
-    match count.and_then(|n| usize::try_from(n).ok()) {
-        Some(n) => value.replacen(&old, &new, n),
-        None => value.replace(&old, &new),
-    }
+/// `str(value)`, and nothing for what is undefined.
+fn text_of(value: &Value) -> Result<String, Error> {
+    if value.is_undefined() { Ok(String::new()) } else { python::str(value) }
+}
+
+fn replace(value: Value, old: Value, new: Value, count: Option<i64>) -> Result<String, Error> {
+    replaced(&text_of(&value)?, &text_of(&old)?, &text_of(&new)?, count)
+}
+
+/// `text.replace(old, new, count)`. Errors: it grows too long.
+fn replaced(text: &str, old: &str, new: &str, count: Option<i64>) -> Result<String, Error> {
+    let most = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let found = text.matches(old).count().min(most);
+    fits(text.len().saturating_add(found.saturating_mul(new.len().saturating_sub(old.len()))))?;
+    Ok(text.replacen(old, new, found))
 }
 
 /// A number or a truth value as a double.
@@ -201,28 +218,31 @@ fn length(value: &Value) -> Result<usize, Error> {
 }
 
 fn join(value: Value, separator: Option<Value>, options: Kwargs) -> Result<String, Error> {
-    let separator = separator.or(options.get::<Option<Value>>("d")?).map(|v| python::str(&v)).unwrap_or_default();
+    let separator = separator.or(options.get::<Option<Value>>("d")?).map(|v| python::str(&v));
+    let separator = separator.transpose()?.unwrap_or_default();
     let attribute: Option<String> = options.get("attribute")?;
     options.assert_all_used()?;
     if value.is_none() {
         return Err(refused("'NoneType' object is not iterable"));
     }
-    let text = |item: Value| -> Result<String, Error> {
+    let mut out = String::new();
+    for (n, item) in value.try_iter()?.enumerate() {
         let item = match &attribute {
             Some(name) => item.get_attr(name)?,
             None => item,
         };
-        Ok(if item.is_undefined() { String::new() } else { python::str(&item) })
-    };
-    Ok(value.try_iter()?.map(text).collect::<Result<Vec<_>, _>>()?.join(&separator))
+        push(&mut out, if n > 0 { &separator } else { "" })?;
+        push(&mut out, &text_of(&item)?)?;
+    }
+    Ok(out)
 }
 
-fn trim(value: Value, characters: Option<Value>) -> String {
-    let text = if value.is_undefined() { String::new() } else { python::str(&value) };
-    match characters.as_ref().and_then(Value::as_str) {
+fn trim(value: Value, characters: Option<Value>) -> Result<String, Error> {
+    let text = text_of(&value)?;
+    Ok(match characters.as_ref().and_then(Value::as_str) {
         Some(characters) => text.trim_matches(|c| characters.contains(c)).to_owned(),
         None => strip(&text).to_owned(),
-    }
+    })
 }
 
 /// Python's blanks: Rust's, and the separators U+001C to U+001F.
@@ -243,7 +263,7 @@ fn truncate(value: Value, positional: Rest<Value>, options: Kwargs) -> Result<St
     let wrong = || refused("truncate: expected a length and a leeway of 0 or more, and a text for the end");
     let length = number(option(0, "length")?, 255).ok_or_else(wrong)?;
     let kill_words = option(1, "killwords")?.is_some_and(|v| v.is_true());
-    let end = option(2, "end")?.map_or_else(|| "...".to_owned(), |v| python::str(&v));
+    let end = option(2, "end")?.map_or_else(|| Ok("...".to_owned()), |v| python::str(&v))?;
     let leeway = number(option(3, "leeway")?, 5).ok_or_else(wrong)?;
     options.assert_all_used()?;
     let Some(text) = value.as_str() else {
@@ -261,16 +281,20 @@ fn truncate(value: Value, positional: Rest<Value>, options: Kwargs) -> Result<St
 
 /// Methods of texts, lists and dicts; those that Python's sandbox refuses because they change the object are refused too.
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if let (Some(text), "format") = (value.as_str(), name) {
+        filters::fits_formatted(text, args)?;
+    }
     let own = match value.kind() {
         ValueKind::String => text_method(value.as_str().unwrap_or_default(), name, args),
         ValueKind::Seq => list_method(value, name, args),
         ValueKind::Map => map_method(value, name, args),
         _ => None,
     };
-    match own {
-        Some(result) => result,
-        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
-    }
+    let result = match own {
+        Some(result) => result?,
+        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)?,
+    };
+    keep(state, result)
 }
 
 const CHANGING: [&str; 12] = [
@@ -318,7 +342,7 @@ fn text_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, E
         "strip" | "lstrip" | "rstrip" => stripped(text, name, args),
         "split" | "rsplit" => split(text, name == "rsplit", args),
         "splitlines" => {
-            from_args::<(Option<bool>, Kwargs)>(args).map(|(keep, _)| splitlines(text, keep.unwrap_or(false)))
+            from_args::<(Option<bool>, Kwargs)>(args).and_then(|(keep, _)| splitlines(text, keep.unwrap_or(false)))
         }
         "removeprefix" => from_args::<(&str,)>(args).map(|(p,)| text.strip_prefix(p).unwrap_or(text).into()),
         "removesuffix" => from_args::<(&str,)>(args).map(|(p,)| text.strip_suffix(p).unwrap_or(text).into()),
@@ -328,6 +352,8 @@ fn text_method(text: &str, name: &str, args: &[Value]) -> Option<Result<Value, E
             .map(|(by,)| triple(text.rsplit_once(by).map_or(("", "", text), |(a, b)| (a, by, b)))),
         "startswith" | "endswith" => affixed(text, name == "endswith", args),
         "find" | "rfind" | "index" | "rindex" => find(text, name, args),
+        "replace" => from_args::<(&str, &str, Option<i64>)>(args)
+            .and_then(|(old, new, count)| replaced(text, old, new, count).map(Value::from)),
         "join" => from_args::<(Value,)>(args).and_then(|(items,)| joined(text, &items)),
         "ljust" | "rjust" | "center" | "zfill" => padded(text, name, args),
         "title" => no_arguments(args).map(|()| title(text).into()),
@@ -387,6 +413,7 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
                 if by.is_empty() {
                     return Err(refused("empty separator"));
                 }
+                fits_items(text.matches(by).count().min(most.unwrap_or(usize::MAX)))?;
                 match (most, from_right) {
                     (None, _) => text.split(by).collect(),
                     (Some(n), false) => text.splitn(n.saturating_add(1), by).collect(),
@@ -397,7 +424,10 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
                     }
                 }
             }
-            None => split_blanks(text, most.unwrap_or(usize::MAX), from_right),
+            None => {
+                fits_items(text.split(is_blank).count().min(most.unwrap_or(usize::MAX)))?;
+                split_blanks(text, most.unwrap_or(usize::MAX), from_right)
+            }
         };
     Ok(parts.into_iter().map(Value::from).collect::<Vec<_>>().into())
 }
@@ -434,10 +464,11 @@ fn split_blanks(text: &str, most: usize, from_right: bool) -> Vec<&str> {
 }
 
 /// Python's line ends: also `\v`, `\f`, U+001C to U+001E, U+0085, U+2028 and U+2029.
-fn splitlines(text: &str, keep: bool) -> Value {
+fn splitlines(text: &str, keep: bool) -> Result<Value, Error> {
     let ends = |c: char| {
         matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
     };
+    fits_items(text.matches(ends).count())?;
     let (mut lines, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find(ends) {
         let length =
@@ -448,7 +479,7 @@ fn splitlines(text: &str, keep: bool) -> Value {
     if !rest.is_empty() {
         lines.push(Value::from(rest));
     }
-    lines.into()
+    Ok(lines.into())
 }
 
 /// `text[start:end]` by characters, as optional arguments give it.
@@ -489,8 +520,12 @@ fn find(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
 }
 
 fn joined(separator: &str, items: &Value) -> Result<Value, Error> {
-    let text = |item: Value| item.as_str().map(str::to_owned).ok_or_else(|| refused("join: expected texts"));
-    Ok(Value::from(items.try_iter()?.map(text).collect::<Result<Vec<_>, _>>()?.join(separator)))
+    let mut out = String::new();
+    for (n, item) in items.try_iter()?.enumerate() {
+        push(&mut out, if n > 0 { separator } else { "" })?;
+        push(&mut out, item.as_str().ok_or_else(|| refused("join: expected texts"))?)?;
+    }
+    Ok(Value::from(out))
 }
 
 fn padded(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, State, filters};
 
+use super::budget::list_filter;
 use super::jinja::{COMPARE, CONTAINS};
 use super::python::refused;
 use super::views::{Range, View};
@@ -24,19 +25,19 @@ pub(super) fn register(env: &mut Environment<'static>) {
             env.add_test(*name, move |left: Value, right: Value| compare(op, &left, &right));
         }
     }
-    env.add_filter("sort", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+    list_filter(env, "sort", |state: &State<'_, '_>, value: Value, options: Kwargs| {
         expect_order(&value, options.peek::<Option<&str>>("attribute")?)?;
         filters::sort(state, value, options)
     });
-    env.add_filter("min", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+    list_filter(env, "min", |state: &State<'_, '_>, value: Value, options: Kwargs| {
         expect_order(&value, options.peek::<Option<&str>>("attribute")?)?;
         filters::min(state, value, options)
     });
-    env.add_filter("max", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+    list_filter(env, "max", |state: &State<'_, '_>, value: Value, options: Kwargs| {
         expect_order(&value, options.peek::<Option<&str>>("attribute")?)?;
         filters::max(state, value, options)
     });
-    env.add_filter("dictsort", |value: Value, options: Kwargs| {
+    list_filter(env, "dictsort", |value: Value, options: Kwargs| {
         if value.kind() == ValueKind::Map {
             let by_value = options.peek::<Option<&str>>("by")? == Some("value");
             let keys: Vec<Value> = value.try_iter()?.collect();
@@ -141,15 +142,17 @@ fn expect_order(value: &Value, attribute: Option<&str>) -> Result<(), Error> {
     let items: Vec<Value> = items.collect();
     let Some(attribute) = attribute else { return in_order(&items) };
     for path in attribute.split(',') {
-        let of = |item: &Value| {
-            path.trim().split('.').try_fold(item.clone(), |value, name| match name.parse::<usize>() {
-                Ok(at) => value.get_item_by_index(at),
-                Err(_) => value.get_attr(name),
-            })
-        };
-        in_order(&items.iter().map(of).collect::<Result<Vec<_>, _>>()?)?;
+        in_order(&items.iter().map(|item| attribute_of(item, path)).collect::<Result<Vec<_>, _>>()?)?;
     }
     Ok(())
+}
+
+/// What `a.b.0` is of a value.
+pub(super) fn attribute_of(item: &Value, path: &str) -> Result<Value, Error> {
+    path.trim().split('.').try_fold(item.clone(), |value, name| match name.parse::<usize>() {
+        Ok(at) => value.get_item_by_index(at),
+        Err(_) => value.get_attr(name),
+    })
 }
 
 /// Each value against the first of its like, and lists against each other.

@@ -6,13 +6,13 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::template::DEFAULT;
-use super::{Parts, SPECIAL, Tokenizer, token_text};
+use super::{Parts, SPECIAL, Tokenizer, door, token_text};
 use crate::error::{Error, Result};
 use crate::format::fields::Fields;
 
 pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
-    let json = fs::read(&path).map_err(Error::io(&path))?;
+    let json = door::read(&path)?;
     let mut config = object(&dir.join("tokenizer_config.json"))?;
     let added = added_tokens(dir, &mut config)?;
     let json = with_added(json, &added, &path)?;
@@ -31,12 +31,11 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
 
 /// A JSON object, empty where the file is absent.
 fn object(path: &Path) -> Result<Map<String, Value>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(e) => return Err(Error::io(path)(e)),
-    };
-    serde_json::from_slice(&bytes).map_err(|e| Error::format(path, format!("expected a JSON object: {e}")))
+    match door::read(path) {
+        Ok(bytes) => door::object(&bytes, path),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
+        Err(e) => Err(e),
+    }
 }
 
 /// A token that files beside `tokenizer.json` add.
@@ -113,11 +112,14 @@ fn with_added(json: Vec<u8>, added: &[Added], path: &Path) -> Result<Vec<u8>> {
     if added.is_empty() {
         return Ok(json);
     }
-    let mut file: Value = serde_json::from_slice(&json).map_err(|e| Error::format(path, format!("tokenizer: {e}")))?;
+    let mut file = Value::Object(door::object(&json, path)?);
     let of_list = |list: &Value| -> Vec<(String, u64)> {
         let entry = |v: &Value| Some((v["content"].as_str()?.to_owned(), v["id"].as_u64()?));
         list.as_array().into_iter().flatten().filter_map(entry).collect()
     };
+    if !matches!(&file["added_tokens"], Value::Null | Value::Array(_)) {
+        return Err(Error::format(path, "added_tokens: expected a list"));
+    }
     let listed = of_list(&file["added_tokens"]);
     let vocab = &file["model"]["vocab"];
     let size = vocab.as_object().map_or_else(|| vocab.as_array().map_or(0, Vec::len), Map::len) as u64;
@@ -129,7 +131,12 @@ fn with_added(json: Vec<u8>, added: &[Added], path: &Path) -> Result<Vec<u8>> {
         };
         listed.iter().find(|(content, _)| content == token).map(|(_, id)| *id).or(in_vocab)
     };
-    let mut next = listed.iter().map(|(_, id)| id + 1).fold(size, u64::max);
+    let behind = |id: u64| id.checked_add(1).filter(|_| u32::try_from(id).is_ok());
+    let too_large = |id: u64| Error::format(path, format!("a token has the id {id}, which is no number of 32 bits"));
+    let mut next = size;
+    for (_, id) in &listed {
+        next = next.max(behind(*id).ok_or_else(|| too_large(*id))?);
+    }
     let mut entries = Vec::new();
     for token in added {
         if listed.iter().any(|(content, _)| *content == token.content) {
@@ -143,7 +150,7 @@ fn with_added(json: Vec<u8>, added: &[Added], path: &Path) -> Result<Vec<u8>> {
             );
             return Err(Error::format(path, message));
         }
-        next = next.max(id + 1);
+        next = next.max(behind(id).ok_or_else(|| too_large(id))?);
         let flag = |name: &str, default: bool| token.entry.get(name).and_then(Value::as_bool).unwrap_or(default);
         let special = flag("special", false);
         entries.push(json!({

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::format::gguf::MetaValue;
 
 impl Tokenizer {
-    /// The tokenizer as a GGUF file describes it, for an embedding of `rows`: ids without a token get one that is never used.
+    /// The tokenizer as a GGUF file describes it, for an embedding of `rows`: ids without a token get one that is never used, and
+    /// tokens beyond the embedding, which no model can read or write, are left out.
     ///
     /// Byte-level BPE becomes a `gpt2` vocabulary, whose way of splitting text must be one that llama.cpp has a name for; BPE
     /// with byte fallback (Llama 2, Mistral) a `llama` one, whose scores put the merges in their order. Errors: Format,
@@ -21,15 +22,16 @@ impl Tokenizer {
         if model["type"].as_str().is_some_and(|ty| ty != "BPE") || !model["vocab"].is_object() {
             return Err(Error::unsupported("tokenizer for a GGUF file", &model["type"], "BPE"));
         }
+        let has_row = |id: &u32| (*id as usize) < rows;
         let sentencepiece = model["byte_fallback"] == true;
         let mut vocab = GgufVocab {
             model: if sentencepiece { "llama" } else { "gpt2" }.into(),
             pre: if sentencepiece { None } else { Some(pre_tokenizer(&json["pre_tokenizer"])?.into()) },
-            bos: self.bos,
-            eos: self.eos,
-            more_eos: self.eos_ids.iter().copied().filter(|&id| Some(id) != self.eos).take(2).collect(),
-            pad: self.pad,
-            unk: self.config.get("unk_token").and_then(token_text).and_then(|text| self.id(text)),
+            bos: self.bos.filter(has_row),
+            eos: self.eos.filter(has_row),
+            more_eos: self.eos_ids.iter().copied().filter(has_row).filter(|&id| Some(id) != self.eos).take(2).collect(),
+            pad: self.pad.filter(has_row),
+            unk: self.config.get("unk_token").and_then(token_text).and_then(|text| self.id(text)).filter(has_row),
             add_bos: Some(begins_with(&self.inner, self.bos)),
             add_eos: Some(self.encode("a", true)?.last().copied() == self.eos && self.eos.is_some()),
             add_space_prefix: Some(json["normalizer"].to_string().contains("\"Prepend\"")),
@@ -48,7 +50,12 @@ impl Tokenizer {
     }
 
     fn list_tokens(&self, json: &Value, rows: usize, vocab: &mut GgufVocab) -> Result<()> {
-        let rows = rows.max(self.vocab_size);
+        if self.vocab_size > rows {
+            let path = self.path.display();
+            log::warn!(
+                "{path}: tokens with ids from {rows} on, which the model's embedding does not have, are left out"
+            );
+        }
         vocab.tokens = (0..rows).map(|id| format!("[PAD{id}]")).collect();
         vocab.token_types = vec![UNUSED; rows];
         let bytes = vocab.model == "llama";

@@ -2,10 +2,15 @@
 //!
 //! * Line ends become `\n`.
 //! * `{% generation %}` … `{% endgeneration %}` become a call block of [`GENERATION`], which marks its text or leaves it.
-//! * `a % b` becomes `MODULO(a, b)`, since minijinja has no `%` on texts.
+//! * `a % b` becomes `MODULO(a, b)`, since minijinja has no `%` on texts, and `+`, `~`, `*` and slices become calls, since what they
+//!   make must be bounded (`arithmetic`).
+//! * What makes lists, tuples and dicts, and what sets a namespace's attribute, becomes a call, since their depth must be bounded
+//!   (`nesting`).
+//! * Each body of a loop, a macro or a block begins with a call that counts what is written there (`bodies`).
 //! * `a < b` and the like become `COMPARE('<', a, b)`, and `a in b` becomes `CONTAINS(a, b)`: what Python does not compare is an
 //!   error.
 //! * Escapes in texts become those that minijinja has.
+//! * `include`, `import` and `extends` are refused: transformers has no other template either.
 //! * `varargs` and `kwargs` of macros are refused, since minijinja has none.
 //! * `{% for x in value %}` becomes `{% for x in ITERATE(value) %}`, which refuses `None` as Python does.
 //!
@@ -13,7 +18,8 @@
 
 use std::collections::BTreeSet;
 
-use super::literal;
+use super::bodies::Bodies;
+use super::{arithmetic, chains, literal};
 
 /// The function that a generation block calls.
 pub(super) const GENERATION: &str = "__generation";
@@ -25,6 +31,23 @@ pub(super) const COMPARE: &str = "__compare";
 pub(super) const CONTAINS: &str = "__contains";
 /// The function around what a loop goes over.
 pub(super) const ITERATE: &str = "__iterate";
+/// The function of `+`, of two values or more.
+pub(super) const ADD: &str = "__add";
+/// The function of `~`, of two values or more.
+pub(super) const CONCAT: &str = "__concat";
+/// The function of `*`.
+pub(super) const MULTIPLY: &str = "__multiply";
+/// The function around a slice.
+pub(super) const SLICED: &str = "__sliced";
+/// The function that counts what a body is about to write.
+pub(super) const SPEND: &str = "__spend";
+/// The function around a list, tuple or dict that is made each time.
+pub(super) const NESTED: &str = "__nested";
+/// The function around what a namespace's attribute is set to.
+pub(super) const ATTRIBUTE: &str = "__attribute";
+/// A template that gives one of them another meaning is refused.
+const OWN: [&str; 12] =
+    [GENERATION, MODULO, COMPARE, CONTAINS, ITERATE, ADD, CONCAT, MULTIPLY, SLICED, SPEND, NESTED, ATTRIBUTE];
 
 /// The template as minijinja takes it. Errors: a sentence about what has no counterpart there.
 pub(super) fn prepared(source: &str) -> Result<String, String> {
@@ -33,9 +56,13 @@ pub(super) fn prepared(source: &str) -> Result<String, String> {
     let mut rest = source.as_str();
     // Names in the macros, call and generation blocks that are open.
     let mut open_blocks: Vec<BTreeSet<String>> = Vec::new();
+    let (mut bodies, mut trims) = (Bodies::default(), false);
     while let Some(at) = rest.find('{') {
         let (text, tag) = rest.split_at(at);
         out.push_str(text);
+        let written = if trims { text.trim_start() } else { text };
+        let is_trimmed = ["{{-", "{%-", "{#-"].iter().any(|open| tag.starts_with(open));
+        bodies.write(if is_trimmed { written.trim_end() } else { written });
         let end = match tag.as_bytes().get(1) {
             Some(b'#') => tag.find("#}").map(|at| at + 2),
             Some(b'{') => literal::code_end(tag, "}}"),
@@ -46,8 +73,10 @@ pub(super) fn prepared(source: &str) -> Result<String, String> {
         let Some(end) = end else { return Ok(out + tag) };
         let (tag, after) = tag.split_at(end);
         rest = after;
+        trims = ["-}}", "-%}", "-#}"].iter().any(|close| tag.ends_with(close));
         if !matches!(tag.as_bytes().get(1), Some(b'{' | b'%')) {
             out.push_str(tag);
+            bodies.write(if tag == "{" { tag } else { "" });
             continue;
         }
         let (open, body, close) = split(tag);
@@ -56,20 +85,31 @@ pub(super) fn prepared(source: &str) -> Result<String, String> {
         }
         let body = literal::rewritten(body)?;
         let body = body.as_str();
-        match body.trim().split(|c: char| !c.is_alphanumeric()).next() {
-            Some("generation" | "macro" | "call") if open.starts_with("{%") => open_blocks.push(BTreeSet::new()),
+        let word = body.trim().split(|c: char| !c.is_alphanumeric()).next().filter(|_| open.starts_with("{%"));
+        match word {
+            Some("generation" | "macro" | "call") => open_blocks.push(BTreeSet::new()),
             // minijinja's closures hold what it finds to be read in them, and it overlooks the texts and lists that slices cut and
             // namespaces that are assigned to. Here all are read, where nothing is written.
-            Some("endgeneration" | "endmacro" | "endcall") if open.starts_with("{%") => {
+            Some("endgeneration" | "endmacro" | "endcall") => {
                 let names = open_blocks.pop().unwrap_or_default();
                 let read: String = names.iter().map(|name| format!("{{{{ {name} }}}}")).collect();
                 out.push_str(&format!("{open} if false %}}{read}{{% endif %}}"));
                 open_blocks.last_mut().into_iter().for_each(|outer| outer.extend(names.iter().cloned()));
             }
+            Some(word @ ("include" | "import" | "from" | "extends")) => {
+                return Err(format!("{word}: there is no other template"));
+            }
             _ => {}
         }
+        if let Some("endfor" | "endmacro" | "endcall" | "endblock" | "endgeneration") = word {
+            bodies.close(&mut out);
+        }
+        bodies.tag(body);
+        let names = names(body);
+        if let Some(name) = names.iter().find(|name| OWN.contains(&name.as_str())) {
+            return Err(format!("the name {name} is taken"));
+        }
         if let Some(open) = open_blocks.last_mut() {
-            let names = self::names(body);
             if let Some(name) = names.iter().find(|name| ["varargs", "kwargs"].contains(&name.as_str())) {
                 return Err(format!(
                     "{name}, further arguments of a macro, are not known; give the macro arguments by name"
@@ -80,9 +120,13 @@ pub(super) fn prepared(source: &str) -> Result<String, String> {
         out.push_str(open);
         out.push_str(&if open.starts_with("{%") { statement(body) } else { expression(body) });
         out.push_str(close);
+        if let Some("for" | "macro" | "call" | "block" | "generation") = word {
+            bodies.open(&out, close);
+        }
         if body.trim() == "raw" {
             let end = raw_end(rest);
             out.push_str(&rest[..end]);
+            bodies.write(&rest[..end]);
             rest = &rest[end..];
         }
     }
@@ -182,10 +226,21 @@ fn statement(body: &str) -> String {
     match word {
         "generation" => around(&format!("call {GENERATION}()")),
         "endgeneration" => around("endcall"),
-        _ if has_operators(body) || word.starts_with("for") => {
+        _ if has_operators(body) || ["for", "set"].iter().any(|begin| word.starts_with(begin)) => {
             let pieces = pieces(body);
-            let looped = pieces.iter().find(|p| p.kind != Kind::Blank).is_some_and(|p| p.text == "for");
-            if looped { join(iterated(pieces)) } else { join(rewritten(pieces)) }
+            match pieces.iter().find(|p| p.kind != Kind::Blank).map(|p| p.text.as_str()) {
+                Some("for") => join(iterated(pieces)),
+                Some("set") => join(assigned(pieces)),
+                // Behind it stand the arguments of the block, which are no tuple.
+                Some("call") => {
+                    let word = pieces.iter().position(|p| p.kind != Kind::Blank).map_or(0, |at| at + 1);
+                    let behind = pieces[word..].iter().position(|p| p.kind != Kind::Blank).map_or(0, |at| at + 1);
+                    let end = word + if pieces[word..].iter().any(|p| p.text.starts_with('(')) { behind } else { 0 };
+                    let (head, tail) = pieces.split_at(end.min(pieces.len()));
+                    join(head.to_vec()) + &join(rewritten(tail.to_vec()))
+                }
+                _ => join(rewritten(pieces)),
+            }
         }
         _ => body.to_owned(),
     }
@@ -197,16 +252,16 @@ fn expression(body: &str) -> String {
 
 /// Whether there may be an operator that is rewritten.
 fn has_operators(text: &str) -> bool {
-    text.contains(['%', '<', '>']) || text.contains("in")
+    text.contains(['%', '<', '>', '+', '~', '*', ':', '[', '{', ',']) || text.contains("in")
 }
 
 /// Pieces without the operators that are rewritten.
 fn rewritten(pieces: Vec<Piece>) -> Vec<Piece> {
-    compared(without_modulo(pieces))
+    chains::compared(arithmetic::calls(pieces))
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Blank,
     Name,
     /// A literal, or a bracket with all that it holds.
@@ -215,9 +270,9 @@ enum Kind {
 }
 
 #[derive(Clone, Debug)]
-struct Piece {
-    kind: Kind,
-    text: String,
+pub(super) struct Piece {
+    pub(super) kind: Kind,
+    pub(super) text: String,
 }
 
 fn join(pieces: Vec<Piece>) -> String {
@@ -301,62 +356,35 @@ const WORDS: [&str; 19] = [
     "from",
     "print",
 ];
-const LOWER: [&str; 13] = ["+", "-", "~", "==", "!=", "<", ">", "<=", ">=", "=", ",", ":", ";"];
-
-fn is_word(piece: &Piece) -> bool {
+pub(super) fn is_word(piece: &Piece) -> bool {
     piece.kind == Kind::Name && WORDS.contains(&piece.text.as_str())
 }
 
-/// `a % b` as a call, from left to right.
-fn without_modulo(mut pieces: Vec<Piece>) -> Vec<Piece> {
-    while let Some(at) = pieces.iter().position(|p| p.kind == Kind::Operator && p.text == "%") {
-        let (start, end) = (left_start(&pieces, at), right_end(&pieces, at));
-        let part = |range: std::ops::Range<usize>| pieces[range].iter().map(|p| p.text.as_str()).collect::<String>();
-        let (left, right) = (part(start..at), part(at + 1..end));
-        let text = format!("{MODULO}({}, {})", left.trim(), right.trim());
-        pieces.splice(start..end, [Piece { kind: Kind::Value, text }]);
+/// `set target = value`: a tuple without brackets, and what a namespace's attribute is set to, as calls.
+fn assigned(pieces: Vec<Piece>) -> Vec<Piece> {
+    let Some(equals) = pieces.iter().position(|p| p.kind == Kind::Operator && p.text == "=") else {
+        return rewritten(pieces);
+    };
+    let attribute = pieces[..equals].iter().any(|p| p.kind == Kind::Operator && p.text == ".");
+    let tuple = pieces[equals..].iter().any(|p| p.kind == Kind::Operator && p.text == ",");
+    let value = rewritten(pieces[equals + 1..].to_vec());
+    let mut out = pieces[..=equals].to_vec();
+    if !(attribute || tuple) || value.iter().all(|p| p.kind == Kind::Blank) {
+        out.extend(value);
+        return out;
     }
-    pieces
-}
-
-/// Where the left operand of the operator at `at` begins: behind the last operator that binds less.
-fn left_start(pieces: &[Piece], at: usize) -> usize {
-    let mut start = at;
-    for i in (0..at).rev() {
-        let piece = &pieces[i];
-        let sign = matches!(piece.text.as_str(), "-" | "+") && {
-            let before = pieces[..i].iter().rfind(|p| p.kind != Kind::Blank);
-            before.is_none_or(|p| is_word(p) || (p.kind == Kind::Operator && p.text != ")"))
-        };
-        let lower = piece.kind == Kind::Operator && LOWER.contains(&piece.text.as_str()) && !sign;
-        let named = i > 0 && pieces[i - 1].text == ".";
-        if lower || (is_word(piece) && !named) {
-            break;
-        }
-        if piece.kind != Kind::Blank {
-            start = i;
-        }
+    let blank =
+        |piece: Option<&Piece>| piece.filter(|p| p.kind == Kind::Blank).map_or("", |p| p.text.as_str()).to_owned();
+    let (before, behind) = (blank(value.first()), blank(value.last()));
+    let mut text = join(value).trim().to_owned();
+    if tuple {
+        text = format!("{NESTED}(({text}))");
     }
-    start
-}
-
-/// Where its right operand ends: signs, one value, what follows it (`.name`, brackets, filters, tests), and powers.
-fn right_end(pieces: &[Piece], at: usize) -> usize {
-    let next = |from: usize| (from..pieces.len()).find(|&i| pieces[i].kind != Kind::Blank);
-    let mut end = at + 1;
-    while let Some(i) = next(end).filter(|&i| matches!(pieces[i].text.as_str(), "-" | "+")) {
-        end = i + 1;
+    if attribute {
+        text = format!("{ATTRIBUTE}({text})");
     }
-    // The value.
-    end = next(end).map_or(end, |i| i + 1);
-    while let Some(i) = next(end) {
-        end = match (pieces[i].kind, pieces[i].text.as_str()) {
-            (Kind::Operator, "." | "|" | "**") => next(i + 1).map_or(i + 1, |name| name + 1),
-            (Kind::Value, text) if text.starts_with(['(', '[']) => i + 1,
-            _ => break,
-        };
-    }
-    end
+    out.push(Piece { kind: Kind::Value, text: before + &text + &behind });
+    out
 }
 
 /// `for target in value if condition`: the value inside of [`ITERATE`].
@@ -373,91 +401,6 @@ fn iterated(pieces: Vec<Piece>) -> Vec<Piece> {
     out.push(Piece { kind: Kind::Value, text });
     out.extend(rewritten(pieces[end..].to_vec()));
     out
-}
-
-/// A chain of comparisons, `a < b in c`: where it begins, and each operand with the operator before it.
-struct Chain {
-    start: usize,
-    operands: Vec<(String, String)>,
-}
-
-/// Comparisons that minijinja makes of more than Python does, as calls; those between operands of a chain hold together.
-fn compared(pieces: Vec<Piece>) -> Vec<Piece> {
-    let mut out = Vec::with_capacity(pieces.len());
-    let fresh = |start: usize| Chain { start, operands: vec![(String::new(), String::new())] };
-    let next = |from: usize| (from..pieces.len()).find(|&i| pieces[i].kind != Kind::Blank);
-    let is = |at: Option<usize>, word: &str| at.is_some_and(|i| pieces[i].kind == Kind::Name && pieces[i].text == word);
-    let (mut chain, mut at, mut before) = (fresh(0), 0, "");
-    while at < pieces.len() {
-        let piece = &pieces[at];
-        // Behind a dot or a bar stands a name, whatever it is.
-        let named = [".", "|"].contains(&before);
-        let mut end = at + 1;
-        let mut operator = None;
-        let mut boundary = false;
-        match piece.kind {
-            Kind::Operator => {
-                operator = ["<", ">", "<=", ">=", "==", "!="].into_iter().find(|op| *op == piece.text);
-                boundary = [",", ":", "=", ";"].contains(&piece.text.as_str());
-            }
-            Kind::Name if named => {}
-            Kind::Name if piece.text == "is" => {
-                // The name of a test, which may be `in`, is a part of the operand.
-                let negated = next(end).filter(|&i| is(Some(i), "not"));
-                end = next(negated.map_or(end, |i| i + 1)).map_or(pieces.len(), |i| i + 1);
-            }
-            Kind::Name if piece.text == "in" => operator = Some("in"),
-            Kind::Name if piece.text == "not" && is(next(end), "in") => {
-                operator = Some("not in");
-                end = next(end).map_or(end, |i| i + 1);
-            }
-            Kind::Name => boundary = is_word(piece),
-            _ => {}
-        }
-        if piece.kind != Kind::Blank {
-            before = piece.text.as_str();
-        }
-        match operator {
-            Some(operator) => chain.operands.push((operator.to_owned(), String::new())),
-            None if boundary => {
-                out.extend(chain.written(&pieces[chain.start..at]));
-                out.push(piece.clone());
-                chain = fresh(end);
-            }
-            None => {
-                let operand = &mut chain.operands.last_mut().expect("a chain has a first operand").1;
-                operand.extend(pieces[at..end].iter().map(|piece| piece.text.as_str()));
-            }
-        }
-        at = end;
-    }
-    out.extend(chain.written(&pieces[chain.start..]));
-    out
-}
-
-impl Chain {
-    /// The pieces it came from, or one that holds the calls.
-    fn written(&self, pieces: &[Piece]) -> Vec<Piece> {
-        let rewritten = self.operands[1..].iter().any(|(op, _)| !["==", "!="].contains(&op.as_str()));
-        // What lacks an operand is minijinja's to refuse.
-        if !rewritten || self.operands.iter().any(|(_, operand)| operand.trim().is_empty()) {
-            return pieces.to_vec();
-        }
-        let pair = |pair: &[(String, String)]| {
-            let (left, op, right) = (pair[0].1.trim(), pair[1].0.as_str(), pair[1].1.trim());
-            match op {
-                "in" => format!("{CONTAINS}({left}, {right})"),
-                "not in" => format!("(not {CONTAINS}({left}, {right}))"),
-                "==" | "!=" => format!("({left} {op} {right})"),
-                _ => format!("{COMPARE}('{op}', {left}, {right})"),
-            }
-        };
-        let pairs: Vec<String> = self.operands.windows(2).map(pair).collect();
-        let text = if pairs.len() == 1 { pairs[0].clone() } else { format!("({})", pairs.join(" and ")) };
-        let blank = |piece: Option<&Piece>| piece.filter(|piece| piece.kind == Kind::Blank).cloned();
-        let call = Piece { kind: Kind::Value, text };
-        blank(pieces.first()).into_iter().chain([call]).chain(blank(pieces.last())).collect()
-    }
 }
 
 #[cfg(test)]
@@ -517,8 +460,8 @@ mod tests {
     fn remainders_become_calls_of_their_operands() {
         let cases = [
             ("{{ 'a%s' % x }}", "{{ __modulo('a%s', x) }}"),
-            ("{{ a + b % c * d }}", "{{ a + __modulo(b, c) * d }}"),
-            ("{{ 2 * a % b }}", "{{ __modulo(2 * a, b) }}"),
+            ("{{ a + b % c * d }}", "{{ __add(a, __multiply(__modulo(b, c), d)) }}"),
+            ("{{ 2 * a % b }}", "{{ __modulo(__multiply(2, a), b) }}"),
             ("{{ a % b % c }}", "{{ __modulo(__modulo(a, b), c) }}"),
             ("{% if loop.index0 % 2 == 0 %}", "{% if __modulo(loop.index0, 2) == 0 %}"),
             ("{% if (a.b['%'] % -c.d(1) | e) != 1 -%}", "{% if (__modulo(a.b['%'], -c.d(1) | e)) != 1 -%}"),
@@ -528,6 +471,73 @@ mod tests {
         ];
         for (source, expected) in cases {
             assert_eq!(prepared(source).unwrap(), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn what_makes_values_longer_becomes_calls() {
+        let cases = [
+            ("{{ a + b - c + d }}", "{{ __add(__add(a, b) - c, d) }}"),
+            ("{{ a + b + c ~ d ~ e }}", "{{ __add(a, b, __concat(c, d, e)) }}"),
+            (
+                "{{ 'x' * 2 ** -n / 3 * -a.b(c + d)[e] }}",
+                "{{ __multiply(__multiply('x', 2 ** -n) / 3, -a.b(__add(c, d))[e]) }}",
+            ),
+            ("{{ a[1:] + b[c + 1:d][0] }}", "{{ __add(__sliced(a[1:]), __sliced(b[__add(c, 1):d])[0]) }}"),
+            ("{{ a[{'b': c}] | f(d ~ e) is g }}", "{{ a[__nested({'b': c})] | f(__concat(d, e)) is g }}"),
+            ("{{ a is divisibleby 3 + 1 }}", "{{ __add(a is divisibleby 3, 1) }}"),
+            (
+                "{{ a + b is not defined and -c is in d ~ e }}",
+                "{{ __add(a, b is not defined) and __concat(-c is in d, e) }}",
+            ),
+            ("{% for x in a[1:] + b if x + 1 %}", "{% for x in __iterate(__add(__sliced(a[1:]), b)) if __add(x, 1) %}"),
+            (
+                "{% set a.b = c + d if e else f ~ g %}",
+                "{% set a.b = __attribute(__add(c, d) if e else __concat(f, g)) %}",
+            ),
+            (
+                "{% macro m(a, b='x' + 'y') %}{% endmacro %}",
+                "{% macro m(a, b=__add('x', 'y')) %}{% if false %}{{ a }}{{ b }}{{ m }}{% endif %}{% endmacro %}",
+            ),
+            ("{{ f(*a, **b) + -1 }}{{ 'a' 'b' + c }}", "{{ __add(f(*a, **b), -1) }}{{ __add('a' 'b', c) }}"),
+            (
+                "{% set a, b = c , d %}{% set a.b = c, [1] %}",
+                "{% set a, b = __nested((c , d)) %}{% set a.b = __attribute(__nested((c, [1]))) %}",
+            ),
+            (
+                "{% call(x, y) f([z]) %}{% set (a, b) = (c, 1) %}",
+                "{% call(x, y) f(__nested([z])) %}{% set (a, b) = __nested((c, 1)) %}",
+            ),
+            ("{{ a + }}{{ + }}{{ a - b / c // d }}", "{{ a + }}{{ + }}{{ a - b / c // d }}"),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(prepared(source).unwrap(), expected, "{source}");
+        }
+        let long = prepared(&format!("{{{{ a{} }}}}", " + a".repeat(150))).unwrap();
+        assert!(long.starts_with("{{ __add(__add(a, a,"), "{long}");
+    }
+
+    #[test]
+    fn bodies_say_what_they_write() {
+        let cases = [
+            (
+                "{% for x in y %}\n a {{ x }}{% endfor %}",
+                "{% for x in __iterate(y) %}{% do __spend(4) %}\n a {{ x }}{% endfor %}",
+            ),
+            (
+                "{%- for x in y -%}\n a {%- if x -%} b{% set z = [x, x] %}{% endif %}{%- endfor -%} c",
+                "{%- for x in __iterate(y) -%}{% do __spend(194) -%}\n a {%- if x -%} b{% set z = __nested([x, x]) %}{% endif %}{%- endfor -%} c",
+            ),
+            (
+                "{% for x in y %}a{% for z in x +%}bb{% endfor %}c{% endfor %}",
+                "{% for x in __iterate(y) %}{% do __spend(2) %}a{% for z in __iterate(x) +%}{% do __spend(2) +%}bb{% endfor %}c{% endfor %}",
+            ),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(prepared(source).unwrap(), expected, "{source}");
+        }
+        for bad in ["{{ __spend(0) }}", "{% macro __spend(n) %}{% endmacro %}", "{% include 'default' %}"] {
+            assert!(prepared(bad).is_err(), "{bad}");
         }
     }
 
@@ -543,10 +553,10 @@ mod tests {
             ),
             (
                 "{{ 'x' if a.b | length > 1 + 2 else [c in d, {'k': e is not in f}] }}",
-                "{{ 'x' if __compare('>', a.b | length, 1 + 2) else [__contains(c, d), {'k': e is not in f}] }}",
+                "{{ 'x' if __compare('>', a.b | length, __add(1, 2)) else __nested([__contains(c, d), __nested({'k': e is not in f})]) }}",
             ),
             ("{% for x in y if x % 2 < 1 %}", "{% for x in __iterate(y) if __compare('<', __modulo(x, 2), 1) %}"),
-            ("{% set a, b = c in d, 'in' %}", "{% set a, b = __contains(c, d), 'in' %}"),
+            ("{% set a, b = c in d, 'in' %}", "{% set a, b = __nested((__contains(c, d), 'in')) %}"),
             ("{{ f(x=a in b, y=min) == 'a < b' }}", "{{ f(x=__contains(a, b), y=min) == 'a < b' }}"),
             ("{{ a < }}", "{{ a < }}"),
         ];
@@ -569,7 +579,7 @@ mod tests {
             ),
             (
                 "{% generation %}{% set a.b = c['d'] %}{% endgeneration %}",
-                "{% call __generation() %}{% set a.b = c['d'] %}{% if false %}{{ a }}{{ c }}{% endif %}{% endcall %}",
+                "{% call __generation() %}{% set a.b = __attribute(c['d']) %}{% if false %}{{ a }}{{ c }}{% endif %}{% endcall %}",
             ),
             ("{{ {'a': {'b': 1}}.a }}", "{{ {'a': {'b': 1}}.a }}"),
             ("{% for", "{% for"),

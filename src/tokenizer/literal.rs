@@ -19,7 +19,7 @@ pub(super) fn end(text: &str) -> usize {
 pub(super) const NESTING: usize = 100;
 
 /// The places of a tag outside of texts, and how many brackets are open there, a bracket of the place itself included.
-fn depths(text: &str) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn depths(text: &str) -> impl Iterator<Item = (usize, usize)> {
     let (mut at, mut depth) = (0, 0usize);
     std::iter::from_fn(move || {
         loop {

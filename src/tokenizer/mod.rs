@@ -1,15 +1,23 @@
 //! Text to token ids and back, from `tokenizer.json` or a GGUF file's metadata, and the model's chat template.
 
+mod arithmetic;
+mod bodies;
+mod budget;
 mod builtins;
+mod chains;
 mod clock;
 mod comparison;
+mod door;
 mod ends;
+mod filters;
 mod folder;
 mod gguf;
 mod gguf_metadata;
 mod jinja;
 mod literal;
 mod message;
+mod nesting;
+mod operators;
 mod python;
 mod stream;
 mod template;
@@ -23,6 +31,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 use crate::format::atomic;
 use crate::format::gguf::{Gguf, is_gguf};
+use door::Door;
 pub use gguf::GgufVocab;
 pub use message::{ChatContext, Message};
 pub use stream::StreamDecoder;
@@ -30,7 +39,7 @@ pub use template::ChatTemplate;
 
 /// A model's tokenizer with its special tokens and chat template.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Door,
     /// `tokenizer.json` as it was read or made: what [`Tokenizer::save`] writes.
     json: Vec<u8>,
     /// `tokenizer_config.json` as it was read or made.
@@ -151,11 +160,7 @@ impl Tokenizer {
 
     /// [`Tokenizer::encode`] with each token's byte range; added tokens have an empty range.
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Encoded> {
-        let encoding = self
-            .inner
-            .encode(text, add_special)
-            .map_err(|e| Error::format(&self.path, format!("the tokenizer cannot encode the text: {e}")))?;
-        let mut out = Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
+        let mut out = self.inner.encode(text, add_special)?;
         if let (true, Some(bos), [first, second, ..]) = (add_special, self.bos, &out.ids[..])
             && (*first, *second) == (bos, bos)
         {
@@ -172,9 +177,7 @@ impl Tokenizer {
     /// The text of `ids`, with or without the special tokens among them. Unknown ids give nothing, incomplete UTF-8
     /// gives U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|e| Error::format(&self.path, format!("the tokenizer cannot decode the ids: {e}")))
+        self.inner.decode(ids, skip_special)
     }
 
     /// A decoder for ids that come one at a time.
@@ -187,25 +190,33 @@ impl Tokenizer {
         self.vocab_size
     }
 
+    /// Errors: [`Error::Config`] for `what` where an embedding of `rows` has none for one of `ids`; a tokenizer's file may hold ids
+    /// that its model does not have.
+    pub fn expect_rows(&self, what: &str, ids: &[u32], rows: usize) -> Result<()> {
+        let Some(at) = ids.iter().position(|&id| id as usize >= rows) else { return Ok(()) };
+        let token = self.token(ids[at]).unwrap_or_default();
+        let message = format!("token {at} is {} ({token:?}); the model's vocabulary has {rows}", ids[at]);
+        Err(Error::config(what, message))
+    }
+
     /// The text of one token as the vocabulary spells it.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.inner.token(id)
     }
 
     /// The id of a token by the vocabulary's spelling.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        self.inner.id(token)
     }
 
     /// Whether the id is a special (control) token.
     pub fn is_special(&self, id: u32) -> bool {
-        let added = self.inner.get_added_vocabulary();
-        added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
+        self.inner.added(id) == Some(true)
     }
 
     /// Whether the id is of the added vocabulary: special, or only matched whole.
     pub fn is_added(&self, id: u32) -> bool {
-        self.inner.get_added_vocabulary().simple_id_to_token(id).is_some()
+        self.inner.added(id).is_some()
     }
 
     /// Whether the id stands for a byte, which makes text with its neighbours.
@@ -302,9 +313,9 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn build(self) -> Result<Tokenizer> {
-        let inner = parse(&self.json).map_err(|e| Error::format(self.path, format!("tokenizer: {e}")))?;
+        let inner = Door::parse(&self.json, self.path)?;
         let named = |name: &str| self.config.get(name).and_then(token_text);
-        let id = |name: &str| named(name).and_then(|text| inner.token_to_id(text));
+        let id = |name: &str| named(name).and_then(|text| inner.id(text));
         let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
         let special: Vec<(String, String)> =
             SPECIAL.into_iter().filter_map(|name| Some((name.to_string(), named(name)?.to_string()))).collect();
@@ -314,8 +325,8 @@ impl Parts<'_> {
             true => ChatTemplate::of_named(self.templates, special, self.path)?,
             false => ChatTemplate::plain(special, with_bos, self.path)?,
         };
-        let has_bytes = serde_json::to_string(&inner.get_decoder()).is_ok_and(|d| d.contains("\"ByteFallback\""));
-        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let has_bytes = inner.has_bytes();
+        let vocab_size = inner.last().map_or(0, |id| id as usize + 1);
         let mut tokenizer = Tokenizer {
             inner,
             vocab_size,
@@ -340,8 +351,8 @@ impl Parts<'_> {
 const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// Whether plain texts are encoded with `bos` in front.
-fn begins_with(inner: &tokenizers::Tokenizer, bos: Option<u32>) -> bool {
-    inner.encode("a", true).is_ok_and(|e| e.get_ids().first().copied() == bos)
+fn begins_with(inner: &Door, bos: Option<u32>) -> bool {
+    inner.encode("a", true).is_ok_and(|e| e.ids.first().copied() == bos)
 }
 
 /// Templates as `tokenizer_config.json` holds them: a text, or a list of names and texts.
@@ -355,24 +366,4 @@ fn named_json(named: &[(String, String)]) -> Value {
 /// A special token in a configuration: a string, or an object with `content`.
 fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
-}
-
-/// Reads a `tokenizer.json`, without its padding and truncation, and with offsets that cover each token's whole text
-/// (the byte-level post-processor otherwise cuts blanks off them; ids are the same).
-fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
-    let mut value: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-    for key in ["padding", "truncation"] {
-        value[key] = Value::Null;
-    }
-    keep_blanks(&mut value["post_processor"]);
-    serde_json::from_value(value).map_err(|e| e.to_string())
-}
-
-fn keep_blanks(processor: &mut Value) {
-    if processor["type"] == "ByteLevel" {
-        processor["trim_offsets"] = json!(false);
-    }
-    if let Some(steps) = processor.get_mut("processors").and_then(Value::as_array_mut) {
-        steps.iter_mut().for_each(keep_blanks);
-    }
 }

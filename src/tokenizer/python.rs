@@ -1,10 +1,12 @@
 //! Values as Python prints them: `str`, `repr`, `json.dumps` and `%` formatting, for templates written for Jinja2.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::budget::{VALUE, fits};
+use super::operators::push;
 use super::views::{Range, View};
 
 /// A `TypeError` or its like.
@@ -12,19 +14,43 @@ pub(super) fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// `str(value)`.
-pub(super) fn str(value: &Value) -> String {
+/// How deep lists and dicts that are printed may be nested.
+const NESTED: usize = 200;
+
+/// A text that ends where it would have more bytes than a value may.
+#[derive(Default)]
+struct Bounded {
+    text: String,
+    full: Option<Error>,
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        push(&mut self.text, text).map_err(|e| {
+            self.full = Some(e);
+            fmt::Error
+        })
+    }
+}
+
+/// `str(value)`. Errors: it is too long, or nested too deep.
+pub(super) fn str(value: &Value) -> Result<String, Error> {
     match value.as_str() {
-        Some(text) => text.to_owned(),
+        Some(text) => Ok(text.to_owned()),
         None => repr(value),
     }
 }
 
-/// `repr(value)`; nothing for what is undefined.
-pub(super) fn repr(value: &Value) -> String {
-    let mut out = String::new();
-    write_repr(value, &mut out);
-    out
+/// `repr(value)`; nothing for what is undefined. Errors: it is too long, or nested too deep.
+pub(super) fn repr(value: &Value) -> Result<String, Error> {
+    let mut out = Bounded::default();
+    // What lists share is written each time, so that a short template can ask for any length.
+    match write_repr(value, 0, &mut out) {
+        Ok(()) => Ok(out.text),
+        Err(_) => {
+            Err(out.full.unwrap_or_else(|| refused(format!("a value that is printed is nested deeper than {NESTED}"))))
+        }
+    }
 }
 
 /// Whether it prints under a name of its own.
@@ -32,51 +58,61 @@ fn is_view(value: &Value) -> bool {
     value.downcast_object_ref::<View>().is_some() || value.downcast_object_ref::<Range>().is_some()
 }
 
-fn write_repr(value: &Value, out: &mut String) {
-    if is_view(value) {
-        return write!(out, "{value}").expect("a String takes everything");
+/// Errors: `out` takes no more, or it is nested too deep.
+pub(super) fn write_repr(value: &Value, depth: usize, out: &mut dyn Write) -> fmt::Result {
+    if depth > NESTED {
+        return Err(fmt::Error);
+    }
+    if let Some(view) = value.downcast_object_ref::<View>() {
+        return view.write(depth, out);
     }
     match value.kind() {
-        ValueKind::String => write_text(value.as_str().unwrap_or_default(), out),
+        ValueKind::String => out.write_str(&quoted(value.as_str().unwrap_or_default())),
         ValueKind::Number if !value.is_integer() => {
-            out.push_str(&float(f64::try_from(value.clone()).unwrap_or(f64::NAN)))
+            out.write_str(&float(f64::try_from(value.clone()).unwrap_or(f64::NAN)))
         }
-        ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
-            let tuple = value.is_tuple();
-            let items: Vec<Value> = value.try_iter().map(Iterator::collect).unwrap_or_default();
-            out.push(if tuple { '(' } else { '[' });
-            for (n, item) in items.iter().enumerate() {
-                if n > 0 {
-                    out.push_str(", ");
-                }
-                write_repr(item, out);
+        ValueKind::Seq | ValueKind::Iterable if value.len().is_some() && !is_view(value) => {
+            let (tuple, count) = (value.is_tuple(), value.len().unwrap_or_default());
+            out.write_str(if tuple { "(" } else { "[" })?;
+            for (n, item) in value.try_iter().into_iter().flatten().enumerate() {
+                out.write_str(if n > 0 { ", " } else { "" })?;
+                write_repr(&item, depth + 1, out)?;
             }
-            out.push_str(match (tuple, items.len()) {
+            out.write_str(match (tuple, count) {
                 (true, 1) => ",)",
                 (true, _) => ")",
                 _ => "]",
-            });
+            })
         }
         ValueKind::Map if !value.is_kwargs() => {
-            out.push('{');
+            out.write_str("{")?;
             for (n, key) in value.try_iter().into_iter().flatten().enumerate() {
-                if n > 0 {
-                    out.push_str(", ");
-                }
-                write_repr(&key, out);
-                out.push_str(": ");
-                write_repr(&value.get_item(&key).unwrap_or_default(), out);
+                out.write_str(if n > 0 { ", " } else { "" })?;
+                write_repr(&key, depth + 1, out)?;
+                out.write_str(": ")?;
+                write_repr(&value.get_item(&key).unwrap_or_default(), depth + 1, out)?;
             }
-            out.push('}');
+            out.write_str("}")
         }
-        _ => write!(out, "{value}").expect("a String takes everything"),
+        _ => write!(out, "{value}"),
     }
+}
+
+/// `repr` of a text.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    write_text(text, &mut out);
+    out
 }
 
 fn write_text(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
+        // Too long: refused by whoever takes it.
+        if out.len() > VALUE {
+            break;
+        }
         match c {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
@@ -129,17 +165,22 @@ impl Json {
     pub(super) fn dump(&self, value: &Value) -> Result<String, Error> {
         let mut out = String::new();
         self.write(value, 0, &mut out)?;
+        fits(out.len())?;
         Ok(out)
     }
 
     fn write(&self, value: &Value, level: usize, out: &mut String) -> Result<(), Error> {
+        fits(out.len())?;
+        if level > NESTED {
+            return Err(refused(format!("tojson: nested deeper than {NESTED}")));
+        }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&json_number(value)),
             ValueKind::String => self.write_text(value.as_str().unwrap_or_default(), out),
             _ if is_view(value) => {
-                return Err(refused(format!("{} is not JSON serializable", str(value))));
+                return Err(refused(format!("{} is not JSON serializable", str(value)?)));
             }
             // What `+` and slices make of lists counts as one.
             ValueKind::Seq | ValueKind::Iterable => {
@@ -156,7 +197,7 @@ impl Json {
                 }
                 self.write_items(('{', '}'), keys.len(), level, out, |n, out| {
                     self.write_text(&keys[n].0, out);
-                    out.push_str(&self.separators.1);
+                    push(out, &self.separators.1)?;
                     self.write(&value.get_item(&keys[n].1)?, level + 1, out)
                 })?;
             }
@@ -173,21 +214,22 @@ impl Json {
         out: &mut String,
         mut item: impl FnMut(usize, &mut String) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let line = |level: usize, out: &mut String| {
+        let line = |level: usize, out: &mut String| -> Result<(), Error> {
             if let Some(indent) = self.indent.as_ref().filter(|_| count > 0) {
                 out.push('\n');
-                (0..level).for_each(|_| out.push_str(indent));
+                (0..level).try_for_each(|_| push(out, indent))?;
             }
+            Ok(())
         };
         out.push(brackets.0);
         for n in 0..count {
             if n > 0 {
-                out.push_str(&self.separators.0);
+                push(out, &self.separators.0)?;
             }
-            line(level + 1, out);
+            line(level + 1, out)?;
             item(n, out)?;
         }
-        line(level, out);
+        line(level, out)?;
         out.push(brackets.1);
         Ok(())
     }
@@ -195,6 +237,10 @@ impl Json {
     fn write_text(&self, text: &str, out: &mut String) {
         out.push('"');
         for c in text.chars() {
+            // Too long: refused by `write` or `dump`.
+            if out.len() > VALUE {
+                break;
+            }
             match c {
                 '"' => out.push_str("\\\""),
                 '\\' => out.push_str("\\\\"),
@@ -347,7 +393,7 @@ pub(super) fn percent(format: &str, arguments: &Value) -> Result<String, Error> 
                     Some(value) => value,
                     None => take()?,
                 };
-                out.push_str(&field.format(kind, &value)?);
+                push(&mut out, &field.format(kind, &value)?)?;
             }
             None => return Err(refused("incomplete format")),
         }
@@ -365,8 +411,8 @@ impl Field {
             None => text,
         };
         let (sign, body, numeric) = match kind {
-            's' => (String::new(), cut(str(value)), false),
-            'r' | 'a' => (String::new(), cut(repr(value)), false),
+            's' => (String::new(), cut(str(value)?), false),
+            'r' | 'a' => (String::new(), cut(repr(value)?), false),
             'c' => (String::new(), character(value)?, false),
             'd' | 'i' | 'u' | 'x' | 'X' | 'o' => self.integer(kind, value)?,
             'f' | 'F' | 'e' | 'E' | 'g' | 'G' => self.real(kind, value)?,

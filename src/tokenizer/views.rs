@@ -7,6 +7,7 @@ use std::sync::Arc;
 use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr, Tuple, Value};
 use minijinja::{Environment, Error};
 
+use super::budget;
 use super::python::{self, refused};
 
 /// The longest range that Jinja2's sandbox makes.
@@ -14,7 +15,7 @@ const MOST: i64 = 100_000;
 
 /// Registers `range`.
 pub(super) fn register(env: &mut Environment<'static>) {
-    env.add_function("range", Range::value);
+    budget::function(env, "range", Range::value);
 }
 
 /// `keys()`, `values()` or `items()` of a dict.
@@ -45,6 +46,13 @@ impl View {
         Some(items.map(|items| Value::from_object(View { name, items })))
     }
 
+    /// `name([...])`. Errors: `out` takes no more, or it is nested too deep.
+    pub(super) fn write(&self, depth: usize, out: &mut dyn fmt::Write) -> fmt::Result {
+        write!(out, "{}(", self.name)?;
+        python::write_repr(&Value::from(self.items.clone()), depth + 1, out)?;
+        out.write_str(")")
+    }
+
     /// Python's name of the type.
     pub(super) fn name(&self) -> &'static str {
         self.name
@@ -62,7 +70,7 @@ impl Object for View {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({})", self.name, python::repr(&Value::from(self.items.clone())))
+        self.write(0, f)
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
