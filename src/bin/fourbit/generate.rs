@@ -63,7 +63,7 @@ impl Generate {
         })?;
         let chat = self.prompt.is_none() && std::io::stdin().is_terminal() && !global.json && !self.raw;
         let prompt = if chat { None } else { Some(self.encode(&tokenizer, &self.text()?)?) };
-        let rows = source.arch.vocab_size;
+        let rows = source.arch().vocab_size;
         prompt.iter().try_for_each(|ids| tokenizer.expect_rows("--prompt", ids, rows))?;
 
         let gpu = global.gpu()?;
@@ -197,7 +197,7 @@ impl Generate {
             }
             messages.push(Message::new("user", line));
             let ids = tokenizer.encode(&tokenizer.apply_chat_template(&messages, true)?, false)?;
-            tokenizer.expect_rows("--prompt", &ids, generator.model().arch.vocab_size)?;
+            tokenizer.expect_rows("--prompt", &ids, generator.model().arch().vocab_size)?;
             let new = match ids.strip_prefix(held.as_slice()) {
                 Some(new) if !new.is_empty() => new,
                 _ => {

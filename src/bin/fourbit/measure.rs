@@ -77,7 +77,7 @@ impl MeasureArgs {
             Convention::LlamaCpp => llama_cpp_ids(&tokenizer, &text)?,
         };
         ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
-        tokenizer.expect_rows("--data", &ids, source.arch.vocab_size)?;
+        tokenizer.expect_rows("--data", &ids, source.arch().vocab_size)?;
         if ids.len() < 2 {
             return Err(Error::config("--data", "the text has fewer than two tokens; nothing can be predicted"));
         }
