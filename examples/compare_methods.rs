@@ -37,9 +37,9 @@ fn main() -> Result<()> {
         Some([text, calibration]) => (ids(text)?, ids(calibration)?),
         _ => {
             let options =
-                DataOptions { max_seq_length: 128, completion_only: false, vocab_size: source.arch().vocab_size };
+                DataOptions { completion_only: false, ..DataOptions::new(128, source.arch().vocab_size) };
             let chats = Dataset::load(format!("{embedded}/train.jsonl"), Some(&tokenizer), &options)?;
-            let mut text = chats.examples().iter().flat_map(|chat| chat.input_ids.clone()).collect::<Vec<u32>>();
+            let mut text = chats.iter().map(|chat| Ok(chat?.input_ids)).collect::<Result<Vec<_>>>()?.concat();
             let calibration = text.split_off(text.len() / 2);
             (text, calibration)
         }

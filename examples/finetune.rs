@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     model.add_adapter(LoraConfig { r: 16, lora_alpha: 16.0, ..LoraConfig::default() }, true)?;
 
     let tokenizer = Tokenizer::open(&path)?.ok_or_else(|| Error::config("model", "it has no tokenizer"))?;
-    let options = DataOptions { max_seq_length: 128, completion_only: true, vocab_size: model.arch().vocab_size };
+    let options = DataOptions::new(128, model.arch().vocab_size);
     let dataset = Dataset::load(&rows, Some(&tokenizer), &options)?;
     let options = LoaderOptions { batch_size: 4, pad_id: tokenizer.pad_id(), ..LoaderOptions::default() };
     let mut loader = DataLoader::new(dataset, options)?;
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
     let steps = config.max_steps;
     let mut trainer = Trainer::new(model, config)?;
     for _ in 0..steps {
-        let batch = loader.next_batch();
+        let batch = loader.next_batch()?;
         let metrics = trainer.step(&[batch])?;
         println!(
             "step {:2}  loss {:.4}  grad_norm {:.3}  {:.0} tokens/s",

@@ -88,11 +88,11 @@ fn main() -> Result<()> {
     let gpu = Gpu::new()?;
     let tokenizer = Tokenizer::open(&path)?.ok_or_else(|| Error::config("model", "it has no tokenizer"))?;
     let vocab_size = Model::load(&gpu, &path, &LoadOptions::default())?.arch().vocab_size;
-    let options = DataOptions { max_seq_length: 128, completion_only: false, vocab_size };
+    let options = DataOptions { completion_only: false, ..DataOptions::new(128, vocab_size) };
     let dataset = Dataset::load(&rows, Some(&tokenizer), &options)?;
-    let examples = dataset.examples().iter().enumerate();
+    let examples = dataset.iter().collect::<Result<Vec<_>>>()?.into_iter().enumerate();
     let (held, learned): (Vec<_>, Vec<_>) = examples.partition(|(n, _)| n % 5 == 0);
-    let [held_out, learned] = [held, learned].map(|rows| rows.into_iter().map(|(_, row)| row.clone()).collect());
+    let [held_out, learned] = [held, learned].map(|rows| rows.into_iter().map(|(_, row)| row).collect());
     let runs = Runs { gpu, path, learned, held_out, longest: dataset.longest(), steps };
 
     println!("{:44} {:10} {:>7} {:>8} {:>7}", "weights of the blocks", "scheme", "MB", "loss", "seconds");

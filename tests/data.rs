@@ -14,7 +14,7 @@ use serde_json::json;
 use text::{chat_tokenizer, chatml, file, folder, golden, numbers, vocab};
 
 fn options() -> DataOptions {
-    DataOptions { max_seq_length: 1024, completion_only: true, vocab_size: 1000 }
+    DataOptions::new(1024, 1000)
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn chats_and_answer_masks_are_those_of_transformers() {
         let prompt = t.apply_chat_template(&messages[..messages.len() - 1], true).unwrap();
         assert_eq!(prompt, case["prompt"].as_str().unwrap(), "{name}");
         let set = Dataset::from_rows(&[Row::Chat(messages.clone().into())], Some(&t), &options()).unwrap();
-        let example = &set.examples()[0];
+        let example = &set.example(0).unwrap();
         assert_eq!(example.input_ids, numbers(&case["ids"]), "{name}");
         let learned: Vec<u32> = example.labels.iter().map(|&l| (l != IGNORE) as u32).collect();
         assert_eq!(learned, numbers(&case["mask"]), "{name}: {}", case["text"]);
@@ -43,7 +43,7 @@ fn chats_and_answer_masks_are_those_of_transformers() {
             context: ChatContext::default(),
         };
         let last = Dataset::from_rows(&[row], Some(&t), &options()).unwrap();
-        let last = &last.examples()[0];
+        let last = &last.example(0).unwrap();
         assert_eq!(last.input_ids, example.input_ids);
         let begin = example.labels.iter().rposition(|&l| l != IGNORE).unwrap();
         let begin = begin - example.labels[..begin].iter().rev().take_while(|&&l| l != IGNORE).count();
@@ -67,9 +67,9 @@ fn texts_in_a_chat_layout_become_conversations_in_the_models_template() {
     for (name, text) in [("rows.jsonl", lines), ("rows.json", json!(rows).to_string())] {
         let set = Dataset::load(file(dir.path(), name, &text), Some(&t), &options()).unwrap();
         assert_eq!(set.len(), 3);
-        assert_eq!(set.examples()[0], set.examples()[1]);
-        assert_eq!(set.examples()[0], set.examples()[2]);
-        assert!(t.decode(&set.examples()[0].input_ids, false).unwrap().contains("<|im_start|>user\ncats?<|im_end|>\n"));
+        assert_eq!(set.example(0).unwrap(), set.example(1).unwrap());
+        assert_eq!(set.example(0).unwrap(), set.example(2).unwrap());
+        assert!(t.decode(&set.example(0).unwrap().input_ids, false).unwrap().contains("<|im_start|>user\ncats?<|im_end|>\n"));
     }
 }
 
@@ -85,7 +85,8 @@ fn plain_texts_and_completions_end_with_eos() {
         Row::Completion { prompt: "the cat".into(), completion: " sees".into() },
     ];
     let set = Dataset::from_rows(&rows, Some(&t), &options()).unwrap();
-    let [text, ended, completion] = set.examples() else { panic!("three rows") };
+    let examples: Vec<Example> = set.iter().map(Result::unwrap).collect();
+    let [text, ended, completion] = &examples[..] else { panic!("three rows") };
     assert_eq!((text.input_ids.first(), text.input_ids.last()), (Some(&1), Some(&2)));
     assert_eq!(text, ended);
     assert!(text.labels.iter().zip(&text.input_ids).all(|(&l, &id)| l == id as i32));
@@ -94,7 +95,7 @@ fn plain_texts_and_completions_end_with_eos() {
     assert_eq!(t.decode(&learned, false).unwrap(), "sees</s>");
     // Without completion_only the prompt is learned as well.
     let whole = Dataset::from_rows(&rows, Some(&t), &DataOptions { completion_only: false, ..options() }).unwrap();
-    assert_eq!(whole.examples()[2], whole.examples()[0]);
+    assert_eq!(whole.example(2).unwrap(), whole.example(0).unwrap());
 }
 
 #[test]
@@ -104,8 +105,9 @@ fn labels_of_a_row_are_used_untouched() {
                 {\"input_ids\":[9,9],\"labels\":[3,4],\"attention_mask\":[1,0]}\n";
     let set = Dataset::load(file(dir.path(), "t.jsonl", rows), None, &options()).unwrap();
     let first = Example { input_ids: vec![5, 6, 7, 8], labels: vec![-100, 1, -100, 2], attention_mask: None };
-    assert_eq!(set.examples()[0], first);
-    let examples: Vec<&Example> = set.examples().iter().collect();
+    assert_eq!(set.example(0).unwrap(), first);
+    let examples: Vec<Example> = set.iter().map(Result::unwrap).collect();
+    let examples: Vec<&Example> = examples.iter().collect();
     let batch = Batch::collate(&examples, 42);
     assert_eq!((batch.batch, batch.seq_len, batch.predicted(), batch.tokens()), (2, 4, 3, 5));
     assert_eq!(batch.input_ids, [5, 6, 7, 8, 9, 9, 42, 42]);
@@ -147,7 +149,7 @@ fn batches_follow_the_file_or_the_seed() {
             .unwrap()
     };
     let rows = |loader: DataLoader, n| {
-        loader.take(n).flat_map(|b| b.input_ids.chunks(2).map(|r| r[0]).collect::<Vec<_>>()).collect::<Vec<u32>>()
+        loader.take(n).map(Result::unwrap).flat_map(|b| b.input_ids.chunks(2).map(|r| r[0]).collect::<Vec<_>>()).collect::<Vec<u32>>()
     };
     assert_eq!(rows(loader(false, 0), 5), [0, 1, 2, 3, 4, 0, 1, 2, 3], "an epoch's last batch is what is left of it");
     let shuffled = rows(loader(true, 7), 6);
@@ -164,10 +166,10 @@ fn batches_follow_the_file_or_the_seed() {
     resumed.seek(7);
     assert_eq!(rows(resumed, 2), shuffled[7..]);
     let mut counting = loader(true, 7);
-    counting.next_batch();
+    counting.next_batch().unwrap();
     assert_eq!((counting.position(), counting.epoch(), counting.batches_per_epoch()), (2, 1.0 / 3.0, 3));
     let mut steps = loader(false, 0);
-    let mut step = || (steps.next_step(2).iter().map(|b| b.batch).collect::<Vec<_>>(), steps.epoch());
+    let mut step = || (steps.next_step(2).unwrap().iter().map(|b| b.batch).collect::<Vec<_>>(), steps.epoch());
     assert_eq!([step(), step(), step()], [(vec![2, 2], 2.0 / 3.0), (vec![1], 1.0), (vec![2, 2], 1.0 + 2.0 / 3.0)]);
     assert_eq!([1, 2, 3, 16].map(|accumulation| loader(false, 0).steps_per_epoch(accumulation)), [3, 2, 1, 1]);
     let bad = DataLoader::new(numbered(1), LoaderOptions { batch_size: 0, ..LoaderOptions::default() });
@@ -186,7 +188,7 @@ fn packed_rows_keep_their_examples_apart() {
     let options = LoaderOptions { batch_size: 2, shuffle: false, packing: Some(6), ..LoaderOptions::default() };
     let mut loader = DataLoader::new(set, options).unwrap();
     assert_eq!((loader.rows_per_epoch(), loader.longest()), (2, 5));
-    let batch = loader.next_batch();
+    let batch = loader.next_batch().unwrap();
     assert_eq!(batch.input_ids, [1, 2, 3, 9, 10, 4, 5, 6, 7, 8]);
     assert_eq!(batch.labels, [1, 2, 3, -100, 10, 4, 5, 6, 7, 8]);
     assert_eq!(batch.segment_ids, [1, 1, 1, 2, 2, 1, 1, 1, 1, 1]);
@@ -292,7 +294,8 @@ fn tokenizer(template: &str) -> Tokenizer {
 fn learned_of(t: &Tokenizer, row: &serde_json::Value) -> Result<Vec<String>> {
     let dir = folder();
     let set = Dataset::load(file(dir.path(), "r.jsonl", &row.to_string()), Some(t), &options())?;
-    let parts = set.examples()[0].labels.split(|&l| l == IGNORE).filter(|part| !part.is_empty());
+    let example = set.example(0)?;
+    let parts = example.labels.split(|&l| l == IGNORE).filter(|part| !part.is_empty());
     parts.map(|part| t.decode(&part.iter().map(|&l| l as u32).collect::<Vec<_>>(), false)).collect()
 }
 
@@ -306,7 +309,7 @@ fn tools_documents_and_variables_of_a_row_reach_the_template() {
     let dir = folder();
     let text = |row: serde_json::Value| {
         let set = Dataset::load(file(dir.path(), "r.jsonl", &row.to_string()), Some(&t), &options())?;
-        t.decode(&set.examples()[0].input_ids, false)
+        t.decode(&set.example(0).unwrap().input_ids, false)
     };
     let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
     let tools = json!([{"type": "function", "function": {"name": "w", "parameters": {}}}]);
@@ -381,7 +384,7 @@ fn rows_of_other_programs_are_read_or_named() {
     let load = |text: &str| Dataset::load(file(dir.path(), "r.json", text), Some(&t), &options());
     let text = |row: serde_json::Value| {
         let set = load(&row.to_string()).unwrap();
-        t.decode(&set.examples()[0].input_ids, false).unwrap()
+        t.decode(&set.example(0).unwrap().input_ids, false).unwrap()
     };
     let alpaca =
         json!({"instruction": "Add.", "input": "1, 2", "output": "3", "history": [["Hi", "Hello"]], "system": "S"});
@@ -467,7 +470,7 @@ fn learned(template: &str, messages: &[Message]) -> Result<Vec<String>> {
     v.chat_templates = vec![("default".to_owned(), template.into())];
     let t = Tokenizer::from_gguf(&v, "golden")?;
     let set = Dataset::from_rows(&[Row::Chat(messages.to_vec().into())], Some(&t), &options())?;
-    let example = &set.examples()[0];
+    let example = &set.example(0).unwrap();
     let runs = example.labels.split(|&l| l == IGNORE).filter(|run| !run.is_empty());
     runs.map(|run| t.decode(&run.iter().map(|&l| l as u32).collect::<Vec<_>>(), false)).collect()
 }
@@ -498,4 +501,51 @@ fn a_turn_is_learned_with_one_end_token() {
         counted.replace("'<|im_start|>' + m.content", "'<|im_start|>' + (m.content if m.role == 'user' else '')");
     let (row, message) = data_error(learned(&dropped, &turns(2)).map(|_| unreachable!("what was dropped was found")));
     assert!(row == 1 && message.contains("messages[1]"), "{message}");
+}
+
+#[test]
+fn rows_beyond_the_limit_are_refused_in_each_format() {
+    let dir = folder();
+    let t = chatml();
+    let limited = |max_row_bytes| DataOptions { max_row_bytes, ..options() };
+    let long = json!({"text": "cat ".repeat(100)}).to_string();
+    for (text, row) in [
+        (format!("{{\"text\":\"cat\"}}\n\n{long}\n"), 3),
+        (format!("[{{\"text\":\"cat\"}}, {long}]"), 2),
+        (format!("{{\"text\":\"cat\"}}\n{}", "x".repeat(1 << 20)), 2),
+    ] {
+        let path = file(dir.path(), "r", &text);
+        let (at, message) = data_error(Dataset::load(&path, Some(&t), &limited(400)));
+        assert_eq!(at, row, "{message}");
+        assert!(message.contains("more than the 400 that a row may have; raise `max_row_bytes`"), "{message}");
+    }
+    let path = file(dir.path(), "r", &format!("{long}\n{long}"));
+    assert_eq!(Dataset::load(path, Some(&t), &limited(411)).unwrap().len(), 2);
+    // What comes before is told first.
+    let path = file(dir.path(), "r", &format!("{{\"a\":1}}\n{long}"));
+    assert_eq!(data_error(Dataset::load(path, Some(&t), &limited(400))).0, 1);
+    // Of Parquet a row, and what a page claims before it is unpacked.
+    let chats = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chats.parquet");
+    let (row, message) = data_error(Dataset::load(&chats, Some(&t), &limited(60)));
+    assert!(row == 1 && message.contains("the row has"), "{message}");
+    let (row, message) = data_error(Dataset::load(&chats, Some(&t), &limited(1)));
+    assert!(row == 1 && message.contains("a page of ") && message.contains("more than 16 times the 1 bytes"), "{message}");
+    assert_eq!(Dataset::load(&chats, Some(&t), &limited(1000)).unwrap().len(), 2);
+}
+
+#[test]
+fn the_first_bad_row_of_the_file_is_told_and_clones_share_their_rows() {
+    let dir = folder();
+    let good = "{\"input_ids\":[5,6],\"labels\":[5,6]}\n";
+    let text = format!("{}{{\"input_ids\":[1],\"labels\":[]}}\n{}not json\n", good.repeat(5000), good.repeat(5000));
+    let path = file(dir.path(), "r.jsonl", &text);
+    for _ in 0..5 {
+        assert_eq!(data_error(Dataset::load(&path, None, &options())).0, 5001);
+    }
+    let path = file(dir.path(), "r.jsonl", &good.repeat(3));
+    let set = Dataset::load(&path, None, &options()).unwrap();
+    assert_eq!(set.clone(), set);
+    assert_ne!(set, Dataset::load(file(dir.path(), "s.jsonl", &good.repeat(2)), None, &options()).unwrap());
+    assert!(matches!(set.example(3), Err(Error::Config { .. })));
+    assert_eq!((set.iter().len(), set.iter().map(Result::unwrap).last()), (3, Some(set.example(0).unwrap())));
 }

@@ -23,9 +23,9 @@ fn rows_become_the_ids_and_labels_that_transformers_gives() {
     let answer = 23..37; // the assistant's words and the token that ends them
     let rows = embedded::rows(128, true);
     assert_eq!((rows.len(), rows.truncated()), (160, 0));
-    assert_eq!(rows.examples()[0].input_ids, ids);
+    assert_eq!(rows.example(0).unwrap().input_ids, ids);
     let labels = ids.iter().enumerate().map(|(i, &id)| if answer.contains(&i) { id as i32 } else { -100 });
-    assert_eq!(rows.examples()[0].labels, labels.collect::<Vec<_>>());
+    assert_eq!(rows.example(0).unwrap().labels, labels.collect::<Vec<_>>());
 }
 
 #[test]

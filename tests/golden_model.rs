@@ -164,7 +164,7 @@ fn losses_of_masked_rows_are_those_of_transformers() {
     let Some(gpu) = gpu() else { return };
     let golden: serde_json::Value = fourbit::format::read_json(format!("{TINY}/../masks.json")).unwrap();
     let model = load(&gpu, "model");
-    let options = DataOptions { max_seq_length: 64, completion_only: true, vocab_size: 256 };
+    let options = DataOptions::new(64, 256);
     let cases = golden["cases"].as_array().unwrap();
     let rows: Vec<Row> = (cases.iter())
         .map(|case| {
@@ -178,8 +178,8 @@ fn losses_of_masked_rows_are_those_of_transformers() {
         .collect();
     let set = Dataset::from_rows(&rows, None, &options).unwrap();
     assert_eq!(set.len(), 10);
-    for (example, case) in set.examples().iter().zip(cases) {
-        let got = evaluate::loss(&model, std::slice::from_ref(example), |_| Ok(())).unwrap().loss;
+    for (example, case) in set.iter().map(Result::unwrap).zip(cases) {
+        let got = evaluate::loss(&model, std::slice::from_ref(&example), |_| Ok(())).unwrap().loss;
         let want = case["loss"].as_f64().unwrap();
         assert!((got - want).abs() < 2e-5, "{:?}: {got}, transformers {want}", example.attention_mask);
     }

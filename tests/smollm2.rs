@@ -66,10 +66,10 @@ fn four_bits_cost_little_and_qlora_learns() {
     assert!((0.0..0.6).contains(&(after.loss - before.loss)), "{} as stored, {} in nf4", before.loss, after.loss);
 
     model.add_adapter(LoraConfig::default(), true).unwrap();
-    let options = DataOptions { max_seq_length: 128, completion_only: true, vocab_size: model.arch().vocab_size };
+    let options = DataOptions::new(128, model.arch().vocab_size);
     let chat = vec![Message::new("user", "Who are you?"), Message::new("assistant", "Arr! I be a pirate, matey!")];
     let dataset = Dataset::from_rows(&[Row::Chat(chat.into())], Some(&tokenizer), &options).unwrap();
-    let batch = fourbit::data::Batch::collate(&[&dataset.examples()[0]], tokenizer.pad_id());
+    let batch = fourbit::data::Batch::collate(&[&dataset.example(0).unwrap()], tokenizer.pad_id());
     let config = TrainConfig {
         learning_rate: 1e-3,
         lr_scheduler_type: Schedule::Constant,

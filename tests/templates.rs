@@ -196,9 +196,10 @@ fn tokenizer(source: &str) -> Result<Tokenizer> {
 /// What is learned of a conversation, a text for each part, or why nothing is.
 fn learned(tokenizer: &Tokenizer, case: &Case) -> Result<Vec<String>> {
     let row = Row::Chat(Chat { messages: case.messages.clone(), context: case.context.clone() });
-    let options = DataOptions { max_seq_length: 1 << 20, completion_only: true, vocab_size: 1 << 20 };
+    let options = DataOptions::new(1 << 20, 1 << 20);
     let set = Dataset::from_rows(&[row], Some(tokenizer), &options)?;
-    let labels = set.examples()[0].labels.split(|&l| l == IGNORE).filter(|part| !part.is_empty());
+    let example = set.example(0)?;
+    let labels = example.labels.split(|&l| l == IGNORE).filter(|part| !part.is_empty());
     labels.map(|part| tokenizer.decode(&part.iter().map(|&l| l as u32).collect::<Vec<_>>(), false)).collect()
 }
 

@@ -95,13 +95,13 @@ fn an_id_without_a_row_takes_no_memory_and_reaches_no_model() {
     // Its end would stand behind every row.
     fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
-    let options = DataOptions { max_seq_length: 64, completion_only: false, vocab_size: rows };
+    let options = DataOptions { completion_only: false, ..DataOptions::new(64, rows) };
     let data = file(dir.path(), "rows.jsonl", "{\"text\": \"a\"}\n{\"text\": \"a<far>b\"}\n");
     let error = Dataset::load(data, Some(&tokenizer), &options).map(drop).unwrap_err().to_string();
     assert!(error.contains("row 2") && error.contains(&format!("{FAR} (\"<far>\") is outside")), "{error}");
 
     let prose = file(dir.path(), "prose.txt", "a<far>b");
-    let options = SampleOptions { samples: 1, length: 16, vocab_size: rows };
+    let options = SampleOptions { samples: 1, length: 16, vocab_size: rows, max_row_bytes: DataOptions::MAX_ROW_BYTES };
     let error = samples(&prose, Some(&tokenizer), &options).map(drop).unwrap_err().to_string();
     assert!(error.contains("calibration") && error.contains("<far>"), "{error}");
 }

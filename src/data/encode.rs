@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn rows_of_text_are_refused_with_the_name_of_the_feature_and_rows_of_tokens_are_taken() {
-        let options = DataOptions { max_seq_length: 8, completion_only: true, vocab_size: 8 };
+        let options = DataOptions::new(8, 8);
         let encode = |row: Row| super::encode(&row, None, &options, Path::new("rows"), 1);
         let error = encode(Row::Text("text".into())).unwrap_err().to_string();
         assert!(error.contains("needs the feature `tokenizer`"), "{error}");

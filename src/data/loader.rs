@@ -2,6 +2,7 @@
 
 use super::encode::{Example, IGNORE};
 use super::{Dataset, pack};
+use std::borrow::Borrow;
 use crate::error::{Error, Result};
 use crate::random::mix;
 
@@ -115,13 +116,13 @@ impl Batch {
 
     /// A batch of examples, one per row.
     pub fn collate(examples: &[&Example], pad_id: u32) -> Batch {
-        let rows: Vec<Vec<&Example>> = examples.iter().map(|&e| vec![e]).collect();
+        let rows: Vec<[&Example; 1]> = examples.iter().map(|&e| [e]).collect();
         Batch::collate_packed(&rows, pad_id)
     }
 
     /// A batch of rows of several examples each.
-    fn collate_packed(rows: &[Vec<&Example>], pad_id: u32) -> Batch {
-        let length = |row: &Vec<&Example>| row.iter().map(|e| e.input_ids.len()).sum();
+    fn collate_packed<E: Borrow<Example>, R: AsRef<[E]>>(rows: &[R], pad_id: u32) -> Batch {
+        let length = |row: &R| row.as_ref().iter().map(|e| e.borrow().input_ids.len()).sum();
         let seq_len: usize = rows.iter().map(length).max().unwrap_or(0);
         let size = rows.len() * seq_len;
         let mut out = Batch {
@@ -136,7 +137,7 @@ impl Batch {
         };
         for (r, row) in rows.iter().enumerate() {
             let mut at = r * seq_len;
-            for (s, example) in row.iter().enumerate() {
+            for (s, example) in row.as_ref().iter().map(Borrow::borrow).enumerate() {
                 out.place(example, at, s as u32 + 1);
                 at += example.input_ids.len();
             }
@@ -182,6 +183,30 @@ impl Default for LoaderOptions {
     }
 }
 
+/// Rows of several examples.
+#[derive(Debug, Clone)]
+struct Packed {
+    /// Indices of examples, row by row.
+    examples: Vec<u32>,
+    /// Where each row ends among them.
+    ends: Vec<u32>,
+}
+
+impl Packed {
+    fn new(rows: &[Vec<u32>]) -> Packed {
+        let end = |end: &mut u32, row: &Vec<u32>| {
+            *end += row.len() as u32;
+            Some(*end)
+        };
+        Packed { examples: rows.concat(), ends: rows.iter().scan(0, end).collect() }
+    }
+
+    fn row(&self, row: usize) -> &[u32] {
+        let begin = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.examples[begin as usize..self.ends[row] as usize]
+    }
+}
+
 /// An endless stream of batches over a data set.
 ///
 /// Each epoch is cut into batches by itself, the last of which takes the rows that are left, and steps end with the epoch, as
@@ -190,8 +215,8 @@ impl Default for LoaderOptions {
 pub struct DataLoader {
     dataset: Dataset,
     options: LoaderOptions,
-    /// Rows as indices of examples: one each, or several packed.
-    rows: Vec<Vec<u32>>,
+    /// Where rows hold several examples.
+    packed: Option<Packed>,
     /// Rows delivered so far.
     position: u64,
     /// The epoch that `order` is for, and the order of its rows.
@@ -204,16 +229,14 @@ impl DataLoader {
         if options.batch_size == 0 {
             return Err(Error::config("batch_size", "expected at least 1, got 0"));
         }
-        let rows = match options.packing {
+        let packed = match options.packing {
             Some(0) => return Err(Error::config("packing", "expected rows of at least 1 token, got 0")),
-            Some(capacity) => {
-                let lengths: Vec<usize> = dataset.examples().iter().map(|e| e.input_ids.len()).collect();
-                pack::best_fit(&lengths, capacity)
-            }
-            None => (0..dataset.len() as u32).map(|i| vec![i]).collect(),
+            Some(capacity) => Some(Packed::new(&pack::best_fit(dataset.lengths(), capacity))),
+            None => None,
         };
-        let order = (0, order(rows.len(), &options, 0));
-        Ok(DataLoader { dataset, options, rows, position: 0, order })
+        let rows = packed.as_ref().map_or(dataset.len(), |packed| packed.ends.len());
+        let order = (0, order(rows, &options, 0));
+        Ok(DataLoader { dataset, options, packed, position: 0, order })
     }
 
     /// The data set.
@@ -223,12 +246,12 @@ impl DataLoader {
 
     /// Rows in an epoch: examples, or packed rows.
     pub fn rows_per_epoch(&self) -> usize {
-        self.rows.len()
+        self.order.1.len()
     }
 
     /// Batches of an epoch; the last one may have fewer rows.
     pub fn batches_per_epoch(&self) -> usize {
-        self.rows.len().div_ceil(self.options.batch_size)
+        self.rows_per_epoch().div_ceil(self.options.batch_size)
     }
 
     /// Steps of `accumulation` batches in an epoch; the last one may have fewer.
@@ -248,23 +271,17 @@ impl DataLoader {
 
     /// Epochs done so far, with the fraction of the current one: batches done over batches of an epoch.
     pub fn epoch(&self) -> f64 {
-        let n = self.rows.len() as u64;
+        let n = self.rows_per_epoch() as u64;
         let batches = (self.position % n).div_ceil(self.options.batch_size as u64);
         (self.position / n) as f64 + batches as f64 / self.batches_per_epoch() as f64
     }
 
     /// What decides the batches, to tell runs apart: the rows by a digest of their ids, labels and masks, and the options.
     pub(crate) fn identity(&self) -> serde_json::Value {
-        let mut rows = blake3::Hasher::new();
-        for Example { input_ids, labels, attention_mask } in self.dataset.examples() {
-            rows.update(&(input_ids.len() as u64).to_le_bytes());
-            rows.update(bytemuck::cast_slice(input_ids)).update(bytemuck::cast_slice(labels));
-            rows.update(attention_mask.as_deref().unwrap_or_default());
-        }
         let LoaderOptions { batch_size, shuffle, seed, packing, pad_id } = self.options;
         serde_json::json!({
             "rows": self.dataset.len(),
-            "digest": rows.finalize().to_hex().as_str(),
+            "digest": self.dataset.digest().to_hex().as_str(),
             "batch_size": batch_size,
             "shuffle": shuffle,
             "seed": seed,
@@ -275,40 +292,50 @@ impl DataLoader {
 
     /// The longest row's length, t at most.
     pub fn longest(&self) -> usize {
-        let length = |row: &Vec<u32>| row.iter().map(|&i| self.dataset.examples[i as usize].input_ids.len()).sum();
-        self.rows.iter().map(length).max().unwrap_or(0)
+        let Some(packed) = &self.packed else { return self.dataset.longest() };
+        let lengths = self.dataset.lengths();
+        let length = |row| packed.row(row).iter().map(|&example| lengths[example as usize] as usize).sum();
+        (0..packed.ends.len()).map(length).max().unwrap_or(0)
     }
 
-    /// The next batch: the last of an epoch has the rows that are left of it.
-    pub fn next_batch(&mut self) -> Batch {
-        let (n, size) = (self.rows.len() as u64, self.options.batch_size as u64);
+    /// The next batch: the last of an epoch has the rows that are left of it. Errors: Io where a row cannot be read back; the batch then
+    /// is still the next one.
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        let (n, size) = (self.rows_per_epoch() as u64, self.options.batch_size as u64);
         let (epoch, at) = (self.position / n, self.position % n);
         if self.order.0 != epoch {
-            self.order = (epoch, order(self.rows.len(), &self.options, epoch));
+            self.order = (epoch, order(n as usize, &self.options, epoch));
         }
         let end = ((at / size + 1) * size).min(n);
+        let rows = self.order.1[at as usize..end as usize].iter().map(|&row| self.row(row)).collect::<Result<Vec<_>>>()?;
         self.position += end - at;
-        let example = |&i: &u32| &self.dataset.examples[i as usize];
-        let row = |&r: &u32| self.rows[r as usize].iter().map(example).collect();
-        let rows: Vec<Vec<&Example>> = self.order.1[at as usize..end as usize].iter().map(row).collect();
-        Batch { epoch: self.epoch(), ..Batch::collate_packed(&rows, self.options.pad_id) }
+        Ok(Batch { epoch: self.epoch(), ..Batch::collate_packed(&rows, self.options.pad_id) })
     }
 
-    /// The batches of the next optimizer step: `accumulation` of them, or what is left of the epoch.
-    pub fn next_step(&mut self, accumulation: usize) -> Vec<Batch> {
-        let n = self.rows.len() as u64;
-        let mut batches = vec![self.next_batch()];
-        while batches.len() < accumulation && !self.position.is_multiple_of(n) {
-            batches.push(self.next_batch());
+    /// The examples of a row. Errors: Io.
+    fn row(&self, row: u32) -> Result<Vec<Example>> {
+        match &self.packed {
+            None => Ok(vec![self.dataset.example(row as usize)?]),
+            Some(packed) => packed.row(row as usize).iter().map(|&i| self.dataset.example(i as usize)).collect(),
         }
-        batches
+    }
+
+    /// The batches of the next optimizer step: `accumulation` of them, or what is left of the epoch. Errors: as
+    /// [`DataLoader::next_batch`].
+    pub fn next_step(&mut self, accumulation: usize) -> Result<Vec<Batch>> {
+        let n = self.rows_per_epoch() as u64;
+        let mut batches = vec![self.next_batch()?];
+        while batches.len() < accumulation && !self.position.is_multiple_of(n) {
+            batches.push(self.next_batch()?);
+        }
+        Ok(batches)
     }
 }
 
 impl Iterator for DataLoader {
-    type Item = Batch;
+    type Item = Result<Batch>;
 
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<Result<Batch>> {
         Some(self.next_batch())
     }
 }

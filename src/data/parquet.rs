@@ -1,30 +1,68 @@
 //! Rows of a Parquet file, as JSON has them.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde_json::{Map, Value};
 
-use super::rows::NumberedRow;
+use super::pages;
 use crate::error::{Error, Result, caught};
 
-/// Every row of a Parquet file. Errors: Format.
-pub(super) fn read(path: &Path, file: File) -> Result<Vec<NumberedRow>> {
-    // The parquet crate has places that panic on damaged pages; a data file must not end the program that way.
-    caught(|| parquet_rows(path, file)).unwrap_or_else(|_| Err(Error::format(path, "the parquet file is damaged")))
+/// A Parquet file whose rows are read one after the other: of each column, a page is in memory.
+pub(super) struct Table {
+    path: PathBuf,
+    rows: RowIter<'static>,
+    /// Rows that there are, and that were read.
+    count: u64,
+    read: u64,
 }
 
-fn parquet_rows(path: &Path, file: File) -> Result<Vec<NumberedRow>> {
-    let bad = |e: parquet::errors::ParquetError| Error::format(path, format!("parquet: {e}"));
-    let reader = SerializedFileReader::new(file).map_err(bad)?;
-    let mut rows = Vec::new();
-    for (n, row) in RowIter::from_file_into(Box::new(reader)).enumerate() {
-        rows.push((n + 1, fields(row.map_err(bad)?.into_columns())));
+impl Table {
+    /// Opens a file all of whose pages are small enough. Errors: Format; Data for a page that is not.
+    pub(super) fn open(path: &Path, file: File, max_row_bytes: usize) -> Result<Table> {
+        let bad = |e: parquet::errors::ParquetError| Error::format(path, format!("parquet: {e}"));
+        unpanicked(path, || {
+            let headers = file.try_clone().map_err(Error::io(path))?;
+            let reader = SerializedFileReader::new(file).map_err(bad)?;
+            let mut count = 0;
+            for group in reader.metadata().row_groups() {
+                for column in group.columns() {
+                    let (begin, length) = column.byte_range();
+                    let place = pages::Place { path, row: count as usize + 1, column: &column.column_path().string() };
+                    pages::check(&headers, begin, length, max_row_bytes, &place)?;
+                }
+                count += group.num_rows().max(0) as u64;
+            }
+            // Rows are read one by one: many of them could be of many pages.
+            let rows = RowIter::from_file_into(Box::new(reader)).with_batch_size(1);
+            Ok(Table { path: path.into(), rows, count, read: 0 })
+        })
     }
-    Ok(rows)
+
+    /// The next row. Errors: Format, after which there are no more.
+    pub(super) fn next_row(&mut self) -> Result<Option<Map<String, Value>>> {
+        let rows = &mut self.rows;
+        let row = unpanicked(&self.path, || {
+            let row = rows.next().transpose();
+            let row = row.map_err(|e| Error::format(&self.path, format!("parquet: {e}")))?;
+            Ok(row.map(|row| fields(row.into_columns())))
+        })?;
+        self.read += u64::from(row.is_some());
+        Ok(row)
+    }
+
+    /// How much of the file has been read, 0 to 1.
+    pub(super) fn read(&self) -> f64 {
+        self.read as f64 / self.count.max(1) as f64
+    }
+}
+
+/// The parquet crate has places that panic on damaged pages; a data file must not end the program that way.
+fn unpanicked<T>(path: &Path, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    caught(f).unwrap_or_else(|_| Err(Error::format(path, "the parquet file is damaged")))
 }
 
 fn fields(columns: Vec<(String, Field)>) -> Map<String, Value> {

@@ -17,13 +17,15 @@ pub struct SampleOptions {
     pub length: usize,
     /// Tokens that the model knows.
     pub vocab_size: usize,
+    /// Of rows: as [`DataOptions::max_row_bytes`].
+    pub max_row_bytes: usize,
 }
 
 /// Token ids of the first samples of a file: its rows as training reads them, each cut to `length`, or the pieces of that length of a
 /// plain text, without special tokens. Those of fewer than 2 tokens are left out. Errors: Config for options that give none, for a
 /// text without a tokenizer, and where nothing is left; Io, Format, Data.
 pub fn samples(path: &Path, tokenizer: Option<&Tokenizer>, options: &SampleOptions) -> Result<Vec<Vec<u32>>> {
-    let SampleOptions { samples: count, length, vocab_size } = *options;
+    let SampleOptions { samples: count, length, vocab_size, max_row_bytes } = *options;
     if count == 0 {
         return Err(Error::config("calibration_samples", "expected at least 1"));
     }
@@ -32,9 +34,9 @@ pub fn samples(path: &Path, tokenizer: Option<&Tokenizer>, options: &SampleOptio
     }
     let mut samples: Vec<Vec<u32>> = match holds_rows(path)? {
         true => {
-            let options = DataOptions { max_seq_length: length, completion_only: false, vocab_size };
+            let options = DataOptions { completion_only: false, max_row_bytes, ..DataOptions::new(length, vocab_size) };
             let data = Dataset::load(path, tokenizer, &options)?;
-            data.examples().iter().take(count).map(|row| row.input_ids.clone()).collect()
+            data.iter().take(count).map(|row| Ok(row?.input_ids)).collect::<Result<_>>()?
         }
         false => {
             let missing = || Error::config("calibration", format!("{} needs a tokenizer", path.display()));

@@ -160,7 +160,7 @@ impl<M: Borrow<Model>> Finetune<M> {
 
     /// Takes the steps that are left, or fewer where `watch` wants no more or the device is asked to stop: then the last whole step
     /// leaves a checkpoint, and so does a run that diverges. Errors: those of
-    /// [`Trainer::step`] and of `watch`, Io.
+    /// [`Trainer::step`] and of `watch`, Io, also of rows that cannot be read back.
     pub fn run(&mut self, watch: &mut dyn Watch) -> Result<()> {
         let (steps, accumulation) = {
             let config = self.trainer.config();
@@ -168,7 +168,7 @@ impl<M: Borrow<Model>> Finetune<M> {
         };
         while self.trainer.steps() < steps {
             let position = self.loader.position();
-            let batches = self.loader.next_step(accumulation);
+            let batches = self.loader.next_step(accumulation)?;
             let metrics = match self.trainer.step(&batches) {
                 Err(Error::Interrupted(_)) => {
                     // As if it had not begun.

@@ -17,7 +17,7 @@ use fourbit::{
 /// Rows of what the embedded model is about: samples to learn from, of different lengths, and others.
 fn texts() -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let data = embedded::rows(32, false);
-    let rows = data.examples().iter().map(|row| row.input_ids.clone()).filter(|ids| ids.len() == 32);
+    let rows = data.iter().map(|row| row.unwrap().input_ids).filter(|ids| ids.len() == 32);
     let mut samples: Vec<Vec<u32>> = rows.take(48).collect();
     let others = samples.split_off(32);
     samples[0].truncate(31);

@@ -43,7 +43,7 @@ fn model(gpu: &Gpu, lora: Option<usize>, qat: QatConfig) -> Model {
 
 fn samples() -> Vec<Vec<u32>> {
     let mut loader = loader(1);
-    (0..3).map(|_| loader.next_batch().input_ids).collect()
+    (0..3).map(|_| loader.next_batch().unwrap().input_ids).collect()
 }
 
 /// Trains for the steps of `config`; gives the model back and the losses.
@@ -51,14 +51,14 @@ fn train(model: Model, config: TrainConfig) -> (Model, Vec<f64>) {
     let mut loader = loader(config.batch_size);
     let steps = config.max_steps;
     let mut trainer = Trainer::new(model, config).unwrap();
-    let losses = (0..steps).map(|_| trainer.step(&[loader.next_batch()]).unwrap().loss).collect();
+    let losses = (0..steps).map(|_| trainer.step(&[loader.next_batch().unwrap()]).unwrap().loss).collect();
     (trainer.into_model(), losses)
 }
 
 /// Every fifth row of the data set, and the others.
 fn held_out() -> [Vec<Example>; 2] {
     let rows = embedded::rows(64, false);
-    let rows = rows.examples().iter().cloned().enumerate();
+    let rows = rows.iter().map(Result::unwrap).enumerate();
     let (held_out, rows): (Vec<_>, Vec<_>) = rows.partition(|(n, _)| n % 5 == 0);
     [held_out, rows].map(|rows| rows.into_iter().map(|(_, row)| row).collect())
 }
@@ -178,7 +178,7 @@ fn accumulated_micro_batches_equal_one_batch_and_checkpointing_changes_nothing()
     let Some(gpu) = gpu() else { return };
     let learned = QatConfig { ranges: Ranges::Learned, ..QatConfig::new(Scheme::int(3, 64)) };
     let qat = QatConfig { activations: Some(InputScales::Static), ..learned };
-    let whole = loader(2).next_batch();
+    let whole = loader(2).next_batch().unwrap();
     let seq = whole.seq_len;
     let row = |n: usize| {
         let range = n * seq..(n + 1) * seq;

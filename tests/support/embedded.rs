@@ -26,7 +26,7 @@ pub fn load(gpu: &Gpu, quantization: Quantization) -> Model {
 
 /// The rows with their labels, cut after so many tokens.
 pub fn rows(max_seq_length: usize, completion_only: bool) -> Dataset {
-    let options = DataOptions { max_seq_length, completion_only, vocab_size: 1024 };
+    let options = DataOptions { completion_only, ..DataOptions::new(max_seq_length, 1024) };
     Dataset::load(ROWS, Some(&tokenizer()), &options).unwrap()
 }
 

@@ -30,6 +30,9 @@ pub struct Global {
     /// Print the result as one line of JSON on stdout, and everything else on stderr
     #[arg(long, global = true)]
     pub json: bool,
+    /// Bytes of a row of data (a JSON line, an element of a JSON array, a row of parquet) at most; larger ones are refused
+    #[arg(long, global = true, value_name = "N", default_value_t = DataOptions::MAX_ROW_BYTES)]
+    pub max_row_bytes: usize,
 }
 
 impl Global {
@@ -382,12 +385,20 @@ impl DataArgs {
     }
 
     /// Reads the rows. Errors: Io, Format, Data, Config.
-    pub fn loader(&self, data: &Path, base: &Base, source: &Source, train: &TrainArgs) -> Result<DataLoader> {
+    pub fn loader(
+        &self,
+        global: &Global,
+        data: &Path,
+        base: &Base,
+        source: &Source,
+        train: &TrainArgs,
+    ) -> Result<DataLoader> {
         let tokenizer = base.tokenizer()?;
+        let length = max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?;
         let options = DataOptions {
-            max_seq_length: max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?,
             completion_only: self.completion_only_loss,
-            vocab_size: source.arch().vocab_size,
+            max_row_bytes: global.max_row_bytes,
+            ..DataOptions::new(length, source.arch().vocab_size)
         };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
         note_rows(&dataset, tokenizer.as_ref(), options.max_seq_length);

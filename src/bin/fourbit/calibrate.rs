@@ -76,7 +76,7 @@ impl Calibrate {
         };
         let options = recipe.as_ref().map_or_else(PipelineOptions::default, Recipe::pipeline);
         let options = PipelineOptions { report: true, ..options };
-        let samples = self.calibration.load("calibrate", &self.model, &source)?;
+        let samples = self.calibration.load(global, "calibrate", &self.model, &source)?;
         self.calibration.warn_of_few(recipe.as_slice(), &samples, &source);
         let gpu = global.gpu()?;
         let mut report = Report {

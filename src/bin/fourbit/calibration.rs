@@ -1,5 +1,6 @@
 //! The texts that methods calibrate with, and the methods' own options.
 
+use crate::args::Global;
 use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
@@ -116,14 +117,20 @@ impl CalibrationArgs {
 
     /// Token ids of the samples, where one of `recipes` needs them. Errors: Config where no file was given or it holds too
     /// little; Io, Format, Data.
-    pub fn samples(&self, recipes: &[Recipe], model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
+    pub fn samples(
+        &self,
+        global: &Global,
+        recipes: &[Recipe],
+        model: &Path,
+        source: &Source,
+    ) -> Result<Vec<Vec<u32>>> {
         let mut needing = None;
         for recipe in recipes {
             if recipe.build()?.needs().any() {
                 needing = Some(recipe.method.name());
             }
         }
-        let samples = needing.map_or(Ok(Vec::new()), |method| self.load(method, model, source))?;
+        let samples = needing.map_or(Ok(Vec::new()), |method| self.load(global, method, model, source))?;
         self.warn_of_few(recipes, &samples, source);
         Ok(samples)
     }
@@ -155,12 +162,17 @@ impl CalibrationArgs {
     }
 
     /// Token ids of the samples, for `method`. Errors: as [`CalibrationArgs::samples`].
-    pub fn load(&self, method: &str, model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
+    pub fn load(&self, global: &Global, method: &str, model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
         let path = self.calibration.as_ref();
         let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
         let length = self.calibration_length.min(source.arch().max_positions);
         let tokenizer = Tokenizer::open(model)?;
-        let options = SampleOptions { samples: self.calibration_samples, length, vocab_size: source.arch().vocab_size };
+        let options = SampleOptions {
+            samples: self.calibration_samples,
+            length,
+            vocab_size: source.arch().vocab_size,
+            max_row_bytes: global.max_row_bytes,
+        };
         data::samples(path, tokenizer.as_ref(), &options)
     }
 }

@@ -58,8 +58,8 @@ impl Compare {
         self.calibration.options().check_taken(&recipes)?;
         let source = Source::open(&self.model)?;
         let _claim = self.output.as_ref().map(Claim::of).transpose()?;
-        let measured = self.measure.read(&self.model, &source, &self.data, Convention::Windows)?;
-        let calibration = self.calibration.samples(&recipes, &self.model, &source)?;
+        let measured = self.measure.read(global, &self.model, &source, &self.data, Convention::Windows)?;
+        let calibration = self.calibration.samples(global, &recipes, &self.model, &source)?;
         self.calibration.note_same(&recipes, &self.data);
         let what = Measure { sequences: &measured.sequences, calibration: &calibration, generate: self.generate };
         let gpu = global.gpu()?;

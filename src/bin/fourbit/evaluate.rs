@@ -57,7 +57,7 @@ impl Evaluate {
         let base = self.model.base()?;
         let source = Source::open(&base.path)?;
         let load_options = self.quant.options(&source)?;
-        let measured = self.measured(&base.path, &source)?;
+        let measured = self.measured(global, &base.path, &source)?;
         let _claim = self.logits.as_ref().map(Claim::of).transpose()?;
 
         let gpu = global.gpu()?;
@@ -95,9 +95,9 @@ impl Evaluate {
     }
 
     /// What is to be predicted. Errors: those of [`MeasureArgs::read`] and [`MeasureArgs::ids`].
-    fn measured(&self, model: &Path, source: &Source) -> Result<Measured> {
+    fn measured(&self, global: &Global, model: &Path, source: &Source) -> Result<Measured> {
         if let Some(data) = &self.data {
-            return self.measure.read(model, source, data, self.convention);
+            return self.measure.read(global, model, source, data, self.convention);
         }
         let texts = match &self.input_ids {
             Some(path) => match format::read_json(path)? {

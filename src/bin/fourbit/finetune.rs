@@ -147,7 +147,7 @@ impl Finetune {
         let qat = self.qat.config()?;
         let trains_adapter = self.qat.trains_adapter(&self.lora, &self.model)?;
         let folder = qat.as_ref().map(|qat| qat::folder(&base.path, qat, &self.output)).transpose()?;
-        let loader = self.data.loader(&data, &base, &source, &self.train)?;
+        let loader = self.data.loader(global, &data, &base, &source, &self.train)?;
         let steps = self.steps(&loader, showcase)?;
         let length = loader.longest().max(2);
         let config = self.train.config(showcase, length, steps, self.qat.full)?;

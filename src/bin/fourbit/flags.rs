@@ -25,7 +25,7 @@ const NAMES: [(&str, &str); 18] = [
 ];
 
 /// What the library advises, in backticks there, and how that is done here. A name without them is one of a file.
-const ADVICE: [(&str, &str); 8] = [
+const ADVICE: [(&str, &str); 9] = [
     ("`GpuOptions::device`", "--device"),
     ("`Quantization::AsStored`", "--quantization none"),
     ("`window`", "--max-seq-length"),
@@ -33,6 +33,7 @@ const ADVICE: [(&str, &str); 8] = [
     ("`gradient_checkpointing`", "--gradient-checkpointing"),
     ("`load_adapter`", "--adapter"),
     ("`max_seq_length`", "--max-seq-length"),
+    ("`max_row_bytes`", "--max-row-bytes"),
     ("`method::Merge`", "fourbit merge --quantization none --method rtn --scheme bf16"),
 ];
 
@@ -48,6 +49,7 @@ fn advice(text: String) -> String {
 pub fn told(error: Error) -> Error {
     match error {
         Error::Config { name, message } => Error::Config { name: flag(name), message: advice(message) },
+        Error::Data { path, row, message } => Error::Data { path, row, message: advice(message) },
         Error::Format { path, message } => Error::Format { path, message: advice(message) },
         Error::NoAdapter { message } => Error::NoAdapter { message: advice(message) },
         Error::OutOfMemory { what, needed, available, remedy } => {

@@ -1,6 +1,6 @@
 //! What `--data` of `evaluate`, `merge` and `compare` holds, and which of its tokens are predicted.
 
-use crate::args::{MAX_SEQ_LENGTH, max_seq_length};
+use crate::args::{Global, MAX_SEQ_LENGTH, max_seq_length};
 use crate::output::note;
 use clap::Args;
 use fourbit::{
@@ -58,7 +58,14 @@ impl Measured {
 impl MeasureArgs {
     /// Reads `--data`: rows as `finetune` reads them, or prose. Errors: Io, Format, Data; Config where the model has no tokenizer,
     /// there is nothing to predict, or rows are to be measured by a convention for texts.
-    pub fn read(&self, model: &Path, source: &Source, data: &Path, convention: Convention) -> Result<Measured> {
+    pub fn read(
+        &self,
+        global: &Global,
+        model: &Path,
+        source: &Source,
+        data: &Path,
+        convention: Convention,
+    ) -> Result<Measured> {
         let tokenizer = Tokenizer::open(model)?;
         if holds_rows(data)? {
             if convention != Convention::Windows {
@@ -66,7 +73,7 @@ impl MeasureArgs {
                     format!("is for texts, and {} holds rows, each of which is measured as it is", data.display());
                 return Err(Error::config("--convention", message));
             }
-            return self.rows(tokenizer.as_ref(), source, data);
+            return self.rows(global, tokenizer.as_ref(), source, data);
         }
         let no_tokenizer =
             || Error::config("--data", format!("texts need a tokenizer: {}", Tokenizer::why_none(model)));
@@ -86,23 +93,33 @@ impl MeasureArgs {
         Ok(Measured { sequences, what, kind: "prose" })
     }
 
-    fn rows(&self, tokenizer: Option<&Tokenizer>, source: &Source, data: &Path) -> Result<Measured> {
+    fn rows(
+        &self,
+        global: &Global,
+        tokenizer: Option<&Tokenizer>,
+        source: &Source,
+        data: &Path,
+    ) -> Result<Measured> {
+        let length = max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source)?;
         let options = DataOptions {
-            max_seq_length: max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source)?,
             completion_only: self.completion_only_loss,
-            vocab_size: source.arch().vocab_size,
+            max_row_bytes: global.max_row_bytes,
+            ..DataOptions::new(length, source.arch().vocab_size)
         };
         let rows = Dataset::load(data, tokenizer, &options)?;
         note_rows(&rows, tokenizer, options.max_seq_length);
         let mut left = self.max_tokens.unwrap_or(usize::MAX);
-        let fits = |row: &&Example| {
-            let fits = row.input_ids.len() <= left;
-            left = left.saturating_sub(row.input_ids.len());
-            fits
-        };
-        let sequences: Vec<Example> = rows.examples().iter().take_while(fits).cloned().collect();
+        let mut sequences = Vec::new();
+        for row in rows.iter() {
+            let row = row?;
+            match left.checked_sub(row.input_ids.len()) {
+                None => break,
+                Some(less) => left = less,
+            }
+            sequences.push(row);
+        }
         if sequences.is_empty() {
-            let first = rows.examples()[0].input_ids.len();
+            let first = rows.example(0)?.input_ids.len();
             return Err(Error::config(
                 "--max-tokens",
                 format!("the first row has {first} tokens; give at least these"),

@@ -81,9 +81,9 @@ impl Merge {
         let export = Export::open(&base.path, Some(adapter), &recipe, &self.output)?;
         let claim = Claim::of(&self.output)?;
         claim.expect_room(export.bytes()?)?;
-        let read = |data: &PathBuf| self.measure.read(&base.path, &source, data, Convention::Windows);
+        let read = |data: &PathBuf| self.measure.read(global, &base.path, &source, data, Convention::Windows);
         let measured = self.data.as_ref().map(read).transpose()?;
-        let samples = self.calibration.samples(std::slice::from_ref(&recipe), &base.path, &source)?;
+        let samples = self.calibration.samples(global, std::slice::from_ref(&recipe), &base.path, &source)?;
         if let Some(text) = &self.data {
             self.calibration.note_same(&[recipe], text);
         }

@@ -37,7 +37,7 @@ impl Plan {
         let source = Source::open(&base.path)?;
         let showcase = self.data.is_showcase(&base);
         let length = match self.data.path(&base) {
-            Some(data) => self.data.loader(&data, &base, &source, &self.train)?.longest().max(2),
+            Some(data) => self.data.loader(global, &data, &base, &source, &self.train)?.longest().max(2),
             None => max_seq_length(self.train.max_seq_length, MAX_SEQ_LENGTH, &source)?,
         };
         let config = self.train.config(showcase, length, 1, self.qat.full)?;

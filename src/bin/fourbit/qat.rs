@@ -74,8 +74,8 @@ impl QatArgs {
     pub fn begin(&self, model: &mut Model, config: QatConfig, rows: &Dataset) -> Result<()> {
         model.add_qat(config, true)?;
         if config.activations == Some(InputScales::Static) {
-            let rows = rows.examples().iter().take(OBSERVED_ROWS);
-            model.observe_inputs(&rows.map(|row| row.input_ids.clone()).collect::<Vec<_>>())?;
+            let rows = rows.iter().take(OBSERVED_ROWS).map(|row| Ok(row?.input_ids));
+            model.observe_inputs(&rows.collect::<Result<Vec<_>>>()?)?;
         }
         Ok(())
     }

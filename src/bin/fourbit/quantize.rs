@@ -80,7 +80,7 @@ impl Quantize {
             tell(out, &self.output, &recipe, &summary, Map::new());
             return Ok(());
         };
-        let samples = self.calibration.samples(std::slice::from_ref(&recipe), &self.input, source)?;
+        let samples = self.calibration.samples(global, std::slice::from_ref(&recipe), &self.input, source)?;
         let gpu = global.gpu()?;
         let mut progress = Progress::new(source.arch().linear_count() as u64, "layers");
         let method = recipe.build()?;
