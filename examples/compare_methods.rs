@@ -36,8 +36,7 @@ fn main() -> Result<()> {
     let (text, calibration) = match arguments.get(1..3) {
         Some([text, calibration]) => (ids(text)?, ids(calibration)?),
         _ => {
-            let options =
-                DataOptions { completion_only: false, ..DataOptions::new(128, source.arch().vocab_size) };
+            let options = DataOptions { completion_only: false, ..DataOptions::new(128, source.arch().vocab_size) };
             let chats = Dataset::load(format!("{embedded}/train.jsonl"), Some(&tokenizer), &options)?;
             let mut text = chats.iter().map(|chat| Ok(chat?.input_ids)).collect::<Result<Vec<_>>>()?.concat();
             let calibration = text.split_off(text.len() / 2);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compares fourbit with transformers, PEFT and bitsandbytes on SmolLM2-135M: sets up what is missing (Python packages, the
 # model, a driver), builds, and runs scripts/verify.py with the arguments given; without any, scripts/verify_kills.py,
-# scripts/verify_layouts.py, scripts/verify_meaning.py and the check of tests/golden/templates.json too. About an hour on two cores, and 3 GB of packages,
+# scripts/verify_rows.py, scripts/verify_layouts.py, scripts/verify_meaning.py and the check of tests/golden/templates.json too. About an hour on two cores, and 3 GB of packages,
 # kept in $FOURBIT_VENV (~/.cache/fourbit-venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,6 +27,7 @@ fi
 cargo build --release --bin fourbit --features naga/spv-out,naga/msl-out,naga/hlsl-out
 if (($# == 0)); then
   "$venv/bin/python" scripts/verify_kills.py
+  "$venv/bin/python" scripts/verify_rows.py
   "$venv/bin/python" scripts/verify_layouts.py
   "$venv/bin/python" scripts/verify_meaning.py
   "$venv/bin/python" scripts/make_template_golden.py --check "$(scripts/templates.sh)"

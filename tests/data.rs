@@ -69,7 +69,11 @@ fn texts_in_a_chat_layout_become_conversations_in_the_models_template() {
         assert_eq!(set.len(), 3);
         assert_eq!(set.example(0).unwrap(), set.example(1).unwrap());
         assert_eq!(set.example(0).unwrap(), set.example(2).unwrap());
-        assert!(t.decode(&set.example(0).unwrap().input_ids, false).unwrap().contains("<|im_start|>user\ncats?<|im_end|>\n"));
+        assert!(
+            t.decode(&set.example(0).unwrap().input_ids, false)
+                .unwrap()
+                .contains("<|im_start|>user\ncats?<|im_end|>\n")
+        );
     }
 }
 
@@ -149,7 +153,11 @@ fn batches_follow_the_file_or_the_seed() {
             .unwrap()
     };
     let rows = |loader: DataLoader, n| {
-        loader.take(n).map(Result::unwrap).flat_map(|b| b.input_ids.chunks(2).map(|r| r[0]).collect::<Vec<_>>()).collect::<Vec<u32>>()
+        loader
+            .take(n)
+            .map(Result::unwrap)
+            .flat_map(|b| b.input_ids.chunks(2).map(|r| r[0]).collect::<Vec<_>>())
+            .collect::<Vec<u32>>()
     };
     assert_eq!(rows(loader(false, 0), 5), [0, 1, 2, 3, 4, 0, 1, 2, 3], "an epoch's last batch is what is left of it");
     let shuffled = rows(loader(true, 7), 6);
@@ -529,7 +537,10 @@ fn rows_beyond_the_limit_are_refused_in_each_format() {
     let (row, message) = data_error(Dataset::load(&chats, Some(&t), &limited(60)));
     assert!(row == 1 && message.contains("the row has"), "{message}");
     let (row, message) = data_error(Dataset::load(&chats, Some(&t), &limited(1)));
-    assert!(row == 1 && message.contains("a page of ") && message.contains("more than 16 times the 1 bytes"), "{message}");
+    assert!(
+        row == 1 && message.contains("a page of ") && message.contains("more than 16 times the 1 bytes"),
+        "{message}"
+    );
     assert_eq!(Dataset::load(&chats, Some(&t), &limited(1000)).unwrap().len(), 2);
 }
 

@@ -2,9 +2,9 @@
 
 use super::encode::{Example, IGNORE};
 use super::{Dataset, pack};
-use std::borrow::Borrow;
 use crate::error::{Error, Result};
 use crate::random::mix;
+use std::borrow::Borrow;
 
 /// The bit that [`Batch::segment_ids`] carry of tokens that are masked within their example.
 pub const MASKED: u32 = 1 << 31;
@@ -307,7 +307,8 @@ impl DataLoader {
             self.order = (epoch, order(n as usize, &self.options, epoch));
         }
         let end = ((at / size + 1) * size).min(n);
-        let rows = self.order.1[at as usize..end as usize].iter().map(|&row| self.row(row)).collect::<Result<Vec<_>>>()?;
+        let rows =
+            self.order.1[at as usize..end as usize].iter().map(|&row| self.row(row)).collect::<Result<Vec<_>>>()?;
         self.position += end - at;
         Ok(Batch { epoch: self.epoch(), ..Batch::collate_packed(&rows, self.options.pad_id) })
     }

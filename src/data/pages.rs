@@ -41,7 +41,9 @@ pub(super) fn check(file: &File, begin: u64, length: u64, max_row_bytes: usize, 
         let packed = u64::try_from(packed).ok().filter(|&packed| packed <= left);
         let packed = packed.ok_or_else(|| damaged("a page that is larger than what holds it"))?;
         let claims = [(unpacked, "bytes"), (values, "values")];
-        if let Some((claim, what)) = claims.into_iter().find(|&(claim, _)| u64::try_from(claim).map_or(true, |n| n > most)) {
+        if let Some((claim, what)) =
+            claims.into_iter().find(|&(claim, _)| u64::try_from(claim).map_or(true, |n| n > most))
+        {
             let message = format!(
                 "column {}: a page of {claim} {what}, more than {PAGE_ROWS} times the {max_row_bytes} bytes that a row may have; \
                  raise `max_row_bytes`, or write the file with smaller pages",
@@ -180,8 +182,17 @@ mod tests {
     fn page(unpacked: i64, packed: i64, values: i64) -> Vec<u8> {
         let statistics = [&[0x18, 3][..], b"max", &[0x18, 3], b"min", &[0]].concat();
         let data = [&[0x15][..], &number(values), &[0x15, 0, 0x3c], &statistics, &[0]].concat();
-        [&[0x15, 0, 0x15][..], &number(unpacked), &[0x15], &number(packed), &[0x2c], &data, &[0], &vec![7; packed.max(0) as usize]]
-            .concat()
+        [
+            &[0x15, 0, 0x15][..],
+            &number(unpacked),
+            &[0x15],
+            &number(packed),
+            &[0x2c],
+            &data,
+            &[0],
+            &vec![7; packed.max(0) as usize],
+        ]
+        .concat()
     }
 
     fn told(bytes: &[u8], length: u64) -> Result<(), String> {
@@ -201,7 +212,7 @@ mod tests {
             (page(-1, 9, 1), "a page of -1 bytes"),
             (page(9, 9, i64::from(i32::MAX)), "a page of 2147483647 values"),
             (page(9, -1, 1), "larger than what holds it"),
-            (page(9, 9, 1)[..20].to_vec(), "larger than what holds it"),
+            (page(9, 9, 1).split_last().unwrap().1.to_vec(), "larger than what holds it"),
             (page(9, 9, 1)[..9].to_vec(), "the header of a page"),
             (vec![0x1c; 50], "nested too deep"),
             (vec![0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x0f], "the header of a page"),

@@ -165,7 +165,8 @@ impl Rows {
             let text = text.strip_suffix(b"\r").unwrap_or(text).len();
             if text > self.max_row_bytes {
                 // How long it is the file tells: nothing of it is kept.
-                let rest = rest_of_line(reader).map_err(Error::io(&self.path))?;
+                let rest = if line.ends_with(b"\n") { Ok(0) } else { rest_of_line(reader) };
+                let rest = rest.map_err(Error::io(&self.path))?;
                 return Err(too_large(&self.path, self.number, "the line has", text as u64 + rest, self.max_row_bytes));
             }
             line.truncate(text);
@@ -190,7 +191,8 @@ impl Rows {
                 return Err(Error::format(&self.path, format!("the JSON array ends within row {number}")));
             }
             // Blanks in front are no part of it, however many.
-            let blank = if element.is_empty() { bytes.iter().take_while(|b| b.is_ascii_whitespace()).count() } else { 0 };
+            let blank =
+                if element.is_empty() { bytes.iter().take_while(|b| b.is_ascii_whitespace()).count() } else { 0 };
             let end = bytes[blank..].iter().position(|&byte| scan.ends_at(byte)).map(|at| blank + at);
             element.extend_from_slice(&bytes[blank..end.unwrap_or(bytes.len())]);
             let (read, end) = (end.map_or(bytes.len(), |end| end + 1), end.map(|end| bytes[end]));

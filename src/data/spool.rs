@@ -260,7 +260,8 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(bytes).unwrap();
             let mut filed = Spool { store: Store::File(Mutex::new(file)), ..Spool::new(vocab_size) };
-            (filed.ends, filed.lengths, filed.digest) = (spool.ends.clone(), spool.lengths.clone(), spool.digest.clone());
+            (filed.ends, filed.lengths, filed.digest) =
+                (spool.ends.clone(), spool.lengths.clone(), spool.digest.clone());
             for spool in [&mut spool, &mut filed] {
                 spool.push(records(&rows[20..]), 1.0).unwrap();
                 spool.finish();

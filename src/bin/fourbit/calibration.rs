@@ -117,13 +117,7 @@ impl CalibrationArgs {
 
     /// Token ids of the samples, where one of `recipes` needs them. Errors: Config where no file was given or it holds too
     /// little; Io, Format, Data.
-    pub fn samples(
-        &self,
-        global: &Global,
-        recipes: &[Recipe],
-        model: &Path,
-        source: &Source,
-    ) -> Result<Vec<Vec<u32>>> {
+    pub fn samples(&self, global: &Global, recipes: &[Recipe], model: &Path, source: &Source) -> Result<Vec<Vec<u32>>> {
         let mut needing = None;
         for recipe in recipes {
             if recipe.build()?.needs().any() {

@@ -93,13 +93,7 @@ impl MeasureArgs {
         Ok(Measured { sequences, what, kind: "prose" })
     }
 
-    fn rows(
-        &self,
-        global: &Global,
-        tokenizer: Option<&Tokenizer>,
-        source: &Source,
-        data: &Path,
-    ) -> Result<Measured> {
+    fn rows(&self, global: &Global, tokenizer: Option<&Tokenizer>, source: &Source, data: &Path) -> Result<Measured> {
         let length = max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source)?;
         let options = DataOptions {
             completion_only: self.completion_only_loss,
