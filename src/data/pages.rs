@@ -217,7 +217,7 @@ mod tests {
             (vec![0x1c; 50], "nested too deep"),
             (vec![0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x0f], "the header of a page"),
             (vec![0x18, 0xff, 0xff, 0xff, 0xff, 0x0f], "the header of a page"),
-            (vec![0x15; 12].into_iter().chain([0xff; 12]).collect(), "does not end"),
+            (vec![0x15; 11].into_iter().chain([0xff; 12]).collect(), "does not end"),
             (vec![0x1f], "unknown kind"),
         ] {
             let bytes = [good.clone(), last].concat();
