@@ -8,7 +8,9 @@ use crate::{
         Checkpoint, Kind, Stored, Weights,
         atomic::{self, AtomicFolder},
         checkpoint::{Basis, Rounding},
-        is_same, resolved,
+        is_same,
+        manifest::Set,
+        resolved,
         safetensors::{TensorSpec, Writer},
     },
     gpu::{Gpu, GpuOptions, Tensor},
@@ -108,7 +110,7 @@ impl QuantizedFolder {
         mut vector: impl FnMut(&str) -> Result<Option<Vec<f32>>>,
         on_tensor: OnTensor<'_>,
     ) -> Result<Written> {
-        let folder = AtomicFolder::create(&self.output)?;
+        let folder = AtomicFolder::create(&self.output, Set::Model)?;
         let path = folder.folder().join(crate::format::SINGLE);
         let mut writer = Writer::create(&path, self.specs()?)?;
         let mut summary = Summary::default();

@@ -1,5 +1,6 @@
 //! Files that appear whole or not at all: written under a temporary name beside the target, synced, then renamed.
 
+use super::manifest::{MANIFEST, Manifest, Set};
 use crate::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -89,24 +90,27 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Resu
     write(path, text)
 }
 
-/// A folder of files that appears whole: filled under a temporary name beside the target, then renamed.
+/// A folder of files that appears whole: filled under a temporary name beside the target, then renamed, with a [`Manifest`].
 ///
-/// Where the target exists already, its other files stay and the new ones replace theirs one by one.
+/// Where the target exists already, its files of the same [`Set`] are replaced as a set and its other files stay. A folder that holds
+/// nothing else changes in one instant where the system can exchange two names; else the files are renamed one by one and the
+/// manifest comes last, so that a loader that finds a mixture knows it.
 #[derive(Debug)]
 pub struct AtomicFolder {
     folder: TempDir,
     path: PathBuf,
-    /// Whether an older folder goes as a whole.
-    replaces: bool,
+    set: Set,
 }
 
 impl AtomicFolder {
     /// Begins a folder that will be `path`, making the folders above it. Errors: Io, Config where a file is in the way.
-    pub fn create(path: impl Into<PathBuf>) -> Result<AtomicFolder> {
+    pub fn create(path: impl Into<PathBuf>, set: Set) -> Result<AtomicFolder> {
         let path = path.into();
         if path.exists() && !path.is_dir() {
             return Err(Error::config("output", format!("{} is a file, a folder is needed", path.display())));
         }
+        // What a link names is written, and the link stays.
+        let path = if path.is_symlink() { path.canonicalize().map_err(Error::io(&path))? } else { path };
         let above = parent(&path);
         fs::create_dir_all(above).map_err(Error::io(above))?;
         let prefix = prefix(&path);
@@ -118,12 +122,7 @@ impl AtomicFolder {
             builder.permissions(fs::Permissions::from_mode(0o777));
         }
         let folder = builder.tempdir_in(above).map_err(Error::io(&path))?;
-        Ok(AtomicFolder { folder, path, replaces: false })
-    }
-
-    /// The same, where a folder that is there goes as a whole, with all that it holds. Errors: Io, Config where a file is in the way.
-    pub fn replacing(path: impl Into<PathBuf>) -> Result<AtomicFolder> {
-        Ok(AtomicFolder { replaces: true, ..AtomicFolder::create(path)? })
+        Ok(AtomicFolder { folder, path, set })
     }
 
     /// The temporary folder, to write files into.
@@ -131,46 +130,112 @@ impl AtomicFolder {
         self.folder.path()
     }
 
-    /// Gives the folder its name. Errors: Io.
+    /// Gives the folder its name. Errors: Io, Format for an older manifest that cannot be read.
     pub fn commit(self) -> Result<()> {
         let temporary = self.folder.path();
-        let old = match self.replaces && self.path.exists() {
-            true => Some(bury(&self.path)?),
-            false => None,
-        };
-        if self.path.exists() {
-            for entry in fs::read_dir(temporary).map_err(Error::io(temporary))? {
-                let entry = entry.map_err(Error::io(temporary))?;
-                let target = self.path.join(entry.file_name());
-                may_die();
-                fs::rename(entry.path(), &target).map_err(Error::io(target))?;
-            }
-        } else {
+        let names = names(temporary)?;
+        let manifest = Manifest::of(self.set, temporary, &names)?;
+        let older = Manifest::read(&self.path)?;
+        if !self.path.exists() {
+            manifest.write(temporary)?;
             may_die();
             fs::rename(temporary, &self.path).map_err(Error::io(&self.path))?;
             // The name is gone, so there is nothing left to remove.
             let _ = self.folder.keep();
+        } else {
+            let listed = |name: &String| older.iter().flat_map(|older| older.names(self.set)).any(|old| old == name);
+            let known = |name: &String| names.contains(name) || listed(name);
+            // Nobody's working folder is taken away from below them, as far as it is known.
+            let inside = std::env::current_dir().is_ok_and(|at| at.starts_with(super::resolved(&self.path)));
+            let alone = !inside && self::names(&self.path).is_ok_and(|there| there.iter().all(known));
+            if alone {
+                manifest.write(temporary)?;
+            }
+            may_die();
+            if !(alone && exchange(temporary, &self.path)) {
+                self.rename_each(&names, manifest, older)?;
+            }
         }
         sync_folder(&self.path);
         sync_folder(parent(&self.path));
-        old.map_or(Ok(()), |old| old.close().map_err(Error::io(&self.path)))
+        Ok(())
     }
+
+    /// The files into a folder that holds others. From the first rename to the last there is a manifest that is at odds with them.
+    fn rename_each(&self, names: &[String], manifest: Manifest, older: Option<Manifest>) -> Result<()> {
+        let there = |name: &&String| self.path.join(name).is_file();
+        let unlisted = |name: &&String| older.iter().flat_map(Manifest::all_names).all(|old| old != name.as_str());
+        let old: Vec<String> = names.iter().filter(there).filter(unlisted).cloned().collect();
+        if !old.is_empty() {
+            let listed = Manifest::of(self.set, &self.path, &old)?;
+            older.as_ref().map_or(listed.clone(), |older| listed.beside(older)).write(&self.path)?;
+        }
+        for name in names {
+            let target = self.path.join(name);
+            fs::create_dir_all(parent(&target)).map_err(Error::io(&target))?;
+            may_die();
+            fs::rename(self.folder.path().join(name), &target).map_err(Error::io(target))?;
+        }
+        sync_folder(&self.path);
+        let older = older.unwrap_or_default();
+        manifest.beside(&older).write(&self.path)?;
+        // What this set no longer has would be read with it.
+        for stale in older.names(self.set).filter(|old| names.iter().all(|name| name != old)) {
+            match fs::remove_file(self.path.join(stale)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::Io { path: self.path.join(stale), source: error });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names of the files in a folder and below it, sorted, as `FOLDER/FILE`; without the manifest. Errors: Io, Config for names that are
+/// no text and for what is neither file nor folder.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        let path = entry.path();
+        let name = entry.file_name().into_string();
+        let name =
+            name.map_err(|_| Error::config("output", format!("{} has a name that is no text", path.display())))?;
+        let kind = entry.file_type().map_err(Error::io(&path))?;
+        if kind.is_dir() {
+            names.extend(self::names(&path)?.into_iter().map(|below| format!("{name}/{below}")));
+        } else if !kind.is_file() {
+            return Err(Error::config("output", format!("{} is no file and no folder", path.display())));
+        } else if name != MANIFEST {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Exchanges the names of two folders in one instant; whether the system can.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn exchange(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
+/// Exchanges the names of two folders in one instant; whether the system can.
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
 }
 
 /// Removes a folder as a whole: it loses its name first, so that nobody meets a half of it. Errors: Io.
 pub fn remove_folder(path: &Path) -> Result<()> {
-    let grave = bury(path)?;
-    may_die();
-    grave.close().map_err(Error::io(path))
-}
-
-/// Takes a folder's name from it: it lies in a temporary one, and goes with it. Errors: Io.
-fn bury(path: &Path) -> Result<TempDir> {
     let grave = Builder::new().prefix(&prefix(path)).rand_bytes(RANDOM).tempdir_in(parent(path));
     let grave = grave.map_err(Error::io(path))?;
     may_die();
     fs::rename(path, grave.path().join("removed")).map_err(Error::io(path))?;
-    Ok(grave)
+    may_die();
+    grave.close().map_err(Error::io(path))
 }
 
 /// Ends the process as a kill would, where a test asks for it: `FOURBIT_DIE_AT=N` is the N-th time that a file or folder is about
@@ -201,6 +266,7 @@ fn sync_folder(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::manifest;
 
     fn listing(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -223,21 +289,66 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }
 
+    fn written(target: &Path, set: Set, files: &[(&str, &str)]) {
+        let folder = AtomicFolder::create(target, set).unwrap();
+        files.iter().for_each(|(name, text)| write(folder.folder().join(name), text).unwrap());
+        folder.commit().unwrap();
+    }
+
+    fn text(folder: &Path, name: &str) -> String {
+        fs::read_to_string(folder.join(name)).unwrap()
+    }
+
     #[test]
-    fn a_folder_appears_at_commit_and_merges_into_an_old_one() {
+    fn a_folder_appears_at_commit_and_replaces_its_own_set() {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("above/out");
-        let folder = AtomicFolder::create(&target).unwrap();
+        let folder = AtomicFolder::create(&target, Set::Model).unwrap();
         write(folder.folder().join("one"), "1").unwrap();
         assert!(!target.exists());
         folder.commit().unwrap();
-        assert_eq!(listing(&target), ["one"]);
-        let again = AtomicFolder::create(&target).unwrap();
-        write(again.folder().join("two"), "2").unwrap();
-        again.commit().unwrap();
-        assert_eq!(listing(&target), ["one", "two"]);
-        drop(AtomicFolder::create(&target).unwrap());
+        assert_eq!(listing(&target), [MANIFEST, "one"]);
+        // Alone in its folder, a set goes as a whole, with what it no longer has.
+        written(&target, Set::Model, &[("one", "1+"), ("two", "2")]);
+        written(&target, Set::Model, &[("one", "1++")]);
+        assert_eq!(
+            (listing(&target), text(&target, "one")),
+            (vec![MANIFEST.to_owned(), "one".to_owned()], "1++".into())
+        );
+        // Beside other files it is replaced by its own, and they stay.
+        fs::write(target.join("mine"), "m").unwrap();
+        written(&target, Set::Adapter, &[("adapter", "a")]);
+        written(&target, Set::Model, &[("three", "3")]);
+        assert_eq!(listing(&target), ["adapter", MANIFEST, "mine", "three"]);
+        assert_eq!(text(&target, "mine") + &text(&target, "adapter"), "ma");
+        let states = Manifest::read(&target).unwrap().unwrap().verify(&target).unwrap();
+        assert_eq!(states.len(), 2);
+        assert!(states.iter().all(|(_, state)| *state == manifest::State::Same));
+        drop(AtomicFolder::create(&target, Set::Model).unwrap());
         assert_eq!(listing(&root.path().join("above")), ["out"]);
-        assert!(AtomicFolder::create(target.join("one")).is_err());
+        assert!(AtomicFolder::create(target.join("three"), Set::Model).is_err());
+    }
+
+    /// Where a folder without a manifest is replaced file by file, the one that is written first knows the old files.
+    #[test]
+    fn a_mixture_is_known_wherever_it_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        fs::create_dir(&target).unwrap();
+        for name in ["config", "tensors", "mine"] {
+            fs::write(target.join(name), "old").unwrap();
+        }
+        let folder = AtomicFolder::create(&target, Set::Adapter).unwrap();
+        for name in ["config", "tensors"] {
+            write(folder.folder().join(name), "new").unwrap();
+        }
+        // As a kill after the first rename leaves it.
+        let names = ["config", "tensors"].map(str::to_owned);
+        Manifest::of(Set::Adapter, &target, &names).unwrap().write(&target).unwrap();
+        fs::rename(folder.folder().join("config"), target.join("config")).unwrap();
+        assert!(manifest::check(&target).unwrap_err().to_string().contains("config: is not the file"));
+        drop(folder);
+        written(&target, Set::Adapter, &[("config", "new"), ("tensors", "new")]);
+        manifest::check(&target).unwrap();
     }
 }

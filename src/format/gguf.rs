@@ -9,7 +9,7 @@
 //!
 //! Arrays (a vocabulary has a hundred thousand strings) stay in the mapping and are read on demand.
 
-use crate::format::{self, Stored, TensorView, fields::Fields};
+use crate::format::{self, Mapped, Stored, TensorView, fields::Fields};
 use crate::quant::{Scheme, ggml::BlockType};
 use crate::{DType, Error, Result, Shape};
 use serde_json::Value as Json;
@@ -40,12 +40,12 @@ pub fn is_gguf(path: &Path) -> Result<bool> {
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    map: memmap2::Mmap,
+    map: Mapped,
     version: u32,
     metadata: BTreeMap<String, Entry>,
     tensors: BTreeMap<String, Info>,
     /// The further files of a model in several.
-    others: Vec<(PathBuf, memmap2::Mmap)>,
+    others: Vec<(PathBuf, Mapped)>,
 }
 
 /// A metadata value and the bytes it comes from: the type's number, then the value.
@@ -93,7 +93,7 @@ impl Gguf {
     }
 
     fn open_part(path: PathBuf) -> Result<Gguf> {
-        let map = format::map(&path)?;
+        let map = Mapped::open(&path)?;
         let mut reader = Reader { path: &path, bytes: &map, at: 0 };
         if reader.take(4, "the magic")? != MAGIC {
             return Err(Error::format(&path, "no GGUF file: it does not begin with \"GGUF\""));
@@ -158,7 +158,7 @@ impl Gguf {
             let what = format!("type of tensor {name} in {}", path.display());
             Error::unsupported(what, type_name(info.kind), supported_types())
         })?;
-        Ok(TensorView { path, name, stored, shape: &info.shape, bytes: &map[info.begin..info.end] })
+        Ok(TensorView { path, name, stored, shape: &info.shape, bytes: map.tensor(info.begin..info.end)? })
     }
 
     /// The keys of the metadata, sorted.

@@ -5,7 +5,8 @@
 //! file is checked against the file's size before anything is allocated for it. Files are written under a temporary
 //! name and renamed when complete ([`atomic`]). This module knows nothing of models or of the GPU.
 //!
-//! A mapped file must not be changed by another process while it is open.
+//! A mapped file must not be changed by another process while it is open. One that was cut is found at the next tensor; one that is
+//! cut while a tensor is copied ends the process on most systems.
 
 mod aqlm;
 pub mod atomic;
@@ -21,6 +22,7 @@ mod gptq;
 mod groups;
 mod hqq;
 pub mod llm_int8;
+pub mod manifest;
 pub mod peft;
 mod plain;
 mod quip;
@@ -31,6 +33,7 @@ pub use checkpoint::Checkpoint;
 pub(crate) use claim::resolved;
 pub use claim::{Claim, is_same};
 pub use gguf::Gguf;
+pub use manifest::Manifest;
 pub use safetensors::Safetensors;
 pub use view::{Stored, TensorView};
 
@@ -83,6 +86,7 @@ impl Weights {
         let path = path.as_ref();
         let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
         let source = if is_folder {
+            manifest::check(path)?;
             open_folder(path)?
         } else if gguf::is_gguf(path)? {
             Source::Gguf(Gguf::open(path)?)
@@ -227,33 +231,75 @@ fn open_shards(folder: &Path, index_path: &Path) -> Result<Source> {
 /// The largest text file that [`read_text`] takes; tokenizers reach a few tens of megabytes.
 const TEXT_LIMIT: u64 = 512 << 20;
 
-/// A text file. Errors: Io, Format where it is not UTF-8 or beyond 512 MiB.
+/// A text file, or what a pipe gives. Errors: Io, Format where it is not UTF-8 or beyond 512 MiB.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
-    let len = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if len > TEXT_LIMIT {
-        return Err(Error::format(path, format!("{len} bytes are too many for a text file (limit {TEXT_LIMIT})")));
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(TEXT_LIMIT + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > TEXT_LIMIT {
+        return Err(Error::format(path, format!("more than {TEXT_LIMIT} bytes are too many for a text file")));
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
     foreign::refuse_pointer(path, &bytes)?;
     String::from_utf8(bytes).map_err(|e| Error::format(path, format!("not UTF-8: {e}")))
 }
 
-/// A JSON file. Errors: Io, Format.
+/// A JSON file of a folder. Errors: Io, Format.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
     let path = path.as_ref();
+    expect_file(path)?;
     serde_json::from_str(&read_text(path)?).map_err(|e| Error::format(path, format!("not the JSON expected: {e}")))
 }
 
-/// Maps a file for reading. Errors: Io, Format for an empty file.
-fn map(path: &Path) -> Result<memmap2::Mmap> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    if file.metadata().map_err(Error::io(path))?.len() == 0 {
-        return Err(Error::format(path, "the file is empty"));
+/// A loader names files that a stranger may have put there: a pipe would never end, and a device might not. Links are followed, as
+/// caches of hubs need it. Errors: Io; Format where it is no file.
+pub(crate) fn expect_file(path: &Path) -> Result<()> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
+    match (kind.is_file(), kind.is_dir()) {
+        (true, _) => Ok(()),
+        (_, true) => Err(Error::format(path, "is a folder, a file is needed")),
+        _ => Err(Error::format(path, "is a pipe or a device, a file is needed")),
     }
-    // SAFETY: the mapping is read-only and private to us; the module's documentation asks that no other process changes
-    // the file meanwhile, and files that this crate writes are replaced by renaming, never in place.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-    foreign::refuse_pointer(path, &map)?;
-    Ok(map)
+}
+
+/// A mapped file.
+#[derive(Debug)]
+struct Mapped {
+    path: PathBuf,
+    file: File,
+    map: memmap2::Mmap,
+}
+
+impl Mapped {
+    /// Maps a file for reading. Errors: Io, Format for an empty file and for what is none.
+    fn open(path: &Path) -> Result<Mapped> {
+        expect_file(path)?;
+        let file = File::open(path).map_err(Error::io(path))?;
+        if file.metadata().map_err(Error::io(path))?.len() == 0 {
+            return Err(Error::format(path, "the file is empty"));
+        }
+        // SAFETY: the mapping is read-only and private to us; the module's documentation asks that no other process changes
+        // the file meanwhile, and files that this crate writes are replaced by renaming, never in place.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        foreign::refuse_pointer(path, &map)?;
+        Ok(Mapped { path: path.to_owned(), file, map })
+    }
+
+    /// The bytes of a tensor. What lies behind the end of a file that was cut since ends the process when it is touched, so the
+    /// length is asked for again, once for each tensor. Errors: Io; Format where the file was cut.
+    fn tensor(&self, range: std::ops::Range<usize>) -> Result<&[u8]> {
+        let (len, mapped) = (self.file.metadata().map_err(Error::io(&self.path))?.len(), self.map.len());
+        match range.end as u64 > len {
+            true => Err(Error::format(&self.path, format!("was cut from {mapped} to {len} bytes while it was read"))),
+            false => Ok(&self.map[range]),
+        }
+    }
+}
+
+impl std::ops::Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
 }

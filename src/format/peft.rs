@@ -9,7 +9,7 @@ pub use targets::{Pattern, TargetModules, Targets};
 
 use super::fields::Fields;
 use super::safetensors::{TensorSpec, write_file};
-use super::{Safetensors, TensorView, atomic, read_json};
+use super::{Safetensors, TensorView, atomic, manifest, read_json};
 use crate::{DType, Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -267,6 +267,7 @@ impl Adapter {
     /// Opens an adapter folder. Errors: Io, Format, MissingTensor for a half of a pair, Shape, Unsupported.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Adapter> {
         let folder = folder.into();
+        manifest::check(&folder)?;
         let config = AdapterConfig::read(folder.join(CONFIG))?;
         let file = folder.join(TENSORS);
         for (other, what, remedy) in OTHER_FILES {

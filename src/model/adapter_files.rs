@@ -5,15 +5,24 @@ use crate::{
     Error, Result,
     adapter::{Adapter, LoraConfig},
     arch::Architecture,
+    format::atomic::AtomicFolder,
+    format::manifest::Set,
     format::peft::{self, AdapterConfig, Initial, LoraTensors, TargetModules, Targets},
     gpu::Gpu,
 };
 use std::path::Path;
 
 impl Model {
-    /// Writes the attached adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`. Each file appears
-    /// whole. Errors: Config where there is none, Io, Device.
+    /// Writes the attached adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`. Both appear as one
+    /// ([`AtomicFolder`]); other files in the folder stay. Errors: Config where there is none, Io, Device.
     pub fn save_adapter(&self, folder: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
+        let files = AtomicFolder::create(folder.as_ref(), Set::Adapter)?;
+        self.write_adapter(files.folder(), base_model)?;
+        files.commit()
+    }
+
+    /// Writes the two files into a folder in the making, to which more may belong. Errors: as [`Model::save_adapter`].
+    pub fn write_adapter(&self, folder: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
         let c = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
         let names = self.adapted().map(|(name, _)| name).collect();
         let config = AdapterConfig {

@@ -82,6 +82,7 @@ fn through<T>(path: &Path, what: &str, f: impl FnOnce() -> Result<T, String>) ->
 
 /// A file beside which others may lie, whole. Errors: Io; Format where it is too large for a tokenizer's.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    crate::format::expect_file(path)?;
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes)).map_err(Error::io(path))?;
     match bytes.len() as u64 > MOST {

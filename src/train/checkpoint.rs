@@ -16,7 +16,7 @@ use crate::{
     adapter::Store,
     data::DataLoader,
     format::{
-        atomic,
+        atomic, manifest, read_json,
         safetensors::{Safetensors, TensorSpec, Writer},
     },
     gpu::Tensor,
@@ -54,9 +54,8 @@ pub(super) struct Progress {
 impl Progress {
     /// Errors: Io, Format, also where a checkpoint has no such file.
     pub(super) fn read(checkpoint: &Path) -> Result<Progress> {
-        let path = checkpoint.join(RUN);
-        let text = fs::read(&path).map_err(Error::io(&path))?;
-        serde_json::from_slice(&text).map_err(|error| Error::format(path, error.to_string()))
+        manifest::check(checkpoint)?;
+        read_json(checkpoint.join(RUN))
     }
 
     /// Errors: Io.

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     data::{Batch, DataLoader},
-    format::atomic::AtomicFolder,
+    format::{atomic::AtomicFolder, manifest::Set},
     model::Model,
 };
 use serde_json::Value;
@@ -234,10 +234,9 @@ impl<M: Borrow<Model>> Finetune<M> {
         let SaveOptions { output_dir, base_model, save_total_limit, .. } = &saving.options;
         let (model, steps) = (self.trainer.model(), self.trainer.steps());
         let path = checkpoint::folder(output_dir, steps);
-        // One that is there already is of this run, which went on from before it.
-        let folder = AtomicFolder::replacing(&path)?;
+        let folder = AtomicFolder::create(&path, Set::Checkpoint)?;
         if model.adapter().is_some() && model.qat().is_none() {
-            model.save_adapter(folder.folder(), base_model.as_deref())?;
+            model.write_adapter(folder.folder(), base_model.as_deref())?;
         }
         checkpoint::write_tensors(model.store(), folder.folder())?;
         TrainerState { global_step: steps, ..self.state.clone() }.save(folder.folder())?;

@@ -1,6 +1,9 @@
 //! What a run reports: one record per step, in TRL's words, and `trainer_state.json`.
 
-use crate::{Error, Result, format::atomic};
+use crate::{
+    Result,
+    format::{atomic, read_json},
+};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -77,9 +80,7 @@ impl TrainerState {
 
     /// Reads `trainer_state.json` of `folder`. Errors: Io, Format.
     pub fn read(folder: &Path) -> Result<TrainerState> {
-        let path = folder.join(STATE);
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        serde_json::from_slice(&text).map_err(|error| Error::format(path, error.to_string()))
+        read_json(folder.join(STATE))
     }
 }
 

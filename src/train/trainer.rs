@@ -95,7 +95,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             return Err(Error::config("activations", "their scales are not known yet; call observe_inputs first"));
         }
         let dropout = model.arch.attention_dropout();
-        if dropout != 0.0 {
+        if dropout != 0.0 && !gpu.is_dry() {
             log::warn!(
                 "attention_dropout is {dropout} in config.json: transformers drops that share of the attention weights in \
                  training, here none is dropped; lora_dropout drops inputs of the adapter"

@@ -34,7 +34,8 @@ impl Left {
         let log = String::from_utf8(read("trainer_log.jsonl")).unwrap();
         let records: Vec<Value> = log.lines().map(|line| timeless(serde_json::from_str(line).unwrap())).collect();
         let state: Value = serde_json::from_slice(&read("trainer_state.json")).unwrap();
-        for name in ["trainer_log.jsonl", "trainer_state.json"] {
+        // The manifest has the digest of the state, in which times are.
+        for name in ["trainer_log.jsonl", "trainer_state.json", fourbit::format::manifest::MANIFEST] {
             files.remove(name).unwrap();
         }
         let history: Vec<Value> = state["log_history"].as_array().unwrap().iter().cloned().map(timeless).collect();

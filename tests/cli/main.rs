@@ -9,6 +9,7 @@ mod calibrate;
 mod checkpoints;
 mod devices;
 mod evaluate;
+mod folders;
 mod merge;
 mod methods;
 mod qat;

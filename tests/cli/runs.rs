@@ -300,8 +300,8 @@ fn an_interrupted_run_saves_what_it_learned() {
         peft::Adapter::open(place.path("out")).unwrap();
         assert_eq!(
             fs::read_dir(place.path("out")).unwrap().count(),
-            5,
-            "an adapter, two records and a checkpoint; no temporary file"
+            6,
+            "an adapter with its manifest, two records and a checkpoint; no temporary file"
         );
     }
 }

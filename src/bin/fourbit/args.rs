@@ -226,7 +226,7 @@ impl LoraArgs {
     /// Errors: those of [`Model::add_adapter`] and [`Model::load_adapter`].
     pub fn attach(&self, model: &mut Model, folder: Option<&Path>, seed: u64) -> Result<()> {
         let Some(folder) = folder else { return model.add_adapter(self.config(seed), true) };
-        if self.is_given() {
+        if self.is_given() && !model.gpu().is_dry() {
             note(format_args!(
                 "note: --adapter brings its own configuration; the other options of the adapter are ignored"
             ));

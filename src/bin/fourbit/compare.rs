@@ -74,9 +74,9 @@ impl Compare {
             let mut progress = ProgressLine::new(&name);
             let row = measure(&gpu, &source, recipe, &what, |step| progress.step(&step));
             let row = interrupt::left(&self.kept(&table), row)?;
-            line(out, &row);
             table.rows.push(row);
             self.save(&table)?;
+            table.rows.last().into_iter().for_each(|row| line(out, row));
         }
         // Once more, since the plot may be missing beside a table that had all rows.
         self.save(&table)?;

@@ -5,7 +5,7 @@ use crate::interrupt;
 use crate::measure::{Convention, MeasureArgs, Measured};
 use crate::progress::Progress;
 use fourbit::{
-    DType, Result, evaluate,
+    DType, Error, Result, evaluate,
     format::{
         self, Claim,
         safetensors::{TensorSpec, write_file},
@@ -100,7 +100,7 @@ impl Evaluate {
             return self.measure.read(global, model, source, data, self.convention);
         }
         let texts = match &self.input_ids {
-            Some(path) => match format::read_json(path)? {
+            Some(path) => match read_ids(path)? {
                 Ids::One(ids) => vec![ids],
                 Ids::Several(lists) => lists,
             },
@@ -108,6 +108,12 @@ impl Evaluate {
         };
         self.measure.ids(texts, model, source, self.convention)
     }
+}
+
+/// Token ids as JSON, out of a file or a pipe. Errors: Io, Format.
+fn read_ids(path: &Path) -> Result<Ids> {
+    serde_json::from_str(&format::read_text(path)?)
+        .map_err(|error| Error::format(path, format!("expected lists of token ids: {error}")))
 }
 
 fn write_logits(model: &Model, ids: &[u32], path: &Path) -> Result<()> {

@@ -10,7 +10,7 @@ use fourbit::{
     adapter::QatConfig,
     data::DataLoader,
     export::ModelWriter,
-    format::Claim,
+    format::{Claim, atomic::AtomicFolder, manifest::Set},
     generate::{Generator, Sampling},
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Source},
@@ -188,10 +188,14 @@ impl Finetune {
         let mut model = run.into_model();
         gpu.cancel().shield(|| -> Result<()> {
             match &folder {
-                Some(folder) => qat::save(&mut model, folder)?,
-                None => model.save_adapter(&self.output, base.name().as_deref())?,
+                Some(folder) => qat::save(&mut model, folder, &state),
+                None => {
+                    let files = AtomicFolder::create(&self.output, Set::Adapter)?;
+                    model.write_adapter(files.folder(), base.name().as_deref())?;
+                    state.save(files.folder())?;
+                    files.commit()
+                }
             }
-            state.save(&self.output)
         })?;
         if !interrupt::pending() {
             let after = answers(&model, &base.path, &questions)?;

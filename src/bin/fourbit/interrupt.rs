@@ -66,10 +66,10 @@ pub fn status() -> Option<u8> {
     }
 }
 
-/// Whether a signal has asked to stop. Says so the first time.
+/// Whether a signal has asked to stop, or nobody gets the results. Says so of a signal the first time.
 pub fn pending() -> bool {
-    let pending = status().is_some();
-    if pending && !ASKED.told.swap(true, Ordering::Relaxed) {
+    let pending = cancel().is_requested();
+    if status().is_some() && !ASKED.told.swap(true, Ordering::Relaxed) {
         crate::output::note(format_args!("interrupted: ending in order; once more ends at once"));
     }
     pending

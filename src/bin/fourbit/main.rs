@@ -23,6 +23,7 @@ mod progress;
 mod qat;
 mod quantize;
 mod report;
+mod verify;
 
 use args::Global;
 use clap::{Parser, Subcommand};
@@ -63,6 +64,7 @@ enum Command {
     Merge(Box<merge::Merge>),
     Calibrate(calibrate::Calibrate),
     Compare(compare::Compare),
+    Verify(verify::Verify),
     Bench(bench::Bench),
 }
 
@@ -92,8 +94,12 @@ fn main() -> ExitCode {
         Command::Merge(command) => left("nothing was written", command.run(global)),
         Command::Calibrate(command) => left("nothing was written", command.run(global)),
         Command::Compare(command) => command.run(global),
+        Command::Verify(command) => command.run(global),
         Command::Bench(command) => left("nothing was measured", command.run(global)),
     };
+    if output::has_failed() {
+        return ExitCode::FAILURE;
+    }
     match result {
         Ok(()) => interrupt::status().map_or(ExitCode::SUCCESS, ExitCode::from),
         Err(error @ Error::Interrupted(_)) => {

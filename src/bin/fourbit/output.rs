@@ -3,18 +3,36 @@
 use serde_json::Value;
 use std::fmt::Arguments;
 use std::io::Write;
+use std::sync::OnceLock;
 
 /// Writes a line to stderr; a closed stderr is no error.
 pub fn note(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Writes text to stdout at once. Whoever reads it may have gone: the process then ends as `SIGPIPE` would end it.
+/// Why stdout could not be written.
+static FAILED: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Writes text to stdout at once. Where that fails, the work is asked to end in order, since nobody gets its results, and the exit
+/// status is 1.
 pub fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
-        std::process::exit(0);
+    if FAILED.get().is_some() {
+        return;
     }
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        FAILED.get_or_init(|| error);
+        crate::interrupt::cancel().request();
+    }
+}
+
+/// Whether stdout could not be written. Says why, but for a reader that has gone, as `head` does.
+pub fn has_failed() -> bool {
+    let error = FAILED.get();
+    if let Some(error) = error.filter(|error| error.kind() != std::io::ErrorKind::BrokenPipe) {
+        note(format_args!("error: stdout: {error}"));
+    }
+    error.is_some()
 }
 
 /// Where a command's results go.

@@ -10,6 +10,7 @@ use fourbit::{
     method::{ActivationScales, Method, Observer, Recipe},
     model::{LoadOptions, Model, Source},
     quant::Scheme,
+    train::TrainerState,
 };
 use std::path::Path;
 
@@ -92,12 +93,13 @@ pub fn folder(model: &Path, config: &QatConfig, output: &Path) -> Result<Quantiz
     QuantizedFolder::open(model, config.scheme, recipe.layout()?, output)
 }
 
-/// Converts the model and writes it with its tokenizer. Errors: Io, Config, Device.
-pub fn save(model: &mut Model, folder: &QuantizedFolder) -> Result<()> {
+/// Converts the model and writes it with its tokenizer and the run's records. Errors: Io, Config, Device.
+pub fn save(model: &mut Model, folder: &QuantizedFolder, state: &TrainerState) -> Result<()> {
     model.convert_qat()?;
     let written = folder.write_model(model, &mut |_| Ok(()))?;
     if let Some(files) = written.folder() {
         write_tokenizer(folder.input(), files)?;
+        state.save(files)?;
     }
     written.commit().map(|_| ())
 }

@@ -1,7 +1,7 @@
 //! Reading: every offset and extent is checked when the file is opened, so that views can be handed out freely.
 
 use super::HEADER_LIMIT;
-use crate::format::{self, Stored, TensorView};
+use crate::format::{self, Mapped, Stored, TensorView};
 use crate::{DType, Error, Result, Shape};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Safetensors {
     path: PathBuf,
-    map: memmap2::Mmap,
+    map: Mapped,
     tensors: BTreeMap<String, Entry>,
     metadata: HashMap<String, String>,
 }
@@ -30,7 +30,7 @@ impl Safetensors {
     /// Maps a file and checks its header. Errors: Io, Format.
     pub fn open(path: impl Into<PathBuf>) -> Result<Safetensors> {
         let path = path.into();
-        let map = format::map(&path)?;
+        let map = Mapped::open(&path)?;
         let (data_start, header) = parse_header(&path, &map)?;
         let tensors = check_entries(&path, header.entries, data_start, map.len())?;
         Ok(Safetensors { path, map, tensors, metadata: header.metadata })
@@ -65,7 +65,7 @@ impl Safetensors {
             name,
             stored: Stored::Plain(dtype),
             shape: &entry.shape,
-            bytes: &self.map[entry.begin..entry.end],
+            bytes: self.map.tensor(entry.begin..entry.end)?,
         })
     }
 
