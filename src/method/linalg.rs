@@ -134,7 +134,7 @@ pub fn invert_lower(l: &[f64], n: usize, cancel: &Cancel) -> Result<Vec<f64>> {
     let mut inverse = vec![0.0; n * n];
     let strips: Vec<usize> = (0..n).step_by(STRIP).collect();
     let workers = threads().min(strips.len().max(1));
-    let done: Vec<Result<Vec<(usize, Vec<f64>)>>> = std::thread::scope(|scope| {
+    let done: Result<Vec<_>> = std::thread::scope(|scope| {
         let strips = &strips;
         let spawned: Vec<_> = (0..workers)
             .map(|worker| {
@@ -147,7 +147,7 @@ pub fn invert_lower(l: &[f64], n: usize, cancel: &Cancel) -> Result<Vec<f64>> {
             .collect();
         spawned.into_iter().map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    for (first, strip) in done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+    for (first, strip) in done?.into_iter().flatten() {
         let width = STRIP.min(n - first);
         for (row, values) in strip.chunks_exact(STRIP).enumerate() {
             let at = (first + row) * n + first;
