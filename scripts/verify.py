@@ -32,6 +32,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_callback import TrainerState
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 LOGITS_BOUND = 1e-2  # largest difference over largest value; f32 sums in another order stay far below it
@@ -120,8 +121,9 @@ def part_adapter(arguments, tokenizer):
         arguments, "finetune", "--model", folder, "--data", arguments.data, "--output", adapter, "--lora-r", "64",
         "--lora-alpha", "16", "--max-steps", str(arguments.steps), "--max-seq-length", "256", "--learning-rate", "2e-4",
     )  # fmt: skip
-    with open(os.path.join(adapter, "trainer_state.json")) as file:
-        losses = [entry["loss"] for entry in json.load(file)["log_history"] if "loss" in entry]
+    state = TrainerState.load_from_json(os.path.join(adapter, "trainer_state.json"))
+    report("adapter: steps not read by transformers", arguments.steps - state.global_step, 0, state.global_step == arguments.steps)
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     third = max(1, len(losses) // 3)
     first, last = statistics.mean(losses[:third]), statistics.mean(losses[-third:])
     report("adapter: loss, mean of the last third over the first", last / first, 1, last < first, f"{first:.3f} -> {last:.3f}")

@@ -1,4 +1,5 @@
-// Global gradient norm, clip coefficient, and AdamW over flat arrays, which leaves all as it is where the norm is not finite; LANES invocations, CHUNK elements per workgroup.
+// Global gradient norm, clip coefficient, and AdamW over flat arrays, which leaves all as it is where the norm is not finite;
+// LANES invocations, CHUNK elements per workgroup.
 
 import index
 import workgroup_sum

@@ -8,7 +8,7 @@ use fourbit::{
     arch::LinearId,
     evaluate,
     export::{ModelWriter, QuantizedFolder},
-    format::checkpoint,
+    format::{checkpoint, manifest},
     graph::Graph,
     method::{Aqlm, Hqq, InputStats, Layer, LayerMethod, Needs, PipelineOptions, Quip, Rtn},
     model::{LoadOptions, Model, Quantization, Source},
@@ -110,6 +110,7 @@ fn a_folder_holds_it(gpu: &Gpu, model: &Model, ids: &[u32]) {
     let config = output.join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("\"E8P\"", "\"E8P12RVQ4B\"")).unwrap();
+    std::fs::remove_file(output.join(manifest::MANIFEST)).unwrap();
     assert!(Source::open(&output).err().unwrap().to_string().contains("E8P12RVQ4B"));
     // A method without transforms does not fit.
     let plain = embedded::load(gpu, Quantization::To(Scheme::int(4, 64)));

@@ -14,7 +14,7 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 
 /// How temporary names begin; the name that is meant and [`RANDOM`] letters follow, a dash between them.
 const PREFIX: &str = ".tmp-";
-const RANDOM: usize = 6;
+const RANDOM: usize = 12;
 
 fn prefix(path: &Path) -> OsString {
     let mut prefix = OsString::from(PREFIX);
@@ -143,8 +143,8 @@ impl AtomicFolder {
             // The name is gone, so there is nothing left to remove.
             let _ = self.folder.keep();
         } else {
-            let listed = |name: &String| older.iter().flat_map(|older| older.names(self.set)).any(|old| old == name);
-            let known = |name: &String| names.contains(name) || listed(name);
+            let listed: Vec<&str> = older.iter().flat_map(|older| older.unchanged(self.set, &self.path)).collect();
+            let known = |name: &String| names.contains(name) || listed.contains(&name.as_str());
             // Nobody's working folder is taken away from below them, as far as it is known.
             let inside = std::env::current_dir().is_ok_and(|at| at.starts_with(super::resolved(&self.path)));
             let alone = !inside && self::names(&self.path).is_ok_and(|there| there.iter().all(known));
@@ -179,14 +179,10 @@ impl AtomicFolder {
         sync_folder(&self.path);
         let older = older.unwrap_or_default();
         manifest.beside(&older).write(&self.path)?;
-        // What this set no longer has would be read with it.
-        for stale in older.names(self.set).filter(|old| names.iter().all(|name| name != old)) {
-            match fs::remove_file(self.path.join(stale)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::Io { path: self.path.join(stale), source: error });
-                }
-                _ => {}
-            }
+        // What this set no longer has would be read with it; what was changed since is the user's.
+        for stale in older.unchanged(self.set, &self.path).filter(|old| names.iter().all(|name| name != old)) {
+            let stale = self.path.join(stale);
+            fs::remove_file(&stale).map_err(Error::io(stale))?;
         }
         Ok(())
     }
@@ -315,8 +311,13 @@ mod tests {
             (listing(&target), text(&target, "one")),
             (vec![MANIFEST.to_owned(), "one".to_owned()], "1++".into())
         );
-        // Beside other files it is replaced by its own, and they stay.
+        // Beside other files it is replaced by its own, and they stay; so does a file of its own that was changed since.
+        written(&target, Set::Model, &[("one", "1"), ("two", "2")]);
         fs::write(target.join("mine"), "m").unwrap();
+        fs::write(target.join("two"), "edited").unwrap();
+        written(&target, Set::Model, &[("one", "1")]);
+        assert_eq!(text(&target, "two"), "edited");
+        fs::remove_file(target.join("two")).unwrap();
         written(&target, Set::Adapter, &[("adapter", "a")]);
         written(&target, Set::Model, &[("three", "3")]);
         assert_eq!(listing(&target), ["adapter", MANIFEST, "mine", "three"]);

@@ -189,13 +189,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out");
         fs::create_dir(&output).unwrap();
-        let names = [".tmp-out-abc123", ".tmp-other-abc123", ".tmp-mine", "kept"];
+        let names = [".tmp-out-abcdef123456", ".tmp-other-abcdef123456", ".tmp-mine", "kept"];
         names.iter().for_each(|name| fs::write(folder.path().join(name), "").unwrap());
-        fs::create_dir(output.join(".tmp-checkpoint-4-abc123")).unwrap();
-        fs::write(output.join(".tmp-checkpoint-4-abc123/run.json"), "").unwrap();
-        fs::write(output.join(".tmp-nested-abc123"), "").unwrap();
+        fs::create_dir(output.join(".tmp-checkpoint-4-abcdef123456")).unwrap();
+        fs::write(output.join(".tmp-checkpoint-4-abcdef123456/run.json"), "").unwrap();
+        fs::write(output.join(".tmp-nested-abcdef123456"), "").unwrap();
         let nested = Claim::of(output.join("nested")).unwrap();
-        fs::write(output.join(".tmp-nested-abc123"), "").unwrap();
+        fs::write(output.join(".tmp-nested-abcdef123456"), "").unwrap();
         drop(Claim::of(&output).unwrap());
         let left = |of: &Path| {
             let mut names: Vec<_> =
@@ -203,8 +203,8 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(left(folder.path()), [".tmp-mine", ".tmp-other-abc123", "kept", "out"]);
-        assert_eq!(left(&output), [".nested.lock", ".tmp-nested-abc123"], "another run writes there");
+        assert_eq!(left(folder.path()), [".tmp-mine", ".tmp-other-abcdef123456", "kept", "out"]);
+        assert_eq!(left(&output), [".nested.lock", ".tmp-nested-abcdef123456"], "another run writes there");
         drop(nested);
     }
 

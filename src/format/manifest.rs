@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// The manifest's own name.
@@ -93,10 +93,19 @@ impl Manifest {
     /// The manifest of a folder; `None` where it has none. Errors: Io, Format.
     pub fn read(folder: &Path) -> Result<Option<Manifest>> {
         let path = folder.join(MANIFEST);
-        match path.is_file() {
-            true => super::read_json(&path).map(Some),
-            false => Ok(None),
+        if !path.exists() {
+            return Ok(None);
         }
+        let manifest: Manifest = super::read_json(&path)?;
+        // It may come from a stranger, and what it names is read, and removed when a newer set has it no longer.
+        let below = |name: &str| {
+            let mut parts = Path::new(name).components().peekable();
+            parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+        };
+        if let Some(name) = manifest.all_names().find(|name| !below(name)) {
+            return Err(Error::format(&path, format!("names {name:?}, which is no file below its folder")));
+        }
+        Ok(Some(manifest))
     }
 
     /// A set of the files of these names, as they are now. Errors: Io.
@@ -114,9 +123,11 @@ impl Manifest {
         self
     }
 
-    /// Names of a set's files.
-    pub(super) fn names(&self, set: Set) -> impl Iterator<Item = &str> {
-        self.sets.get(&set).into_iter().flatten().map(|(name, _)| name.as_str())
+    /// Names of a set's files that are there as they were written.
+    pub(super) fn unchanged(&self, set: Set, folder: &Path) -> impl Iterator<Item = &str> {
+        let same = |(_, entry): &(&String, &Entry), path: PathBuf| entry.is_like(&path).unwrap_or(false);
+        let files = self.sets.get(&set).into_iter().flatten();
+        files.filter(move |file| same(file, folder.join(file.0))).map(|(name, _)| name.as_str())
     }
 
     /// Names of all files.
@@ -171,6 +182,21 @@ pub(crate) fn check(folder: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn a_manifest_names_files_below_its_folder_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = r#"{"size": 1, "blake3": "x", "ends": "x"}"#;
+        for (name, ok) in
+            [("a", true), ("a/b", true), ("../a", false), ("a/../../b", false), ("/a", false), ("", false)]
+        {
+            let text = format!(r#"{{"sets": {{"model": {{"{name}": {entry}}}}}}}"#);
+            std::fs::write(folder.path().join(MANIFEST), text).unwrap();
+            let read = Manifest::read(folder.path());
+            assert_eq!(read.is_ok(), ok, "{name}");
+            assert!(ok || read.unwrap_err().to_string().contains("no file below its folder"));
+        }
+    }
 
     #[test]
     fn a_change_is_found_at_the_ends_at_once_and_in_the_middle_by_all_bytes() {

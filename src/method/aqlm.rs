@@ -83,14 +83,14 @@ impl Aqlm {
         of_hessian::damp(&mut h, cols, self.damping);
         let single: Vec<f32> = h.iter().map(|&v| v as f32).collect();
         let hessian = gpu.tensor("a Hessian", [cols, cols], DType::F32, &single)?;
-        Ok(Factor { hessian, lower: of_hessian::block_lower(name, h, cols)? })
+        Ok(Factor { hessian, lower: of_hessian::block_lower(name, h, cols, gpu.cancel())? })
     }
 
     /// The factor of a layer's Hessian; without one that of the identity. Errors: Shape, Config.
     fn factor(&self, gpu: &Gpu, name: &str, layer: &Layer<'_>) -> Result<Arc<Factor>> {
         let [_, cols] = layer.shape();
         match &layer.stats.hessian {
-            Some(h) => self.factor.get(name, h, cols, |h| self.solve(gpu, name, h, cols)),
+            Some(h) => self.factor.get(name, h, cols, |h, _| self.solve(gpu, name, h, cols)),
             None => self.solve(gpu, name, vec![0.0; cols * cols], cols).map(Arc::new),
         }
     }

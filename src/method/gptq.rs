@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     DType, Error, Result,
-    gpu::{Gpu, Tensor},
+    gpu::{Cancel, Gpu, Tensor},
     graph::Graph,
     kernels::{
         QuantizedTensor, Shard, elementwise,
@@ -77,10 +77,10 @@ impl Gptq {
     fn factor(&self, layer: &Layer<'_>) -> Result<Arc<Factor>> {
         let h = layer.stats.hessian.as_ref().ok_or_else(|| Error::config(layer.name, "gptq needs the Hessian"))?;
         let cols = layer.shape()[1];
-        self.factor.get(layer.name, h, cols, |h| self.solve(layer.name, h, cols))
+        self.factor.get(layer.name, h, cols, |h, cancel| self.solve(layer.name, h, cols, cancel))
     }
 
-    fn solve(&self, name: &str, mut values: Vec<f64>, n: usize) -> Result<Factor> {
+    fn solve(&self, name: &str, mut values: Vec<f64>, n: usize, cancel: &Cancel) -> Result<Factor> {
         let mut diagonal: Vec<f64> = (0..n).map(|i| values[i * n + i]).collect();
         let alive: Vec<f32> = diagonal.iter().map(|&d| if d == 0.0 { 0.0 } else { 1.0 }).collect();
         for (i, d) in diagonal.iter_mut().enumerate().filter(|(_, d)| **d == 0.0) {
@@ -98,7 +98,7 @@ impl Gptq {
             for i in 0..n {
                 ordered[i * n + i] = at(i, i) + damping * mean;
             }
-            match linalg::inverse_factor(&ordered, n) {
+            match linalg::inverse_factor(&ordered, n, cancel)? {
                 Ok(u) => {
                     let alive = alive.contains(&0.0).then_some(alive);
                     return Ok(Factor { u: u.into_iter().map(|v| v as f32).collect(), order, alive });

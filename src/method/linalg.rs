@@ -3,6 +3,7 @@
 //! Matrices are square, row by row. The work is split over the processor's cores by rows or columns, and every number is
 //! summed in the same order whatever their count.
 
+use crate::{Result, gpu::Cancel};
 use std::num::NonZero;
 
 /// Columns that are eliminated at once: a panel of them stays in the cache.
@@ -15,13 +16,16 @@ fn threads() -> usize {
 }
 
 /// Overwrites the lower triangle of the symmetric matrix `a` [n, n] with L, where A = L · Lᵀ; the upper one becomes 0.
-/// Returns the row at which A turned out not to be positive definite.
-pub fn cholesky(a: &mut [f64], n: usize) -> Result<(), usize> {
+/// The inner result is the row at which A turned out not to be positive definite. Errors: Interrupted, between panels.
+pub fn cholesky(a: &mut [f64], n: usize, cancel: &Cancel) -> Result<Result<(), usize>> {
     assert_eq!(a.len(), n * n, "a square matrix");
     let mut transposed = vec![0.0; PANEL * n];
     for first in (0..n).step_by(PANEL) {
+        cancel.check()?;
         let last = n.min(first + PANEL);
-        factor_panel(a, n, first, last)?;
+        if let Err(row) = factor_panel(a, n, first, last) {
+            return Ok(Err(row));
+        }
         // The panel's columns as rows, so that the update below reads numbers in a row.
         for row in last..n {
             for (p, column) in (first..last).enumerate() {
@@ -49,7 +53,7 @@ pub fn cholesky(a: &mut [f64], n: usize) -> Result<(), usize> {
     for row in 0..n {
         a[row * n + row + 1..(row + 1) * n].fill(0.0);
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// Columns `first..last` of L, whose rows have been eliminated up to `first`.
@@ -124,32 +128,33 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums[0] + sums[1] + (sums[2] + sums[3]) + tail
 }
 
-/// L⁻¹ of a lower triangular matrix [n, n] with a non-zero diagonal, itself lower triangular.
-pub fn invert_lower(l: &[f64], n: usize) -> Vec<f64> {
+/// L⁻¹ of a lower triangular matrix [n, n] with a non-zero diagonal, itself lower triangular. Errors: Interrupted, between strips.
+pub fn invert_lower(l: &[f64], n: usize, cancel: &Cancel) -> Result<Vec<f64>> {
     assert_eq!(l.len(), n * n, "a square matrix");
     let mut inverse = vec![0.0; n * n];
     let strips: Vec<usize> = (0..n).step_by(STRIP).collect();
     let workers = threads().min(strips.len().max(1));
-    let done: Vec<Vec<(usize, Vec<f64>)>> = std::thread::scope(|scope| {
+    let done: Result<Vec<_>> = std::thread::scope(|scope| {
         let strips = &strips;
         let spawned: Vec<_> = (0..workers)
             .map(|worker| {
                 scope.spawn(move || {
                     let own = strips.iter().skip(worker).step_by(workers);
-                    own.map(|&first| (first, invert_strip(l, n, first))).collect::<Vec<_>>()
+                    own.map(|&first| cancel.check().map(|()| (first, invert_strip(l, n, first))))
+                        .collect::<Result<Vec<_>>>()
                 })
             })
             .collect();
         spawned.into_iter().map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    for (first, strip) in done.into_iter().flatten() {
+    for (first, strip) in done?.into_iter().flatten() {
         let width = STRIP.min(n - first);
         for (row, values) in strip.chunks_exact(STRIP).enumerate() {
             let at = (first + row) * n + first;
             inverse[at..at + width].copy_from_slice(&values[..width]);
         }
     }
-    inverse
+    Ok(inverse)
 }
 
 /// Columns `first..first + STRIP` of L⁻¹ from row `first` on, by forward substitution.
@@ -178,18 +183,22 @@ fn invert_strip(l: &[f64], n: usize, first: usize) -> Vec<f64> {
 /// U of the symmetric positive definite matrix `a` [n, n], where A⁻¹ = Uᵀ · U and U is upper triangular.
 ///
 /// With the rows and columns of A in reverse, A = R · Rᵀ for an upper triangular R, and U = R⁻¹: one factorization and one
-/// triangular inverse, and A⁻¹ itself is never made. Returns the row at which A turned out not to be positive definite.
-pub fn inverse_factor(a: &[f64], n: usize) -> Result<Vec<f64>, usize> {
+/// triangular inverse, and A⁻¹ itself is never made. The inner result is the row at which A turned out not to be positive definite.
+/// Errors: Interrupted.
+pub fn inverse_factor(a: &[f64], n: usize, cancel: &Cancel) -> Result<Result<Vec<f64>, usize>> {
     let mut reversed: Vec<f64> = a.iter().rev().copied().collect();
-    cholesky(&mut reversed, n).map_err(|row| n - 1 - row)?;
-    let mut inverse = invert_lower(&reversed, n);
+    if let Err(row) = cholesky(&mut reversed, n, cancel)? {
+        return Ok(Err(n - 1 - row));
+    }
+    let mut inverse = invert_lower(&reversed, n, cancel)?;
     inverse.reverse();
-    Ok(inverse)
+    Ok(Ok(inverse))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     /// A random X with n / 2 more rows than columns, and Xᵀ · X + 0.01.
     fn positive(n: usize) -> Vec<f64> {
@@ -215,11 +224,12 @@ mod tests {
 
     #[test]
     fn factors_give_the_matrix_and_its_inverse() {
+        let cancel = Cancel::default();
         for n in [1, 2, 5, 63, 64, 65, 130, 200] {
             let a = positive(n);
             let mut l = a.clone();
-            cholesky(&mut l, n).unwrap();
-            let u = inverse_factor(&a, n).unwrap();
+            cholesky(&mut l, n, &cancel).unwrap().unwrap();
+            let u = inverse_factor(&a, n, &cancel).unwrap().unwrap();
             // A · Uᵀ · U = 1
             let mut product = vec![0.0; n * n];
             for i in 0..n {
@@ -250,10 +260,22 @@ mod tests {
             a[k * n + 66] = a[k * n + 3];
         }
         a[66 * n + 66] = a[3 * n + 3] - 1e-3;
-        assert_eq!(cholesky(&mut a.clone(), n), Err(66));
-        assert_eq!(inverse_factor(&a, n), Err(3));
+        let cancel = Cancel::default();
+        assert_eq!(cholesky(&mut a.clone(), n, &cancel).unwrap(), Err(66));
+        assert_eq!(inverse_factor(&a, n, &cancel).unwrap(), Err(3));
         let mut nan = positive(5);
         nan[12] = f64::NAN;
-        assert_eq!(cholesky(&mut nan, 5), Err(2));
+        assert_eq!(cholesky(&mut nan, 5, &cancel).unwrap(), Err(2));
+    }
+
+    #[test]
+    fn factors_end_where_work_is_asked_to_stop() {
+        let (cancel, a) = (Cancel::default(), positive(130));
+        let mut l = a.clone();
+        cholesky(&mut l, 130, &cancel).unwrap().unwrap();
+        cancel.request();
+        let interrupted = |error: Error| assert!(matches!(error, Error::Interrupted(_)));
+        interrupted(cholesky(&mut a.clone(), 130, &cancel).unwrap_err());
+        interrupted(invert_lower(&l, 130, &cancel).unwrap_err());
     }
 }

@@ -1,7 +1,11 @@
 //! What methods make of a Hessian, kept for the layers that share their input.
 
 use super::{fold, linalg};
-use crate::{Error, Result, gpu::Tensor, ops::lattice};
+use crate::{
+    Error, Result,
+    gpu::{Cancel, Tensor},
+    ops::lattice,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The last Hessian and what was made of it. The Hessian is kept too, so that its memory cannot become another one's.
@@ -33,9 +37,10 @@ pub(super) fn damp(h: &mut [f64], n: usize, part: f64) {
     (0..n).for_each(|i| h[i * n + i] += d);
 }
 
-/// L of H = L D Lᵀ in blocks of 8 ([`lattice::block_factor`]). h: [n, n]. Errors: Config where it is not positive definite.
-pub(super) fn block_lower(name: &str, mut h: Vec<f64>, n: usize) -> Result<Vec<f32>> {
-    linalg::cholesky(&mut h, n).map_err(|row| {
+/// L of H = L D Lᵀ in blocks of 8 ([`lattice::block_factor`]). h: [n, n]. Errors: Config where it is not positive definite,
+/// Interrupted.
+pub(super) fn block_lower(name: &str, mut h: Vec<f64>, n: usize, cancel: &Cancel) -> Result<Vec<f32>> {
+    linalg::cholesky(&mut h, n, cancel)?.map_err(|row| {
         let message = format!("the Hessian of its input is not positive definite at row {row}: raise the damping");
         Error::config(name, message)
     })?;
@@ -56,7 +61,7 @@ impl<T> OfHessian<T> {
         name: &str,
         hessian: &Tensor,
         n: usize,
-        make: impl FnOnce(Vec<f64>) -> Result<T>,
+        make: impl FnOnce(Vec<f64>, &Cancel) -> Result<T>,
     ) -> Result<Arc<T>> {
         if hessian.shape().dims() != [n, n] {
             return Err(Error::shape(name, format!("a Hessian of [{n}, {n}]"), hessian.shape()));
@@ -65,7 +70,7 @@ impl<T> OfHessian<T> {
         if let Some((_, made)) = last.as_ref().filter(|(of, _)| Arc::ptr_eq(&of.buffer, &hessian.buffer)) {
             return Ok(made.clone());
         }
-        let made = Arc::new(make(read(name, hessian)?)?);
+        let made = Arc::new(make(read(name, hessian)?, hessian.gpu().cancel())?);
         *last = Some((hessian.clone(), made.clone()));
         Ok(made)
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    gpu::{Gpu, Tensor},
+    gpu::{Cancel, Gpu, Tensor},
     kernels::{
         QuantizedTensor,
         hadamard::{Factors, Hadamard},
@@ -61,7 +61,7 @@ impl Quip {
 
     /// The block-lower factor of the damped Hessian between the input's transform, whose signs are those of `seed`. H:
     /// [n, n]. Errors: Config where it is no Hessian.
-    fn solve(&self, name: &str, mut h: Vec<f64>, n: usize, seed: u64) -> Result<Vec<f32>> {
+    fn solve(&self, name: &str, mut h: Vec<f64>, n: usize, seed: u64, cancel: &Cancel) -> Result<Vec<f32>> {
         // H is symmetric: rows, then columns as rows.
         hadamard::apply(&mut h, n, seed)?;
         for (r, c) in (0..n).flat_map(|r| (0..r).map(move |c| (r, c))) {
@@ -69,7 +69,7 @@ impl Quip {
         }
         hadamard::apply(&mut h, n, seed)?;
         of_hessian::damp(&mut h, n, self.damping);
-        of_hessian::block_lower(name, h, n)
+        of_hessian::block_lower(name, h, n, cancel)
     }
 }
 
@@ -100,8 +100,9 @@ impl LayerMethod for Quip {
             QuantizedTensor::zeros(gpu, &name, Scheme::E8p, [rows, cols])?
         } else {
             let hessian = layer.stats.hessian.as_ref();
-            let lower =
-                hessian.map(|h| self.factor.get(&name, h, cols, |h| self.solve(&name, h, cols, seed))).transpose()?;
+            let lower = hessian
+                .map(|h| self.factor.get(&name, h, cols, |h, cancel| self.solve(&name, h, cols, seed, cancel)))
+                .transpose()?;
             let weight = transforms::between(gpu, &layer.weight, &input, &output)?;
             lattice::ldlq(gpu, &name, &weight, lower.as_ref().map(|l| l.as_slice()), self.fit(&name, &weight)?)?
         };

@@ -186,65 +186,43 @@ pub(super) fn values(args: Rest<ValueOrKwargs>) -> Vec<Value> {
     args.0.into_iter().map(Value::from).collect()
 }
 
-/// A filter whose values are counted.
-pub(super) fn filter<F, Rv, Args>(env: &mut Environment<'static>, name: &'static str, f: F)
-where
-    F: functions::Function<Rv, Args>,
-    Rv: minijinja::value::FunctionResult,
-    Args: for<'a> minijinja::value::FunctionArgs<'a>,
-{
-    let inner = Value::from_function(f);
-    env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-        let value = inner.call(state, &values(args))?;
-        keep(state, value)
-    });
+/// How what a function takes and makes is counted.
+#[derive(Clone, Copy)]
+pub(super) enum Counted {
+    /// A filter.
+    Filter,
+    /// A filter that goes over the items of what it is given, and holds them: they must fit, as a text's characters must.
+    ListFilter,
+    /// A function.
+    Function,
+    /// A function whose values are counted to the end: dicts and their like, which templates make few of.
+    Maker,
 }
 
-/// A filter that goes over the items of what it is given, and holds them: they must fit, as a text's characters must.
-pub(super) fn list_filter<F, Rv, Args>(env: &mut Environment<'static>, name: &'static str, f: F)
+/// Registers a filter or function whose values are counted.
+pub(super) fn provide<F, Rv, Args>(env: &mut Environment<'static>, counted: Counted, name: &'static str, f: F)
 where
     F: functions::Function<Rv, Args>,
     Rv: minijinja::value::FunctionResult,
     Args: for<'a> minijinja::value::FunctionArgs<'a>,
 {
     let inner = Value::from_function(f);
-    env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+    let call = move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
         let args = values(args);
-        fits_items(args.first().and_then(Value::len).unwrap_or_default())?;
+        match counted {
+            Counted::ListFilter => fits_items(args.first().and_then(Value::len).unwrap_or_default())?,
+            Counted::Maker => args.iter().cloned().try_for_each(|arg| shallow(state, arg).map(drop))?,
+            Counted::Filter | Counted::Function => {}
+        }
         let value = inner.call(state, &args)?;
-        keep(state, value)
-    });
-}
-
-/// A function whose values are counted.
-pub(super) fn function<F, Rv, Args>(env: &mut Environment<'static>, name: &'static str, f: F)
-where
-    F: functions::Function<Rv, Args>,
-    Rv: minijinja::value::FunctionResult,
-    Args: for<'a> minijinja::value::FunctionArgs<'a>,
-{
-    let inner = Value::from_function(f);
-    env.add_function(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-        let value = inner.call(state, &values(args))?;
-        keep(state, value)
-    });
-}
-
-/// A function that makes values which are counted to the end: dicts and their like, which templates make few of.
-pub(super) fn maker<F, Rv, Args>(env: &mut Environment<'static>, name: &'static str, f: F)
-where
-    F: functions::Function<Rv, Args>,
-    Rv: minijinja::value::FunctionResult,
-    Args: for<'a> minijinja::value::FunctionArgs<'a>,
-{
-    let inner = Value::from_function(f);
-    env.add_function(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-        let args = values(args);
-        args.iter().cloned().try_for_each(|arg| shallow(state, arg).map(drop))?;
-        let value = inner.call(state, &args)?;
+        let Counted::Maker = counted else { return keep(state, value) };
         let budget = Budget::of(state);
         budget.other += 8 * ITEM + weight(&value, 0);
         budget.check()?;
         Ok::<_, Error>(value)
-    });
+    };
+    match counted {
+        Counted::Filter | Counted::ListFilter => env.add_filter(name, call),
+        Counted::Function | Counted::Maker => env.add_function(name, call),
+    }
 }

@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, State};
 
-use super::budget::{self, filter, fits, fits_items, function, keep, maker};
+use super::budget::{self, Counted, fits, fits_items, keep, provide};
 use super::jinja::{ITERATE, MODULO};
 use super::operators::{self, push};
 use super::python::{self, Json, refused};
@@ -21,39 +21,39 @@ pub(super) fn register(env: &mut Environment<'static>) {
         out.write_str(&text).map_err(Error::from)
     });
     env.set_unknown_method_callback(method);
-    function(env, MODULO, |left: Value, right: Value| python::modulo(&left, &right));
+    provide(env, Counted::Function, MODULO, |left: Value, right: Value| python::modulo(&left, &right));
     env.add_function(ITERATE, iterate);
     env.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         Err(refused(python::str(&message)?))
     });
-    maker(env, "cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
-    maker(env, "dict", dict);
-    maker(env, "namespace", minijinja::functions::namespace);
-    maker(env, "joiner", minijinja_contrib::globals::joiner);
-    filter(env, "tojson", to_json);
-    filter(env, "length", length);
-    filter(env, "count", length);
-    filter(env, "string", |value: Value| text_of(&value));
-    filter(env, "join", join);
-    filter(env, "trim", trim);
-    filter(env, "truncate", truncate);
-    filter(env, "default", default);
-    filter(env, "d", default);
-    filter(env, "replace", replace);
-    filter(env, "int", int);
-    filter(env, "float", |value: Value, default: Option<Value>| {
+    provide(env, Counted::Maker, "cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
+    provide(env, Counted::Maker, "dict", dict);
+    provide(env, Counted::Maker, "namespace", minijinja::functions::namespace);
+    provide(env, Counted::Maker, "joiner", minijinja_contrib::globals::joiner);
+    provide(env, Counted::Filter, "tojson", to_json);
+    provide(env, Counted::Filter, "length", length);
+    provide(env, Counted::Filter, "count", length);
+    provide(env, Counted::Filter, "string", |value: Value| text_of(&value));
+    provide(env, Counted::Filter, "join", join);
+    provide(env, Counted::Filter, "trim", trim);
+    provide(env, Counted::Filter, "truncate", truncate);
+    provide(env, Counted::Filter, "default", default);
+    provide(env, Counted::Filter, "d", default);
+    provide(env, Counted::Filter, "replace", replace);
+    provide(env, Counted::Filter, "int", int);
+    provide(env, Counted::Filter, "float", |value: Value, default: Option<Value>| {
         let read = number(&value).or_else(|| value.as_str().and_then(|t| strip(t).parse().ok()));
         read.map(Value::from).or(default).unwrap_or_else(|| Value::from(0.0))
     });
-    filter(env, "attr", |value: Value, name: String| match value.kind() {
+    provide(env, Counted::Filter, "attr", |value: Value, name: String| match value.kind() {
         ValueKind::Map => Ok(Value::UNDEFINED),
         _ => value.get_attr(&name),
     });
-    filter(env, "center", |value: Value, width: Option<i64>| {
+    provide(env, Counted::Filter, "center", |value: Value, width: Option<i64>| {
         padded(&python::str(&value)?, "center", &[Value::from(width.unwrap_or(80))])
     });
-    filter(env, "striptags", minijinja_contrib::filters::striptags);
-    filter(env, "wordcount", |value: Value| {
+    provide(env, Counted::Filter, "striptags", minijinja_contrib::filters::striptags);
+    provide(env, Counted::Filter, "wordcount", |value: Value| {
         let letter = |c: char| c.is_alphanumeric() || c == '_';
         Ok::<_, Error>(python::str(&value)?.split(|c| !letter(c)).filter(|word| !word.is_empty()).count())
     });

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, State, filters};
 
-use super::budget::list_filter;
+use super::budget::{Counted, provide};
 use super::jinja::{COMPARE, CONTAINS};
 use super::python::refused;
 use super::views::{Range, View};
@@ -25,19 +25,19 @@ pub(super) fn register(env: &mut Environment<'static>) {
             env.add_test(*name, move |left: Value, right: Value| compare(op, &left, &right));
         }
     }
-    list_filter(env, "sort", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+    provide(env, Counted::ListFilter, "sort", |state: &State<'_, '_>, value: Value, options: Kwargs| {
         expect_order(&value, options.peek::<Option<&str>>("attribute")?)?;
         filters::sort(state, value, options)
     });
-    list_filter(env, "min", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+    provide(env, Counted::ListFilter, "min", |state: &State<'_, '_>, value: Value, options: Kwargs| {
         expect_order(&value, options.peek::<Option<&str>>("attribute")?)?;
         filters::min(state, value, options)
     });
-    list_filter(env, "max", |state: &State<'_, '_>, value: Value, options: Kwargs| {
+    provide(env, Counted::ListFilter, "max", |state: &State<'_, '_>, value: Value, options: Kwargs| {
         expect_order(&value, options.peek::<Option<&str>>("attribute")?)?;
         filters::max(state, value, options)
     });
-    list_filter(env, "dictsort", |value: Value, options: Kwargs| {
+    provide(env, Counted::ListFilter, "dictsort", |value: Value, options: Kwargs| {
         if value.kind() == ValueKind::Map {
             let by_value = options.peek::<Option<&str>>("by")? == Some("value");
             let keys: Vec<Value> = value.try_iter()?.collect();

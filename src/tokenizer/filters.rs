@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, filters};
 
-use super::budget::{filter, fits, fits_items, keep, list_filter, values};
+use super::budget::{Counted, fits, fits_items, keep, provide, values};
 use super::nesting::shallow;
 use super::operators::listed;
 use super::python::{self, refused};
@@ -18,33 +18,48 @@ pub(super) fn register(env: &mut Environment<'static>) {
     for name in ["escape", "e"] {
         text_filter(env, name, Value::from_function(filters::escape));
     }
-    filter(env, "indent", indent);
-    filter(env, "format", format);
-    list_filter(env, "list", filters::list);
-    list_filter(env, "first", filters::first);
-    list_filter(env, "last", filters::last);
-    list_filter(env, "items", filters::items);
-    list_filter(env, "unique", filters::unique);
-    list_filter(env, "groupby", |state: &mut State<'_, '_>, value: Value, attribute: Option<&str>, options: Kwargs| {
-        let groups = filters::groupby(value, attribute, options)?;
-        shallow(state, groups)
-    });
-    list_filter(env, "map", filters::map);
-    list_filter(env, "select", filters::select);
-    list_filter(env, "reject", filters::reject);
-    list_filter(env, "selectattr", filters::selectattr);
-    list_filter(env, "rejectattr", filters::rejectattr);
-    list_filter(env, "reverse", |value: Value| listed(filters::reverse(&value)?));
-    list_filter(env, "batch", |state: &mut State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
-        fits_items(count)?;
-        let batches = filters::batch(state, value, count, fill)?;
-        shallow(state, batches)
-    });
-    list_filter(env, "slice", |state: &mut State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
-        fits_items(count)?;
-        let slices = filters::slice(state, value, count, fill)?;
-        shallow(state, slices)
-    });
+    provide(env, Counted::Filter, "indent", indent);
+    provide(env, Counted::Filter, "format", format);
+    provide(env, Counted::ListFilter, "list", filters::list);
+    provide(env, Counted::ListFilter, "first", filters::first);
+    provide(env, Counted::ListFilter, "last", filters::last);
+    provide(env, Counted::ListFilter, "items", filters::items);
+    provide(env, Counted::ListFilter, "unique", filters::unique);
+    provide(
+        env,
+        Counted::ListFilter,
+        "groupby",
+        |state: &mut State<'_, '_>, value: Value, attribute: Option<&str>, options: Kwargs| {
+            let groups = filters::groupby(value, attribute, options)?;
+            shallow(state, groups)
+        },
+    );
+    provide(env, Counted::ListFilter, "map", filters::map);
+    provide(env, Counted::ListFilter, "select", filters::select);
+    provide(env, Counted::ListFilter, "reject", filters::reject);
+    provide(env, Counted::ListFilter, "selectattr", filters::selectattr);
+    provide(env, Counted::ListFilter, "rejectattr", filters::rejectattr);
+    provide(env, Counted::ListFilter, "reverse", |value: Value| listed(filters::reverse(&value)?));
+    provide(
+        env,
+        Counted::ListFilter,
+        "batch",
+        |state: &mut State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+            fits_items(count)?;
+            let batches = filters::batch(state, value, count, fill)?;
+            shallow(state, batches)
+        },
+    );
+    provide(
+        env,
+        Counted::ListFilter,
+        "slice",
+        |state: &mut State<'_, '_>, value: Value, count: usize, fill: Option<Value>| {
+            fits_items(count)?;
+            let slices = filters::slice(state, value, count, fill)?;
+            shallow(state, slices)
+        },
+    );
 }
 
 /// A filter of texts, at most a few times as long: what is none is printed as Python prints it, which has a bound.

@@ -4,7 +4,7 @@
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, State};
 
-use super::budget::{self, fits, fits_items, keep, keep_list, repeated};
+use super::budget::{self, Counted, fits, fits_items, keep, keep_list, provide, repeated};
 use super::comparison::attribute_of;
 use super::jinja::{ADD, CONCAT, MULTIPLY, SLICED, SPEND};
 use super::python::{self, refused};
@@ -43,7 +43,7 @@ pub(super) fn register(env: &mut Environment<'static>) {
         keep_list(state, value)
     });
     env.add_function(SPEND, |state: &mut State<'_, '_>, bytes: usize| budget::write(state, bytes));
-    budget::list_filter(env, "sum", sum);
+    provide(env, Counted::ListFilter, "sum", sum);
 }
 
 /// Adds to a text. Errors: it grows too long.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr, Tuple, Value};
 use minijinja::{Environment, Error};
 
-use super::budget;
+use super::budget::{Counted, provide};
 use super::python::{self, refused};
 
 /// The longest range that Jinja2's sandbox makes.
@@ -15,7 +15,7 @@ const MOST: i64 = 100_000;
 
 /// Registers `range`.
 pub(super) fn register(env: &mut Environment<'static>) {
-    budget::function(env, "range", Range::value);
+    provide(env, Counted::Function, "range", Range::value);
 }
 
 /// `keys()`, `values()` or `items()` of a dict.

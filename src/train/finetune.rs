@@ -60,8 +60,8 @@ impl SaveOptions {
 struct Saving {
     options: SaveOptions,
     log: Log,
-    /// What run it is; asked for where checkpoints are written.
-    run: Value,
+    /// What run it is, once a checkpoint has asked for it.
+    run: Option<Value>,
     last: Instant,
     /// After which step the last checkpoint was written, or the run began here.
     saved_at: usize,
@@ -106,19 +106,14 @@ impl<M: Borrow<Model>> Finetune<M> {
         Ok(Finetune { trainer, loader, state, course: Course::default(), unrecorded: Vec::new(), saving: None })
     }
 
-    /// The same with records and checkpoints in a folder, which is made if need be. Errors: Config for a limit of 0 checkpoints, Io,
-    /// Device.
+    /// The same with records and checkpoints in a folder, which is made if need be. Errors: Config for a limit of 0 checkpoints, Io.
     pub fn saving(mut self, options: SaveOptions) -> Result<Finetune<M>> {
         if options.save_total_limit == Some(0) {
             return Err(Error::config("save_total_limit", "expected at least 1, got 0; `save_steps` 0 writes none"));
         }
         let log = Log::create(&options.output_dir)?;
-        let run = match options.save_steps {
-            0 => Value::Null,
-            _ => checkpoint::identity(self.trainer.model(), self.trainer.config(), &self.loader)?,
-        };
         self.state.save_steps = options.save_steps;
-        self.saving = Some(Saving { options, log, run, last: Instant::now(), saved_at: self.trainer.steps() });
+        self.saving = Some(Saving { options, log, run: None, last: Instant::now(), saved_at: self.trainer.steps() });
         Ok(self)
     }
 
@@ -151,7 +146,7 @@ impl<M: Borrow<Model>> Finetune<M> {
         (self.state, self.course, self.unrecorded) = (state, progress.course, progress.unrecorded);
         match &mut self.saving {
             Some(saving) => {
-                saving.saved_at = self.trainer.steps();
+                (saving.saved_at, saving.run) = (self.trainer.steps(), Some(run));
                 saving.log.restart(&self.state.log_history)
             }
             None => Ok(()),
@@ -234,21 +229,26 @@ impl<M: Borrow<Model>> Finetune<M> {
         let SaveOptions { output_dir, base_model, save_total_limit, .. } = &saving.options;
         let (model, steps) = (self.trainer.model(), self.trainer.steps());
         let path = checkpoint::folder(output_dir, steps);
+        let run = match saving.run.take() {
+            Some(run) => run,
+            None => checkpoint::identity(model, self.trainer.config(), &self.loader)?,
+        };
         let folder = AtomicFolder::create(&path, Set::Checkpoint)?;
         if model.adapter().is_some() && model.qat().is_none() {
             model.write_adapter(folder.folder(), base_model.as_deref())?;
         }
         checkpoint::write_tensors(model.store(), folder.folder())?;
-        TrainerState { global_step: steps, ..self.state.clone() }.save(folder.folder())?;
+        TrainerState { global_step: steps, epoch: self.loader.epoch(), ..self.state.clone() }.save(folder.folder())?;
         let progress = Progress {
             fourbit: env!("CARGO_PKG_VERSION").to_owned(),
             taken: self.trainer.taken(),
             position: self.loader.position(),
             unrecorded: self.unrecorded.clone(),
             course: self.course.clone(),
-            run: saving.run.clone(),
+            run,
         };
         progress.write(folder.folder())?;
+        saving.run = Some(progress.run);
         folder.commit()?;
         if let Some(keep) = save_total_limit {
             checkpoint::rotate(output_dir, *keep)?;

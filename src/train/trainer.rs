@@ -201,42 +201,37 @@ impl<M: Borrow<Model>> Trainer<M> {
     /// A step whose loss or gradient is not finite changes nothing: the device finds it before AdamW writes. It is left out of
     /// AdamW's count of steps, but not of the schedule, and told; more than [`TrainConfig::max_bad_steps`] in a row are an error,
     /// after which all values are those before the first of them. A step that is interrupted changes nothing and does not count.
-    /// Errors: Config for an empty step, for one past
-    /// `max_steps` and for batches that contradict themselves, Shape for rows that are too long, Diverged, Interrupted, Device,
-    /// DeviceLost.
+    /// Errors: Config for an empty step, for one past `max_steps` and for batches that contradict themselves, Shape for rows that are
+    /// too long, Diverged, Interrupted, Device, DeviceLost.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepMetrics> {
-        let start = Instant::now();
-        let learning_rate = self.begin(batches)?;
-        self.accumulate(batches, |program| program.run())?;
-        self.reduce()?;
-        // Values are stepped all or none.
-        let cancel = self.model().gpu().cancel().clone();
-        cancel.shield(|| {
-            self.apply.run()?;
-            self.finish(batches, learning_rate, start)
-        })
+        self.take(batches, |program| program.run())
     }
 
     /// One step as [`Trainer::step`] takes it, with the time of each kernel. Errors: those of [`Trainer::step`].
     pub fn profile(&mut self, batches: &[Batch]) -> Result<(StepMetrics, Vec<KernelTime>)> {
-        let start = Instant::now();
-        let learning_rate = self.begin(batches)?;
         let mut times = Vec::new();
-        self.accumulate(batches, |program| {
+        let metrics = self.take(batches, |program| {
             times.extend(program.profile()?);
             Ok(())
         })?;
-        self.reduce()?;
-        times.extend(self.apply.profile()?);
-        Ok((self.finish(batches, learning_rate, start)?, times))
+        Ok((metrics, times))
     }
 
-    /// The gradients of all micro-batches, summed in the store's arrays.
-    fn accumulate(&mut self, batches: &[Batch], mut run: impl FnMut(&mut Program) -> Result<()>) -> Result<()> {
+    /// A step whose programs `run` runs: gradients of all micro-batches summed in the store's arrays, those of all processes, and
+    /// what follows from them.
+    fn take(&mut self, batches: &[Batch], mut run: impl FnMut(&mut Program) -> Result<()>) -> Result<StepMetrics> {
+        let start = Instant::now();
+        let learning_rate = self.begin(batches)?;
         for (index, batch) in batches.iter().enumerate() {
             run(&mut self.micro(index, batch)?.program)?;
         }
-        Ok(())
+        self.reduce()?;
+        // Values are stepped all or none.
+        let cancel = self.model().gpu().cancel().clone();
+        cancel.shield(|| {
+            run(&mut self.apply)?;
+            self.finish(batches, learning_rate, start)
+        })
     }
 
     /// The gradients of all processes, in the place of this one's.

@@ -1,6 +1,6 @@
 //! Runs that end before their time, and go on.
 
-use super::{Done, Place, command, support};
+use super::{Done, Place, dying, support};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -49,9 +49,7 @@ const WEIGHTS: &[&str] = &["--qat", "int3-g16", "--full", "--qat-ranges", "learn
 
 fn run(place: &Place, options: &[&str], more: &[&str], die_at: Option<usize>) -> Done {
     let words = place.finetune_words(&[&["--max-steps", "7", "--save-steps", "2"], options, more].concat());
-    let mut command = command(&words.iter().map(String::as_str).collect::<Vec<_>>());
-    command.envs(die_at.map(|at| ("FOURBIT_DIE_AT", at.to_string())));
-    Done::of(command.output().unwrap())
+    dying(&words.iter().map(String::as_str).collect::<Vec<_>>(), die_at)
 }
 
 #[test]

@@ -1,18 +1,12 @@
 //! Folders that are written over others: whole, or known not to be.
 
-use super::{Done, MODEL, Place, command, fourbit, support};
+use super::{Done, MODEL, Place, command, dying, fourbit, support};
 use fourbit::format::{
     Manifest,
     manifest::{MANIFEST, State},
     peft,
 };
 use std::fs;
-
-fn run(words: &[&str], die_at: Option<usize>) -> Done {
-    let mut command = command(words);
-    command.envs(die_at.map(|at| ("FOURBIT_DIE_AT", at.to_string())));
-    Done::of(command.output().unwrap())
-}
 
 /// An adapter is written over one of another rank, beside a file of the user's; the run dies at every rename in turn.
 #[test]
@@ -34,7 +28,7 @@ fn a_kill_leaves_one_adapter_or_a_mixture_that_is_refused() {
         for (name, bytes) in saved.iter().zip(&old) {
             fs::write(out.join(name), bytes).unwrap();
         }
-        let done = run(&words, Some(at));
+        let done = dying(&words, Some(at));
         if done.code == 0 {
             break;
         }
@@ -53,7 +47,7 @@ fn a_kill_leaves_one_adapter_or_a_mixture_that_is_refused() {
         }
         // The same command makes the folder whole.
         if deaths % 3 == 0 {
-            assert_eq!(run(&words, None).code, 0);
+            assert_eq!(dying(&words, None).code, 0);
             assert_eq!(peft::Adapter::open(&out).unwrap().config.lora_alpha, 32.0);
         }
     }
@@ -69,7 +63,7 @@ fn a_model_takes_the_place_of_its_own_files_alone() {
     }
     let place = Place::new();
     let out = place.text("out");
-    let quantize = |scheme: &str, die_at| run(&["quantize", MODEL, "--scheme", scheme, "--output", &out], die_at);
+    let quantize = |scheme: &str, die_at| dying(&["quantize", MODEL, "--scheme", scheme, "--output", &out], die_at);
     assert_eq!(quantize("nf4", None).code, 0);
     let names = || {
         let entries = fs::read_dir(place.path("out")).unwrap();

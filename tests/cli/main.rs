@@ -78,6 +78,13 @@ fn command(words: &[&str]) -> Command {
     command
 }
 
+/// A run that dies at the N-th time that a file or folder takes or loses its name, where one is given.
+fn dying(words: &[&str], at: Option<usize>) -> Done {
+    let mut command = command(words);
+    command.envs(at.map(|at| ("FOURBIT_DIE_AT", at.to_string())));
+    Done::of(command.output().unwrap())
+}
+
 fn fourbit(words: &[&str]) -> Done {
     Done::of(command(words).output().unwrap())
 }

@@ -181,7 +181,6 @@ fn line(out: Output, row: &Row) {
 /// Reports now and then how far a method is; a table is not the place for bars.
 struct ProgressLine<'a> {
     name: &'a str,
-    /// What is left where the user asks to stop.
     told: std::time::Instant,
     tokens: usize,
 }

@@ -7,7 +7,6 @@ use crate::qat::{self, QatArgs};
 use crate::{embedded, interrupt};
 use fourbit::{
     Error, Result,
-    adapter::QatConfig,
     data::DataLoader,
     export::ModelWriter,
     format::{Claim, atomic::AtomicFolder, manifest::Set},
@@ -152,7 +151,7 @@ impl Finetune {
         let length = loader.longest().max(2);
         let config = self.train.config(showcase, length, steps, self.qat.full)?;
         // As is what does not fit.
-        let trained = self.count(global, &source, &load_options, qat, &config)?;
+        let trained = self.count(global, &source, &load_options, &config)?;
         let model = folder.as_ref().map_or(Ok(trained), ModelWriter::bytes)?;
         claim.expect_room(model + self.save.bytes(trained, steps))?;
 
@@ -208,22 +207,10 @@ impl Finetune {
     }
 
     /// Counts the memory of the run, and returns the bytes of what is trained. Errors: OutOfMemory where it is more than there is.
-    fn count(
-        &self,
-        global: &Global,
-        source: &Source,
-        load: &LoadOptions,
-        qat: Option<QatConfig>,
-        config: &TrainConfig,
-    ) -> Result<u64> {
+    fn count(&self, global: &Global, source: &Source, load: &LoadOptions, config: &TrainConfig) -> Result<u64> {
         let gpu = Gpu::open(&GpuOptions { dry: true, ..global.gpu_options()? })?;
         let mut model = Model::from_source(&gpu, source, load)?;
-        if self.qat.trains_adapter(&self.lora, &self.model)? {
-            self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
-        }
-        if let Some(qat) = qat {
-            model.add_qat(qat, true)?;
-        }
+        self.qat.count(&mut model, &self.lora, &self.model, config.seed)?;
         let trained = 4 * model.store().parameters() as u64;
         Trainer::new(model, config.clone())?;
         gpu.expect_room("the run (`fourbit plan` tells for what)", gpu.peak_bytes())?;

@@ -46,12 +46,7 @@ impl Plan {
         // Everything is counted as a run would allocate it; the limit is not applied, so that the answer is whole.
         let gpu = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..global.gpu_options()? })?;
         let mut model = Model::from_source(&gpu, &source, &options)?;
-        if self.qat.trains_adapter(&self.lora, &self.model)? {
-            self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
-        }
-        if let Some(qat) = self.qat.config()? {
-            model.add_qat(qat, true)?;
-        }
+        self.qat.count(&mut model, &self.lora, &self.model, config.seed)?;
         let trained = model.store().bytes();
         // Reported last: training through rounding puts other weights in the place of those that were loaded.
         let weights = gpu.allocated_bytes() - trained;

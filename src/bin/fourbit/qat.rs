@@ -71,6 +71,14 @@ impl QatArgs {
         Ok(!self.full)
     }
 
+    /// Puts what is trained on a model on a dry device, to count it. Errors: those of [`LoraArgs::attach`] and [`Model::add_qat`].
+    pub fn count(&self, model: &mut Model, lora: &LoraArgs, chosen: &ModelArgs, seed: u64) -> Result<()> {
+        if self.trains_adapter(lora, chosen)? {
+            lora.attach(model, chosen.adapter.as_deref(), seed)?;
+        }
+        self.config()?.map_or(Ok(()), |qat| model.add_qat(qat, true))
+    }
+
     /// Begins the training on a model with its adapter. Errors: those of [`Model::add_qat`] and [`Model::observe_inputs`].
     pub fn begin(&self, model: &mut Model, config: QatConfig, rows: &Dataset) -> Result<()> {
         model.add_qat(config, true)?;
