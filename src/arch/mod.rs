@@ -143,7 +143,7 @@ impl Architecture {
         if heads % kv_heads != 0 {
             return fail(format!("num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads})"));
         }
-        if head_dim % 4 != 0 || head_dim > 256 {
+        if head_dim % 4 != 0 || !(4..=256).contains(&head_dim) {
             return fail(format!("head_dim is {head_dim}; expected a multiple of 4 up to 256"));
         }
         Ok(())
