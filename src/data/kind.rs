@@ -412,6 +412,13 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_never_comes_is_not_looked_for_again_and_again() {
+        // 100,000 questions without an answer: each looked for one to the end of 1.2 MB, some 40 s in all.
+        let text = "### Human: a".repeat(100_000);
+        assert_eq!(from_text(&text), Row::Text(text.clone()));
+    }
+
+    #[test]
     fn llama2_text_becomes_turns() {
         let row = from_text(
             "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST] Hello </s><s>[INST] Bye [/INST] So long </s>",
