@@ -30,7 +30,7 @@ fn files(dir: &str, extensions: &[&str]) -> Vec<PathBuf> {
 }
 
 fn sources() -> Vec<PathBuf> {
-    let dirs = ["src", "shaders", "tests", "examples", "benches", "scripts", "findings"];
+    let dirs = ["src", "shaders", "tests", "examples", "benches", "scripts", "findings", "fuzz/targets"];
     let mut all: Vec<_> = dirs.iter().flat_map(|dir| files(dir, &["rs", "wgsl", "py", "sh", "c", "mjs"])).collect();
     all.push(root().join("build.rs"));
     all

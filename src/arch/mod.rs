@@ -143,7 +143,7 @@ impl Architecture {
         if heads % kv_heads != 0 {
             return fail(format!("num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads})"));
         }
-        if head_dim % 4 != 0 || head_dim > 256 {
+        if head_dim % 4 != 0 || !(4..=256).contains(&head_dim) {
             return fail(format!("head_dim is {head_dim}; expected a multiple of 4 up to 256"));
         }
         Ok(())
@@ -230,6 +230,8 @@ mod tests {
                 .contains("hidden_size: expected a whole number from 1 to 16777216, got -3")
         );
         assert!(message(|j| j["num_key_value_heads"] = 3.into()).contains("no multiple"));
+        // 2 / 4 heads.
+        assert!(message(|j| j["hidden_size"] = 2.into()).contains("head_dim is 0"));
         assert!(message(|j| j["vocab_size"] = Value::Null).contains("vocab_size: expected a whole number"));
         assert!(message(|j| j["rope_scaling"] = json!({"rope_type": "yarn"})).contains("yarn"));
     }

@@ -338,9 +338,11 @@ fn from_text(text: &str) -> Row {
 /// `### Human: … ### Assistant: …`, in turns. `None` for texts that do not begin so or hold no answer.
 fn guanaco(text: &str) -> Option<Vec<Message>> {
     const MARKS: [(&str, &str); 2] = [("### Human:", "user"), ("### Assistant:", "assistant")];
+    // One search for both: a mark that never comes would be looked for to the text's end at each of the other.
     let next = |text: &str| {
-        let found = |(mark, role): &(&'static str, &'static str)| text.find(mark).map(|at| (at, mark.len(), *role));
-        MARKS.iter().filter_map(found).min()
+        let mark_at = |at: usize| MARKS.into_iter().find(|(mark, _)| text[at..].starts_with(mark));
+        let found = |(at, _)| mark_at(at).map(|(mark, role)| (at, mark.len(), role));
+        text.match_indices("### ").find_map(found)
     };
     let (0, length, role) = next(text.trim_start())? else { return None };
     let (mut role, mut rest) = (role, &text.trim_start()[length..]);
@@ -407,6 +409,13 @@ mod tests {
         for text in ["He wrote ### Human: a### Assistant: b", "### Human: only a question", "### Assistant:"] {
             assert_eq!(from_text(text), Row::Text(text.into()));
         }
+    }
+
+    #[test]
+    fn a_mark_that_never_comes_is_not_looked_for_again_and_again() {
+        // 100,000 questions without an answer: each looked for one to the end of 1.2 MB, some 40 s in all.
+        let text = "### Human: a".repeat(100_000);
+        assert_eq!(from_text(&text), Row::Text(text.clone()));
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Checkpoint for Aqlm {
         let module = Module::expect(weights, name)?;
         let codes = module.get("codes")?.expect_dtype(DType::I8)?;
         let (rows, vectors) = match *codes.shape {
-            [rows, vectors, 2] => (rows, vectors),
+            [rows, vectors, 2] if rows * vectors > 0 => (rows, vectors),
             _ => return Err(module.fail(format!("expected codes of [out, in / 8, 2], got {:?}", codes.shape))),
         };
         module.get("codebooks")?.expect_shape(&BOOKS)?;

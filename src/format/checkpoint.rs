@@ -236,10 +236,12 @@ impl<'a> Module<'a> {
         Ok((bytes_to_words(view.bytes), self.matrix(&view)?))
     }
 
-    /// The extents of a tensor that has two.
+    /// The extents of a tensor that has two, neither of them 0: beside a 0 the other may be any number, whatever the file's size.
     pub(super) fn matrix(&self, view: &TensorView) -> Result<[usize; 2]> {
-        let message = || self.fail(format!("expected two extents of {}, got {:?}", view.name, view.shape));
-        view.shape.try_into().map_err(|_| message())
+        match *view.shape {
+            [rows, cols] if rows * cols > 0 => Ok([rows, cols]),
+            _ => Err(self.fail(format!("expected two extents of {}, got {:?}", view.name, view.shape))),
+        }
     }
 
     /// Finite floats, with their dtype and extents.

@@ -234,7 +234,7 @@ impl Source {
             return checkpoint.read(&self.weights, &stored);
         }
         let view = self.weights.get(&stored)?;
-        match (view.stored, self.rotated_heads(name)) {
+        match (view.stored, self.rotated_heads(name, shape[0])?) {
             (Stored::Ggml(scheme), Some(heads)) => {
                 let bytes = unrotate(view.bytes, shape[0], heads);
                 ggml::unpack_blocks(view.name, scheme, shape, &bytes)
@@ -250,7 +250,7 @@ impl Source {
     /// The little-endian bytes of a plain float tensor straight from the mapping, where they can be used as they are.
     pub fn plain(&self, name: &str) -> Result<Option<(DType, &[u8])>> {
         let stored = self.stored_name(name);
-        if self.rotated_heads(name).is_some() || self.quantized(&stored).is_some() {
+        if self.is_rotated(name) || self.quantized(&stored).is_some() {
             return Ok(None);
         }
         let view = self.weights.get(&stored)?;
@@ -275,7 +275,7 @@ impl Source {
         let view = self.weights.get(&self.stored_name(name))?;
         view.check_finite()?;
         let values = view.to_f32()?;
-        match self.rotated_heads(name) {
+        match self.rotated_heads(name, len)? {
             None => Ok(values),
             Some(heads) => {
                 let bytes = unrotate(bytemuck::cast_slice(&values), len, heads);
@@ -304,8 +304,11 @@ impl Source {
         }
         let view = self.weights.get(&stored)?;
         let [rows, cols] = shape;
+        if rows * cols == 0 {
+            return Ok(());
+        }
         let step = (most / cols).clamp(1, rows);
-        let heads = self.rotated_heads(name);
+        let heads = self.rotated_heads(name, rows)?;
         let mut values = vec![0.0; step * cols];
         for first in (0..rows).step_by(step) {
             let count = step.min(rows - first);
@@ -332,9 +335,21 @@ impl Source {
         Err(Error::shape(op, format!("{shape:?}"), format!("{got:?}")))
     }
 
-    /// The heads of a tensor whose rows the file has in llama.cpp's own rotary order.
-    fn rotated_heads(&self, name: &str) -> Option<usize> {
-        if self.is_gguf() { heads_in_gguf(&self.arch, name) } else { None }
+    /// Whether the file has the tensor's rows in llama.cpp's own rotary order.
+    fn is_rotated(&self, name: &str) -> bool {
+        self.is_gguf() && heads_in_gguf(&self.arch, name).is_some()
+    }
+
+    /// The heads of a tensor of so many rows that [`Source::is_rotated`]. Errors: Shape where they are no pairs of each head.
+    fn rotated_heads(&self, name: &str, rows: usize) -> Result<Option<usize>> {
+        let heads = if self.is_gguf() { heads_in_gguf(&self.arch, name) } else { None };
+        match heads {
+            Some(heads) if rows == 0 || !rows.is_multiple_of(2 * heads) => {
+                let op = format!("{}: tensor {}", self.weights.path().display(), self.stored_name(name));
+                Err(Error::shape(op, format!("an even number of rows for each of {heads} heads"), rows))
+            }
+            heads => Ok(heads),
+        }
     }
 }
 

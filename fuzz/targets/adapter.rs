@@ -1,0 +1,5 @@
+//! `adapter` of `tests/fuzzing`.
+#![cfg_attr(not(feature = "afl"), no_main)]
+
+const NAME: &str = "adapter";
+include!("../entry.rs");

@@ -1,0 +1,5 @@
+//! `config` of `tests/fuzzing`.
+#![cfg_attr(not(feature = "afl"), no_main)]
+
+const NAME: &str = "config";
+include!("../entry.rs");

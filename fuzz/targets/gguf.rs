@@ -1,0 +1,5 @@
+//! `gguf` of `tests/fuzzing`.
+#![cfg_attr(not(feature = "afl"), no_main)]
+
+const NAME: &str = "gguf";
+include!("../entry.rs");

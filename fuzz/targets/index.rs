@@ -1,0 +1,5 @@
+//! `index` of `tests/fuzzing`.
+#![cfg_attr(not(feature = "afl"), no_main)]
+
+const NAME: &str = "index";
+include!("../entry.rs");

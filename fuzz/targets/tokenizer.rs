@@ -1,0 +1,5 @@
+//! `tokenizer` of `tests/fuzzing`.
+#![cfg_attr(not(feature = "afl"), no_main)]
+
+const NAME: &str = "tokenizer";
+include!("../entry.rs");
