@@ -1,4 +1,4 @@
-"""Kills fine-tuning runs at random moments and inside random renames, resumes them, and compares what they leave, byte for byte,
+"""Kills runs of fine-tuning and quantizing at random moments and inside random renames, resumes them, and compares what they leave, byte for byte,
 with a run that was never stopped.
 
     scripts/verify_kills.py [--kills 30] [--seed 1]
@@ -21,17 +21,23 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOURBIT = ROOT / "target/release/fourbit"
-# The embedded model and data; each saves every third step.
+# The embedded model and data; fine-tuning saves every third step, quantizing each block.
+QUANTIZE = ["quantize", ROOT / "assets/embedded", "--calibration", ROOT / "assets/embedded/train.jsonl", "--calibration-samples", "8"]
+QUANTIZE += ["--calibration-length", "64", "--finetune-epochs", "1", "--method"]
 RUNS = {
     "adapter": ["--max-steps", "14"],
     "adapter, dropout": ["--max-steps", "12", "--lora-dropout", "0.1", "--gradient-accumulation-steps", "2", "--logging-steps", "5"],
     "weights through rounding": ["--max-steps", "10", "--qat", "int4-g64", "--full"],
     "learned ranges": ["--max-steps", "8", "--qat", "int4-g64", "--qat-ranges", "learned", "--qat-activations", "static"],
+    "code books of blocks": [*QUANTIZE, "aqlm", "--finetune-blocks", "3"],
+    "signs of blocks": [*QUANTIZE, "quip", "--finetune-blocks", "2"],
 }
 
 
 def command(options, output, *more):
-    return [FOURBIT, "finetune", "--output", output, "--save-steps", "3", *options, *more]
+    if options[0] != "quantize":
+        options = ["finetune", "--save-steps", "3", *options]
+    return [FOURBIT, *options, "--output", output, *more]
 
 
 def timeless(record):
@@ -40,6 +46,8 @@ def timeless(record):
 
 def left(output):
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.iterdir() if path.is_file()}
+    if "trainer_log.jsonl" not in files:
+        return {"files": files}
     # The manifest has the digest of the state, in which times are.
     del files["trainer_log.jsonl"], files["trainer_state.json"], files["fourbit_manifest.json"]
     log = [timeless(json.loads(line)) for line in (output / "trainer_log.jsonl").read_text().splitlines()]
@@ -95,7 +103,8 @@ def main():
                     print(f"{name}: status {status}: {said}", file=sys.stderr)
                 same = status == 0 and left(output) == wanted
                 wrong += not same
-                hidden = [path.name for path in [*output.iterdir(), *folder.iterdir()] if path.name.startswith(".")]
+                names = [path.name for path in [*output.iterdir(), *folder.iterdir()]]
+                hidden = [name for name in names if name.startswith(".") or name.endswith(".blocks")]
                 if hidden:
                     print(f"{name}: left {hidden}", file=sys.stderr)
                     wrong += same

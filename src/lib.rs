@@ -44,6 +44,7 @@ pub mod nn;
 pub mod ops;
 pub mod quant;
 mod random;
+mod run;
 mod shape;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;

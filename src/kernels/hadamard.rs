@@ -97,7 +97,8 @@ impl Hadamard {
         Hadamard::around(gpu, cols, signs, factors)
     }
 
-    fn around(gpu: &Gpu, cols: usize, signs: Tensor, factors: &Factors) -> Result<Hadamard> {
+    /// The map of `cols` columns with these signs: one bit per column, u32, or one number per column, f32. Errors: as [`Hadamard::new`].
+    pub(crate) fn around(gpu: &Gpu, cols: usize, signs: Tensor, factors: &Factors) -> Result<Hadamard> {
         let (order, twos) = spec::split(cols)?;
         Ok(Hadamard { cols, signs, factor: factors.get(gpu, order)?, order, twos })
     }

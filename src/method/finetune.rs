@@ -16,6 +16,7 @@ use crate::{
     nn::{Pass, StepValues},
     random::Random,
 };
+use serde::{Deserialize, Serialize};
 
 /// How blocks are fine-tuned, by Adam on the squared error of the block's output.
 ///
@@ -70,7 +71,7 @@ impl FineTune {
 
 /// What fine-tuning did to a block: mean squared differences of its output from that of the block in floats, over the
 /// samples that it did not learn from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tuned {
     /// As quantized.
     pub before: f64,

@@ -8,7 +8,7 @@ use crate::{
     kernels::{QuantizedTensor, dense, dequantize, elementwise},
     nn::Linear,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 
 /// What `method` makes of each layer, or what `rounding` does where its output is nearer to that of the floats on samples held back.
@@ -23,7 +23,7 @@ pub struct KeepBetter {
 }
 
 /// What a method and rounding lose of a layer's output on samples held back: Σ ‖(Ŵ − W)·x‖² / Σ ‖W·x‖².
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
     /// Such as `model.layers.0.self_attn.q_proj`.
     pub layer: String,
@@ -62,6 +62,10 @@ impl LayerMethod for KeepBetter {
 
     fn compared(&self) -> Vec<Compared> {
         self.compared.borrow().clone()
+    }
+
+    fn go_on(&self, compared: Vec<Compared>) {
+        self.compared.borrow_mut().extend(compared);
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {

@@ -6,6 +6,7 @@
 
 mod aqlm;
 mod awq;
+mod done;
 mod finetune;
 pub mod fold;
 mod gptq;
@@ -32,6 +33,7 @@ mod w8a8;
 pub use crate::arch::Site;
 pub use aqlm::Aqlm;
 pub use awq::{Awq, AwqOptions};
+pub use done::DoneBlocks;
 pub use finetune::{FineTune, Tuned};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
@@ -107,6 +109,13 @@ pub trait LayerMethod {
     /// The layers so far, compared with rounding to nearest, where [`KeepBetter`] does.
     fn compared(&self) -> Vec<Compared> {
         self.wrapped().map(|method| method.compared()).unwrap_or_default()
+    }
+
+    /// Takes what was compared in the blocks of an earlier run that this one goes on with ([`DoneBlocks`]).
+    fn go_on(&self, compared: Vec<Compared>) {
+        if let Some(method) = self.wrapped() {
+            method.go_on(compared);
+        }
     }
 
     /// The layer in its storage scheme. [`Layer::done`] makes one without a transform of its input. Errors: the method's.

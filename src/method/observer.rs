@@ -10,6 +10,7 @@ use crate::{
         observe::{self, RANGE},
     },
 };
+use serde::{Serialize, Serializer};
 use std::{
     fmt,
     str::FromStr,
@@ -145,6 +146,13 @@ impl FromStr for Observer {
             let names = Observer::ALL.map(Observer::name).join(", ");
             Error::unsupported("observer", text, format!("{names}, or with a parameter: percentile-99.9"))
         })
+    }
+}
+
+impl Serialize for Observer {
+    /// As text.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::{FineTune, Method, Observer, Recipe};
 use crate::{Error, Result};
+use serde::Serialize;
 
 /// Options of the methods; each takes those that are its own.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MethodOptions {
     /// GPTQ: columns with large inputs first, in groups of neighbours all the same (static groups), so that nothing is stored
     /// of the order. Small models and short calibration texts lose much without it.

@@ -1,7 +1,7 @@
 //! Block by block through a model: collect, fold, quantize, and go on with what the quantized block gives.
 
 use super::{
-    BlockStats, Layer, LayerFigures, LayerMethod, Site, Tuned, check_finite, finetune::Tuner, float_tensor,
+    BlockStats, DoneBlocks, Layer, LayerFigures, LayerMethod, Site, Tuned, check_finite, finetune::Tuner, float_tensor,
     hidden_states::HiddenStates, report::Reference, to_floats,
 };
 use crate::{
@@ -12,10 +12,11 @@ use crate::{
     model::{Block, LoadOptions, Model, Quantization, Source},
     quant::Scheme,
 };
+use serde::{Deserialize, Serialize};
 
 /// How the pipeline goes through a model.
-#[derive(Clone, Copy, Debug)]
-pub struct PipelineOptions {
+#[derive(Clone, Copy)]
+pub struct PipelineOptions<'a> {
     /// Collect the inputs of o, of gate and up, and of down again once the layers before them in the block are quantized.
     /// Three more passes per block.
     pub true_sequential: bool,
@@ -26,21 +27,24 @@ pub struct PipelineOptions {
     pub report: bool,
     /// Device memory for the hidden states of the calibration samples, in bytes; those beyond it lie on the host.
     pub activation_bytes: u64,
+    /// Where each block is kept once it is done, and taken from where it is there.
+    pub done: Option<&'a DoneBlocks>,
 }
 
-impl Default for PipelineOptions {
+impl Default for PipelineOptions<'_> {
     fn default() -> Self {
         PipelineOptions {
             true_sequential: false,
             base: Quantization::AsStored,
             report: false,
             activation_bytes: 1 << 30,
+            done: None,
         }
     }
 }
 
 /// One linear layer that has been quantized.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LayerReport {
     /// Such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
@@ -58,14 +62,15 @@ pub struct LayerReport {
 ///
 /// One block in f32 and the hidden states of the calibration samples are held at a time, beside what is done. Each block is
 /// calibrated with what the quantized blocks before it give. `calibration`: token ids, one list per sample; unused where the
-/// method needs none. `on_layer` is called for each layer that is done; its error ends the work.
+/// method needs none. `on_layer` is called for each layer that is done, in this run or in one that this one goes on with; its error ends
+/// the work.
 /// Errors: Config for numbers that are not finite, with the tensor's name, and for a calibration text that cannot be used;
-/// those of [`Model::load`] and of the method; OutOfMemory, Device.
+/// those of [`Model::load`] and of the method; OutOfMemory, Device; Io, Format for blocks that are kept.
 pub fn quantize_model(
     gpu: &Gpu,
     source: &Source,
     method: &dyn LayerMethod,
-    options: &PipelineOptions,
+    options: &PipelineOptions<'_>,
     calibration: &[Vec<u32>],
     mut on_layer: impl FnMut(&LayerReport) -> Result<()>,
 ) -> Result<Model> {
@@ -74,57 +79,21 @@ pub fn quantize_model(
         return Err(Error::config("calibration", message));
     }
     let mut model = Model::without_blocks(gpu, source)?;
-    let mut activations = match method.needs().any() || options.report {
+    let activations = match method.needs().any() || options.report {
         true => Some(HiddenStates::new(&model, calibration, options.activation_bytes)?),
         false => None,
     };
-    let (blocks, total) = (source.arch.blocks.len(), source.arch.linear_count());
-    let mut done = 0;
+    let blocks = source.arch.blocks.len();
+    let mut work = Work { gpu, source, method, options, model: &model, activations, done: 0 };
+    let mut done = Vec::with_capacity(blocks);
     for number in 0..blocks {
-        let block = float_block(gpu, source, number, options.base)?;
-        let mut work = Work { gpu, model: &model, method, block };
-        work.check()?;
-        method.prepare(gpu, number, &work.block)?;
-        let mut stats = work.collect(activations.as_mut(), &Site::ALL)?;
-        method.fold(gpu, &mut work.block, &mut stats)?;
-        work.observe(activations.as_mut(), &mut stats, &Site::ALL)?;
-        let mut tuner = match (method.finetune().filter(|t| t.reaches(number)), activations.as_mut()) {
-            (Some(options), Some(states)) => Some(Tuner::new(gpu, &model, &work.block, states, options)?),
-            _ => None,
-        };
-        let reference = options.report.then(|| Reference::of(gpu, &work.block)).transpose()?;
-        let mut waiting = Vec::new();
-        for site in Site::ALL {
-            if options.true_sequential && site != Site::Qkv && activations.is_some() {
-                stats = work.collect(activations.as_mut(), &[site])?;
-                work.observe(activations.as_mut(), &mut stats, &[site])?;
-            }
-            for &id in site.linears() {
-                let name = work.quantize(id, &stats)?;
-                let tuned = match (tuner.as_mut(), activations.as_mut()) {
-                    (Some(tuner), Some(states)) => tuner.after(id, &mut work.block, states)?,
-                    _ => None,
-                };
-                done += 1;
-                let report = LayerReport { name, done, total, tuned, figures: None };
-                match reference {
-                    None => on_layer(&report)?,
-                    Some(_) => waiting.push(report),
-                }
-            }
+        let block = work.block(number, &mut on_layer)?;
+        if number + 1 < blocks {
+            work.advance(&block)?;
         }
-        if let (Some(reference), Some(states)) = (reference, activations.as_mut()) {
-            let figures = reference.measure(&model, &work.block, states)?;
-            for (report, figures) in waiting.into_iter().zip(figures) {
-                on_layer(&LayerReport { figures: Some(figures), ..report })?;
-            }
-        }
-        if let Some(activations) = activations.as_mut().filter(|_| number + 1 < blocks) {
-            work.advance(activations)?;
-        }
-        let block = work.block;
-        model.blocks.push(block);
+        done.push(block);
     }
+    model.blocks = done;
     Ok(model)
 }
 
@@ -142,27 +111,95 @@ fn float_block(gpu: &Gpu, source: &Source, number: usize, base: Quantization) ->
     Ok(block)
 }
 
-/// One block on its way.
+/// A model on its way.
 struct Work<'a> {
     gpu: &'a Gpu,
-    /// Without the blocks to come.
-    model: &'a Model,
+    source: &'a Source,
     method: &'a dyn LayerMethod,
-    block: Block,
+    options: &'a PipelineOptions<'a>,
+    /// Without blocks.
+    model: &'a Model,
+    /// Before the next block.
+    activations: Option<HiddenStates>,
+    /// Layers.
+    done: usize,
 }
 
 impl Work<'_> {
-    fn check(&self) -> Result<()> {
-        self.block.linears().try_for_each(|(_, linear)| {
-            let name = linear.weight_name();
-            check_finite(&name, &float_tensor(&name, &linear.base.weight)?)
-        })
+    /// Block `number`, quantized: by an earlier run, where it was kept, or now.
+    fn block(&mut self, number: usize, on_layer: &mut dyn FnMut(&LayerReport) -> Result<()>) -> Result<Block> {
+        let mut block = float_block(self.gpu, self.source, number, self.options.base)?;
+        let Some(kept) = self.options.done else {
+            self.quantize_block(number, &mut block, on_layer)?;
+            return Ok(block);
+        };
+        if let Some(record) = kept.read(self.gpu, number, &mut block)? {
+            self.method.go_on(record.compared);
+            self.done += record.reports.len();
+            record.reports.iter().try_for_each(on_layer)?;
+            return Ok(block);
+        }
+        let mut reports = Vec::new();
+        let before = self.method.compared().len();
+        self.quantize_block(number, &mut block, &mut |report| {
+            reports.push(report.clone());
+            on_layer(report)
+        })?;
+        kept.write(number, &block, reports, self.method.compared().split_off(before))?;
+        Ok(block)
+    }
+
+    fn quantize_block(
+        &mut self,
+        number: usize,
+        block: &mut Block,
+        on_layer: &mut dyn FnMut(&LayerReport) -> Result<()>,
+    ) -> Result<()> {
+        let Work { gpu, method, options, model, .. } = *self;
+        check(block)?;
+        method.prepare(gpu, number, block)?;
+        let mut stats = self.collect(block, &Site::ALL)?;
+        method.fold(gpu, block, &mut stats)?;
+        self.observe(block, &mut stats, &Site::ALL)?;
+        let mut tuner = match (method.finetune().filter(|t| t.reaches(number)), self.activations.as_mut()) {
+            (Some(options), Some(states)) => Some(Tuner::new(gpu, model, block, states, options)?),
+            _ => None,
+        };
+        let reference = options.report.then(|| Reference::of(gpu, block)).transpose()?;
+        let mut waiting = Vec::new();
+        for site in Site::ALL {
+            if options.true_sequential && site != Site::Qkv && self.activations.is_some() {
+                stats = self.collect(block, &[site])?;
+                self.observe(block, &mut stats, &[site])?;
+            }
+            for &id in site.linears() {
+                let name = self.quantize(block, id, &stats)?;
+                let tuned = match (tuner.as_mut(), self.activations.as_mut()) {
+                    (Some(tuner), Some(states)) => tuner.after(id, block, states)?,
+                    _ => None,
+                };
+                self.done += 1;
+                let (done, total) = (self.done, self.source.arch.linear_count());
+                let report = LayerReport { name, done, total, tuned, figures: None };
+                match reference {
+                    None => on_layer(&report)?,
+                    Some(_) => waiting.push(report),
+                }
+            }
+        }
+        if let (Some(reference), Some(states)) = (reference, self.activations.as_mut()) {
+            let figures = reference.measure(model, block, states)?;
+            for (report, figures) in waiting.into_iter().zip(figures) {
+                on_layer(&LayerReport { figures: Some(figures), ..report })?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs the block over all samples and keeps what the method needs to know of these sites.
-    fn collect(&self, activations: Option<&mut HiddenStates>, sites: &[Site]) -> Result<BlockStats> {
+    fn collect(&mut self, block: &Block, sites: &[Site]) -> Result<BlockStats> {
         let needs = self.method.needs();
-        let Some(activations) = activations.filter(|_| needs.before_folding()) else {
+        let Some(activations) = self.activations.as_mut().filter(|_| needs.before_folding()) else {
             return BlockStats::new(self.gpu, &self.model.arch, Default::default(), &[]);
         };
         let mut stats = BlockStats::new(self.gpu, &self.model.arch, needs, sites)?;
@@ -171,7 +208,7 @@ impl Work<'_> {
         let total = activations.tokens_of(shown);
         let one = self.gpu.tensor("one", [1], DType::F32, &[1.0f32])?;
         activations.run_where(self.model, shown, false, |g, sample, x| {
-            let (_, saved) = sample.through(g, &self.block, x)?;
+            let (_, saved) = sample.through(g, block, x)?;
             let one = g.import(&one);
             stats.record(g, &saved, total, &one)
         })?;
@@ -180,7 +217,7 @@ impl Work<'_> {
             |number| !shown(number),
             false,
             |g, sample, x| {
-                let (_, saved) = sample.through(g, &self.block, x)?;
+                let (_, saved) = sample.through(g, block, x)?;
                 let one = g.import(&one);
                 stats.record_held_back(g, &saved, &one)
             },
@@ -192,15 +229,16 @@ impl Work<'_> {
     }
 
     /// Runs the block over all samples for the method's observer, where it has one: ranges first, then histograms within them.
-    fn observe(&self, activations: Option<&mut HiddenStates>, stats: &mut BlockStats, sites: &[Site]) -> Result<()> {
-        let (Some(activations), Some(observer)) = (activations, self.method.needs().observer) else { return Ok(()) };
+    fn observe(&mut self, block: &Block, stats: &mut BlockStats, sites: &[Site]) -> Result<()> {
+        let observer = self.method.needs().observer;
+        let (Some(activations), Some(observer)) = (self.activations.as_mut(), observer) else { return Ok(()) };
         stats.observe(self.gpu, &self.model.arch, observer, sites, activations.tokens())?;
         for histogram in [false, true] {
             if histogram && !observer.needs_histogram() {
                 continue;
             }
             activations.run(self.model, false, |g, sample, x| {
-                let (_, saved) = sample.through(g, &self.block, x)?;
+                let (_, saved) = sample.through(g, block, x)?;
                 stats.record_observed(g, &saved, histogram)
             })?;
         }
@@ -208,8 +246,8 @@ impl Work<'_> {
     }
 
     /// Quantizes a linear layer in place; returns its name.
-    fn quantize(&mut self, id: LinearId, stats: &BlockStats) -> Result<String> {
-        let linear = self.block.linear_mut(id);
+    fn quantize(&self, block: &mut Block, id: LinearId, stats: &BlockStats) -> Result<String> {
+        let linear = block.linear_mut(id);
         let name = linear.weight_name();
         let layer = Layer {
             id,
@@ -223,10 +261,18 @@ impl Work<'_> {
     }
 
     /// Makes the block's output the next one's input.
-    fn advance(&self, activations: &mut HiddenStates) -> Result<()> {
+    fn advance(&mut self, block: &Block) -> Result<()> {
+        let Some(activations) = self.activations.as_mut() else { return Ok(()) };
         activations.run(self.model, true, |g, sample, x| {
-            let (y, _) = sample.through(g, &self.block, x)?;
+            let (y, _) = sample.through(g, block, x)?;
             elementwise::assign(g, x, &y, 1.0)
         })
     }
+}
+
+fn check(block: &Block) -> Result<()> {
+    block.linears().try_for_each(|(_, linear)| {
+        let name = linear.weight_name();
+        check_finite(&name, &float_tensor(&name, &linear.base.weight)?)
+    })
 }

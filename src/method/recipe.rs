@@ -185,7 +185,7 @@ impl Recipe {
     }
 
     /// How the pipeline goes through a model.
-    pub fn pipeline(&self) -> PipelineOptions {
+    pub fn pipeline(&self) -> PipelineOptions<'static> {
         PipelineOptions { true_sequential: self.options.true_sequential, ..PipelineOptions::default() }
     }
 

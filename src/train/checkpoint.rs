@@ -118,7 +118,10 @@ pub(super) fn read_tensors(store: &Store, folder: &Path) -> Result<()> {
     tensors.iter().try_for_each(|tensor| tensor.1.write(bytemuck::cast_slice(&of(tensor)?.to_f32()?)))
 }
 
-/// All that decides what a run's steps give, as values that are compared one by one when it is resumed.
+/// What may differ between a checkpoint's run and the one that goes on: how long it is, and when it gives up.
+pub(super) const FREE: [&str; 2] = ["training.max_steps", "training.max_bad_steps"];
+
+/// All that decides what a run's steps give: see [`crate::run`].
 ///
 /// Weights are told apart by their first codes and scales. Errors: Device.
 pub(super) fn identity(model: &Model, training: &TrainConfig, loader: &DataLoader) -> Result<Value> {
@@ -145,50 +148,9 @@ pub(super) fn identity(model: &Model, training: &TrainConfig, loader: &DataLoade
     }))
 }
 
-/// What may differ between a checkpoint's run and the one that goes on: how long it is, and when it gives up.
-const FREE: [&str; 2] = ["training.max_steps", "training.max_bad_steps"];
-
-/// Errors: Config, naming the first thing that another run had otherwise. `checkpoint`: for the message.
-pub(super) fn check_identity(checkpoint: &Path, theirs: &Value, ours: &Value) -> Result<()> {
-    let Some((name, theirs, ours)) = difference("", theirs, ours) else { return Ok(()) };
-    let message = format!(
-        "{} is of a run with {name} {theirs}, this one has {ours}; resume with the options that it had, or begin in another folder",
-        checkpoint.display()
-    );
-    Err(Error::config("resume", message))
-}
-
-/// The first value that differs, by its name.
-fn difference<'a>(name: &str, a: &'a Value, b: &'a Value) -> Option<(String, &'a Value, &'a Value)> {
-    match (a, b) {
-        (Value::Object(these), Value::Object(those)) => {
-            let keys = these.keys().chain(those.keys().filter(|key| !these.contains_key(*key)));
-            let below = |key: &String| if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-            let get = |of: &'a serde_json::Map<String, Value>, key: &String| of.get(key).unwrap_or(&Value::Null);
-            keys.map(|key| (below(key), get(these, key), get(those, key)))
-                .find_map(|(name, these, those)| difference(&name, these, those))
-        }
-        _ if a == b || FREE.contains(&name) => None,
-        _ => Some((name.to_owned(), a, b)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn another_run_is_named_by_what_it_had_otherwise() {
-        let run = json!({"training": {"learning_rate": 0.1, "max_steps": 5}, "adapter": {"r": 8}});
-        let longer = json!({"training": {"learning_rate": 0.1, "max_steps": 9}, "adapter": {"r": 8}});
-        assert!(check_identity(Path::new("checkpoint-3"), &run, &longer).is_ok());
-        let other = json!({"training": {"learning_rate": 0.1, "max_steps": 5}, "adapter": null});
-        let message = check_identity(Path::new("checkpoint-3"), &run, &other).unwrap_err().to_string();
-        assert!(message.contains(r#"checkpoint-3 is of a run with adapter {"r":8}, this one has null"#), "{message}");
-        let more = json!({"training": {"learning_rate": 0.1, "max_steps": 5}, "adapter": {"r": 8}, "qat": 1});
-        let message = check_identity(Path::new("checkpoint-3"), &run, &more).unwrap_err().to_string();
-        assert!(message.contains("with qat null, this one has 1"), "{message}");
-    }
 
     #[test]
     fn checkpoints_are_found_by_step_and_the_oldest_go() {

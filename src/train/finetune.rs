@@ -10,6 +10,7 @@ use crate::{
     data::{Batch, DataLoader},
     format::{atomic::AtomicFolder, manifest::Set},
     model::Model,
+    run::check_same,
 };
 use serde_json::Value;
 use std::{
@@ -129,7 +130,7 @@ impl<M: Borrow<Model>> Finetune<M> {
             return Err(Error::config("resume", message));
         }
         let run = checkpoint::identity(self.trainer.model(), config, &self.loader)?;
-        checkpoint::check_identity(checkpoint, &progress.run, &run)?;
+        check_same(checkpoint, &progress.run, &run, &checkpoint::FREE)?;
         if state.max_steps != config.max_steps {
             log::warn!(
                 "{}: the run was planned with {} steps and goes on with {}; its learning rate follows the new course from here on",

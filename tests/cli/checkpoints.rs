@@ -146,3 +146,51 @@ fn a_checkpoint_is_resumed_by_its_own_run_alone() {
     let damaged = run(&place, ADAPTER, &["--resume", &checkpoint], None);
     assert!(damaged.error().contains("optimizer.safetensors"), "{}", damaged.error());
 }
+
+/// Methods whose blocks hold each kind of thing: ranges cut and rounded instead, real signs, folded norms and scales of inputs
+/// (code books: scripts/verify_kills.py).
+const CALIBRATED: [&[&str]; 3] = [
+    &["awq", "--keep-better", "--true-sequential", "--group-size", "16"],
+    &["quip", "--finetune-epochs", "1", "--finetune-blocks", "1"],
+    &["smoothquant", "--activations", "a8-static"],
+];
+
+#[test]
+fn quantizing_that_was_killed_goes_on_to_the_same_bytes() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let files = |folder: &Path| -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())).collect()
+    };
+    for method in CALIBRATED {
+        let place = Place::new();
+        let shown = |length: &str, more: &[&str], die_at: Option<usize>| {
+            let out = place.text("out");
+            let (model, rows) = (place.text("model"), place.text("rows.jsonl"));
+            let text = ["--calibration", &rows, "--calibration-samples", "8", "--calibration-length", length];
+            dying(
+                &[&["quantize", &model, "--output", &out, "--json", "--method"], method, &text, more].concat(),
+                die_at,
+            )
+        };
+        let run = |more: &[&str], die_at: Option<usize>| shown("20", more, die_at);
+        let whole = run(&[], None);
+        let (told, wanted) = (whole.json(), files(&place.path("out")));
+        assert!(!place.path("out.blocks").exists());
+        fs::remove_dir_all(place.path("out")).unwrap();
+        // Renames: of what run it is, of a block, and of the second, at which it dies; then of that one and of files of the output.
+        assert_eq!(run(&[], Some(3)).code, -1);
+        let again = run(&[], None);
+        assert!(again.error().contains("out.blocks holds 1 of 2 blocks of a run that was stopped"), "{}", again.stderr);
+        let other = shown("12", &["--resume"], None);
+        assert!(other.error().contains("out.blocks is of a run with calibration"), "{}", other.stderr);
+        assert_eq!(run(&["--resume"], Some(2)).code, -1);
+        assert!(!place.path("out").exists() && place.path("out.blocks/block-1.safetensors").exists());
+        let resumed = run(&["--resume"], None);
+        assert_eq!(resumed.json(), told, "{method:?}");
+        assert!(files(&place.path("out")) == wanted, "{method:?}");
+        assert!(place.names().iter().all(|name| !name.contains("blocks") && !name.starts_with('.')));
+    }
+}

@@ -4,17 +4,17 @@ use crate::args::{Global, shaped};
 use crate::calibration::{CalibrationArgs, tell_compared};
 use crate::export::tell;
 use crate::interrupt::go_on;
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
     export::{Export, is_gguf, suited},
     format::Claim,
-    method::{ActivationScales, Method, Observer, Recipe, Tuned, quantize_model},
+    method::{ActivationScales, DoneBlocks, Method, Observer, PipelineOptions, Recipe, Tuned, quantize_model},
     quant::{BlockSize, Scheme, ggml},
 };
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// Write a quantized model in the layout that other tools load for the method
 ///
@@ -23,6 +23,9 @@ use std::path::PathBuf;
 ///
 /// The linear layers of the blocks are quantized; embedding, head, norms and biases stay floats. The folder gets config.json and
 /// the tokenizer too. Of a single safetensors file every 2-D float tensor is rounded to nearest.
+///
+/// Methods that are shown a text keep each block that is done in OUTPUT.blocks, until the model is written. A run that was stopped or
+/// killed goes on behind them with the same command and --resume, and ends with the same bytes; other methods begin anew
 #[derive(clap::Args)]
 pub struct Quantize {
     /// Hugging Face folder, GGUF file, or one safetensors file of plain tensors
@@ -56,6 +59,9 @@ pub struct Quantize {
     /// Folder to write, or a file whose name ends in .gguf
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Go on with the blocks that a run of the same command has kept, and from the start where there are none
+    #[arg(long)]
+    resume: bool,
 }
 
 impl Quantize {
@@ -65,7 +71,9 @@ impl Quantize {
         recipe.options.check_taken(&[recipe])?;
         let export = Export::open(&self.input, None, &recipe, &self.output)?;
         let claim = Claim::of(&self.output)?;
-        claim.expect_room(export.bytes()?)?;
+        // Blocks that are kept take about what they take in the output.
+        let keeps = recipe.build()?.needs().any();
+        claim.expect_room(export.bytes()?.saturating_mul(if keeps { 2 } else { 1 }))?;
         let asking = asks_for_a_model(&recipe);
         let Some(source) = export.source().filter(|_| asking.is_some()) else {
             if let Some(option) = asking {
@@ -81,19 +89,28 @@ impl Quantize {
             return Ok(());
         };
         let samples = self.calibration.samples(global, std::slice::from_ref(&recipe), &self.input, source)?;
+        let kept = match keeps {
+            true => Some(DoneBlocks::open(self.kept(), &recipe, source, &samples, self.resume)?),
+            false => None,
+        };
         let gpu = global.gpu()?;
         let mut progress = Progress::new(source.arch().linear_count() as u64, "layers");
         let method = recipe.build()?;
         let mut tuned = Vec::new();
-        let model = quantize_model(&gpu, source, &*method, &recipe.pipeline(), &samples, |report| {
+        let options = PipelineOptions { done: kept.as_ref(), ..recipe.pipeline() };
+        let model = quantize_model(&gpu, source, &*method, &options, &samples, |report| {
             progress.advance(1);
             tuned.extend(report.tuned.map(|tuned| (report.name.clone(), tuned)));
             go_on()
-        })?;
+        });
+        let model = model.inspect_err(|_| self.leave(kept.as_ref()))?;
         progress.finish();
         let mut told = finetuned(out, &tuned);
         tell_compared(out, &recipe, &method.compared(), &mut told);
-        let summary = export.write_model(&model, &mut |_| go_on())?;
+        let summary = export.write_model(&model, &mut |_| go_on()).inspect_err(|_| self.leave(kept.as_ref()))?;
+        if let Some(kept) = &kept {
+            kept.remove()?;
+        }
         tell(out, &self.output, &recipe, &summary, told);
         Ok(())
     }
@@ -121,6 +138,28 @@ fn finetuned(out: Output, tuned: &[(String, Tuned)]) -> serde_json::Map<String, 
     let one = |(name, t): &(String, Tuned)| json!({ "after_layer": name, "error_before": t.before, "error_after": t.after, "epochs": t.epochs });
     told.insert("finetuned".to_owned(), tuned.iter().map(one).collect());
     told
+}
+
+impl Quantize {
+    /// Where blocks are kept until the model is written: beside it.
+    fn kept(&self) -> PathBuf {
+        let mut name = self.output.file_name().map_or_else(|| OsString::from("output"), OsString::from);
+        name.push(".blocks");
+        self.output.with_file_name(name)
+    }
+
+    /// What a run that ends before its time leaves, which is said.
+    fn leave(&self, kept: Option<&DoneBlocks>) {
+        let Some(kept) = kept else { return };
+        let folder = kept.folder().display();
+        match kept.count() {
+            // Nothing is lost with it.
+            0 => drop(kept.remove()),
+            count => note(format_args!(
+                "blocks that are kept in {folder}: {count}; the same command with --resume goes on behind them"
+            )),
+        }
+    }
 }
 
 /// The blocks of a GGUF file that hold integers without zero points.
