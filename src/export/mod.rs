@@ -2,12 +2,14 @@
 //!
 //! A kind of output is a [`ModelWriter`]; [`Export`] chooses it by the name of the output.
 
+mod blocks;
 mod floats;
 mod folder;
 mod gguf;
 mod gguf_metadata;
 mod tokenizer_files;
 
+pub use blocks::BlockFolder;
 pub use folder::QuantizedFolder;
 pub use gguf::GgufFile;
 pub use tokenizer_files::write_tokenizer;

@@ -6,7 +6,6 @@
 
 mod aqlm;
 mod awq;
-mod done;
 mod finetune;
 pub mod fold;
 mod gptq;
@@ -33,7 +32,6 @@ mod w8a8;
 pub use crate::arch::Site;
 pub use aqlm::Aqlm;
 pub use awq::{Awq, AwqOptions};
-pub use done::DoneBlocks;
 pub use finetune::{FineTune, Tuned};
 pub use gptq::{Gptq, GptqOptions};
 pub use hqq::Hqq;
@@ -42,7 +40,7 @@ pub use llm_int8::LlmInt8;
 pub use merge::{Kept, Merge};
 pub use observer::{BINS, Observed, Observer, Seen};
 pub use options::MethodOptions;
-pub use pipeline::{LayerReport, PipelineOptions, quantize_model};
+pub use pipeline::{BlockRecord, DoneBlocks, LayerReport, PipelineOptions, quantize_model};
 pub use quip::Quip;
 pub use recipe::{Method, Recipe};
 pub use report::{LayerFigures, TensorFigures};

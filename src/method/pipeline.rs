@@ -1,7 +1,7 @@
 //! Block by block through a model: collect, fold, quantize, and go on with what the quantized block gives.
 
 use super::{
-    BlockStats, DoneBlocks, Layer, LayerFigures, LayerMethod, Site, Tuned, check_finite, finetune::Tuner, float_tensor,
+    BlockStats, Compared, Layer, LayerFigures, LayerMethod, Site, Tuned, check_finite, finetune::Tuner, float_tensor,
     hidden_states::HiddenStates, report::Reference, to_floats,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub struct PipelineOptions<'a> {
     /// Device memory for the hidden states of the calibration samples, in bytes; those beyond it lie on the host.
     pub activation_bytes: u64,
     /// Where each block is kept once it is done, and taken from where it is there.
-    pub done: Option<&'a DoneBlocks>,
+    pub done: Option<&'a dyn DoneBlocks>,
 }
 
 impl Default for PipelineOptions<'_> {
@@ -41,6 +41,24 @@ impl Default for PipelineOptions<'_> {
             done: None,
         }
     }
+}
+
+/// Where blocks are kept once they are done, exactly as they lie on the device.
+pub trait DoneBlocks {
+    /// Makes `block`, which is block `number` as it was, the one that is done; `None` where it is not. Errors: those of reading.
+    fn read(&self, gpu: &Gpu, number: usize, block: &mut Block) -> Result<Option<BlockRecord>>;
+
+    /// Keeps block `number`. Errors: those of writing.
+    fn write(&self, number: usize, block: &Block, record: BlockRecord) -> Result<()>;
+}
+
+/// What was said of a block's layers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlockRecord {
+    /// Of each.
+    pub reports: Vec<LayerReport>,
+    /// Of those that were compared with rounding.
+    pub compared: Vec<Compared>,
 }
 
 /// One linear layer that has been quantized.
@@ -145,7 +163,7 @@ impl Work<'_> {
             reports.push(report.clone());
             on_layer(report)
         })?;
-        kept.write(number, &block, reports, self.method.compared().split_off(before))?;
+        kept.write(number, &block, BlockRecord { reports, compared: self.method.compared().split_off(before) })?;
         Ok(block)
     }
 

@@ -8,7 +8,7 @@ use crate::output::{Output, note};
 use crate::progress::Progress;
 use fourbit::{
     Error, Result,
-    export::{Export, is_gguf, suited},
+    export::{BlockFolder, Export, is_gguf, suited},
     format::Claim,
     method::{ActivationScales, DoneBlocks, Method, Observer, PipelineOptions, Recipe, Tuned, quantize_model},
     quant::{BlockSize, Scheme, ggml},
@@ -90,14 +90,14 @@ impl Quantize {
         };
         let samples = self.calibration.samples(global, std::slice::from_ref(&recipe), &self.input, source)?;
         let kept = match keeps {
-            true => Some(DoneBlocks::open(self.kept(), &recipe, source, &samples, self.resume)?),
+            true => Some(BlockFolder::open(self.kept(), &recipe, source, &samples, self.resume)?),
             false => None,
         };
         let gpu = global.gpu()?;
         let mut progress = Progress::new(source.arch().linear_count() as u64, "layers");
         let method = recipe.build()?;
         let mut tuned = Vec::new();
-        let options = PipelineOptions { done: kept.as_ref(), ..recipe.pipeline() };
+        let options = PipelineOptions { done: kept.as_ref().map(|kept| kept as &dyn DoneBlocks), ..recipe.pipeline() };
         let model = quantize_model(&gpu, source, &*method, &options, &samples, |report| {
             progress.advance(1);
             tuned.extend(report.tuned.map(|tuned| (report.name.clone(), tuned)));
@@ -149,7 +149,7 @@ impl Quantize {
     }
 
     /// What a run that ends before its time leaves, which is said.
-    fn leave(&self, kept: Option<&DoneBlocks>) {
+    fn leave(&self, kept: Option<&BlockFolder>) {
         let Some(kept) = kept else { return };
         let folder = kept.folder().display();
         match kept.count() {

@@ -5,7 +5,6 @@
 //! | `run.json` | what run it is |
 //! | `block-N.safetensors` | block N as it lies on the device: nothing is rounded to a layout of other tools |
 
-use super::{Compared, LayerReport, Recipe};
 use crate::{
     DType, Error, Result,
     arch::{LinearId, NormId},
@@ -18,6 +17,7 @@ use crate::{
         QuantizedTensor,
         hadamard::{Factors, Hadamard},
     },
+    method::{BlockRecord, DoneBlocks, Recipe},
     model::{Block, Source},
     nn::{InputRounding, Linear, Permutation, Transform},
     quant::Scheme,
@@ -38,23 +38,20 @@ const END: usize = 4096;
 
 /// A folder of blocks that are done.
 ///
-/// With what a run left there, [`quantize_model`](super::quantize_model) runs the calibration text through those blocks as they are
+/// With what a run left there, [`quantize_model`](crate::method::quantize_model) runs the calibration text through those blocks as they are
 /// and goes on behind them: on the same device and driver with the same bits.
-pub struct DoneBlocks {
+pub struct BlockFolder {
     folder: PathBuf,
     factors: Factors,
 }
 
 /// What is known of a block beside its tensors.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Record {
+struct Record {
     /// The version that wrote it.
     fourbit: String,
     linears: Vec<LinearRecord>,
-    /// Of its layers.
-    pub reports: Vec<LayerReport>,
-    /// Of its layers, where some were compared with rounding.
-    pub compared: Vec<Compared>,
+    block: BlockRecord,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,7 +77,7 @@ enum RoundingKind {
     LlmInt8 { threshold: f32 },
 }
 
-impl DoneBlocks {
+impl BlockFolder {
     /// The blocks of a run of `recipe` on `source`, in a folder that is made if need be. `resume`: whether those that are there are
     /// taken. Errors: Config for blocks that are there where `resume` is false, and for those of another run, naming the
     /// difference; Io, Format.
@@ -90,8 +87,8 @@ impl DoneBlocks {
         source: &Source,
         calibration: &[Vec<u32>],
         resume: bool,
-    ) -> Result<DoneBlocks> {
-        let this = DoneBlocks { folder: folder.into(), factors: Factors::default() };
+    ) -> Result<BlockFolder> {
+        let this = BlockFolder { folder: folder.into(), factors: Factors::default() };
         let run = identity(recipe, source, calibration)?;
         let (count, path) = (this.count(), this.folder.join(RUN));
         if count > 0 && !resume {
@@ -129,18 +126,14 @@ impl DoneBlocks {
     fn path(&self, number: usize) -> PathBuf {
         self.folder.join(format!("block-{number}.safetensors"))
     }
+}
 
-    /// Writes a block, one tensor at a time. Errors: Io, Device.
-    pub(super) fn write(
-        &self,
-        number: usize,
-        block: &Block,
-        reports: Vec<LayerReport>,
-        compared: Vec<Compared>,
-    ) -> Result<()> {
+impl DoneBlocks for BlockFolder {
+    /// One tensor at a time. Errors: Io, Device.
+    fn write(&self, number: usize, block: &Block, record: BlockRecord) -> Result<()> {
         let linears = block.linears().map(|(_, linear)| LinearRecord::of(&linear.base)).collect();
         let fourbit = env!("CARGO_PKG_VERSION").to_owned();
-        let record = serde_json::to_vec(&Record { fourbit, linears, reports, compared });
+        let record = serde_json::to_vec(&Record { fourbit, linears, block: record });
         let path = self.path(number);
         let record = record.map_err(|e| Error::format(&path, e.to_string()))?;
         let mut tensors = Vec::new();
@@ -159,9 +152,8 @@ impl DoneBlocks {
         file.finish()
     }
 
-    /// Makes `block`, which is block `number` as it was, the one that is done; `None` where it is not. Errors: Io, Format,
-    /// MissingTensor, Shape, OutOfMemory, Device.
-    pub(super) fn read(&self, gpu: &Gpu, number: usize, block: &mut Block) -> Result<Option<Record>> {
+    /// Errors: Io, Format, MissingTensor, Shape, OutOfMemory, Device.
+    fn read(&self, gpu: &Gpu, number: usize, block: &mut Block) -> Result<Option<BlockRecord>> {
         let path = self.path(number);
         if !path.is_file() {
             return Ok(None);
@@ -183,7 +175,7 @@ impl DoneBlocks {
         for id in NORMS {
             block.norm(id).weight.values.write(file.get(&norm_name(id))?.bytes)?;
         }
-        Ok(Some(record))
+        Ok(Some(record.block))
     }
 }
 
