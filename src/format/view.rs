@@ -118,7 +118,7 @@ impl<'a> TensorView<'a> {
         Ok(())
     }
 
-    /// Errors: Format naming the first element of a float dtype that is not finite.
+    /// Errors: Format naming the first element of a float dtype, or the first one whose scale in a block of GGUF, is not finite.
     pub fn check_finite(&self) -> Result<()> {
         fn first<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> Option<usize> {
             let elements = bytes.as_chunks::<N>().0;
@@ -132,7 +132,12 @@ impl<'a> TensorView<'a> {
             Stored::Plain(DType::F32) => first(self.bytes, |b| f32::from_le_bytes(b).is_finite()),
             Stored::Plain(DType::F16) => first(self.bytes, |b| u16::from_le_bytes(b) & 0x7c00 != 0x7c00),
             Stored::Plain(DType::BF16) => first(self.bytes, |b| u16::from_le_bytes(b) & 0x7f80 != 0x7f80),
-            Stored::Plain(_) | Stored::Ggml(_) => None,
+            Stored::Plain(_) => None,
+            Stored::Ggml(scheme) => {
+                let ty = BlockType::of(scheme).expect("Stored::Ggml holds GGUF schemes");
+                let bad = self.bytes.chunks_exact(ty.block_bytes()).position(|block| !ty.is_finite(block));
+                bad.map(|block| block * ty.block_size())
+            }
         };
         let Some(at) = bad else { return Ok(()) };
         let cols = self.shape.last().copied().unwrap_or(1).max(1);

@@ -260,11 +260,15 @@ impl Source {
         }
     }
 
-    /// Errors: MissingTensor; Format where a tensor that is stored as floats holds a number that is not finite.
+    /// Errors: MissingTensor; Format where a number that is stored as a float, a quantized weight's scale too, is not finite.
     pub(crate) fn check_finite(&self, name: &str) -> Result<()> {
         let stored = self.stored_name(name);
         match self.quantized(&stored) {
-            Some(_) => Ok(()),
+            Some(_) => {
+                let module = stored.strip_suffix("weight").unwrap_or(&stored);
+                let parts = self.weights.names().filter(|name| name.starts_with(module));
+                parts.map(|part| self.weights.get(part)).try_for_each(|part| part?.check_finite())
+            }
             None => self.weights.get(&stored)?.check_finite(),
         }
     }

@@ -4,12 +4,12 @@ use super::{Place, command, fourbit, support};
 use fourbit::{
     DType,
     format::{
-        Weights,
+        Gguf, Safetensors, Weights,
         safetensors::{TensorSpec, write_file},
     },
 };
 use serde_json::Value;
-use std::fs;
+use std::{fs, path::Path};
 
 /// Runs `finetune` and `quantize` on the place's model, each of which must refuse with all of `words` and write nothing.
 #[track_caller]
@@ -280,6 +280,28 @@ fn attention_dropout_that_transformers_would_apply_is_told() {
     assert_eq!(said(place.finetune(&["--max-steps", "1"])), 1);
 }
 
+/// Makes the first number of the first float tensor whose name is such one a number that is none; the tensor's name.
+fn spoil(file: &Path, such: impl Fn(&str) -> bool) -> String {
+    let (name, offset, dtype) = {
+        let weights = Safetensors::open(file).unwrap();
+        let is_float = |name: &&str| ["F32", "F16", "BF16"].contains(&&*weights.get(name).unwrap().stored.to_string());
+        let name = weights.names().filter(is_float).find(|name| such(name)).unwrap();
+        let view = weights.get(name).unwrap();
+        let bytes = fs::read(file).unwrap();
+        let start = bytes.windows(view.bytes.len()).position(|bytes| bytes == view.bytes).unwrap();
+        (name.to_owned(), start, view.stored.to_string())
+    };
+    let bad: &[u8] = match dtype.as_str() {
+        "F32" => &f32::NAN.to_le_bytes(),
+        "F16" => &0x7c00u16.to_le_bytes(),
+        _ => &0xff80u16.to_le_bytes(),
+    };
+    let mut bytes = fs::read(file).unwrap();
+    bytes[offset..][..bad.len()].copy_from_slice(bad);
+    fs::write(file, bytes).unwrap();
+    name
+}
+
 /// A number that is not finite, wherever it stands, gives no loss and no model.
 #[test]
 fn weights_that_are_not_finite_are_refused() {
@@ -288,22 +310,7 @@ fn weights_that_are_not_finite_are_refused() {
     }
     for name in ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"] {
         let place = Place::new();
-        let file = place.path("model/model.safetensors");
-        let (offset, dtype) = {
-            let weights = fourbit::format::Safetensors::open(&file).unwrap();
-            let view = weights.get(name).unwrap();
-            let start =
-                fs::read(&file).unwrap().windows(view.bytes.len()).position(|bytes| bytes == view.bytes).unwrap();
-            (start, view.stored)
-        };
-        let bad: &[u8] = match dtype.to_string().as_str() {
-            "F32" => &f32::NAN.to_le_bytes(),
-            "BF16" => &0xff80u16.to_le_bytes(),
-            other => panic!("{other}"),
-        };
-        let mut bytes = fs::read(&file).unwrap();
-        bytes[offset + 3 * bad.len()..][..bad.len()].copy_from_slice(bad);
-        fs::write(&file, bytes).unwrap();
+        spoil(&place.path("model/model.safetensors"), |of| of == name);
         fs::write(place.path("ids.json"), "[1, 2, 3, 4, 5]").unwrap();
         let [model, ids, out, gguf] = ["model", "ids.json", "out", "out.gguf"].map(|name| place.text(name));
         for words in [
@@ -317,4 +324,49 @@ fn weights_that_are_not_finite_are_refused() {
         }
         assert!(!place.path("out").exists() && !place.path("out.gguf").exists());
     }
+}
+
+/// Scales of weights that are stored quantized too.
+#[test]
+fn scales_that_are_not_finite_are_refused() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ids.json"), "[1, 2, 3, 4, 5]").unwrap();
+    let (model, ids, rows) = (place.text("model"), place.text("ids.json"), place.text("rows.jsonl"));
+    let calibration = ["--calibration", rows.as_str(), "--calibration-samples", "4", "--calibration-length", "12"];
+    for (words, part) in [
+        (["rtn", "--scheme", "nf4"].as_slice(), "absmax"),
+        (&["rtn", "--scheme", "int4-g16"], "scale"),
+        (&["hqq", "--group-size", "16"], ""),
+        (&["awq", "--group-size", "16"], "scales"),
+        (&["llm-int8"], "SCB"),
+        (&["quip"], "Wscale"),
+    ] {
+        let out = place.text(words[0]);
+        let quantize = [&["quantize", &model, "--output", &out, "--method"], words, &calibration].concat();
+        let made = fourbit(&quantize);
+        assert_eq!(made.code, 0, "{}", made.stderr);
+        fs::remove_file(place.path(words[0]).join(fourbit::format::manifest::MANIFEST)).unwrap();
+        let such = |name: &str| name.contains("layers.1.mlp.up_proj") && name.contains(part);
+        let name = spoil(&place.path(words[0]).join("model.safetensors"), such);
+        let done = fourbit(&["evaluate", "--model", &out, "--input-ids", &ids]);
+        let message = format!("tensor {name} has a number that is not finite, in row ");
+        assert!(done.error().contains(&message), "{words:?}: {}", done.stderr);
+        fs::remove_dir_all(place.path(words[0])).unwrap();
+    }
+    let out = place.text("out.gguf");
+    assert_eq!(fourbit(&["quantize", &model, "--output", &out, "--scheme", "q8_0"]).code, 0);
+    let start = {
+        let file = Gguf::open(&out).unwrap();
+        let block = file.get("blk.1.attn_q.weight").unwrap().bytes.to_vec();
+        fs::read(&out).unwrap().windows(block.len()).position(|bytes| bytes == block).unwrap()
+    };
+    let mut bytes = fs::read(&out).unwrap();
+    bytes[start + 34..][..2].copy_from_slice(&0x7e00u16.to_le_bytes());
+    fs::write(&out, bytes).unwrap();
+    let done = fourbit(&["evaluate", "--model", &out, "--input-ids", &ids]);
+    let message = "tensor blk.1.attn_q.weight has a number that is not finite, in row 0, column 32";
+    assert!(done.error().contains(message), "{}", done.stderr);
 }

@@ -34,6 +34,13 @@ impl BlockType {
         broken.map(|&at| super::half_at(head, at))
     }
 
+    /// Whether the scales of a block as it lies in a file are finite.
+    pub(crate) fn is_finite(self, raw: &[u8]) -> bool {
+        let mut head = [0; 20];
+        self.layout().read_head(raw, &mut head);
+        self.broken_scale(&head).is_none()
+    }
+
     /// Bits of a code.
     pub(in crate::quant) const fn code_bits(self) -> usize {
         self.layout().bits
@@ -260,6 +267,7 @@ mod tests {
                     assert!(y[2 * ty.block_size()..].iter().any(|v| !v.is_finite()), "{ty:?} {at}");
                     let error = unpack_blocks("blk.0.attn_q", Scheme::Ggml(ty), shape, &bytes).unwrap_err().to_string();
                     assert!(error.starts_with("blk.0.attn_q: block 2 has the scale"), "{error}");
+                    assert!(ty.is_finite(&good) && !ty.is_finite(&bytes[2 * size..]));
                 }
             }
         }
