@@ -560,3 +560,15 @@ fn the_first_bad_row_of_the_file_is_told_and_clones_share_their_rows() {
     assert!(matches!(set.example(3), Err(Error::Config { .. })));
     assert_eq!((set.iter().len(), set.iter().map(Result::unwrap).last()), (3, Some(set.example(0).unwrap())));
 }
+
+#[test]
+fn reading_rows_stops_when_it_is_asked_to() {
+    let options = options();
+    options.cancel.request();
+    let rows = vec![Row::Tokens { input_ids: vec![1, 2, 3], labels: None, attention_mask: None }; 3];
+    assert!(Dataset::from_rows(&rows, None, &options).is_ok(), "nothing is read");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, r#"{"input_ids": [1, 2, 3]}"#).unwrap();
+    assert!(matches!(Dataset::load(&path, None, &options), Err(fourbit::Error::Interrupted(_))));
+}

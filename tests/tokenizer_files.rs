@@ -8,7 +8,7 @@ mod text;
 use std::fs;
 
 use fourbit::Error;
-use fourbit::data::{DataOptions, Dataset, SampleOptions, samples};
+use fourbit::data::{DataOptions, Dataset, samples};
 use fourbit::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use text::{file, folder};
@@ -101,7 +101,6 @@ fn an_id_without_a_row_takes_no_memory_and_reaches_no_model() {
     assert!(error.contains("row 2") && error.contains(&format!("{FAR} (\"<far>\") is outside")), "{error}");
 
     let prose = file(dir.path(), "prose.txt", "a<far>b");
-    let options = SampleOptions { samples: 1, length: 16, vocab_size: rows, max_row_bytes: DataOptions::MAX_ROW_BYTES };
-    let error = samples(&prose, Some(&tokenizer), &options).map(drop).unwrap_err().to_string();
+    let error = samples(&prose, Some(&tokenizer), 1, &DataOptions::new(16, rows)).map(drop).unwrap_err().to_string();
     assert!(error.contains("calibration") && error.contains("<far>"), "{error}");
 }

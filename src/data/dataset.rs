@@ -53,7 +53,7 @@ impl Dataset {
     /// cut at `max_seq_length`) are left out and counted, with a warning. Where they take more than 32 MiB, they are kept in a temporary file without a
     /// name. Errors, that of the first row in the file that has one: [`Error::Io`], also where there is no room for that file;
     /// [`Error::Format`]; [`Error::Unsupported`] for Parquet without the feature `parquet`; [`Error::Data`] naming the row;
-    /// [`Error::Config`] for a `max_seq_length` below 2.
+    /// [`Error::Config`] for a `max_seq_length` below 2; [`Error::Interrupted`].
     pub fn load(path: impl AsRef<Path>, tokenizer: Option<&Tokenizer>, options: &DataOptions) -> Result<Dataset> {
         let path = path.as_ref();
         let mut building = Building::new(path, options)?;
@@ -65,6 +65,7 @@ impl Dataset {
                 break;
             }
             let encoded = in_parallel(chunk, |row: RawRow| {
+                options.cancel.check()?;
                 let number = row.number;
                 let fields = row.fields(path)?;
                 let bad = |message| Error::Data { path: path.into(), row: number, message };

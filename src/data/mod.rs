@@ -41,10 +41,12 @@ pub use dataset::Dataset;
 pub use encode::{Example, IGNORE};
 pub use kind::{Chat, Row};
 pub use loader::{Batch, DataLoader, LoaderOptions, MASKED};
-pub use samples::{SampleOptions, samples};
+pub use samples::samples;
+
+use crate::gpu::Cancel;
 
 /// How rows become examples. [`DataOptions::new`] has the defaults.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct DataOptions {
     /// Rows are cut after this many tokens.
     pub max_seq_length: usize,
@@ -55,6 +57,8 @@ pub struct DataOptions {
     /// Bytes of a row, at most: of a JSON line, of an element of a JSON array, of what a row of Parquet holds. A page of Parquet may
     /// have 16 times as many. What is larger is an error, and is not read.
     pub max_row_bytes: usize,
+    /// Asks the reading of rows to stop.
+    pub cancel: Cancel,
 }
 
 impl DataOptions {
@@ -64,6 +68,12 @@ impl DataOptions {
 
     /// Completions are learned, of rows of up to [`DataOptions::MAX_ROW_BYTES`].
     pub fn new(max_seq_length: usize, vocab_size: usize) -> DataOptions {
-        DataOptions { max_seq_length, completion_only: true, vocab_size, max_row_bytes: DataOptions::MAX_ROW_BYTES }
+        DataOptions {
+            max_seq_length,
+            completion_only: true,
+            vocab_size,
+            max_row_bytes: DataOptions::MAX_ROW_BYTES,
+            cancel: Cancel::default(),
+        }
     }
 }

@@ -20,7 +20,7 @@ pub fn parquet(data: &[u8]) {
         return;
     }
     let folder = folder(&[("rows.parquet", &file)]);
-    let options = DataOptions { max_seq_length: 64, completion_only: true, vocab_size: 1024, max_row_bytes: 1 << 16 };
+    let options = DataOptions { max_row_bytes: 1 << 16, ..DataOptions::new(64, 1024) };
     match Dataset::load(folder.path().join("rows.parquet"), None, &options) {
         Ok(rows) => used(rows.len()),
         Err(error) => assert!(error.to_string().contains("rows.parquet"), "{error}"),

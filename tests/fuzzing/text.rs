@@ -2,7 +2,7 @@
 
 use super::{folder, input::Input, used};
 use fourbit::{
-    data::{DataOptions, Dataset, SampleOptions, holds_rows, samples},
+    data::{DataOptions, Dataset, holds_rows, samples},
     tokenizer::{ChatContext, ChatTemplate, Message, Tokenizer},
 };
 use serde_json::{Value, json};
@@ -136,18 +136,12 @@ pub fn rows(data: &[u8]) {
     for (tokenizer, completion_only, max_seq_length) in
         [(None, true, 8), (Some(tokenizer), true, 64), (Some(tokenizer), false, 16)]
     {
-        let options = DataOptions { max_seq_length, completion_only, vocab_size: 16, max_row_bytes: 1 << 12 };
+        let options = DataOptions { completion_only, max_row_bytes: 1 << 12, ..DataOptions::new(max_seq_length, 16) };
         match Dataset::load(&path, tokenizer, &options) {
             Ok(rows) => used((rows.longest(), rows.tokens())),
             Err(error) => assert!(error.to_string().contains("rows.jsonl"), "{error}"),
         }
     }
-    used(
-        samples(
-            &path,
-            Some(tokenizer),
-            &SampleOptions { samples: 4, length: 8, vocab_size: 16, max_row_bytes: 1 << 12 },
-        )
-        .is_ok(),
-    );
+    let options = DataOptions { max_row_bytes: 1 << 12, ..DataOptions::new(8, 16) };
+    used(samples(&path, Some(tokenizer), 4, &options).is_ok());
 }

@@ -41,6 +41,12 @@ impl Global {
         Output::new(self.json)
     }
 
+    /// How rows are read: cut to so many tokens, until a signal asks to stop.
+    pub fn data_options(&self, max_seq_length: usize, source: &Source) -> DataOptions {
+        let options = DataOptions::new(max_seq_length, source.arch().vocab_size);
+        DataOptions { max_row_bytes: self.max_row_bytes, cancel: interrupt::cancel(), ..options }
+    }
+
     /// Where the environment and `--backend` look for adapters. Errors: Unsupported.
     pub fn search(&self) -> Result<Search> {
         let mut search = Search::from_env()?;
@@ -395,11 +401,7 @@ impl DataArgs {
     ) -> Result<DataLoader> {
         let tokenizer = base.tokenizer()?;
         let length = max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?;
-        let options = DataOptions {
-            completion_only: self.completion_only_loss,
-            max_row_bytes: global.max_row_bytes,
-            ..DataOptions::new(length, source.arch().vocab_size)
-        };
+        let options = DataOptions { completion_only: self.completion_only_loss, ..global.data_options(length, source) };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
         note_rows(&dataset, tokenizer.as_ref(), options.max_seq_length);
         let options = LoaderOptions {

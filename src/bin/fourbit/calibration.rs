@@ -4,8 +4,7 @@ use crate::args::Global;
 use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
-    Error, Result,
-    data::{self, SampleOptions},
+    Error, Result, data,
     format::is_same,
     method::{Compared, Method, MethodOptions, Observer, Recipe},
     model::Source,
@@ -161,13 +160,8 @@ impl CalibrationArgs {
         let path = path.ok_or_else(|| Error::config("--calibration", format!("{method} needs a text to look at")))?;
         let length = self.calibration_length.min(source.arch().max_positions);
         let tokenizer = Tokenizer::open(model)?;
-        let options = SampleOptions {
-            samples: self.calibration_samples,
-            length,
-            vocab_size: source.arch().vocab_size,
-            max_row_bytes: global.max_row_bytes,
-        };
-        data::samples(path, tokenizer.as_ref(), &options)
+        let options = global.data_options(length, source);
+        data::samples(path, tokenizer.as_ref(), self.calibration_samples, &options)
     }
 }
 

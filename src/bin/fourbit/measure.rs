@@ -95,11 +95,7 @@ impl MeasureArgs {
 
     fn rows(&self, global: &Global, tokenizer: Option<&Tokenizer>, source: &Source, data: &Path) -> Result<Measured> {
         let length = max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source)?;
-        let options = DataOptions {
-            completion_only: self.completion_only_loss,
-            max_row_bytes: global.max_row_bytes,
-            ..DataOptions::new(length, source.arch().vocab_size)
-        };
+        let options = DataOptions { completion_only: self.completion_only_loss, ..global.data_options(length, source) };
         let rows = Dataset::load(data, tokenizer, &options)?;
         note_rows(&rows, tokenizer, options.max_seq_length);
         let mut left = self.max_tokens.unwrap_or(usize::MAX);
