@@ -1,6 +1,7 @@
 //! The one error type of the crate: what was being done, what was expected, what came.
 
 use std::cell::Cell;
+use std::fmt::{self, Display, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a file operation.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", Plain(path.display()))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -21,7 +22,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file's contents break its format.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {}", Plain(path.display()), Plain(message))]
     Format {
         /// The file.
         path: PathBuf,
@@ -29,7 +30,7 @@ pub enum Error {
         message: String,
     },
     /// A tensor has another shape or type than the operation needs.
-    #[error("{op}: expected {expected}, got {got}")]
+    #[error("{}: expected {}, got {}", Plain(op), Plain(expected), Plain(got))]
     Shape {
         /// The operation, kernel or tensor.
         op: String,
@@ -39,7 +40,12 @@ pub enum Error {
         got: String,
     },
     /// A tensor that the model needs is in none of the files.
-    #[error("{}: no tensor named {name}{}", path.display(), hint.as_deref().map(|h| format!(" ({h})")).unwrap_or_default())]
+    #[error(
+        "{}: no tensor named {}{}",
+        Plain(path.display()),
+        Plain(name),
+        hint.as_ref().map(|hint| format!(" ({})", Plain(hint))).unwrap_or_default()
+    )]
     MissingTensor {
         /// The folder or file that was searched.
         path: PathBuf,
@@ -49,7 +55,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A model family, scheme, template or option that fourbit does not have.
-    #[error("unsupported {what}: {got}; supported: {supported}")]
+    #[error("unsupported {}: {}; supported: {supported}", Plain(what), Plain(got))]
     Unsupported {
         /// What kind of thing.
         what: String,
@@ -59,7 +65,7 @@ pub enum Error {
         supported: String,
     },
     /// An option has a value that cannot work.
-    #[error("{name}: {message}")]
+    #[error("{}: {}", Plain(name), Plain(message))]
     Config {
         /// The option or field.
         name: String,
@@ -67,7 +73,7 @@ pub enum Error {
         message: String,
     },
     /// A row of the data cannot be used.
-    #[error("{}: row {row}: {message}", path.display())]
+    #[error("{}: row {row}: {}", Plain(path.display()), Plain(message))]
     Data {
         /// The data file.
         path: PathBuf,
@@ -163,6 +169,34 @@ fn memory(needed: Option<u64>, available: Option<u64>) -> String {
     }
 }
 
+/// What is shown of a text whose parts may come from a stranger's file: one line that a terminal takes for nothing but text.
+///
+/// Control characters and those that turn the direction of writing are escaped (`\u{1b}`); of more than 2000 characters the middle is
+/// left out, and how many these were stands there.
+pub struct Plain<T>(pub T);
+
+impl<T: Display> Display for Plain<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const HEAD: usize = 1200;
+        const TAIL: usize = 800;
+        let escaped =
+            |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let show = |f: &mut fmt::Formatter<'_>, text: &str| {
+            text.chars()
+                .try_for_each(|c| if escaped(c) { write!(f, "{}", c.escape_default()) } else { f.write_char(c) })
+        };
+        let text = self.0.to_string();
+        let (count, start) =
+            (text.chars().count(), |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at));
+        if count <= HEAD + TAIL {
+            return show(f, &text);
+        }
+        show(f, &text[..start(HEAD)])?;
+        write!(f, " … ({} characters) … ", count - HEAD - TAIL)?;
+        show(f, &text[start(count - TAIL)..])
+    }
+}
+
 thread_local! {
     /// How many calls into crates that may panic are being caught on this thread.
     static CATCHING: Cell<u32> = const { Cell::new(0) };
@@ -186,4 +220,22 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
         text.trim().to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_strangers_are_shown_on_one_line() {
+        let name = "a\u{1b}[2J\n\u{202e}b é";
+        assert_eq!(Plain(name).to_string(), "a\\u{1b}[2J\\n\\u{202e}b é");
+        let error = Error::format(name, format!("tensor {name} is damaged"));
+        assert!(!error.to_string().contains(['\u{1b}', '\n']), "{error}");
+        for count in [2000, 2001, 1 << 20] {
+            let shown = Error::config("é".repeat(count), "is wrong").to_string();
+            assert!(shown.ends_with(": is wrong") && shown.chars().count() < 2100);
+            assert_eq!(shown.contains(&format!("é … ({} characters) … é", count - 2000)), count > 2000);
+        }
+    }
 }

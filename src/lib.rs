@@ -55,7 +55,7 @@ pub mod train;
 
 pub use adapter::LoraConfig;
 pub use dtype::DType;
-pub use error::{Error, Result};
+pub use error::{Error, Plain, Result};
 pub use gpu::{Gpu, Tensor};
 pub use kernels::QuantizedTensor;
 pub use model::Model;

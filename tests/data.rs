@@ -565,7 +565,7 @@ fn the_first_bad_row_of_the_file_is_told_and_clones_share_their_rows() {
 fn reading_rows_stops_when_it_is_asked_to() {
     let options = options();
     options.cancel.request();
-    let rows = vec![Row::Tokens { input_ids: vec![1, 2, 3], labels: None, attention_mask: None }; 3];
+    let rows = vec![Row::Tokens { input_ids: vec![1, 2, 3], labels: vec![1, 2, 3], attention_mask: None }; 3];
     assert!(Dataset::from_rows(&rows, None, &options).is_ok(), "nothing is read");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");

@@ -168,7 +168,7 @@ impl CompressedTensors {
         let scale = module.get("weight_scale")?;
         let scale_cols = match *scale.shape {
             [] | [1] | [1, 1] => 0,
-            [r, groups] if r == rows => groups,
+            [r, groups] if r == rows && groups > 0 => groups,
             _ => return Err(module.fail(format!("expected [{rows}, groups] scales, got {:?}", scale.shape))),
         };
         let count = scale_cols.max(1);

@@ -80,7 +80,7 @@ fn hush_caught_panics() {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     hush_caught_panics();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error")).init();
+    output::log();
     interrupt::watch();
     let global = &cli.global;
     let left = interrupt::left;

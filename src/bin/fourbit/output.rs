@@ -1,13 +1,31 @@
 //! What is written where: results to stdout, or with `--json` one line of JSON there and everything else to stderr.
 
+use fourbit::Plain;
 use serde_json::Value;
 use std::fmt::Arguments;
 use std::io::Write;
 use std::sync::OnceLock;
 
-/// Writes a line to stderr; a closed stderr is no error.
+/// Writes a line, or a few, to stderr, as [`Plain`] text; a closed stderr is no error.
 pub fn note(text: Arguments<'_>) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain(text));
+}
+
+/// Each line of a text as [`Plain`] text.
+fn plain(text: Arguments<'_>) -> String {
+    let lines: Vec<String> = text.to_string().split('\n').map(|line| Plain(line).to_string()).collect();
+    lines.join("\n")
+}
+
+/// Begins to log to stderr: warnings, or what `RUST_LOG` says.
+pub fn log() {
+    let default = env_logger::Env::default().default_filter_or("warn,wgpu=error,naga=error");
+    let mut builder = env_logger::Builder::from_env(default);
+    builder.format(|buffer, record| {
+        let (time, level, style) = (buffer.timestamp(), record.level(), buffer.default_level_style(record.level()));
+        writeln!(buffer, "[{time} {style}{level:<5}{style:#} {}] {}", record.target(), plain(*record.args()))
+    });
+    builder.init();
 }
 
 /// Why stdout could not be written.
