@@ -25,6 +25,7 @@
 
 pub mod adapter;
 pub mod arch;
+mod cancel;
 pub mod compare;
 pub mod data;
 mod dtype;

@@ -43,7 +43,7 @@ pub use kind::{Chat, Row};
 pub use loader::{Batch, DataLoader, LoaderOptions, MASKED};
 pub use samples::samples;
 
-use crate::gpu::Cancel;
+use crate::cancel::Cancel;
 
 /// How rows become examples. [`DataOptions::new`] has the defaults.
 #[derive(Debug, Clone)]

@@ -4,7 +4,6 @@
 
 mod adapter;
 mod buffer;
-mod cancel;
 mod caps;
 mod commands;
 mod faults;
@@ -14,9 +13,9 @@ mod queue;
 mod room;
 mod shader;
 
+pub use crate::cancel::Cancel;
 pub use adapter::{Adapter, Backend, Dx12Compiler, Search};
 pub use buffer::{Buffer, Readback, Tensor};
-pub use cancel::Cancel;
 pub use caps::{Caps, DeviceKind};
 pub use commands::{BindGroup, Commands, Stamps, Timings};
 pub use faults::is_catching;
@@ -160,6 +159,11 @@ fn var(name: &str) -> Option<String> {
 }
 
 impl Gpu {
+    /// What asks work on this device to stop ([`GpuOptions::cancel`]).
+    pub fn cancel(&self) -> &Cancel {
+        &self.inner.cancel
+    }
+
     /// Opens the device that the environment asks for (see [`GpuOptions::from_env`]), by default the fastest kind there
     /// is. Errors: NoAdapter, Config, Device.
     pub fn new() -> Result<Gpu> {
@@ -264,5 +268,33 @@ impl Gpu {
 
     fn queue(&self) -> &wgpu::Queue {
         &self.inner.queue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn nothing_more_is_handed_over_but_reading_back_and_what_is_shielded() {
+        let options = GpuOptions { noop: true, ..GpuOptions::default() };
+        let gpu = Gpu::open(&options).unwrap();
+        let other = Gpu::open(&GpuOptions { noop: true, ..GpuOptions::default() }).unwrap();
+        let tensor = gpu.zeros("x", [4], DType::F32).unwrap();
+        let mut readback = gpu.readback(16).unwrap();
+        gpu.cancel().request();
+        let interrupted = |result: Result<()>| assert!(matches!(result, Err(Error::Interrupted(_))));
+        interrupted(tensor.write(&[0; 16]));
+        interrupted(gpu.zeros("y", [4], DType::F32).map(|_| ()));
+        interrupted(gpu.cancel().check());
+        gpu.cancel().shield(|| {
+            gpu.cancel().shield(|| ());
+            tensor.write(&[0; 16]).unwrap();
+        });
+        interrupted(tensor.write(&[0; 16]));
+        readback.fetch::<f32>(&tensor).unwrap();
+        tensor.read::<f32>().unwrap();
+        other.zeros("y", [4], DType::F32).unwrap().write(&[0; 16]).unwrap();
     }
 }

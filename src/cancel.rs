@@ -1,6 +1,5 @@
-//! How an app asks work on a device to stop.
+//! How an app asks work to stop, on a device and on the host.
 
-use super::Gpu;
 use crate::{Error, Result};
 use std::sync::{
     Arc,
@@ -60,40 +59,5 @@ impl Cancel {
         self.shields.fetch_add(1, Ordering::Relaxed);
         let _shield = Shield(&self.shields);
         f()
-    }
-}
-
-impl Gpu {
-    /// What asks work on this device to stop ([`GpuOptions::cancel`](super::GpuOptions::cancel)).
-    pub fn cancel(&self) -> &Cancel {
-        &self.inner.cancel
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{DType, gpu::GpuOptions};
-
-    #[test]
-    fn nothing_more_is_handed_over_but_reading_back_and_what_is_shielded() {
-        let options = GpuOptions { noop: true, ..GpuOptions::default() };
-        let gpu = Gpu::open(&options).unwrap();
-        let other = Gpu::open(&GpuOptions { noop: true, ..GpuOptions::default() }).unwrap();
-        let tensor = gpu.zeros("x", [4], DType::F32).unwrap();
-        let mut readback = gpu.readback(16).unwrap();
-        gpu.cancel().request();
-        let interrupted = |result: Result<()>| assert!(matches!(result, Err(Error::Interrupted(_))));
-        interrupted(tensor.write(&[0; 16]));
-        interrupted(gpu.zeros("y", [4], DType::F32).map(|_| ()));
-        interrupted(gpu.cancel().check());
-        gpu.cancel().shield(|| {
-            gpu.cancel().shield(|| ());
-            tensor.write(&[0; 16]).unwrap();
-        });
-        interrupted(tensor.write(&[0; 16]));
-        readback.fetch::<f32>(&tensor).unwrap();
-        tensor.read::<f32>().unwrap();
-        other.zeros("y", [4], DType::F32).unwrap().write(&[0; 16]).unwrap();
     }
 }
