@@ -69,6 +69,12 @@ impl TrainConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::config(*name, "expected at least 1, got 0"));
         }
+        // All batches of a step are made before it is taken.
+        const MOST: usize = 1 << 16;
+        if self.gradient_accumulation_steps > MOST {
+            let message = format!("expected at most {MOST}, got {}", self.gradient_accumulation_steps);
+            return Err(Error::config("gradient_accumulation_steps", message));
+        }
         if self.max_seq_length < 2 {
             return Err(Error::config("max_seq_length", format!("expected at least 2, got {}", self.max_seq_length)));
         }

@@ -160,6 +160,7 @@ fn options_that_cannot_work() {
         (["--max-steps", "0"], "max_steps"),
         (["--logging-steps", "0"], "--logging-steps"),
         (["--batch-size", "0"], "batch_size"),
+        (["--gradient-accumulation-steps", "65537"], "at most 65536"),
         (["--learning-rate", "-1"], "learning_rate"),
         (["--lr-scheduler-type", "polynomial"], "cosine"),
         (["--block-size", "48"], "block_size"),
