@@ -18,6 +18,8 @@ pub(super) struct Defaults {
     pub intermediate_size: usize,
     /// `None`: as many as query heads.
     pub kv_heads: Option<usize>,
+    /// `None`: the hidden size in as many parts as there are heads.
+    pub head_dim: Option<usize>,
     pub max_positions: usize,
 }
 
@@ -38,7 +40,7 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
     let heads = f.extent_or("num_attention_heads", HEADS)?;
     let blocks = f.integer("num_hidden_layers", 1..=MAX_BLOCKS)?.map_or(LAYERS, |n| n as usize);
     let max_positions = f.extent_or("max_position_embeddings", defaults.max_positions)?;
-    let head_dim = f.nullable_extent("head_dim", None)?.unwrap_or(hidden_size / heads);
+    let head_dim = f.nullable_extent("head_dim", defaults.head_dim)?.unwrap_or(hidden_size / heads);
     let rope = rope(f, max_positions, head_dim)?;
     let intermediate_size = f.extent_or("intermediate_size", defaults.intermediate_size)?;
     let kv_heads = f.nullable_extent("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads);
@@ -51,8 +53,13 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
         tie_embeddings: f.flag("tie_word_embeddings", false)?,
         norm_eps: f.number_or("rms_norm_eps", 1e-6)? as f32,
         norms: vec![
-            NormSpec { id: NormId::Attention, name: "input_layernorm", gguf: "attn_norm" },
-            NormSpec { id: NormId::FeedForward, name: "post_attention_layernorm", gguf: "ffn_norm" },
+            NormSpec { id: NormId::Attention, name: "input_layernorm", gguf: "attn_norm", width: hidden_size },
+            NormSpec {
+                id: NormId::FeedForward,
+                name: "post_attention_layernorm",
+                gguf: "ffn_norm",
+                width: hidden_size,
+            },
         ],
         attention,
         intermediate_size,

@@ -117,9 +117,18 @@ pub enum NormId {
     Attention,
     /// Before the feed-forward part.
     FeedForward,
+    /// Of the queries, before they are rotated.
+    Query,
+    /// Of the keys, before they are rotated.
+    Key,
 }
 
-/// A norm as its family has it; its weight is [hidden].
+impl NormId {
+    /// All places.
+    pub const ALL: [NormId; 4] = [NormId::Attention, NormId::FeedForward, NormId::Query, NormId::Key];
+}
+
+/// A norm as its family has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormSpec {
     /// Its place.
@@ -128,6 +137,8 @@ pub struct NormSpec {
     pub name: &'static str,
     /// As GGUF files call it.
     pub gguf: &'static str,
+    /// Numbers that are normalized together, as many as its weight has: the hidden size, or the width of a head, each for itself.
+    pub width: usize,
 }
 
 #[cfg(test)]

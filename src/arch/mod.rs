@@ -121,6 +121,11 @@ impl Architecture {
         &self.linears[id as usize]
     }
 
+    /// The norm of a block in this place, where the family has one.
+    pub fn norm(&self, id: NormId) -> Option<&NormSpec> {
+        self.norms.iter().find(|norm| norm.id == id)
+    }
+
     /// Width of the input of the layers that read this.
     pub fn width(&self, site: Site) -> usize {
         self.linear(site.linears()[0]).shape[1]

@@ -139,7 +139,7 @@ impl Architecture {
             Role::Weight(block, id) => in_block(block, linear(id), "weight"),
             Role::Bias(block, id) => in_block(block, linear(id), "bias"),
             Role::Norm(block, id) => {
-                let norm = &self.norms[id as usize];
+                let norm = self.norm(id).expect("roles are those of the family");
                 in_block(block, [norm.name, norm.gguf], "weight")
             }
             outer => {

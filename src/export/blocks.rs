@@ -140,7 +140,7 @@ impl DoneBlocks for BlockFolder {
         for (id, linear) in block.linears() {
             tensors.extend(tensors_of(id, &linear.base));
         }
-        tensors.extend(NORMS.map(|id| (norm_name(id), block.norm(id).weight.values.clone())));
+        tensors.extend(block.norms().map(|(id, norm)| (norm_name(id), norm.weight.values.clone())));
         let spec = |(name, tensor): &(String, Tensor)| TensorSpec::new(name, DType::U8, [tensor.bytes() as usize]);
         let mut specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
         specs.push(TensorSpec::new(RECORD, DType::U8, [record.len()]));
@@ -172,14 +172,12 @@ impl DoneBlocks for BlockFolder {
             linear.base = kept.restore(gpu, &file, id, &self.factors)?;
             Ok(())
         })?;
-        for id in NORMS {
-            block.norm(id).weight.values.write(file.get(&norm_name(id))?.bytes)?;
+        for (id, norm) in block.norms() {
+            norm.weight.values.write(file.get(&norm_name(id))?.bytes)?;
         }
         Ok(Some(record.block))
     }
 }
-
-const NORMS: [NormId; 2] = [NormId::Attention, NormId::FeedForward];
 
 fn norm_name(id: NormId) -> String {
     format!("{id:?}.norm")

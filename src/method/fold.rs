@@ -71,8 +71,9 @@ fn into_readers(block: &Block, stats: &mut BlockStats, site: Site, [factors, inv
 pub fn into_maker(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, factors: &[f32]) -> Result<()> {
     match site.maker() {
         Maker::Norm(id) => {
+            let norm = block.norm(id).ok_or_else(|| Error::shape("fold", "a norm that makes the input", "none"))?;
             let uploaded = upload(gpu, factors)?;
-            columns(gpu, &block.norm(id).weight.values, &uploaded[1])?;
+            columns(gpu, &norm.weight.values, &uploaded[1])?;
             into_readers(block, stats, site, &uploaded)
         }
         Maker::Linear(id) => {

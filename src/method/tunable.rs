@@ -22,8 +22,8 @@ const OF_FLOATS: f64 = 0.2;
 
 /// Begins the training of what is real of a block, and returns it: of each linear layer, in the order of a block, the weight
 /// (`NAME.weight`), or code books [2 * 256 * 8] and scales [out] of AQLM (`NAME.codebooks`, `NAME.scales`), or the signs of its
-/// output [out] and of its input [in] of QuIP# (`NAME.signs_out`, `NAME.signs_in`), which become real numbers; then the two norms'
-/// weights (`attention_norm`, `feed_forward_norm`). `floats`: whether weights in floats learn.
+/// output [out] and of its input [in] of QuIP# (`NAME.signs_out`, `NAME.signs_in`), which become real numbers; then the norms'
+/// weights (`attention_norm`, `feed_forward_norm`, and where there are such `query_norm`, `key_norm`). `floats`: whether weights in floats learn.
 ///
 /// Learning rates are in parts of each tensor's root mean square: code books, scales and norms differ by orders.
 /// Errors: Shape for layers that do not fit a binding, OutOfMemory, Device.
@@ -33,17 +33,26 @@ pub fn train_block(gpu: &Gpu, block: &mut Block, floats: bool) -> Result<Store> 
         linear.change = change(gpu, linear, floats, &mut store)?;
         Ok(())
     })?;
-    for (norm, name) in [(NormId::Attention, "attention_norm"), (NormId::FeedForward, "feed_forward_norm")] {
-        let weight = &mut block.norm_mut(norm).weight;
-        *weight = learn(&mut store, name.to_owned(), &weight.values, 1.0)?;
+    for id in NormId::ALL {
+        let name = match id {
+            NormId::Attention => "attention_norm",
+            NormId::FeedForward => "feed_forward_norm",
+            NormId::Query => "query_norm",
+            NormId::Key => "key_norm",
+        };
+        if let Some(norm) = block.norm_mut(id) {
+            norm.weight = learn(&mut store, name.to_owned(), &norm.weight.values, 1.0)?;
+        }
     }
     Ok(store)
 }
 
 /// Ends it: the block keeps the values that it has. Errors: none but those of the block.
 pub(super) fn freeze_block(block: &mut Block) -> Result<()> {
-    for norm in [NormId::Attention, NormId::FeedForward] {
-        block.norm_mut(norm).weight.grads = None;
+    for id in NormId::ALL {
+        if let Some(norm) = block.norm_mut(id) {
+            norm.weight.grads = None;
+        }
     }
     block.for_each_linear(|_, linear| {
         linear.change = Change::None;

@@ -51,7 +51,7 @@ fn meaning(source: &Source, stored: &str) -> String {
         return "it is an adapter's; open its base as the model, and the adapter with `load_adapter`".to_owned();
     }
     if has(&["q_norm", "k_norm"]) {
-        return "it normalizes queries or keys, which the families read here do not".to_owned();
+        return "it normalizes queries or keys, which the model's family does not".to_owned();
     }
     if stored.ends_with(".bias") {
         return "the configuration says that this layer has no bias".to_owned();

@@ -89,20 +89,29 @@ impl Block {
         LinearId::ALL.iter().try_for_each(|&id| f(id, self.linear_mut(id)))
     }
 
-    /// The norm in this place.
-    pub fn norm(&self, id: NormId) -> &RmsNorm {
+    /// The norm in this place, where there is one.
+    pub fn norm(&self, id: NormId) -> Option<&RmsNorm> {
         match id {
-            NormId::Attention => &self.attention_norm,
-            NormId::FeedForward => &self.feed_forward_norm,
+            NormId::Attention => Some(&self.attention_norm),
+            NormId::FeedForward => Some(&self.feed_forward_norm),
+            NormId::Query => self.attention.q_norm.as_ref(),
+            NormId::Key => self.attention.k_norm.as_ref(),
         }
     }
 
     /// The same, to be changed.
-    pub fn norm_mut(&mut self, id: NormId) -> &mut RmsNorm {
+    pub fn norm_mut(&mut self, id: NormId) -> Option<&mut RmsNorm> {
         match id {
-            NormId::Attention => &mut self.attention_norm,
-            NormId::FeedForward => &mut self.feed_forward_norm,
+            NormId::Attention => Some(&mut self.attention_norm),
+            NormId::FeedForward => Some(&mut self.feed_forward_norm),
+            NormId::Query => self.attention.q_norm.as_mut(),
+            NormId::Key => self.attention.k_norm.as_mut(),
         }
+    }
+
+    /// The norms that there are, with their places, in the order of [`NormId::ALL`].
+    pub fn norms(&self) -> impl Iterator<Item = (NormId, &RmsNorm)> {
+        NormId::ALL.into_iter().filter_map(|id| Some((id, self.norm(id)?)))
     }
 
     /// Over the tokens of `x`, whose queries see `keys`: their own, or those of a cache, which they are added to.

@@ -122,7 +122,7 @@ impl Model {
     pub fn vector(&self, name: &str) -> Option<&Tensor> {
         match self.arch.role(name)? {
             Role::Bias(block, id) => self.blocks.get(block)?.linear(id).base.bias.as_ref(),
-            Role::Norm(block, id) => Some(&self.blocks.get(block)?.norm(id).weight.values),
+            Role::Norm(block, id) => Some(&self.blocks.get(block)?.norm(id)?.weight.values),
             Role::Embedding | Role::Head | Role::FinalNorm | Role::Weight(..) => None,
         }
     }

@@ -62,7 +62,7 @@ impl Model {
             true => None,
             false => Some(loader.table(HEAD, table)?),
         };
-        let norm = loader.norm(Role::FinalNorm)?;
+        let norm = loader.norm(Role::FinalNorm, arch.hidden_size)?;
         Ok(Model {
             arch: arch.clone(),
             embedding,
@@ -101,14 +101,18 @@ impl<'a> Loader<'a> {
     fn block(&self, number: usize) -> Result<Block> {
         let spec = self.arch().blocks[number];
         let AttentionSpec { heads, kv_heads, head_dim, scale } = self.arch().attention;
-        let attention_norm = self.norm(Role::Norm(number, NormId::Attention))?;
-        let feed_forward_norm = self.norm(Role::Norm(number, NormId::FeedForward))?;
+        let hidden = self.arch().hidden_size;
+        let norm = |id| self.norm(Role::Norm(number, id), self.arch().norm(id).map_or(hidden, |norm| norm.width));
+        let optional = |id| self.arch().norm(id).map(|_| norm(id)).transpose();
+        let (attention_norm, feed_forward_norm) = (norm(NormId::Attention)?, norm(NormId::FeedForward)?);
         let linear = |id| self.linear(number, id);
         let attention = Attention {
             q: linear(LinearId::Q)?,
             k: linear(LinearId::K)?,
             v: linear(LinearId::V)?,
             o: linear(LinearId::O)?,
+            q_norm: optional(NormId::Query)?,
+            k_norm: optional(NormId::Key)?,
             heads,
             kv_heads,
             head_dim,
@@ -121,8 +125,8 @@ impl<'a> Loader<'a> {
         Ok(Block { attention_norm, attention, feed_forward_norm, feed_forward })
     }
 
-    fn norm(&self, role: Role) -> Result<RmsNorm> {
-        let weight = self.vector(&self.arch().name(role), self.arch().hidden_size)?;
+    fn norm(&self, role: Role, width: usize) -> Result<RmsNorm> {
+        let weight = self.vector(&self.arch().name(role), width)?;
         Ok(RmsNorm { weight: Parameter::frozen(weight), eps: self.arch().norm_eps })
     }
 

@@ -1,9 +1,10 @@
 //! Attention: queries, keys and values, rotated, and what they give, back to the residual stream.
 
 use super::{
-    Adapted,
+    Adapted, RmsNorm,
     adapted::Saved as SavedLinear,
     context::{Context, Keys},
+    norm::Saved as SavedNorm,
 };
 use crate::{
     Error, Result,
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 
-/// y = o(attention(rope(q(x)), rope(k(x)), v(x)))
+/// y = o(attention(rope(norm(q(x))), rope(norm(k(x))), v(x))); most families have no norm there
 ///
 /// x, y: [tokens, hidden].
 pub struct Attention {
@@ -27,6 +28,10 @@ pub struct Attention {
     pub v: Adapted,
     /// [hidden, heads * head_dim]
     pub o: Adapted,
+    /// Of each head's queries, or of all at once, by the width of its weight.
+    pub q_norm: Option<RmsNorm>,
+    /// Of the keys.
+    pub k_norm: Option<RmsNorm>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
@@ -64,6 +69,8 @@ pub struct Saved {
     k: SavedLinear,
     v: SavedLinear,
     o: SavedLinear,
+    q_norm: Option<SavedNorm>,
+    k_norm: Option<SavedNorm>,
     /// `None` where the keys were those of a cache, which have no gradient.
     own: Option<Own>,
 }
@@ -101,6 +108,8 @@ impl Attention {
         let (q, saved_q) = self.q.forward(g, x, &cx.pass)?;
         let (k, saved_k) = self.k.forward(g, x, &cx.pass)?;
         let (v, saved_v) = self.v.forward(g, x, &cx.pass)?;
+        let (q, saved_q_norm) = normed(g, self.q_norm.as_ref(), q)?;
+        let (k, saved_k_norm) = normed(g, self.k_norm.as_ref(), k)?;
         rope::rope(g, &q, self.table(cx), &cx.positions, self.heads, self.head_dim, false)?;
         rope::rope(g, &k, self.table(cx), &cx.positions, self.kv_heads, self.head_dim, false)?;
         let sizes = self.sizes(cx);
@@ -118,7 +127,8 @@ impl Attention {
             }
         };
         let (y, saved_o) = self.o.forward(g, &attended, &cx.pass)?;
-        Ok((y, Saved { q: saved_q, k: saved_k, v: saved_v, o: saved_o, own }))
+        let (q_norm, k_norm) = (saved_q_norm, saved_k_norm);
+        Ok((y, Saved { q: saved_q, k: saved_k, v: saved_v, o: saved_o, q_norm, k_norm, own }))
     }
 
     /// dx from dy, and the gradients of what is trained. Errors: Shape; Config for a forward pass over a cache, or in inference.
@@ -148,6 +158,8 @@ impl Attention {
             attention::attention_backward(g, &self.sizes(cx), &d_attended, q, k, v, attended, lse, segments)?;
         rope::rope(g, &dq, self.table(cx), &cx.positions, self.heads, self.head_dim, true)?;
         rope::rope(g, &dk, self.table(cx), &cx.positions, self.kv_heads, self.head_dim, true)?;
+        let dq = before_norm(g, self.q_norm.as_ref(), saved.q_norm.as_ref(), dq, cx)?;
+        let dk = before_norm(g, self.k_norm.as_ref(), saved.k_norm.as_ref(), dk, cx)?;
         Ok([dq, dk, dv])
     }
 
@@ -159,4 +171,32 @@ impl Attention {
         let Attention { heads, kv_heads, head_dim, scale, window, .. } = *self;
         Sizes { batch: cx.batch, seq: cx.seq, heads, kv_heads, head_dim, scale, window }
     }
+}
+
+/// The norm of each so many numbers of x, as its weight has. x: [tokens, width].
+fn normed(g: &mut Graph, norm: Option<&RmsNorm>, x: Value) -> Result<(Value, Option<SavedNorm>)> {
+    let Some(norm) = norm else { return Ok((x, None)) };
+    let rows = heads(g, norm, &x)?;
+    let (y, saved) = norm.forward(g, &rows)?;
+    Ok((g.reshape(&y, x.shape().clone())?, Some(saved)))
+}
+
+/// The gradient of what [`normed`] was given from that of what it gave.
+fn before_norm(
+    g: &mut Graph,
+    norm: Option<&RmsNorm>,
+    saved: Option<&SavedNorm>,
+    dy: Value,
+    cx: &Context,
+) -> Result<Value> {
+    let (Some(norm), Some(saved)) = (norm, saved) else { return Ok(dy) };
+    let rows = heads(g, norm, &dy)?;
+    let dx = norm.backward(g, saved, &rows, None, cx)?;
+    g.reshape(&dx, dy.shape().clone())
+}
+
+/// A row for each thing that is normalized.
+fn heads(g: &mut Graph, norm: &RmsNorm, x: &Value) -> Result<Value> {
+    let width = norm.weight.values.shape().len();
+    g.reshape(x, [x.shape().len() / width.max(1), width])
 }

@@ -64,6 +64,8 @@ fn block(gpu: &Gpu) -> Block {
             k: linear(1),
             v: linear(2),
             o: linear(3),
+            q_norm: None,
+            k_norm: None,
             heads: 2,
             kv_heads: 1,
             head_dim: 8,

@@ -3,6 +3,7 @@
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 
 use super::{Architecture, LinearId};
 use crate::{Result, format::fields::Fields};
@@ -33,4 +34,4 @@ impl PartialEq for Family {
 }
 
 /// All of them. Of those that share a name in GGUF files the first reads them.
-pub const FAMILIES: [&Family; 3] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY];
+pub const FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];

@@ -21,7 +21,13 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
-    let defaults = Defaults { vocab_size: 151_936, intermediate_size: 22016, kv_heads: Some(32), max_positions: 32768 };
+    let defaults = Defaults {
+        vocab_size: 151_936,
+        intermediate_size: 22016,
+        kv_heads: Some(32),
+        head_dim: None,
+        max_positions: 32768,
+    };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
     let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;
     let window = if f.flag("use_sliding_window", false)? { config_json::window(f)? } else { None };

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/families: what transformers and PEFT answer for a tiny model of each family, for tests/families.rs.
+
+    pip install -r scripts/requirements.txt
+    python scripts/make_family_golden.py [FAMILY ...]
+
+Weights are random, rounded to bf16 and computed with in fp32 on the CPU; sizes are such that quantizers take them and that no two are
+alike. Each folder holds the model, and in golden.safetensors:
+
+    input_ids, attention_mask, labels   two rows of 24, the second padded on the right; longer than the window
+    logits          of the model alone, and tuned_logits with the adapter [2, 24, vocab]
+    loss            with the adapter
+    param/…, grad/… the adapter's values and the loss's gradients, by PEFT's names
+    prompt, greedy  ids, and the 12 that follow greedily from them
+"""
+import os
+import pathlib
+import sys
+
+if os.environ.get("PYTHONHASHSEED") != "0":  # PEFT keeps target_modules in a set
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.execv(sys.executable, [sys.executable] + sys.argv)
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/families"
+
+SIZES = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "qwen3": ("Qwen3", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
+}
+
+
+def randomly(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def model_of(name):
+    prefix, options = FAMILIES[name]
+    config = getattr(transformers, f"{prefix}Config")(**{**SIZES, **options})
+    config._attn_implementation = "eager"
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+    generator = randomly(len(name))
+    with torch.no_grad():
+        for key, parameter in sorted(model.named_parameters()):
+            # Norms near what they begin with, biases small, so that each of them matters.
+            spread = 0.3 if parameter.dim() == 1 else 1.2 / parameter.shape[-1] ** 0.5
+            begin = parameter if parameter.dim() == 1 else 0.0
+            value = begin + spread * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(value.to(torch.bfloat16).float())
+    return model
+
+
+def write(name):
+    folder = OUT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    model = model_of(name)
+    weights = {key: value.to(torch.bfloat16).contiguous() for key, value in sorted(model.state_dict().items())}
+    if model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.dtype = torch.bfloat16
+    model.config.to_json_file(folder / "config.json")
+    ids = torch.randint(3, SIZES["vocab_size"], (2, 24), generator=randomly(1))
+    mask = torch.ones_like(ids)
+    mask[1, 17:] = 0
+    ids[1, 17:] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :5] = -100
+    golden = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    with torch.no_grad():
+        golden["logits"] = model(input_ids=ids, attention_mask=mask).logits
+        prompt = ids[:1, :11]
+        followed = model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    golden["prompt"], golden["greedy"] = prompt[0], followed[0, prompt.shape[1] :]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    tuned = get_peft_model(model, config)
+    generator = randomly(2)
+    with torch.no_grad():
+        for key, parameter in sorted(tuned.named_parameters()):
+            if "lora_" in key:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    answer = tuned(input_ids=ids, attention_mask=mask, labels=labels)
+    answer.loss.backward()
+    golden["tuned_logits"], golden["loss"] = answer.logits.detach(), answer.loss.detach().reshape(1)
+    for key, parameter in tuned.named_parameters():
+        if "lora_" in key:
+            plain = key.replace(".default", "")
+            golden[f"param/{plain}"], golden[f"grad/{plain}"] = parameter.detach(), parameter.grad
+    save_file({key: value.contiguous().clone() for key, value in sorted(golden.items())}, folder / "golden.safetensors")
+    print(name, float(answer.loss), golden["greedy"].tolist())
+
+
+for family in sys.argv[1:] or FAMILIES:
+    write(family)

@@ -1,0 +1,44 @@
+//! Qwen3: as `Qwen3Config`. Queries and keys of each head are normalized; windows as in Qwen2.
+
+use super::Family;
+use crate::{
+    Result,
+    arch::{
+        Architecture, NormId, NormSpec, Site,
+        config_json::{self, Defaults, MAX_BLOCKS},
+    },
+    format::fields::Fields,
+};
+
+pub(super) static FAMILY: Family = Family {
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    gguf: "qwen3",
+    biased: &[],
+    rotated: false,
+    rope_freqs: false,
+    read,
+};
+
+fn read(f: &Fields<'_>) -> Result<Architecture> {
+    let defaults = Defaults {
+        vocab_size: 151_936,
+        intermediate_size: 22016,
+        kv_heads: Some(32),
+        // Unlike its forebears it has no null there.
+        head_dim: Some(f.extent_or("head_dim", 128)?),
+        max_positions: 32768,
+    };
+    let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
+    let width = arch.attention.head_dim;
+    arch.norms.push(NormSpec { id: NormId::Query, name: "self_attn.q_norm", gguf: "attn_q_norm", width });
+    arch.norms.push(NormSpec { id: NormId::Key, name: "self_attn.k_norm", gguf: "attn_k_norm", width });
+    let bias = f.flag("attention_bias", false)?;
+    for linear in arch.linears.iter_mut().filter(|linear| matches!(linear.id.reads(), Site::Qkv | Site::O)) {
+        linear.bias = bias;
+    }
+    let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;
+    let window = if f.flag("use_sliding_window", false)? { config_json::window(f)? } else { None };
+    config_json::set_windows(f, &mut arch, window, first)?;
+    Ok(arch)
+}

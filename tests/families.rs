@@ -1,0 +1,210 @@
+//! A tiny model of each family against transformers and PEFT: logits, loss, every LoRA gradient, greedy tokens through the cache, all
+//! methods, GGUF and back. The fixtures are in `tests/golden/families`, the script that made them is `scripts/make_family_golden.py`.
+
+mod support;
+
+use fourbit::{
+    adapter::LoraConfig,
+    data::Batch,
+    evaluate,
+    export::{GgufFile, ModelWriter},
+    format::Safetensors,
+    generate::{Generator, Sampling},
+    gpu::Gpu,
+    method::{Merge, Method, PipelineOptions, Recipe, Rtn, quantize_model},
+    model::{LoadOptions, Model, Quantization, Source, load_adapter},
+    quant::{BlockSize, Scheme},
+    train::{TrainConfig, Trainer},
+};
+use std::path::{Path, PathBuf};
+use support::gpu;
+
+const ROWS: usize = 2;
+const TOKENS: usize = 24;
+const PEFT: &str = "base_model.model.";
+
+/// A family's fixture.
+struct Golden {
+    folder: PathBuf,
+    file: Safetensors,
+}
+
+impl Golden {
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.file.get(name).unwrap().to_f32().unwrap()
+    }
+
+    fn integers(&self, name: &str) -> Vec<i64> {
+        self.file.get(name).unwrap().to_i64().unwrap()
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        self.integers(name).into_iter().map(|id| id as u32).collect()
+    }
+
+    fn load(&self, gpu: &Gpu) -> Model {
+        Model::load(gpu, &self.folder, &LoadOptions::default()).unwrap()
+    }
+
+    fn batch(&self) -> Batch {
+        let mask: Vec<u8> = self.integers("attention_mask").into_iter().map(|seen| seen as u8).collect();
+        Batch {
+            batch: ROWS,
+            seq_len: TOKENS,
+            input_ids: self.ids("input_ids"),
+            labels: self.integers("labels").into_iter().map(|label| label as i32).collect(),
+            segment_ids: mask.iter().map(|&seen| seen.into()).collect(),
+            position_ids: (0..(ROWS * TOKENS) as u32).map(|i| i % TOKENS as u32).collect(),
+            attention_mask: mask,
+            epoch: 0.0,
+        }
+    }
+
+    /// Logits of the rows against `name` of the golden file, where there are tokens.
+    #[track_caller]
+    fn check_logits(&self, what: &str, model: &Model, name: &str, most: f64) {
+        let (want, batch) = (self.floats(name), self.batch());
+        let vocab = want.len() / (ROWS * TOKENS);
+        for row in 0..ROWS {
+            let real = batch.attention_mask[row * TOKENS..][..TOKENS].iter().filter(|&&seen| seen == 1).count();
+            let got = evaluate::logits(model, &batch.input_ids[row * TOKENS..][..real]).unwrap();
+            assert_relative(&format!("{what}, row {row}"), &got, &want[row * TOKENS * vocab..][..real * vocab], most);
+        }
+    }
+}
+
+/// One test for each folder of the fixtures.
+fn each(test: impl Fn(&Gpu, &Golden)) {
+    let Some(gpu) = gpu() else { return };
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(all).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert!(!folders.is_empty());
+    for folder in folders {
+        let file = Safetensors::open(folder.join("golden.safetensors")).unwrap();
+        test(&gpu, &Golden { folder, file });
+    }
+}
+
+/// Largest difference over the largest wanted value.
+#[track_caller]
+fn assert_relative(what: &str, got: &[f32], want: &[f32], most: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let largest = want.iter().fold(0.0f64, |most, v| most.max(f64::from(v.abs()))).max(1e-30);
+    let error = got.iter().zip(want).map(|(g, w)| f64::from((g - w).abs())).fold(0.0, f64::max) / largest;
+    assert!(error <= most, "{what}: largest difference over largest value is {error:e}, expected at most {most:e}");
+}
+
+/// The model with the golden adapter's values.
+fn tuned(gpu: &Gpu, golden: &Golden) -> Model {
+    let mut model = golden.load(gpu);
+    model.add_adapter(LoraConfig { r: 4, lora_alpha: 8.0, ..LoraConfig::default() }, true).unwrap();
+    let mut seen = 0;
+    for (module, lora) in model.adapted() {
+        for (side, tensor) in [("A", &lora.a.values), ("B", &lora.b.values)] {
+            let values = golden.floats(&format!("param/{PEFT}{module}.lora_{side}.weight"));
+            tensor.write(bytemuck::cast_slice(&values)).unwrap();
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, golden.file.names().filter(|name| name.starts_with("param/")).count());
+    model
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    each(|gpu, golden| {
+        golden.check_logits("floats", &golden.load(gpu), "logits", 1e-4);
+        golden.check_logits("with the adapter", &tuned(gpu, golden), "tuned_logits", 1e-4);
+    });
+}
+
+#[test]
+fn gradients_are_those_of_peft() {
+    each(|gpu, golden| {
+        for gradient_checkpointing in [false, true] {
+            // At learning rate 0 a step changes nothing, and leaves the gradients as they stand before clipping.
+            let config = TrainConfig {
+                learning_rate: 0.0,
+                batch_size: ROWS,
+                max_seq_length: TOKENS,
+                max_steps: 1,
+                gradient_checkpointing,
+                ..TrainConfig::default()
+            };
+            let mut trainer = Trainer::new(tuned(gpu, golden), config).unwrap();
+            let metrics = trainer.step(&[golden.batch()]).unwrap();
+            assert_relative("loss", &[metrics.loss as f32], &golden.floats("loss"), 1e-4);
+            for (module, lora) in trainer.model().adapted() {
+                for (side, parameter) in [("A", lora.a), ("B", lora.b)] {
+                    let name = format!("grad/{PEFT}{module}.lora_{side}.weight");
+                    assert_relative(&name, &parameter.grads.unwrap().read().unwrap(), &golden.floats(&name), 1e-4);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn greedy_tokens_through_the_cache_are_those_of_transformers() {
+    each(|gpu, golden| {
+        let mut generator = Generator::new(golden.load(gpu), 64).unwrap();
+        let sampling = Sampling { max_new_tokens: 12, ..Sampling::default() };
+        let got = generator.generate(&golden.ids("prompt"), &sampling, &[], |_| Ok(true)).unwrap();
+        assert_eq!(got, golden.ids("greedy"), "{}", golden.folder.display());
+    });
+}
+
+/// Folding and rounding to 8 bits leave the logits nearly as they were, and to 4 bits far nearer than chance.
+#[test]
+fn methods_fold_and_quantize() {
+    each(|gpu, golden| {
+        let source = Source::open(&golden.folder).unwrap();
+        let samples: Vec<Vec<u32>> =
+            (0..8u32).map(|row| (0..20).map(|i| 3 + (row * 31 + i * 17) % 150).collect()).collect();
+        let int8 = Scheme::int_per(8, BlockSize::Elements(32));
+        for (method, scheme, most) in [
+            (Method::Gptq, int8, 0.03),
+            (Method::Awq, int8, 0.03),
+            (Method::SmoothQuant, Method::SmoothQuant.default_scheme(), 0.1),
+            (Method::Quip, Method::Quip.default_scheme(), 1.0),
+            (Method::Hqq, int8, 0.03),
+        ] {
+            let recipe = Recipe::new(method, scheme);
+            let made = recipe.build().unwrap();
+            let model = quantize_model(gpu, &source, &*made, &recipe.pipeline(), &samples, |_| Ok(())).unwrap();
+            golden.check_logits(&recipe.to_string(), &model, "logits", most);
+        }
+        let nf4 = LoadOptions { quantization: Quantization::To(Scheme::Nf4 { block_size: 32, double_quant: false }) };
+        golden.check_logits("nf4", &Model::load(gpu, &golden.folder, &nf4).unwrap(), "logits", 0.4);
+    });
+}
+
+#[test]
+fn merged_adapters_have_the_logits_of_peft() {
+    each(|gpu, golden| {
+        let model = tuned(gpu, golden);
+        let folder = tempfile::tempdir().unwrap();
+        model.save_adapter(folder.path(), None).unwrap();
+        let source = Source::open(&golden.folder).unwrap();
+        let adapter = load_adapter(gpu, source.arch(), folder.path(), false, &|_| Ok(None)).unwrap();
+        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter);
+        let merged = quantize_model(gpu, &source, &method, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
+        golden.check_logits("merged", &merged, "tuned_logits", 1e-4);
+    });
+}
+
+#[test]
+fn a_gguf_file_has_the_same_logits() {
+    each(|gpu, golden| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let device = || -> fourbit::Result<Gpu> { Ok(gpu.clone()) };
+        GgufFile::open(&golden.folder, Scheme::F32, &path).unwrap().round(&device, &mut |_| Ok(())).unwrap();
+        let file = Model::load(gpu, &path, &LoadOptions::default()).unwrap();
+        // No more tokens than a window holds: llama.cpp's files have none.
+        let ids = &golden.ids("prompt")[..6];
+        let want = evaluate::logits(&golden.load(gpu), ids).unwrap();
+        assert_relative("gguf", &evaluate::logits(&file, ids).unwrap(), &want, 1e-6);
+    });
+}
