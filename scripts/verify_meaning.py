@@ -117,7 +117,7 @@ class Folder:
                 if field in ("max_position_embeddings", "rms_norm_eps", "sliding_window"):
                     yield field, MISSING, {field: MISSING}
         # Where a window is used, how many blocks have it; where there is no own type, the older names.
-        if "use_sliding_window" in fields and self.family == "qwen2":
+        if "use_sliding_window" in fields and self.family in ("qwen2", "qwen3"):
             for first in [0, 1, 2]:
                 yield "max_window_layers, the window used", first, dict(use_sliding_window=True, max_window_layers=first)
             yield "layer_types, the window used", "mixed", dict(use_sliding_window=True, layer_types=["sliding_attention", "full_attention"])
@@ -382,6 +382,7 @@ KINDS = [
     lambda: Folder("llama", transformers.LlamaConfig),
     lambda: Folder("mistral", transformers.MistralConfig, sliding_window=None),
     lambda: Folder("qwen2", transformers.Qwen2Config, sliding_window=8),
+    lambda: Folder("qwen3", transformers.Qwen3Config, sliding_window=8, head_dim=8),
     Lora,
     Gguf,
 ]
