@@ -90,7 +90,8 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Resu
     write(path, text)
 }
 
-/// A folder of files that appears whole: filled under a temporary name beside the target, then renamed, with a [`Manifest`].
+/// A folder of files that appears whole: filled under a temporary name beside the target, or in it ([`workplace`]), then renamed, with
+/// a [`Manifest`].
 ///
 /// Where the target exists already, its files of the same [`Set`] are replaced as a set and its other files stay. A folder that holds
 /// nothing else changes in one instant where the system can exchange two names; else the files are renamed one by one and the
@@ -113,6 +114,7 @@ impl AtomicFolder {
         let path = if path.is_symlink() { path.canonicalize().map_err(Error::io(&path))? } else { path };
         let above = parent(&path);
         fs::create_dir_all(above).map_err(Error::io(above))?;
+        let workplace = workplace(&path);
         let prefix = prefix(&path);
         let mut builder = Builder::new();
         builder.prefix(&prefix).rand_bytes(RANDOM);
@@ -121,7 +123,7 @@ impl AtomicFolder {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o777));
         }
-        let folder = builder.tempdir_in(above).map_err(Error::io(&path))?;
+        let folder = builder.tempdir_in(workplace).map_err(Error::io(&path))?;
         Ok(AtomicFolder { folder, path, set })
     }
 
@@ -250,6 +252,24 @@ pub(super) fn parent(path: &Path) -> &Path {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     }
+}
+
+/// Where what is on its way to be `path` lies, so that it can be renamed into place: the folder above, but an existing folder itself
+/// where nothing gets there from above, as into one that is mounted, or where the one above takes no files.
+pub(super) fn workplace(path: &Path) -> &Path {
+    let above = parent(path);
+    if path.is_dir() && !leads_into(above, path) { path } else { above }
+}
+
+/// Whether a file can be renamed from one folder into another, which is tried.
+fn leads_into(above: &Path, folder: &Path) -> bool {
+    let Ok(file) = Builder::new().prefix(&prefix(folder)).rand_bytes(RANDOM).tempfile_in(above) else { return false };
+    let Some(target) = file.path().file_name().map(|name| folder.join(name)) else { return false };
+    let moved = fs::rename(file.path(), &target).is_ok();
+    if moved {
+        let _ = fs::remove_file(target);
+    }
+    moved
 }
 
 /// Makes renames in a folder durable where the system can; failing to is no error, since the files are in place.

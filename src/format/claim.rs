@@ -38,9 +38,21 @@ impl Claim {
         Ok(Claim { lock, output: output.to_owned() })
     }
 
+    /// A path for what belongs to the output until it is whole: `NAME.suffix` beside it, or `suffix` in it where nothing can lie beside.
+    pub fn beside(&self, suffix: &str) -> PathBuf {
+        let output = resolved(&self.output);
+        if atomic::workplace(&output) == output {
+            return output.join(suffix);
+        }
+        let mut name = output.file_name().unwrap_or_default().to_owned();
+        name.push(".");
+        name.push(suffix);
+        output.with_file_name(name)
+    }
+
     /// Errors: Io where fewer than so many bytes are free for the output, as far as the system tells.
     pub fn expect_room(&self, bytes: u64) -> Result<()> {
-        let free = match fs4::available_space(atomic::parent(&self.output)) {
+        let free = match fs4::available_space(atomic::workplace(&self.output)) {
             Ok(free) => free,
             Err(error) => {
                 log::debug!("{}: how much is free is not known: {error}", self.output.display());

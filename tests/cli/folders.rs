@@ -171,3 +171,39 @@ fn an_output_that_is_an_input_is_refused_by_whatever_path() {
     }
     assert!(read() == before && place.names() == ["model", "rows.jsonl"], "{:?}", place.names());
 }
+
+/// A folder that is mounted, as containers have them: nothing can be renamed into it from above, and nothing of it is left beside it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_mounted_folder_is_written_from_within() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    std::fs::create_dir(place.path("out")).unwrap();
+    let (out, model, rows) = (place.text("out"), place.text("model"), place.text("rows.jsonl"));
+    // A mount of its own, of which the rest of the system sees nothing; some systems let nobody but root make one.
+    let mounted = |words: &[&str]| {
+        let script = "mount -t tmpfs none \"$0\" && \"$@\" && ls -A \"$0\"";
+        let fourbit = env!("CARGO_BIN_EXE_fourbit");
+        let shell = ["--user", "--map-root-user", "--mount", "sh", "-c", script, &out, fourbit];
+        std::process::Command::new("unshare").args(shell).args(words).output().unwrap()
+    };
+    let probe = mounted(&["--version"]);
+    if !probe.status.success() {
+        eprintln!("no mounts can be made here: {}", String::from_utf8_lossy(&probe.stderr));
+        return;
+    }
+    let calibrated = ["--method", "awq", "--group-size", "16", "--calibration", &rows, "--calibration-length", "12"];
+    let quantize = [&["quantize", &model, "--output", &out, "--json"], calibrated.as_slice()].concat();
+    let finetune = ["finetune", "--model", &model, "--data", &rows, "--output", &out, "--max-steps", "2", "--json"];
+    for (words, file) in [(quantize.as_slice(), "model.safetensors"), (&finetune, "adapter_model.safetensors")] {
+        let done = mounted(words);
+        let (told, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{said}");
+        let names: Vec<&str> = told.lines().skip(1).collect();
+        assert!(names.contains(&file), "{names:?}");
+        assert!(!names.iter().any(|name| name.starts_with(".tmp") || name.contains("blocks")), "{names:?}");
+        assert!(place.names().iter().all(|name| !name.starts_with('.') && !name.contains("blocks")));
+    }
+}

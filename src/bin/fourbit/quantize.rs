@@ -14,7 +14,7 @@ use fourbit::{
     quant::{BlockSize, Scheme, ggml},
 };
 use serde_json::{Map, Value, json};
-use std::{ffi::OsString, path::PathBuf};
+use std::path::PathBuf;
 
 /// Write a quantized model in the layout that other tools load for the method
 ///
@@ -90,7 +90,7 @@ impl Quantize {
         };
         let samples = self.calibration.samples(global, std::slice::from_ref(&recipe), &self.input, source)?;
         let kept = match keeps {
-            true => Some(BlockFolder::open(self.kept(), &recipe, source, &samples, self.resume)?),
+            true => Some(BlockFolder::open(claim.beside("blocks"), &recipe, source, &samples, self.resume)?),
             false => None,
         };
         let gpu = global.gpu()?;
@@ -141,13 +141,6 @@ fn finetuned(out: Output, tuned: &[(String, Tuned)]) -> serde_json::Map<String, 
 }
 
 impl Quantize {
-    /// Where blocks are kept until the model is written: beside it.
-    fn kept(&self) -> PathBuf {
-        let mut name = self.output.file_name().map_or_else(|| OsString::from("output"), OsString::from);
-        name.push(".blocks");
-        self.output.with_file_name(name)
-    }
-
     /// What a run that ends before its time leaves, which is said.
     fn leave(&self, kept: Option<&BlockFolder>) {
         let Some(kept) = kept else { return };
