@@ -46,6 +46,7 @@ SIZES = {
     "pad_token_id": 0,
 }
 FAMILIES = {
+    "smollm3": ("SmolLM3", {"use_sliding_window": True, "sliding_window": 7, "no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
 }
 

@@ -198,6 +198,12 @@ fn a_gguf_file_has_the_same_logits() {
     each(|gpu, golden| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
+        if golden.folder.ends_with("smollm3") {
+            // The fixture leaves the rotation out of every second block, llama.cpp of every fourth.
+            let message = GgufFile::open(&golden.folder, Scheme::F32, &path).map(drop).unwrap_err().to_string();
+            assert!(message.contains("blocks without positions in a GGUF file: [1]; supported: []"), "{message}");
+            return;
+        }
         let device = || -> fourbit::Result<Gpu> { Ok(gpu.clone()) };
         GgufFile::open(&golden.folder, Scheme::F32, &path).unwrap().round(&device, &mut |_| Ok(())).unwrap();
         let file = Model::load(gpu, &path, &LoadOptions::default()).unwrap();

@@ -12,20 +12,37 @@ use serde_json::Value;
 /// Blocks that a model may have; each has an entry in [`Architecture::blocks`].
 pub(super) const MAX_BLOCKS: i64 = 1 << 16;
 
-/// What a family's class fills in.
+/// What a family's class fills in: what is its own, and the rest as in Llama's.
 pub(super) struct Defaults {
     pub vocab_size: usize,
+    pub hidden_size: usize,
     pub intermediate_size: usize,
+    pub blocks: usize,
+    pub heads: usize,
     /// `None`: as many as query heads.
     pub kv_heads: Option<usize>,
     /// `None`: the hidden size in as many parts as there are heads.
     pub head_dim: Option<usize>,
     pub max_positions: usize,
+    pub rope_theta: f64,
+    pub tie_embeddings: bool,
 }
 
-const HIDDEN_SIZE: usize = 4096;
-const LAYERS: usize = 32;
-const HEADS: usize = 32;
+impl Defaults {
+    pub(super) const LLAMA: Defaults = Defaults {
+        vocab_size: 32000,
+        hidden_size: 4096,
+        intermediate_size: 11008,
+        blocks: 32,
+        heads: 32,
+        kv_heads: None,
+        head_dim: None,
+        max_positions: 2048,
+        rope_theta: 10000.0,
+        tie_embeddings: false,
+    };
+}
+
 const WINDOW: usize = 4096;
 
 /// What the families share: Llama's block, without biases but those that the family always has, and without windows.
@@ -36,12 +53,12 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
     // PyTorch has two names for one function.
     f.one_of("hidden_act", &["silu", "swish"])?;
     refuse_options(f)?;
-    let hidden_size = f.extent_or("hidden_size", HIDDEN_SIZE)?;
-    let heads = f.extent_or("num_attention_heads", HEADS)?;
-    let blocks = f.integer("num_hidden_layers", 1..=MAX_BLOCKS)?.map_or(LAYERS, |n| n as usize);
+    let hidden_size = f.extent_or("hidden_size", defaults.hidden_size)?;
+    let heads = f.extent_or("num_attention_heads", defaults.heads)?;
+    let blocks = f.integer("num_hidden_layers", 1..=MAX_BLOCKS)?.map_or(defaults.blocks, |n| n as usize);
     let max_positions = f.extent_or("max_position_embeddings", defaults.max_positions)?;
     let head_dim = f.nullable_extent("head_dim", defaults.head_dim)?.unwrap_or(hidden_size / heads);
-    let rope = rope(f, max_positions, head_dim)?;
+    let rope = rope(f, max_positions, head_dim, defaults.rope_theta)?;
     let intermediate_size = f.extent_or("intermediate_size", defaults.intermediate_size)?;
     let kv_heads = f.nullable_extent("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads);
     let attention = AttentionSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
@@ -50,7 +67,7 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
         hidden_size,
         vocab_size: f.extent_or("vocab_size", defaults.vocab_size)?,
         max_positions,
-        tie_embeddings: f.flag("tie_word_embeddings", false)?,
+        tie_embeddings: f.flag("tie_word_embeddings", defaults.tie_embeddings)?,
         norm_eps: f.number_or("rms_norm_eps", 1e-6)? as f32,
         norms: vec![
             NormSpec { id: NormId::Attention, name: "input_layernorm", gguf: "attn_norm", width: hidden_size },
@@ -64,7 +81,7 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
         attention,
         intermediate_size,
         ropes: vec![rope],
-        blocks: vec![BlockSpec { window: None, rope: 0 }; blocks],
+        blocks: vec![BlockSpec { window: None, rope: Some(0) }; blocks],
         linears: linears(family, hidden_size, intermediate_size, attention),
         json: Value::Null,
     })
@@ -164,12 +181,12 @@ pub(super) fn set_windows(f: &Fields<'_>, arch: &mut Architecture, window: Optio
 
 /// Base and scaling of the rotary frequencies. transformers 5 keeps both in `rope_parameters`; `rope_scaling`, the older name of
 /// the same, wins where both stand, and a `rope_theta` inside wins over one beside it. Errors: Format, Unsupported.
-fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize) -> Result<RopeSpec> {
+fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize, theta: f64) -> Result<RopeSpec> {
     // An empty object counts as none there.
     let filled = |name: &str| f.get(name).and_then(Value::as_object).is_some_and(|object| !object.is_empty());
     let (old, new) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
     let rope = if filled("rope_scaling") { old } else { new };
-    let beside = f.number_or("rope_theta", 10000.0)?;
+    let beside = f.number_or("rope_theta", theta)?;
     // A field of the configuration itself wins over one inside.
     let original = f.nullable_extent("original_max_position_embeddings", None)?;
     let Some(rope) = rope else { return Ok(RopeSpec { theta: beside, scaling: RopeScaling::None }) };

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use serde_json::{Value, json};
-use std::f64::consts::TAU;
+use std::{f64::consts::TAU, path::Path};
 
 /// The configuration that transformers would write for this file. Errors: Format naming the key, Unsupported.
 pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
@@ -173,8 +173,10 @@ fn divisors(gguf: &Gguf, theta: f64, factor: f64, head_dim: usize) -> Result<Val
               "attention_factor": 1.0, "factor": 1.0}))
 }
 
-/// What llama.cpp wants to know of a model beside its tensors: the inverse of [`read`]. Errors: Config for a size beyond u32.
+/// What llama.cpp wants to know of a model beside its tensors: the inverse of [`read`]. Errors: Config for a size beyond u32,
+/// Unsupported where its own idea of the family has other blocks without positions.
 pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> {
+    check_rotated_blocks(arch)?;
     let name = arch.family.gguf;
     let text = |value: &str| MetaValue::Text(value.to_owned());
     let mut entries = vec![("general.architecture".to_owned(), text(name))];
@@ -204,6 +206,25 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
         add("rope.scaling.factor", MetaValue::F32(factor as f32));
     }
     Ok(entries)
+}
+
+/// Which blocks rotate has no key: it must be what the family's class takes where nothing is said. Errors: Unsupported.
+fn check_rotated_blocks(arch: &Architecture) -> Result<()> {
+    let said = json!({"num_hidden_layers": arch.blocks.len(), "hidden_size": arch.hidden_size,
+                      "num_attention_heads": arch.attention.heads});
+    let unsaid = (arch.family.read)(&Fields::new(&said, Path::new("config.json"))?)?;
+    let without = |arch: &Architecture| -> Vec<usize> {
+        arch.blocks.iter().enumerate().filter(|(_, block)| block.rope.is_none()).map(|(number, _)| number).collect()
+    };
+    let (got, supported) = (without(arch), without(&unsaid));
+    match got == supported {
+        true => Ok(()),
+        false => Err(Error::unsupported(
+            "blocks without positions in a GGUF file",
+            format!("{got:?}"),
+            format!("{supported:?}, as llama.cpp has them for {} of so many blocks", arch.family.gguf),
+        )),
+    }
 }
 
 /// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,

@@ -81,8 +81,8 @@ pub struct RopeSpec {
 pub struct BlockSpec {
     /// Keys further back than this are not seen; `None`: all are.
     pub window: Option<usize>,
-    /// Its rotary embedding, by its place in [`Architecture::ropes`].
-    pub rope: usize,
+    /// Its rotary embedding, by its place in [`Architecture::ropes`]; `None`: it sees no positions.
+    pub rope: Option<usize>,
 }
 
 impl Architecture {

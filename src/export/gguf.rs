@@ -64,6 +64,8 @@ impl GgufFile {
             return Err(Error::config("output", "is the file that is read; choose another name"));
         }
         let source = Source::open(input)?;
+        // What the file's keys cannot say is refused before the work.
+        source.arch.gguf_metadata()?;
         let windows = source.arch.blocks.iter().filter_map(|block| block.window);
         if let Some(window) = windows.min().filter(|&window| window < source.arch.max_positions) {
             log::warn!(

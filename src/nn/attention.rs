@@ -42,8 +42,8 @@ pub struct Attention {
     pub scale: f32,
     /// Keys further back than this are not seen; `None`: all are.
     pub window: Option<usize>,
-    /// Its table in [`Context::ropes`].
-    pub rope: usize,
+    /// Its table in [`Context::ropes`]; `None`: nothing is rotated.
+    pub rope: Option<usize>,
 }
 
 /// Keys and values of one block.
@@ -110,8 +110,7 @@ impl Attention {
         let (v, saved_v) = self.v.forward(g, x, &cx.pass)?;
         let (q, saved_q_norm) = normed(g, self.q_norm.as_ref(), q)?;
         let (k, saved_k_norm) = normed(g, self.k_norm.as_ref(), k)?;
-        rope::rope(g, &q, self.table(cx), &cx.positions, self.heads, self.head_dim, false)?;
-        rope::rope(g, &k, self.table(cx), &cx.positions, self.kv_heads, self.head_dim, false)?;
+        self.rotate(g, &q, &k, cx, false)?;
         let sizes = self.sizes(cx);
         let (attended, own) = match keys {
             Keys::Own(segments) => {
@@ -156,15 +155,17 @@ impl Attention {
         let d_attended = self.o.backward(g, &saved.o, dy, None, cx.pass.training_step()?)?;
         let (dq, dk, dv) =
             attention::attention_backward(g, &self.sizes(cx), &d_attended, q, k, v, attended, lse, segments)?;
-        rope::rope(g, &dq, self.table(cx), &cx.positions, self.heads, self.head_dim, true)?;
-        rope::rope(g, &dk, self.table(cx), &cx.positions, self.kv_heads, self.head_dim, true)?;
+        self.rotate(g, &dq, &dk, cx, true)?;
         let dq = before_norm(g, self.q_norm.as_ref(), saved.q_norm.as_ref(), dq, cx)?;
         let dk = before_norm(g, self.k_norm.as_ref(), saved.k_norm.as_ref(), dk, cx)?;
         Ok([dq, dk, dv])
     }
 
-    fn table<'a>(&self, cx: &'a Context) -> &'a Value {
-        &cx.ropes[self.rope]
+    /// Rotates queries and keys in place, or back.
+    fn rotate(&self, g: &mut Graph, q: &Value, k: &Value, cx: &Context, back: bool) -> Result<()> {
+        let Some(table) = self.rope.map(|rope| &cx.ropes[rope]) else { return Ok(()) };
+        rope::rope(g, q, table, &cx.positions, self.heads, self.head_dim, back)?;
+        rope::rope(g, k, table, &cx.positions, self.kv_heads, self.head_dim, back)
     }
 
     fn sizes(&self, cx: &Context) -> Sizes {

@@ -71,7 +71,7 @@ fn block(gpu: &Gpu) -> Block {
             head_dim: 8,
             scale: 1.0 / 8f32.sqrt(),
             window: None,
-            rope: 0,
+            rope: Some(0),
         },
         feed_forward_norm: norm(1),
         feed_forward: FeedForward { gate: linear(4), up: linear(5), down: linear(6) },

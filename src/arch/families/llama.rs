@@ -21,8 +21,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
-    let defaults =
-        Defaults { vocab_size: 32000, intermediate_size: 11008, kv_heads: None, head_dim: None, max_positions: 2048 };
+    let defaults = Defaults::LLAMA;
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
     let (attention, feed_forward) = (f.flag("attention_bias", false)?, f.flag("mlp_bias", false)?);
     for linear in &mut arch.linears {

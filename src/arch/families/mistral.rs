@@ -23,13 +23,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
-    let defaults = Defaults {
-        vocab_size: 32000,
-        intermediate_size: 14336,
-        kv_heads: Some(8),
-        head_dim: None,
-        max_positions: 131_072,
-    };
+    let defaults = Defaults { intermediate_size: 14336, kv_heads: Some(8), max_positions: 131_072, ..Defaults::LLAMA };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
     let window = config_json::window(f)?;
     config_json::set_windows(f, &mut arch, window, 0)?;

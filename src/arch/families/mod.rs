@@ -4,6 +4,7 @@ mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use super::{Architecture, LinearId};
 use crate::{Result, format::fields::Fields};
@@ -34,4 +35,4 @@ impl PartialEq for Family {
 }
 
 /// All of them. Of those that share a name in GGUF files the first reads them.
-pub const FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+pub const FAMILIES: [&Family; 5] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &smollm3::FAMILY];

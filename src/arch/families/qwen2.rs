@@ -25,8 +25,8 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         vocab_size: 151_936,
         intermediate_size: 22016,
         kv_heads: Some(32),
-        head_dim: None,
         max_positions: 32768,
+        ..Defaults::LLAMA
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
     let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;

@@ -28,6 +28,7 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         // Unlike its forebears it has no null there.
         head_dim: Some(f.extent_or("head_dim", 128)?),
         max_positions: 32768,
+        ..Defaults::LLAMA
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
     let width = arch.attention.head_dim;
