@@ -70,7 +70,7 @@ def check_weights(path, folder):
         seen.add(name)
         want = places[name].get_tensor(name).float().numpy()
         module = tensor.name.split(".")[-2]
-        if module in heads and config["model_type"] in ("llama", "mistral"):
+        if module in heads and config["model_type"] in ("llama", "mistral", "smollm3"):
             want = in_rotary_order(want, heads[module])
         got = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(want.shape)
         error = float(np.linalg.norm(got - want) / np.linalg.norm(want))
