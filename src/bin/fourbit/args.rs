@@ -77,7 +77,8 @@ pub struct ModelArgs {
     /// model that is part of fourbit]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// Adapter folder as PEFT writes it, with its own configuration
+    /// Adapter folder as PEFT writes it, with its own configuration; training begins from its values alone, with a new optimizer and
+    /// schedule (a run that was stopped goes on with --resume)
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
 }
