@@ -46,7 +46,8 @@ SIZES = {
     "pad_token_id": 0,
 }
 FAMILIES = {
-    "smollm3": ("SmolLM3", {"use_sliding_window": True, "sliding_window": 7, "no_rope_layer_interval": 2, "tie_word_embeddings": True}),
+    # The fourth block sees no positions, and has the window.
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 7, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
 }
 

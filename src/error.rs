@@ -89,7 +89,7 @@ pub enum Error {
         message: String,
     },
     /// The memory needed is more than the device or the limit allows.
-    #[error("{what}{}; {remedy}", memory(*needed, *available))]
+    #[error("{}{}; {remedy}", Plain(what), memory(*needed, *available))]
     OutOfMemory {
         /// What the memory is for.
         what: String,
@@ -186,8 +186,8 @@ impl<T: Display> Display for Plain<T> {
                 .try_for_each(|c| if escaped(c) { write!(f, "{}", c.escape_default()) } else { f.write_char(c) })
         };
         let text = self.0.to_string();
-        let (count, start) =
-            (text.chars().count(), |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at));
+        let count = text.chars().count();
+        let start = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
         if count <= HEAD + TAIL {
             return show(f, &text);
         }

@@ -155,7 +155,8 @@ fn greedy_tokens_through_the_cache_are_those_of_transformers() {
     });
 }
 
-/// Folding and rounding to 8 bits leave the logits nearly as they were; a fold that forgot a norm would be off by about their size.
+/// Folding and rounding to 8 bits leave the logits nearly as they were: up to 0.04 of the largest is measured, where a scale that is left
+/// out of a norm or a row is off by about all of it.
 #[test]
 fn methods_fold_and_quantize() {
     each(|gpu, golden| {
@@ -164,18 +165,24 @@ fn methods_fold_and_quantize() {
             (0..8u32).map(|row| (0..20).map(|i| 3 + (row * 31 + i * 17) % 150).collect()).collect();
         let int8 = Scheme::int_per(8, BlockSize::Elements(32));
         for (method, scheme, most) in [
-            (Method::Gptq, int8, 0.1),
-            (Method::Awq, int8, 0.1),
+            (Method::Gptq, int8, 0.08),
+            (Method::Awq, int8, 0.08),
             (Method::SmoothQuant, Method::SmoothQuant.default_scheme(), 0.1),
-            (Method::Hqq, int8, 0.1),
+            (Method::Hqq, int8, 0.08),
         ] {
             let recipe = Recipe::new(method, scheme);
             let made = recipe.build().unwrap();
             let model = quantize_model(gpu, &source, &*made, &recipe.pipeline(), &samples, |_| Ok(())).unwrap();
             golden.check_logits(&recipe.to_string(), &model, "logits", most);
         }
-        let nf4 = LoadOptions { quantization: Quantization::To(Scheme::Nf4 { block_size: 32, double_quant: false }) };
-        golden.check_logits("nf4", &Model::load(gpu, &golden.folder, &nf4).unwrap(), "logits", 0.6);
+        // What is quantized while it is loaded is what a method that rounds makes.
+        let nf4 = Scheme::Nf4 { block_size: 32, double_quant: false };
+        let loaded = LoadOptions { quantization: Quantization::To(nf4) };
+        let loaded = Model::load(gpu, &golden.folder, &loaded).unwrap();
+        let rounds = Rtn { scheme: nf4 };
+        let made = quantize_model(gpu, &source, &rounds, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
+        let [loaded, made] = [&loaded, &made].map(|model| evaluate::logits(model, &golden.ids("prompt")).unwrap());
+        assert_eq!(loaded, made);
     });
 }
 
@@ -198,12 +205,6 @@ fn a_gguf_file_has_the_same_logits() {
     each(|gpu, golden| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
-        if golden.folder.ends_with("smollm3") {
-            // The fixture leaves the rotation out of every second block, llama.cpp of every fourth.
-            let message = GgufFile::open(&golden.folder, Scheme::F32, &path).map(drop).unwrap_err().to_string();
-            assert!(message.contains("blocks without positions in a GGUF file: [1]; supported: []"), "{message}");
-            return;
-        }
         let device = || -> fourbit::Result<Gpu> { Ok(gpu.clone()) };
         GgufFile::open(&golden.folder, Scheme::F32, &path).unwrap().round(&device, &mut |_| Ok(())).unwrap();
         let file = Model::load(gpu, &path, &LoadOptions::default()).unwrap();
@@ -212,4 +213,18 @@ fn a_gguf_file_has_the_same_logits() {
         let want = evaluate::logits(&golden.load(gpu), ids).unwrap();
         assert_relative("gguf", &evaluate::logits(&file, ids).unwrap(), &want, 1e-6);
     });
+}
+
+/// llama.cpp leaves the rotation out of each fourth block of SmolLM3, whatever a file says.
+#[test]
+fn what_a_gguf_file_cannot_say_is_refused_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families/smollm3");
+    let mut config: serde_json::Value = fourbit::format::read_json(golden.join("config.json")).unwrap();
+    config["no_rope_layers"] = serde_json::json!([1, 0, 1, 1]);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(golden.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let message = GgufFile::open(folder.path(), Scheme::F32, folder.path().join("model.gguf")).map(drop).unwrap_err();
+    let message = message.to_string();
+    assert!(message.contains("blocks without positions in a GGUF file: [1]; supported: [3]"), "{message}");
 }

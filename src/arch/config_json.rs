@@ -4,7 +4,7 @@
 
 use super::{
     Architecture, AttentionSpec, BlockSpec, FAMILIES, Family, LinearId, LinearSpec, NormId, NormSpec, RopeScaling,
-    RopeSpec, Rows,
+    RopeSpec, Rows, Site,
 };
 use crate::{Error, Result, format::fields::Fields};
 use serde_json::Value;
@@ -149,6 +149,23 @@ fn refuse_options(f: &Fields<'_>) -> Result<()> {
         return refuse("partial_rotary_factor", "1.0");
     }
     Ok(())
+}
+
+/// Gives the layers of these sites a bias where the flag `name` says so. Errors: Format.
+pub(super) fn set_biases(f: &Fields<'_>, arch: &mut Architecture, name: &str, sites: [Site; 2]) -> Result<()> {
+    let bias = f.flag(name, false)?;
+    for linear in arch.linears.iter_mut().filter(|linear| sites.contains(&linear.id.reads())) {
+        linear.bias = bias;
+    }
+    Ok(())
+}
+
+/// Qwen's windows: where `use_sliding_window` says so, in block `max_window_layers` and behind, or as `layer_types` have it.
+/// Errors: Format.
+pub(super) fn set_used_windows(f: &Fields<'_>, arch: &mut Architecture) -> Result<()> {
+    let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;
+    let window = if f.flag("use_sliding_window", false)? { window(f)? } else { None };
+    set_windows(f, arch, window, first)
 }
 
 /// `sliding_window`: how far back keys are seen. Errors: Format.

@@ -9,7 +9,7 @@ use crate::{
     DType, Error, Result,
     arch::{LinearId, NormId},
     format::{
-        atomic, read_json,
+        Stored, atomic, read_json,
         safetensors::{Safetensors, TensorSpec, Writer},
     },
     gpu::{Gpu, Tensor},
@@ -20,9 +20,10 @@ use crate::{
     method::{BlockRecord, DoneBlocks, Recipe},
     model::{Block, Source},
     nn::{InputRounding, Linear, Permutation, Transform},
-    quant::Scheme,
+    quant::Packed,
     run,
 };
+use bytemuck::{cast_slice, pod_collect_to_vec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -48,8 +49,6 @@ pub struct BlockFolder {
 /// What is known of a block beside its tensors.
 #[derive(Serialize, Deserialize)]
 struct Record {
-    /// The version that wrote it.
-    fourbit: String,
     linears: Vec<LinearRecord>,
     block: BlockRecord,
 }
@@ -108,6 +107,12 @@ impl BlockFolder {
         Ok(this)
     }
 
+    /// Bytes of the blocks that such a folder holds.
+    pub fn bytes(folder: &Path) -> u64 {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -132,23 +137,36 @@ impl DoneBlocks for BlockFolder {
     /// One tensor at a time. Errors: Io, Device.
     fn write(&self, number: usize, block: &Block, record: BlockRecord) -> Result<()> {
         let linears = block.linears().map(|(_, linear)| LinearRecord::of(&linear.base)).collect();
-        let fourbit = env!("CARGO_PKG_VERSION").to_owned();
-        let record = serde_json::to_vec(&Record { fourbit, linears, block: record });
         let path = self.path(number);
+        let record = serde_json::to_vec(&Record { linears, block: record });
         let record = record.map_err(|e| Error::format(&path, e.to_string()))?;
+        let mut specs = vec![TensorSpec::new(RECORD, DType::U8, [record.len()])];
         let mut tensors = Vec::new();
         for (id, linear) in block.linears() {
+            let weight = &linear.base.weight;
+            let parts = PARTS.into_iter().zip(weight.scheme().words(weight.shape()));
+            specs.extend(parts.map(|((part, dtype), words)| TensorSpec::new(part_name(id, part), dtype, [words])));
             tensors.extend(tensors_of(id, &linear.base));
         }
         tensors.extend(block.norms().map(|(id, norm)| (norm_name(id), norm.weight.values.clone())));
-        let spec = |(name, tensor): &(String, Tensor)| TensorSpec::new(name, DType::U8, [tensor.bytes() as usize]);
-        let mut specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
-        specs.push(TensorSpec::new(RECORD, DType::U8, [record.len()]));
+        let spec = |(name, tensor): &(String, Tensor)| TensorSpec::new(name, tensor.dtype(), tensor.shape().dims());
+        specs.extend(tensors.iter().map(spec));
         let mut file = Writer::create(path, specs)?;
-        for (name, tensor) in &tensors {
-            file.write(name, &bytes_of(tensor)?)?;
-        }
         file.write(RECORD, &record)?;
+        for (id, linear) in block.linears() {
+            let Packed { codes, scales, nested, .. } = linear.base.weight.download()?;
+            let words: [&[u8]; 3] = [cast_slice(&codes), cast_slice(&scales), cast_slice(&nested)];
+            for ((part, _), words) in PARTS.into_iter().zip(words) {
+                file.write(&part_name(id, part), words)?;
+            }
+        }
+        for (name, tensor) in &tensors {
+            // Signs are bits until they are fine-tuned.
+            match tensor.dtype() {
+                DType::U32 => file.write(name, cast_slice(&tensor.read::<u32>()?))?,
+                _ => file.write(name, cast_slice(&tensor.read::<f32>()?))?,
+            }
+        }
         file.finish()
     }
 
@@ -201,96 +219,69 @@ impl LinearRecord {
     }
 
     fn restore(&self, gpu: &Gpu, file: &Safetensors, id: LinearId, factors: &Factors) -> Result<Linear> {
-        let name = |part: &str| format!("{id:?}.{part}");
-        let bytes = |part: &str| Ok::<&[u8], Error>(file.get(&name(part))?.bytes);
-        let given = |part: &str| if file.contains(&name(part)) { bytes(part) } else { Ok(&[][..]) };
-        let [outputs, inputs] = self.shape;
-        let scheme: Scheme = self.scheme.parse()?;
-        let [words, ..] = scheme.words(self.shape);
-        let mut codes = Vec::new();
-        for part in 0.. {
-            match given(&codes_name(part))? {
-                [] => break,
-                part => codes.extend_from_slice(part),
-            }
-        }
-        // Without what pads the last vec4.
-        codes.truncate(4 * words);
-        let nested: Vec<f32> = bytemuck::pod_collect_to_vec(given("nested")?);
-        let mut linear = Linear::new(
-            QuantizedTensor::from_bytes(gpu, &name("weight"), scheme, self.shape, &codes, given("scales")?, &nested)?,
-            None,
-        );
-        let tensor = |part: &str, len: usize, dtype: DType| -> Result<Tensor> {
-            let tensor = gpu.zeros(&name(part), [len], dtype)?;
-            tensor.write(bytes(part)?)?;
+        let view = |part: &str| file.get(&part_name(id, part));
+        let words = |part: &str| Ok::<Vec<u32>, Error>(pod_collect_to_vec(view(part)?.bytes));
+        let nested = pod_collect_to_vec(view("nested")?.bytes);
+        let packed = Packed::new(self.scheme.parse()?, self.shape, words("codes")?, words("scales")?, nested)?;
+        let tensor = |part: &str| -> Result<Tensor> {
+            let (view, name) = (view(part)?, part_name(id, part));
+            let dtype = if view.stored == Stored::Plain(DType::U32) { DType::U32 } else { DType::F32 };
+            let tensor = gpu.zeros(&name, view.shape.to_vec(), dtype)?;
+            tensor.write(view.bytes)?;
             Ok(tensor)
         };
-        if file.contains(&name("bias")) {
-            linear.bias = Some(tensor("bias", outputs, DType::F32)?);
-        }
-        let map = |part: &str, cols: usize| -> Result<Hadamard> {
-            // Signs are bits until they are fine-tuned.
-            let (real, words) = (4 * cols, cols.div_ceil(32));
-            let signs = match bytes(part)?.len() == real && real > 4 * words {
-                true => tensor(part, cols, DType::F32)?,
-                false => tensor(part, words, DType::U32)?,
-            };
-            Hadamard::around(gpu, cols, signs, factors)
-        };
-        linear.transform = match self.transform {
-            None => None,
-            Some(TransformKind::Permute) => {
-                let order: Vec<u32> = bytemuck::pod_collect_to_vec(bytes("order")?);
-                Some(Transform::Permute(Permutation::upload(gpu, &name("order"), &order)?))
-            }
-            Some(TransformKind::Hadamard) => {
-                let (input, output) = (map("signs_in", inputs)?, map("signs_out", outputs)?);
-                Some(Transform::Hadamard { input, output })
-            }
-        };
-        linear.rounding = match self.rounding {
-            None => None,
-            Some(RoundingKind::Dynamic) => Some(InputRounding::Dynamic),
-            Some(RoundingKind::Static) => Some(InputRounding::Static { scale: tensor("input_scale", 1, DType::F32)? }),
-            Some(RoundingKind::LlmInt8 { threshold }) => Some(InputRounding::LlmInt8 { threshold }),
-        };
-        Ok(linear)
+        let [outputs, inputs] = self.shape;
+        let map = |part: &str, cols: usize| Hadamard::around(gpu, cols, tensor(part)?, factors);
+        Ok(Linear {
+            weight: QuantizedTensor::upload(gpu, &part_name(id, "weight"), &packed)?,
+            bias: file.contains(&part_name(id, "bias")).then(|| tensor("bias")).transpose()?,
+            transform: match self.transform {
+                None => None,
+                Some(TransformKind::Permute) => {
+                    let order = Permutation::upload(gpu, &part_name(id, "order"), &words("order")?)?;
+                    Some(Transform::Permute(order))
+                }
+                Some(TransformKind::Hadamard) => {
+                    let (input, output) = (map("signs_in", inputs)?, map("signs_out", outputs)?);
+                    Some(Transform::Hadamard { input, output })
+                }
+            },
+            rounding: match self.rounding {
+                None => None,
+                Some(RoundingKind::Dynamic) => Some(InputRounding::Dynamic),
+                Some(RoundingKind::Static) => Some(InputRounding::Static { scale: tensor("input_scale")? }),
+                Some(RoundingKind::LlmInt8 { threshold }) => Some(InputRounding::LlmInt8 { threshold }),
+            },
+        })
     }
 }
 
-fn codes_name(part: usize) -> String {
-    format!("codes.{part}")
+/// The arrays of a weight ([`Packed`]), which may be empty.
+const PARTS: [(&str, DType); 3] = [("codes", DType::U32), ("scales", DType::U32), ("nested", DType::F32)];
+
+fn part_name(id: LinearId, part: &str) -> String {
+    format!("{id:?}.{part}")
 }
 
-/// All that a layer holds on the device.
-fn tensors_of(id: LinearId, linear: &Linear) -> Vec<(String, Tensor)> {
-    let Linear { weight, bias, transform, rounding } = linear;
-    let mut tensors: Vec<(String, Option<&Tensor>)> = Vec::new();
-    tensors.extend(weight.parts().iter().enumerate().map(|(part, codes)| (codes_name(part), Some(codes))));
-    tensors.push(("scales".into(), weight.scales()));
-    tensors.push(("nested".into(), weight.nested()));
-    tensors.push(("bias".into(), bias.as_ref()));
-    match transform {
-        None => {}
-        Some(Transform::Permute(permutation)) => tensors.push(("order".into(), Some(permutation.order()))),
-        Some(Transform::Hadamard { input, output }) => {
-            tensors.push(("signs_in".into(), Some(input.signs())));
-            tensors.push(("signs_out".into(), Some(output.signs())));
-        }
-    }
-    match rounding {
-        None | Some(InputRounding::Dynamic | InputRounding::LlmInt8 { .. }) => {}
-        Some(InputRounding::Static { scale }) => tensors.push(("input_scale".into(), Some(scale))),
-    }
-    let named = |(part, tensor): (String, Option<&Tensor>)| Some((format!("{id:?}.{part}"), tensor?.clone()));
-    tensors.into_iter().filter_map(named).collect()
-}
-
-fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
-    let bytes = tensor.bytes() as usize;
-    let raw = Tensor::view(tensor.buffer.clone(), tensor.offset, [bytes].into(), DType::U8);
-    raw.read::<u8>()
+/// What a layer holds on the device beside its weight.
+fn tensors_of(id: LinearId, linear: &Linear) -> impl Iterator<Item = (String, Tensor)> {
+    let (order, signs_in, signs_out) = match &linear.transform {
+        None => (None, None, None),
+        Some(Transform::Permute(permutation)) => (Some(permutation.order()), None, None),
+        Some(Transform::Hadamard { input, output }) => (None, Some(input.signs()), Some(output.signs())),
+    };
+    let input_scale = match &linear.rounding {
+        None | Some(InputRounding::Dynamic | InputRounding::LlmInt8 { .. }) => None,
+        Some(InputRounding::Static { scale }) => Some(scale),
+    };
+    let all = [
+        ("bias", linear.bias.as_ref()),
+        ("order", order),
+        ("signs_in", signs_in),
+        ("signs_out", signs_out),
+        ("input_scale", input_scale),
+    ];
+    all.into_iter().filter_map(move |(part, tensor)| Some((part_name(id, part), tensor?.clone())))
 }
 
 /// All that decides what the blocks are.
@@ -310,6 +301,7 @@ fn identity(recipe: &Recipe, source: &Source, calibration: &[Vec<u32>]) -> Resul
         model.update(&view.bytes[view.bytes.len().saturating_sub(END)..]);
     }
     Ok(json!({
+        "fourbit": env!("CARGO_PKG_VERSION"),
         "recipe": recipe.to_string(),
         "options": recipe.options,
         "calibration": samples.finalize().to_hex().as_str(),

@@ -292,6 +292,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_its_way_lies_where_it_can_be_renamed_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let (there, absent) = (folder.path().join("there"), folder.path().join("absent"));
+        fs::create_dir(&there).unwrap();
+        assert_eq!((workplace(&there), workplace(&absent)), (folder.path(), folder.path()));
+        assert_eq!(listing(folder.path()), ["there"]);
+        assert!(listing(&there).is_empty());
+        // Mounted on all Linux systems of today, in containers too.
+        let mounted = Path::new("/dev/shm");
+        if cfg!(target_os = "linux") && mounted.is_dir() {
+            assert_eq!(workplace(mounted), mounted);
+        }
+    }
+
+    #[test]
     fn an_abandoned_file_leaves_nothing_and_the_old_one_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");

@@ -23,12 +23,7 @@ pub(super) static FAMILY: Family = Family {
 fn read(f: &Fields<'_>) -> Result<Architecture> {
     let defaults = Defaults::LLAMA;
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
-    let (attention, feed_forward) = (f.flag("attention_bias", false)?, f.flag("mlp_bias", false)?);
-    for linear in &mut arch.linears {
-        linear.bias = match linear.id.reads() {
-            Site::Qkv | Site::O => attention,
-            Site::GateUp | Site::Down => feed_forward,
-        };
-    }
+    config_json::set_biases(f, &mut arch, "attention_bias", [Site::Qkv, Site::O])?;
+    config_json::set_biases(f, &mut arch, "mlp_bias", [Site::GateUp, Site::Down])?;
     Ok(arch)
 }

@@ -5,7 +5,7 @@ use crate::{
     Result,
     arch::{
         Architecture, LinearId,
-        config_json::{self, Defaults, MAX_BLOCKS},
+        config_json::{self, Defaults},
     },
     format::fields::Fields,
 };
@@ -29,8 +29,6 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         ..Defaults::LLAMA
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
-    let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;
-    let window = if f.flag("use_sliding_window", false)? { config_json::window(f)? } else { None };
-    config_json::set_windows(f, &mut arch, window, first)?;
+    config_json::set_used_windows(f, &mut arch)?;
     Ok(arch)
 }

@@ -5,7 +5,7 @@ use crate::{
     Result,
     arch::{
         Architecture, NormId, NormSpec, Site,
-        config_json::{self, Defaults, MAX_BLOCKS},
+        config_json::{self, Defaults},
     },
     format::fields::Fields,
 };
@@ -34,12 +34,7 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
     let width = arch.attention.head_dim;
     arch.norms.push(NormSpec { id: NormId::Query, name: "self_attn.q_norm", gguf: "attn_q_norm", width });
     arch.norms.push(NormSpec { id: NormId::Key, name: "self_attn.k_norm", gguf: "attn_k_norm", width });
-    let bias = f.flag("attention_bias", false)?;
-    for linear in arch.linears.iter_mut().filter(|linear| matches!(linear.id.reads(), Site::Qkv | Site::O)) {
-        linear.bias = bias;
-    }
-    let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;
-    let window = if f.flag("use_sliding_window", false)? { config_json::window(f)? } else { None };
-    config_json::set_windows(f, &mut arch, window, first)?;
+    config_json::set_biases(f, &mut arch, "attention_bias", [Site::Qkv, Site::O])?;
+    config_json::set_used_windows(f, &mut arch)?;
     Ok(arch)
 }

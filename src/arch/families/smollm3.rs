@@ -34,13 +34,8 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         ..Defaults::LLAMA
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
-    let (attention, feed_forward) = (f.flag("attention_bias", false)?, f.flag("mlp_bias", false)?);
-    for linear in &mut arch.linears {
-        linear.bias = match linear.id.reads() {
-            Site::Qkv | Site::O => attention,
-            Site::GateUp | Site::Down => feed_forward,
-        };
-    }
+    config_json::set_biases(f, &mut arch, "attention_bias", [Site::Qkv, Site::O])?;
+    config_json::set_biases(f, &mut arch, "mlp_bias", [Site::GateUp, Site::Down])?;
     let interval = f.integer("no_rope_layer_interval", 1..=MAX_EXTENT)?.unwrap_or(4) as usize;
     let listed = match f.get("no_rope_layers").filter(|list| !list.is_null()) {
         None => None,

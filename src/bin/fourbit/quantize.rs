@@ -71,9 +71,11 @@ impl Quantize {
         recipe.options.check_taken(&[recipe])?;
         let export = Export::open(&self.input, None, &recipe, &self.output)?;
         let claim = Claim::of(&self.output)?;
-        // Blocks that are kept take about what they take in the output.
-        let keeps = recipe.build()?.needs().any();
-        claim.expect_room(export.bytes()?.saturating_mul(if keeps { 2 } else { 1 }))?;
+        let method = recipe.build()?;
+        // Blocks that are kept take about what they take in the output; those of an earlier run are there already.
+        let (bytes, blocks) = (export.bytes()?, method.needs().any().then(|| claim.beside("blocks")));
+        let kept = blocks.as_deref().map(|folder| bytes.saturating_sub(BlockFolder::bytes(folder)));
+        claim.expect_room(bytes.saturating_add(kept.unwrap_or(0)))?;
         let asking = asks_for_a_model(&recipe);
         let Some(source) = export.source().filter(|_| asking.is_some()) else {
             if let Some(option) = asking {
@@ -89,13 +91,10 @@ impl Quantize {
             return Ok(());
         };
         let samples = self.calibration.samples(global, std::slice::from_ref(&recipe), &self.input, source)?;
-        let kept = match keeps {
-            true => Some(BlockFolder::open(claim.beside("blocks"), &recipe, source, &samples, self.resume)?),
-            false => None,
-        };
+        let kept =
+            blocks.map(|folder| BlockFolder::open(folder, &recipe, source, &samples, self.resume)).transpose()?;
         let gpu = global.gpu()?;
         let mut progress = Progress::new(source.arch().linear_count() as u64, "layers");
-        let method = recipe.build()?;
         let mut tuned = Vec::new();
         let options = PipelineOptions { done: kept.as_ref().map(|kept| kept as &dyn DoneBlocks), ..recipe.pipeline() };
         let model = quantize_model(&gpu, source, &*method, &options, &samples, |report| {
@@ -103,11 +102,11 @@ impl Quantize {
             tuned.extend(report.tuned.map(|tuned| (report.name.clone(), tuned)));
             go_on()
         });
-        let model = model.inspect_err(|_| self.leave(kept.as_ref()))?;
+        let model = model.inspect_err(|_| leave(kept.as_ref()))?;
         progress.finish();
         let mut told = finetuned(out, &tuned);
         tell_compared(out, &recipe, &method.compared(), &mut told);
-        let summary = export.write_model(&model, &mut |_| go_on()).inspect_err(|_| self.leave(kept.as_ref()))?;
+        let summary = export.write_model(&model, &mut |_| go_on()).inspect_err(|_| leave(kept.as_ref()))?;
         if let Some(kept) = &kept {
             kept.remove()?;
         }
@@ -140,17 +139,15 @@ fn finetuned(out: Output, tuned: &[(String, Tuned)]) -> serde_json::Map<String, 
     told
 }
 
-impl Quantize {
-    /// What a run that ends before its time leaves, which is said.
-    fn leave(&self, kept: Option<&BlockFolder>) {
-        let Some(kept) = kept else { return };
-        let folder = kept.folder().display();
-        match kept.count() {
-            // Nothing is lost with it.
-            0 => drop(kept.remove()),
-            count => note(format_args!(
-                "blocks that are kept in {folder}: {count}; the same command with --resume goes on behind them"
-            )),
+/// What a run that ends before its time leaves, which is said.
+fn leave(kept: Option<&BlockFolder>) {
+    let Some(kept) = kept else { return };
+    let folder = kept.folder().display();
+    match kept.count() {
+        // Nothing is lost with it.
+        0 => drop(kept.remove()),
+        count => {
+            note(format_args!("blocks kept in {folder}: {count}; the same command with --resume goes on behind them"));
         }
     }
 }
