@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Compares fourbit with transformers, PEFT and bitsandbytes on SmolLM2-135M: sets up what is missing (Python packages, the
 # model, a driver), builds, and runs scripts/verify.py with the arguments given; without any, scripts/verify_kills.py,
-# scripts/verify_rows.py, scripts/verify_layouts.py, scripts/verify_meaning.py and the check of tests/golden/templates.json too. About an hour on two cores, and 3 GB of packages,
-# kept in $FOURBIT_VENV (~/.cache/fourbit-venv).
+# verify_rows.py, verify_long.py, verify_options.py, verify_families.py, verify_layouts.py, verify_meaning.py and the check of
+# tests/golden/templates.json too. About two hours on two cores, and 3 GB of packages, kept in $FOURBIT_VENV
+# (~/.cache/fourbit-venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}
@@ -28,6 +29,9 @@ cargo build --release --bin fourbit --features naga/spv-out,naga/msl-out,naga/hl
 if (($# == 0)); then
   "$venv/bin/python" scripts/verify_kills.py
   "$venv/bin/python" scripts/verify_rows.py
+  "$venv/bin/python" scripts/verify_long.py
+  "$venv/bin/python" scripts/verify_options.py
+  "$venv/bin/python" scripts/verify_families.py
   "$venv/bin/python" scripts/verify_layouts.py
   "$venv/bin/python" scripts/verify_meaning.py
   "$venv/bin/python" scripts/make_template_golden.py --check "$(scripts/templates.sh)"

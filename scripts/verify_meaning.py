@@ -70,6 +70,8 @@ class Folder:
         "layer_types": [["full_attention", "sliding_attention"], ["full_attention"] * 2, ["sliding_attention"] * 2],
         "max_position_embeddings": [64, 128, 48],
         "max_window_layers": [0, 1, 2],
+        "no_rope_layer_interval": [1, 2, 4],
+        "no_rope_layers": [[1, 0], [0, 1], None],
         "num_attention_heads": [4, 8, 2],
         "num_hidden_layers": [1, 2, 3],
         "num_key_value_heads": [1, 4, None],
@@ -383,6 +385,7 @@ KINDS = [
     lambda: Folder("mistral", transformers.MistralConfig, sliding_window=None),
     lambda: Folder("qwen2", transformers.Qwen2Config, sliding_window=8),
     lambda: Folder("qwen3", transformers.Qwen3Config, sliding_window=8, head_dim=8),
+    lambda: Folder("smollm3", transformers.SmolLM3Config, sliding_window=8, tie_word_embeddings=False, pad_token_id=0),
     Lora,
     Gguf,
 ]

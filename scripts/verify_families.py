@@ -1,0 +1,58 @@
+"""Writes a model of each family of tests/golden/families to GGUF and compares what llama.cpp makes of the file with fourbit
+(scripts/verify_gguf.py): weights, and greedy tokens.
+
+    python scripts/verify_families.py [FAMILY ...]
+
+Weights are random, the tokenizer is the embedded model's. Needs the command built in target/release, and the packages of verify_gguf.py.
+"""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOURBIT, ASSETS = ROOT / "target/release/fourbit", ROOT / "assets/embedded"
+# Heads that are wider than the hidden size has room for where the class has a field for it; five blocks, the fourth of its own kind.
+FAMILIES = {
+    "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
+    "smollm3": ("SmolLM3", {"pad_token_id": 0}),
+}
+
+
+def main():
+    vocab = json.loads((ASSETS / "config.json").read_text())["vocab_size"]
+    for name in sys.argv[1:] or FAMILIES:
+        prefix, own = FAMILIES[name]
+        sizes = dict(vocab_size=vocab, hidden_size=72, intermediate_size=96, num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=2)
+        rope = {"rope_type": "default", "rope_theta": 1e6}
+        config = getattr(transformers, f"{prefix}Config")(
+            **sizes, max_position_embeddings=512, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, rope_parameters=rope, **own
+        )
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                spread = 0.3 if parameter.dim() == 1 else 1.2 / parameter.shape[-1] ** 0.5
+                parameter.copy_((parameter if parameter.dim() == 1 else 0.0) + spread * torch.randn(parameter.shape))
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            model.save_pretrained(folder / "model")
+            for file in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(ASSETS / file, folder / "model" / file)
+            file = folder / "model.gguf"
+            subprocess.run([FOURBIT, "quantize", folder / "model", "--output", file, "--scheme", "f32"], check=True)
+            script = ROOT / "scripts/verify_gguf.py"
+            subprocess.run([sys.executable, script, file, folder / "model", "--fourbit", FOURBIT], check=True)
+        print(f"ok    {name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
