@@ -90,8 +90,8 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Resu
     write(path, text)
 }
 
-/// A folder of files that appears whole: filled under a temporary name beside the target, or in it ([`workplace`]), then renamed, with
-/// a [`Manifest`].
+/// A folder of files that appears whole: filled under a temporary name beside the target, or in it where nothing can be renamed
+/// into it from there, then renamed, with a [`Manifest`].
 ///
 /// Where the target exists already, its files of the same [`Set`] are replaced as a set and its other files stay. A folder that holds
 /// nothing else changes in one instant where the system can exchange two names; else the files are renamed one by one and the
