@@ -48,8 +48,39 @@ SIZES = {
 FAMILIES = {
     # The fourth block sees no positions, and has the window.
     "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 7, "tie_word_embeddings": True}),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 6.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.3,
+            "logits_scaling": 2.5,
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    "olmo2": ("Olmo2", {}),
+    # Nothing that is a whole number when its root is taken.
+    "gemma": ("Gemma", {"hidden_size": 96, "intermediate_size": 128}),
+    "gemma3": (
+        "Gemma3",
+        {
+            "hidden_size": 96,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "sliding_window": 7,
+            "sliding_window_pattern": 3,
+            "query_pre_attn_scalar": 16,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        },
+    ),
     "qwen3": ("Qwen3", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
 }
+
+# So small that a tied head does not say the same token again and again.
+EMBEDDINGS = {"gemma": 0.1, "gemma3": 0.1}
+# The text alone of what is a model of text and images.
+CONFIGS = {"gemma3": "Gemma3TextConfig"}
 
 
 def randomly(seed):
@@ -58,7 +89,8 @@ def randomly(seed):
 
 def model_of(name):
     prefix, options = FAMILIES[name]
-    config = getattr(transformers, f"{prefix}Config")(**{**SIZES, **options})
+    kind = getattr(transformers, CONFIGS.get(name, f"{prefix}Config"))
+    config = kind(**{**SIZES, **options})
     config._attn_implementation = "eager"
     model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
     generator = randomly(len(name))
@@ -67,6 +99,8 @@ def model_of(name):
             # Norms near what they begin with, biases small, so that each of them matters.
             spread = 0.3 if parameter.dim() == 1 else 1.2 / parameter.shape[-1] ** 0.5
             begin = parameter if parameter.dim() == 1 else 0.0
+            if key.endswith("embed_tokens.weight"):
+                spread *= EMBEDDINGS.get(name, 1.0)
             value = begin + spread * torch.randn(parameter.shape, generator=generator)
             parameter.copy_(value.to(torch.bfloat16).float())
     return model

@@ -24,7 +24,24 @@ FOURBIT, ASSETS = ROOT / "target/release/fourbit", ROOT / "assets/embedded"
 FAMILIES = {
     "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "smollm3": ("SmolLM3", {"pad_token_id": 0}),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 6.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.3,
+            "logits_scaling": 2.5,
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    "olmo2": ("Olmo2", {}),
+    "gemma": ("Gemma", {"head_dim": 32}),
+    "gemma3": ("Gemma3", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "sliding_window_pattern": 3}),
 }
+
+# The text alone of what is a model of text and images.
+CONFIGS = {"gemma3": "Gemma3TextConfig"}
 
 
 def main():
@@ -33,15 +50,17 @@ def main():
         prefix, own = FAMILIES[name]
         sizes = dict(vocab_size=vocab, hidden_size=72, intermediate_size=96, num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=2)
         rope = {"rope_type": "default", "rope_theta": 1e6}
-        config = getattr(transformers, f"{prefix}Config")(
-            **sizes, max_position_embeddings=512, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, rope_parameters=rope, **own
-        )
+        kind = getattr(transformers, CONFIGS.get(name, f"{prefix}Config"))
+        ropes = {} if name == "gemma3" else {"rope_parameters": rope}
+        config = kind(**sizes, max_position_embeddings=512, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, **ropes, **own)
         torch.manual_seed(0)
         model = getattr(transformers, f"{prefix}ForCausalLM")(config)
         with torch.no_grad():
-            for parameter in model.parameters():
+            for key, parameter in model.named_parameters():
                 spread = 0.3 if parameter.dim() == 1 else 1.2 / parameter.shape[-1] ** 0.5
                 parameter.copy_((parameter if parameter.dim() == 1 else 0.0) + spread * torch.randn(parameter.shape))
+                if prefix.startswith("Gemma") and key.endswith("embed_tokens.weight"):
+                    parameter *= 0.1  # else the head, which is the same, says one token again and again
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             model.save_pretrained(folder / "model")

@@ -35,18 +35,25 @@ INNER = {
     "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
 }  # fmt: skip
+# Families whose norms before the parts have other names than Llama's.
+FFN_NORM = {"gemma2": "pre_feedforward_layernorm", "gemma3_text": "pre_feedforward_layernorm"}
+ROTATED = ("llama", "mistral", "smollm3", "granite")
+# Files have 1 + w there.
+ABOUT_ONE = ("gemma", "gemma2", "gemma3_text")
 PROMPTS = ["1, 2, 3, 4,", "The capital of France is", "Monday, Tuesday, Wednesday,", "fn main() {"]
 TOKENS = 24
 TIE, TIE_OF_FLOATS = 0.3, 0.002
 
 
-def transformers_name(name):
+def transformers_name(name, family):
     module, kind = name.rsplit(".", 1)
     if module in OUTER:
         return f"{OUTER[module]}.{kind}"
     _, layer, module = module.split(".")
-    return f"model.layers.{layer}.{INNER[module]}.{kind}"
+    inner = FFN_NORM.get(family, INNER[module]) if module == "ffn_norm" else INNER[module]
+    return f"model.layers.{layer}.{inner}.{kind}"
 
 
 def in_rotary_order(values, heads):
@@ -66,12 +73,14 @@ def check_weights(path, folder):
     for tensor in gguf.GGUFReader(path).tensors:
         if tensor.name == "rope_freqs.weight":
             continue
-        name = transformers_name(tensor.name)
+        name = transformers_name(tensor.name, config["model_type"])
         seen.add(name)
         want = places[name].get_tensor(name).float().numpy()
         module = tensor.name.split(".")[-2]
-        if module in heads and config["model_type"] in ("llama", "mistral", "smollm3"):
+        if module in heads and config["model_type"] in ROTATED:
             want = in_rotary_order(want, heads[module])
+        if tensor.name.endswith("norm.weight") and config["model_type"] in ABOUT_ONE:
+            want = 1.0 + want
         got = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(want.shape)
         error = float(np.linalg.norm(got - want) / np.linalg.norm(want))
         kind = tensor.tensor_type.name

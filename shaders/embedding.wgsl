@@ -11,6 +11,7 @@ struct Params {
     block: u32, // elements in a block, or its logarithm
     first_block: u32, // of the shard
     end_row: u32, // ids up to here are this shard's to write; beyond its rows they give zeros
+    factor: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -21,7 +22,7 @@ import weight
 import decode
 import scale
 
-// x[r] = table[ids[r]]
+// x[r] = factor * table[ids[r]]
 @compute @workgroup_size(LANES)
 fn gather(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -46,6 +47,6 @@ fn gather(
     }
     for (var c = lane; c < params.cols; c += LANES) {
         let i = row * params.cols + c;
-        x[r * params.cols + c] = scaled(vec4<f32>(code_at(i)), load_scale(block_of(i))).x;
+        x[r * params.cols + c] = params.factor * scaled(vec4<f32>(code_at(i)), load_scale(block_of(i))).x;
     }
 }

@@ -2,6 +2,7 @@
 
 import index
 import workgroup_sum
+import logits
 
 struct Params {
     group_base: u32,
@@ -9,6 +10,8 @@ struct Params {
     cols: u32, // vocabulary; in sum_losses unused
     row0: u32, // row of labels and losses that the first row of logits belongs to
     rows: u32, // rows of labels
+    factor: f32, // of the logits
+    soft_cap: f32, // of logits_soft_cap
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -46,10 +49,10 @@ fn peak_of(base: u32, lane: u32) -> Peak {
     var peak = Peak(LOWEST, 0.0, 0xffffffffu);
     for (var c = lane; c < params.cols; c += 4u * LANES) {
         let last = params.cols - 1u;
-        let x0 = logits[base + c];
-        let x1 = select(LOWEST, logits[base + min(c + LANES, last)], c + LANES < params.cols);
-        let x2 = select(LOWEST, logits[base + min(c + 2u * LANES, last)], c + 2u * LANES < params.cols);
-        let x3 = select(LOWEST, logits[base + min(c + 3u * LANES, last)], c + 3u * LANES < params.cols);
+        let x0 = logit(base + c).x;
+        let x1 = select(LOWEST, logit(base + min(c + LANES, last)).x, c + LANES < params.cols);
+        let x2 = select(LOWEST, logit(base + min(c + 2u * LANES, last)).x, c + 2u * LANES < params.cols);
+        let x3 = select(LOWEST, logit(base + min(c + 3u * LANES, last)).x, c + 3u * LANES < params.cols);
         let top = max(max(x0, x1), max(x2, x3));
         let first = c + select(select(select(3u, 2u, x2 == top), 1u, x1 == top), 0u, x0 == top) * LANES;
         let largest = max(peak.largest, top);
@@ -84,8 +87,8 @@ fn predicted(row: u32) -> bool {
     return labels[row] >= 0 && labels[row] < i32(params.cols);
 }
 
-// losses[row] = (log sum exp(logits[r]) - logits[r, label], logits[r, label] is the first largest);
-// logits[r] becomes (softmax(logits[r]) - onehot(label)) * scale, or 0 where the label is ignored
+// With the value z[r, c] and the slope of each logit: losses[row] = (log sum exp(z[r]) - z[r, label], z[r, label] is the first largest);
+// logits[r] becomes (softmax(z[r]) - onehot(label)) * scale * slope, or 0 where the label is ignored
 @compute @workgroup_size(LANES)
 fn gradient(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -114,14 +117,17 @@ fn gradient(
     let rate = factor / peak.sum;
     // The lane that overwrites the label's column is the one that reads it.
     let owner = label % LANES == lane;
+    var at_label = 0.0;
     if (owner) {
-        store_loss(row, label, logits[base + label], peak);
+        at_label = factor * logit(base + label).y;
+        store_loss(row, label, logit(base + label).x, peak);
     }
     for (var c = lane; c < params.cols; c += LANES) {
-        logits[base + c] = exp(max(logits[base + c] - peak.largest, -1e4)) * rate;
+        let value_and_slope = logit(base + c);
+        logits[base + c] = exp(max(value_and_slope.x - peak.largest, -1e4)) * rate * value_and_slope.y;
     }
     if (owner) {
-        logits[base + label] -= factor;
+        logits[base + label] -= at_label;
     }
 }
 
@@ -147,7 +153,7 @@ fn evaluate(
     let label = u32(labels[row]);
     let peak = peak_of(r * params.cols, lane);
     if (lane == 0u) {
-        store_loss(row, label, logits[r * params.cols + label], peak);
+        store_loss(row, label, logit(r * params.cols + label).x, peak);
     }
 }
 

@@ -8,6 +8,7 @@ struct Params {
     group_end: u32,
     cols: u32,
     eps: f32,
+    offset: f32, // of the weight
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -22,7 +23,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read> residual: array<f32>; // [rows, cols]
 @group(0) @binding(8) var<storage, read_write> dx_out: array<f32>; // [rows, cols]
 
-// rstd[r] = 1 / sqrt(mean(x[r]^2) + eps);  y[r, c] = x[r, c] * rstd[r] * w[c]
+// rstd[r] = 1 / sqrt(mean(x[r]^2) + eps);  y[r, c] = x[r, c] * rstd[r] * (offset + w[c])
 @compute @workgroup_size(LANES)
 fn forward(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -42,25 +43,25 @@ fn forward(
     let mean = workgroup_sum(lane, squares) / f32(params.cols);
     let r = 1.0 / sqrt(mean + params.eps);
     for (var c = lane; c < params.cols; c += LANES) {
-        y[base + c] = x[base + c] * r * w[c];
+        y[base + c] = x[base + c] * r * (params.offset + w[c]);
     }
     if (lane == 0u) {
         rstd_out[row] = r;
     }
 }
 
-// rstd^2 * mean(dy[r] * w * x[r]): how far dx leans along the normalised row.
+// rstd^2 * mean(dy[r] * (offset + w) * x[r]): how far dx leans along the normalised row.
 fn lean(row: u32, lane: u32) -> f32 {
     let base = row * params.cols;
     var dot = 0.0;
     for (var c = lane; c < params.cols; c += LANES) {
-        dot += dy[base + c] * w[c] * x[base + c];
+        dot += dy[base + c] * (params.offset + w[c]) * x[base + c];
     }
     let r = rstd[row];
     return workgroup_sum(lane, dot) * r * r / f32(params.cols);
 }
 
-// dx[r, c] = rstd[r] * (dy[r, c] * w[c] - x[r, c] * rstd[r]^2 * mean(dy[r] * w * x[r]))
+// dx[r, c] = rstd[r] * (dy[r, c] * (offset + w[c]) - x[r, c] * rstd[r]^2 * mean(dy[r] * (offset + w) * x[r]))
 @compute @workgroup_size(LANES)
 fn backward(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -75,7 +76,7 @@ fn backward(
     let along = lean(row, lane);
     let r = rstd[row];
     for (var c = lane; c < params.cols; c += LANES) {
-        dx_out[base + c] = r * (dy[base + c] * w[c] - x[base + c] * along);
+        dx_out[base + c] = r * (dy[base + c] * (params.offset + w[c]) - x[base + c] * along);
     }
 }
 
@@ -94,6 +95,6 @@ fn backward_residual(
     let along = lean(row, lane);
     let r = rstd[row];
     for (var c = lane; c < params.cols; c += LANES) {
-        dx_out[base + c] = residual[base + c] + r * (dy[base + c] * w[c] - x[base + c] * along);
+        dx_out[base + c] = residual[base + c] + r * (dy[base + c] * (params.offset + w[c]) - x[base + c] * along);
     }
 }

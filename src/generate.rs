@@ -4,7 +4,7 @@ use crate::{
     DType, Error, Result,
     gpu::{Readback, Tensor},
     graph::{Graph, Pool, Program, Programs},
-    kernels::{elementwise, product, sample},
+    kernels::{elementwise, sample},
     model::Model,
     nn::{Context, KvCache, Pass},
     random,
@@ -306,7 +306,7 @@ impl Shared<'_> {
             hidden = elementwise::take_row(&mut g, &hidden, &last)?;
         }
         let logits = g.import(self.logits);
-        product::matmul_into(&mut g, &hidden, model.head(), None, None, &logits)?;
+        model.logits_into(&mut g, &hidden, &logits)?;
         let likeliest = sample::argmax(&mut g, &logits)?;
         g.keep(&likeliest);
         let program = g.plan().build(pool)?;

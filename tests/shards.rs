@@ -48,7 +48,7 @@ fn a_weight_beyond_one_binding_embeds_and_multiplies_both_ways() {
     let vids = g.import(&gpu.tensor("ids", [ids.len()], DType::U32, &ids).unwrap());
     let y = product::matmul(&mut g, &vx, &w, None, None).unwrap();
     let dx = product::matmul_dx(&mut g, &vdy, &w, None, None).unwrap();
-    let embedded = embedding::embed(&mut g, &vids, &w).unwrap();
+    let embedded = embedding::embed(&mut g, &vids, &w, 1.0).unwrap();
     for value in [&y, &dx, &embedded] {
         g.keep(value);
     }

@@ -3,8 +3,8 @@
 //! here.
 
 use super::{
-    Architecture, AttentionSpec, BlockSpec, FAMILIES, Family, LinearId, LinearSpec, NormId, NormSpec, RopeScaling,
-    RopeSpec, Rows, Site,
+    Activation, Architecture, AttentionSpec, BlockSpec, FAMILIES, Family, LinearId, LinearSpec, LogitShape, NormId,
+    NormSpec, RopeScaling, RopeSpec, Rows, Site,
 };
 use crate::{Error, Result, format::fields::Fields};
 use serde_json::Value;
@@ -26,6 +26,12 @@ pub(super) struct Defaults {
     pub max_positions: usize,
     pub rope_theta: f64,
     pub tie_embeddings: bool,
+    pub norm_eps: f64,
+    /// Reads the rotary embeddings.
+    pub ropes: Ropes,
+    /// The name of the field that tells, what the family has by a name that means something else elsewhere, and what is taken where
+    /// nothing is told.
+    pub activation: (&'static str, &'static [(&'static str, Activation)], Activation),
 }
 
 impl Defaults {
@@ -40,8 +46,14 @@ impl Defaults {
         max_positions: 2048,
         rope_theta: 10000.0,
         tie_embeddings: false,
+        norm_eps: 1e-6,
+        ropes: one_rope,
+        activation: ("hidden_act", &[], Activation::Silu),
     };
 }
+
+/// The rotary embeddings of a model, from its positions, the width of its heads, and the base where none is told.
+type Ropes = fn(&Fields<'_>, usize, usize, f64) -> Result<Vec<RopeSpec>>;
 
 const WINDOW: usize = 4096;
 
@@ -50,15 +62,13 @@ const WINDOW: usize = 4096;
 pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Defaults) -> Result<Architecture> {
     // It has no part in inference; training warns of it.
     f.nullable_number("attention_dropout", None)?;
-    // PyTorch has two names for one function.
-    f.one_of("hidden_act", &["silu", "swish"])?;
     refuse_options(f)?;
     let hidden_size = f.extent_or("hidden_size", defaults.hidden_size)?;
     let heads = f.extent_or("num_attention_heads", defaults.heads)?;
     let blocks = f.integer("num_hidden_layers", 1..=MAX_BLOCKS)?.map_or(defaults.blocks, |n| n as usize);
     let max_positions = f.extent_or("max_position_embeddings", defaults.max_positions)?;
     let head_dim = f.nullable_extent("head_dim", defaults.head_dim)?.unwrap_or(hidden_size / heads);
-    let rope = rope(f, max_positions, head_dim, defaults.rope_theta)?;
+    let ropes = (defaults.ropes)(f, max_positions, head_dim, defaults.rope_theta)?;
     let intermediate_size = f.extent_or("intermediate_size", defaults.intermediate_size)?;
     let kv_heads = f.nullable_extent("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads);
     let attention = AttentionSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
@@ -68,7 +78,8 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
         vocab_size: f.extent_or("vocab_size", defaults.vocab_size)?,
         max_positions,
         tie_embeddings: f.flag("tie_word_embeddings", defaults.tie_embeddings)?,
-        norm_eps: f.number_or("rms_norm_eps", 1e-6)? as f32,
+        norm_eps: f.number_or("rms_norm_eps", defaults.norm_eps)? as f32,
+        norm_offset: 0.0,
         norms: vec![
             NormSpec { id: NormId::Attention, name: "input_layernorm", gguf: "attn_norm", width: hidden_size },
             NormSpec {
@@ -80,11 +91,33 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
         ],
         attention,
         intermediate_size,
-        ropes: vec![rope],
+        activation: activation(f, defaults.activation)?,
+        embedding_factor: 1.0,
+        residual_factor: 1.0,
+        logits: LogitShape::PLAIN,
+        ropes,
         blocks: vec![BlockSpec { window: None, rope: Some(0) }; blocks],
         linears: linears(family, hidden_size, intermediate_size, attention),
         json: Value::Null,
     })
+}
+
+/// What opens the gate. Errors: Format for another function.
+fn activation(
+    f: &Fields<'_>,
+    (name, own, default): (&str, &[(&'static str, Activation)], Activation),
+) -> Result<Activation> {
+    // PyTorch has two names for one function, and transformers for another.
+    const COMMON: [(&str, Activation); 4] = [
+        ("silu", Activation::Silu),
+        ("swish", Activation::Silu),
+        ("gelu_pytorch_tanh", Activation::GeluTanh),
+        ("gelu_new", Activation::GeluTanh),
+    ];
+    let known: Vec<(&str, Activation)> = own.iter().chain(&COMMON).copied().collect();
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let got = f.one_of(name, &names)?;
+    Ok(known.into_iter().find(|(name, _)| Some(*name) == got).map_or(default, |(_, activation)| activation))
 }
 
 /// The linear layers of Llama's block.
@@ -102,8 +135,8 @@ fn linears(family: &Family, hidden: usize, intermediate: usize, attention: Atten
             LinearId::Down => ("mlp.down_proj", "ffn_down", [hidden, intermediate]),
         };
         let rows = match id {
-            LinearId::Q if family.rotated => Rows::Rotated(heads),
-            LinearId::K if family.rotated => Rows::Rotated(kv_heads),
+            LinearId::Q if family.gguf.rotated => Rows::Rotated(heads),
+            LinearId::K if family.gguf.rotated => Rows::Rotated(kv_heads),
             _ => Rows::Own,
         };
         LinearSpec { id, name, gguf, shape, bias: family.biased.contains(&id), rows }
@@ -165,7 +198,7 @@ pub(super) fn set_biases(f: &Fields<'_>, arch: &mut Architecture, name: &str, si
 pub(super) fn set_used_windows(f: &Fields<'_>, arch: &mut Architecture) -> Result<()> {
     let first = f.integer("max_window_layers", 0..=MAX_BLOCKS)?.unwrap_or(28) as usize;
     let window = if f.flag("use_sliding_window", false)? { window(f)? } else { None };
-    set_windows(f, arch, window, first)
+    set_windows(f, arch, window, |block| block >= first)
 }
 
 /// `sliding_window`: how far back keys are seen. Errors: Format.
@@ -173,11 +206,18 @@ pub(super) fn window(f: &Fields<'_>) -> Result<Option<usize>> {
     f.nullable_extent("sliding_window", Some(WINDOW))
 }
 
-/// Gives the window to the blocks that `layer_types` name; where there are none, to block `first` and all behind it. Errors: Format.
-pub(super) fn set_windows(f: &Fields<'_>, arch: &mut Architecture, window: Option<usize>, first: usize) -> Result<()> {
+/// Gives the window to the blocks that `layer_types` name; where there are none, to those that slide. Errors: Format.
+pub(super) fn set_windows(
+    f: &Fields<'_>,
+    arch: &mut Architecture,
+    window: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+) -> Result<()> {
     let blocks = arch.blocks.len();
     let Some(types) = f.nullable_texts("layer_types")? else {
-        arch.blocks.iter_mut().skip(first).for_each(|block| block.window = window);
+        for (number, block) in arch.blocks.iter_mut().enumerate() {
+            block.window = window.filter(|_| slides(number));
+        }
         return Ok(());
     };
     if types.len() != blocks {
@@ -196,9 +236,9 @@ pub(super) fn set_windows(f: &Fields<'_>, arch: &mut Architecture, window: Optio
     Ok(())
 }
 
-/// Base and scaling of the rotary frequencies. transformers 5 keeps both in `rope_parameters`; `rope_scaling`, the older name of
+/// Base and scaling of the rotary frequencies, the same in all blocks. transformers 5 keeps both in `rope_parameters`; `rope_scaling`, the older name of
 /// the same, wins where both stand, and a `rope_theta` inside wins over one beside it. Errors: Format, Unsupported.
-fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize, theta: f64) -> Result<RopeSpec> {
+fn one_rope(f: &Fields<'_>, max_positions: usize, head_dim: usize, theta: f64) -> Result<Vec<RopeSpec>> {
     // An empty object counts as none there.
     let filled = |name: &str| f.get(name).and_then(Value::as_object).is_some_and(|object| !object.is_empty());
     let (old, new) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
@@ -206,8 +246,20 @@ fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize, theta: f64) -> Re
     let beside = f.number_or("rope_theta", theta)?;
     // A field of the configuration itself wins over one inside.
     let original = f.nullable_extent("original_max_position_embeddings", None)?;
-    let Some(rope) = rope else { return Ok(RopeSpec { theta: beside, scaling: RopeScaling::None }) };
-    let theta = rope.number_or("rope_theta", beside)?;
+    let Some(rope) = rope else { return Ok(vec![RopeSpec { theta: beside, scaling: RopeScaling::None }]) };
+    Ok(vec![rope_of(&rope, max_positions, head_dim, beside, original)?])
+}
+
+/// One rotary embedding. `theta`: its base where it has none of its own; `original`: tokens of the pretraining, where they stand beside
+/// it. Errors: Format, Unsupported.
+pub(super) fn rope_of(
+    rope: &Fields<'_>,
+    max_positions: usize,
+    head_dim: usize,
+    theta: f64,
+    original: Option<usize>,
+) -> Result<RopeSpec> {
+    let theta = rope.number_or("rope_theta", theta)?;
     if let Some(name) = rope.names().find(|name| rope.get(name).is_some_and(Value::is_object)) {
         return Err(rope.fail(name, "one scaling for all blocks"));
     }
@@ -234,7 +286,7 @@ fn rope(f: &Fields<'_>, max_positions: usize, head_dim: usize, theta: f64) -> Re
                 None => rope.extent_or("original_max_position_embeddings", max_positions)?,
             },
         },
-        "longrope" => divisors(&rope, head_dim)?,
+        "longrope" => divisors(rope, head_dim)?,
         _ => {
             let name = if rope.has("rope_type") { "rope_type" } else { "type" };
             return Err(rope.fail(name, "default, linear or llama3, the kinds that are computed here"));

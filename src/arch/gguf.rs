@@ -1,6 +1,6 @@
 //! A model in the words of GGUF's keys: to and from those of transformers.
 
-use super::{Architecture, AttentionSpec, FAMILIES, RopeScaling, Site};
+use super::{Architecture, AttentionSpec, FAMILIES, Family, GgufHead, RopeScaling, RopeSpec, Site};
 use crate::{
     Error, Result,
     format::{
@@ -8,9 +8,20 @@ use crate::{
         fields::{Fields, MAX_EXTENT},
         gguf::MetaValue,
     },
+    kernels::rope::frequencies,
 };
 use serde_json::{Value, json};
 use std::{f64::consts::TAU, path::Path};
+
+/// What is asked of a file's tensors to read its configuration.
+struct Tensors {
+    /// Rows of the embedding.
+    vocab_size: usize,
+    /// Whether the head is the embedding.
+    tied: bool,
+    /// The divisors of the rotary frequencies.
+    divisors: Option<Vec<f32>>,
+}
 
 /// The configuration that transformers would write for this file. Errors: Format naming the key, Unsupported.
 pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
@@ -18,39 +29,17 @@ pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
     let arch = general.text("architecture")?.ok_or_else(|| general.fail("architecture", "a text"))?.to_owned();
     let family = FAMILIES
         .into_iter()
-        .find(|family| family.gguf == arch)
+        .find(|family| family.gguf.name == arch)
         .ok_or_else(|| Error::unsupported("architecture in a GGUF file", &arch, in_files()))?;
-    let f = gguf.fields(&format!("{arch}."))?;
-    refuse_options(&f)?;
-    let hidden = f.extent("embedding_length")?;
-    let heads = same_for_all(&f, "attention.head_count", None)?;
-    let head_dim = f.extent_or("attention.key_length", hidden / heads)?;
-    for name in ["attention.value_length", "rope.dimension_count"] {
-        if f.extent_or(name, head_dim)? != head_dim {
-            return Err(f.fail(name, format!("the width of a head, {head_dim}")));
-        }
-    }
-    let embedding = gguf.get("token_embd.weight")?.shape.first().copied().unwrap_or(0);
-    let mut json = json!({
-        "architectures": [family.class],
-        "model_type": family.model_type,
-        "hidden_act": "silu",
-        "hidden_size": hidden,
-        "intermediate_size": same_for_all(&f, "feed_forward_length", None)?,
-        "num_hidden_layers": f.extent("block_count")?,
-        "num_attention_heads": heads,
-        "num_key_value_heads": same_for_all(&f, "attention.head_count_kv", Some(heads))?,
-        "head_dim": head_dim,
-        "vocab_size": embedding,
-        "max_position_embeddings": f.extent_or("context_length", 2048)?,
-        "rms_norm_eps": shortest(f.number("attention.layer_norm_rms_epsilon")? as f32),
-        "rope_parameters": rope(gguf, &f, head_dim)?,
-        "tie_word_embeddings": !gguf.contains("output.weight"),
-        "attention_bias": true,
-        "mlp_bias": true,
-        "dtype": "bfloat16",
-    });
-    f.refuse_unknown()?;
+    let tensors = Tensors {
+        vocab_size: gguf.get("token_embd.weight")?.shape.first().copied().unwrap_or(0),
+        tied: !gguf.contains("output.weight"),
+        divisors: match gguf.contains("rope_freqs.weight") {
+            true => Some(gguf.get("rope_freqs.weight")?.to_f32()?),
+            false => None,
+        },
+    };
+    let mut json = config(family, &gguf.fields(&format!("{arch}."))?, &tensors)?;
     let tokenizer = gguf.fields("tokenizer.ggml.")?;
     for (field, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
         if let Some(id) = tokenizer.integer(&format!("{name}_token_id"), 0..=u32::MAX.into())? {
@@ -78,12 +67,47 @@ pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
     Ok(architecture)
 }
 
+/// config.json of a family in the words of its keys in a GGUF file. Errors: Format naming the key, Unsupported.
+fn config(family: &Family, f: &Fields<'_>, tensors: &Tensors) -> Result<Value> {
+    refuse_options(f)?;
+    let hidden = f.extent("embedding_length")?;
+    let heads = same_for_all(f, "attention.head_count", None)?;
+    let head_dim = f.extent_or("attention.key_length", hidden / heads)?;
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if f.extent_or(name, head_dim)? != head_dim {
+            return Err(f.fail(name, format!("the width of a head, {head_dim}")));
+        }
+    }
+    let mut json = json!({
+        "architectures": [family.class],
+        "model_type": family.model_type,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "intermediate_size": same_for_all(f, "feed_forward_length", None)?,
+        "num_hidden_layers": f.extent("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": same_for_all(f, "attention.head_count_kv", Some(heads))?,
+        "head_dim": head_dim,
+        "vocab_size": tensors.vocab_size,
+        "max_position_embeddings": f.extent_or("context_length", 2048)?,
+        "rms_norm_eps": shortest(f.number("attention.layer_norm_rms_epsilon")? as f32),
+        "rope_parameters": rope(f, tensors.divisors.as_deref(), head_dim)?,
+        "tie_word_embeddings": tensors.tied,
+        "attention_bias": true,
+        "mlp_bias": true,
+        "dtype": "bfloat16",
+    });
+    (family.gguf.read)(f, &mut json)?;
+    f.refuse_unknown()?;
+    Ok(json)
+}
+
 /// The architectures in GGUF files that are read, with the families whose name there is another's.
 fn in_files() -> String {
-    let mut names: Vec<&str> = FAMILIES.iter().map(|family| family.gguf).collect();
+    let mut names: Vec<&str> = FAMILIES.iter().map(|family| family.gguf.name).collect();
     names.dedup();
-    let others = FAMILIES.iter().filter(|family| family.gguf != family.model_type);
-    let others: Vec<_> = others.map(|family| format!("{} as {}", family.model_type, family.gguf)).collect();
+    let others = FAMILIES.iter().filter(|family| family.gguf.name != family.model_type);
+    let others: Vec<_> = others.map(|family| format!("{} as {}", family.model_type, family.gguf.name)).collect();
     format!("{} ({})", names.join(", "), others.join(", "))
 }
 
@@ -121,7 +145,7 @@ fn same_for_all(f: &Fields<'_>, name: &str, default: Option<usize>) -> Result<us
 }
 
 /// Base and scaling of the rotary frequencies, as llama.cpp reads them. Errors: Format, Unsupported.
-fn rope(gguf: &Gguf, f: &Fields<'_>, head_dim: usize) -> Result<Value> {
+fn rope(f: &Fields<'_>, divisors: Option<&[f32]>, head_dim: usize) -> Result<Value> {
     let theta = f.number_or("rope.freq_base", 10000.0)?;
     // The newer key wins over the older one even where it says 0, which is no scaling.
     let older = f.number_or("rope.scale_linear", 0.0)?;
@@ -133,8 +157,8 @@ fn rope(gguf: &Gguf, f: &Fields<'_>, head_dim: usize) -> Result<Value> {
         "linear" => return Err(f.fail("rope.scaling.factor", "a positive number, or 0 for no scaling")),
         other => return Err(Error::unsupported("rope scaling in a GGUF file", other, "none, linear")),
     };
-    if gguf.contains("rope_freqs.weight") {
-        return divisors(gguf, theta, factor, head_dim);
+    if let Some(divisors) = divisors {
+        return divided(f, divisors, theta, factor, head_dim);
     }
     Ok(match factor == 1.0 {
         true => json!({"rope_type": "default", "rope_theta": theta}),
@@ -149,11 +173,10 @@ fn shortest(value: f32) -> f64 {
 
 /// The divisors of the frequencies that a file holds as a tensor, taken as they are. Where they are those of Llama 3.1's published
 /// models, as f32 has them, they are described by that scheme's numbers, which more programs read. Errors: Format.
-fn divisors(gguf: &Gguf, theta: f64, factor: f64, head_dim: usize) -> Result<Value> {
-    let divisors = gguf.get("rope_freqs.weight")?.to_f32()?;
+fn divided(f: &Fields<'_>, divisors: &[f32], theta: f64, factor: f64, head_dim: usize) -> Result<Value> {
     if divisors.len() != head_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
         let message = format!("rope_freqs.weight: expected {} positive numbers, got {divisors:?}", head_dim / 2);
-        return Err(Error::format(gguf.path(), message));
+        return Err(Error::format(f.path(), message));
     }
     let most = f64::from(divisors.iter().copied().fold(1.0, f32::max));
     let (low, high, original) = (1.0, 4.0, 8192);
@@ -174,10 +197,9 @@ fn divisors(gguf: &Gguf, theta: f64, factor: f64, head_dim: usize) -> Result<Val
 }
 
 /// What llama.cpp wants to know of a model beside its tensors: the inverse of [`read`]. Errors: Config for a size beyond u32,
-/// Unsupported where its own idea of the family has other blocks without positions.
+/// Unsupported for what no key of the family can say.
 pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> {
-    check_rotated_blocks(arch)?;
-    let name = arch.family.gguf;
+    let name = arch.family.gguf.name;
     let text = |value: &str| MetaValue::Text(value.to_owned());
     let mut entries = vec![("general.architecture".to_owned(), text(name))];
     let mut add = |key: &str, value: MetaValue| entries.push((format!("{name}.{key}"), value));
@@ -205,26 +227,69 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
         add("rope.scaling.type", text("linear"));
         add("rope.scaling.factor", MetaValue::F32(factor as f32));
     }
+    for (key, value) in (arch.family.gguf.write)(arch) {
+        add(key, value);
+    }
+    check_said(arch, &entries)?;
     Ok(entries)
 }
 
-/// Which blocks rotate has no key: it must be what the family's class takes where nothing is said. Errors: Unsupported.
-fn check_rotated_blocks(arch: &Architecture) -> Result<()> {
-    let said = json!({"num_hidden_layers": arch.blocks.len(), "hidden_size": arch.hidden_size,
-                      "num_attention_heads": arch.attention.heads});
-    let unsaid = (arch.family.read)(&Fields::new(&said, Path::new("config.json"))?)?;
+/// The keys are read again as llama.cpp does: what comes out must be what was meant. Errors: Unsupported, naming the difference.
+fn check_said(arch: &Architecture, entries: &[(String, MetaValue)]) -> Result<()> {
+    let family = arch.family;
+    let refuse = |what: &str, got: String, said: String| {
+        let supported = format!("{said}, as llama.cpp has them for {}", family.gguf.name);
+        Err(Error::unsupported(format!("{what} in a GGUF file"), got, supported))
+    };
+    if let Some(linear) = arch.linears.iter().find(|linear| linear.bias && !family.gguf.biased.contains(&linear.id)) {
+        return refuse("biases", format!("one of {}", linear.name), "none of this layer".to_owned());
+    }
+    match family.gguf.head {
+        GgufHead::Own if arch.tie_embeddings => {
+            return refuse("head", "the embedding".to_owned(), "a head of its own".to_owned());
+        }
+        GgufHead::Embedding if !arch.tie_embeddings => {
+            return refuse("head", "a head of its own".to_owned(), "the embedding".to_owned());
+        }
+        GgufHead::Either | GgufHead::Own | GgufHead::Embedding => {}
+    }
+    let prefix = format!("{}.", family.gguf.name);
+    let json = |(key, value): &(String, MetaValue)| Some((key.strip_prefix(&prefix)?.to_owned(), value.to_json()?));
+    let fields = Fields::owned(entries.iter().filter_map(json).collect(), Path::new("a GGUF file"));
+    let tensors = Tensors { vocab_size: arch.vocab_size, tied: arch.tie_embeddings, divisors: rope_divisors(arch) };
+    let said = Architecture::from_json(config(family, &fields, &tensors)?, fields.path())?;
     let without = |arch: &Architecture| -> Vec<usize> {
         arch.blocks.iter().enumerate().filter(|(_, block)| block.rope.is_none()).map(|(number, _)| number).collect()
     };
-    let (got, supported) = (without(arch), without(&unsaid));
-    match got == supported {
-        true => Ok(()),
-        false => Err(Error::unsupported(
-            "blocks without positions in a GGUF file",
-            format!("{got:?}"),
-            format!("{supported:?}, as llama.cpp has them for {} of so many blocks", arch.family.gguf),
-        )),
+    if without(arch) != without(&said) {
+        return refuse("blocks without positions", format!("{:?}", without(arch)), format!("{:?}", without(&said)));
     }
+    let windows =
+        |arch: &Architecture| -> Vec<Option<usize>> { arch.blocks.iter().map(|block| block.window).collect() };
+    // Where a family has none there, that is told when the file is begun.
+    if family.gguf.windows && windows(arch) != windows(&said) {
+        return refuse("windows", format!("{:?}", windows(arch)), format!("{:?}", windows(&said)));
+    }
+    let functions = |arch: &Architecture| format!("{:?}, {:?}", arch.activation, arch.logits.soft_cap);
+    if functions(arch) != functions(&said) {
+        return refuse("activation and soft cap", functions(arch), functions(&said));
+    }
+    let factors = |arch: &Architecture| {
+        [arch.attention.scale, arch.embedding_factor, arch.residual_factor, arch.logits.factor, arch.norm_eps]
+    };
+    if factors(arch).iter().zip(factors(&said)).any(|(a, b)| (a - b).abs() > 1e-6 * a.abs()) {
+        let what = "factors of scores, embedding, residual stream and logits, and epsilon";
+        return refuse(what, format!("{:?}", factors(arch)), format!("{:?}", factors(&said)));
+    }
+    for (number, (block, other)) in arch.blocks.iter().zip(&said.blocks).enumerate() {
+        let (Some(rope), Some(other)) = (block.rope, other.rope) else { continue };
+        let (rope, other) = (&arch.ropes[rope], &said.ropes[other]);
+        let angles = |rope: &RopeSpec| frequencies(rope.theta, arch.attention.head_dim, &rope.scaling);
+        if angles(rope)?.iter().zip(angles(other)?).any(|(a, b)| (a - b).abs() > 1e-5 * a.abs()) {
+            return refuse(&format!("angles of block {number}"), format!("{rope:?}"), format!("{other:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,

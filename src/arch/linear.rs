@@ -115,8 +115,12 @@ pub enum Rows {
 pub enum NormId {
     /// Before the attention.
     Attention,
+    /// Of what the attention gives.
+    AfterAttention,
     /// Before the feed-forward part.
     FeedForward,
+    /// Of what the feed-forward part gives.
+    AfterFeedForward,
     /// Of the queries, before they are rotated.
     Query,
     /// Of the keys, before they are rotated.
@@ -125,7 +129,10 @@ pub enum NormId {
 
 impl NormId {
     /// All places.
-    pub const ALL: [NormId; 4] = [NormId::Attention, NormId::FeedForward, NormId::Query, NormId::Key];
+    pub const ALL: [NormId; 6] = {
+        use NormId::*;
+        [Attention, AfterAttention, FeedForward, AfterFeedForward, Query, Key]
+    };
 }
 
 /// A norm as its family has it.

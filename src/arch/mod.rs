@@ -9,8 +9,8 @@ mod gguf;
 mod linear;
 mod names;
 
-pub use crate::kernels::rope::RopeScaling;
-pub use families::{FAMILIES, Family};
+pub use crate::kernels::{glu::Activation, logits::LogitShape, rope::RopeScaling};
+pub use families::{FAMILIES, Family, GgufFamily, GgufHead};
 pub use linear::{LinearId, LinearSpec, Maker, NormId, NormSpec, Rows, Site};
 pub use names::{EMBEDDING, HEAD, Role};
 
@@ -23,7 +23,7 @@ use std::path::Path;
 
 /// A decoder-only transformer: embedding, blocks of attention and feed-forward, final norm, head.
 ///
-/// Each block is x + attention(norm(x)), then x + feed_forward(norm(x)).
+/// Each block is x + s · attention(norm(x)), then x + s · feed_forward(norm(x)), with norms behind the two parts in some families.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     /// The family that it was read as.
@@ -38,12 +38,22 @@ pub struct Architecture {
     pub tie_embeddings: bool,
     /// Added to the mean square in RMSNorm.
     pub norm_eps: f32,
+    /// Added to the weights of all norms: 1 where files have differences from 1.
+    pub norm_offset: f32,
     /// The norms of a block.
     pub norms: Vec<NormSpec>,
     /// What all blocks' attentions have in common.
     pub attention: AttentionSpec,
-    /// Width between the layers of the feed-forward part, which is down(silu(gate(x)) * up(x)).
+    /// Width between the layers of the feed-forward part, which is down(activation(gate(x)) * up(x)).
     pub intermediate_size: usize,
+    /// What opens the gate of the feed-forward part.
+    pub activation: Activation,
+    /// Factor of the embedding.
+    pub embedding_factor: f32,
+    /// s: factor of what is added to the residual stream.
+    pub residual_factor: f32,
+    /// What is made of the products with the head.
+    pub logits: LogitShape,
     /// The rotary embeddings; blocks name one by its place here.
     pub ropes: Vec<RopeSpec>,
     /// One entry per block: what differs among them.

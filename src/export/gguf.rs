@@ -10,7 +10,7 @@ use crate::{
         is_same,
     },
     gpu::{Gpu, GpuOptions, Tensor},
-    model::{LoadOptions, Model, PIECE, Source, heads_in_gguf, rotated_row},
+    model::{LoadOptions, Model, PIECE, Source, added_in_gguf, heads_in_gguf, rotated_row},
     quant::{
         Packed, Scheme,
         ggml::{self, BlockType},
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 /// for, and an embedding or head in any block type, is copied unchanged. Rounding is done on the host.
 ///
 /// The metadata of a GGUF file is carried over, tokenizer included; that of a folder is made from config.json, and its
-/// tokenizer comes from [`GgufFile::with_metadata`]. A sliding window has no place in llama.cpp's Llama files and is left
+/// tokenizer comes from [`GgufFile::with_metadata`]. A sliding window has no place in llama.cpp's files of most families and is left
 /// out.
 pub struct GgufFile {
     source: Source,
@@ -66,7 +66,8 @@ impl GgufFile {
         let source = Source::open(input)?;
         // What the file's keys cannot say is refused before the work.
         source.arch.gguf_metadata()?;
-        let windows = source.arch.blocks.iter().filter_map(|block| block.window);
+        let untold = source.arch.blocks.iter().filter(|_| !source.arch.family.gguf.windows);
+        let windows = untold.filter_map(|block| block.window);
         if let Some(window) = windows.min().filter(|&window| window < source.arch.max_positions) {
             log::warn!(
                 "llama.cpp's files have no windows: behind {window} tokens it sees more than {}",
@@ -125,7 +126,9 @@ impl GgufFile {
                 }
                 (Action::Values(values), None) => writer.write(&item.spec.name, bytemuck::cast_slice(values))?,
                 (Action::Vector(len), None) => {
-                    let values = vector(&item.name)?.map_or_else(|| self.source.vector(&item.name, *len), Ok)?;
+                    let mut values = vector(&item.name)?.map_or_else(|| self.source.vector(&item.name, *len), Ok)?;
+                    let added = added_in_gguf(&self.source.arch, &item.name);
+                    values.iter_mut().for_each(|value| *value += added);
                     let bytes = self.rotated(&item.name, bytemuck::cast_slice(&values).to_vec(), *len);
                     writer.write(&item.spec.name, &bytes)?;
                 }

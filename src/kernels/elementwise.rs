@@ -55,6 +55,15 @@ pub fn assign(g: &mut Graph, y: &Value, b: &Value, scale: f32) -> Result<()> {
     g.dispatch(kernel("assign"), &params, &[b, y], len.div_ceil(256), len as f64)
 }
 
+/// scale · b
+///
+/// b: any shape, f32. Errors: none but those of the graph.
+pub fn scaled(g: &mut Graph, b: &Value, scale: f32) -> Result<Value> {
+    let y = g.value(b.shape().clone(), DType::F32)?;
+    assign(g, &y, b, scale)?;
+    Ok(y)
+}
+
 /// y\[r, c\] *= b\[c\]
 ///
 /// y: [.., cols]; b: [cols], f32. Errors: Shape.

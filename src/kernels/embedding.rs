@@ -18,6 +18,7 @@ crate::graph::params! {
         block: u32,
         first_block: u32,
         end_row: u32,
+        factor: f32,
     }
 }
 
@@ -31,11 +32,11 @@ pub fn variants() -> Vec<Kernel> {
     Encoding::all().flat_map(|encoding| [kernel(encoding, 1), kernel(encoding, usize::MAX)]).collect()
 }
 
-/// x\[r\] = table\[ids\[r\]\]
+/// x\[r\] = factor · table\[ids\[r\]\]
 ///
 /// ids: [rows] u32; table: [vocabulary, cols]; x: [rows, cols] f32. An id past the vocabulary gives zeros: refuse it before.
 /// Errors: Shape.
-pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor) -> Result<Value> {
+pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor, factor: f32) -> Result<Value> {
     let [vocabulary, cols] = table.shape();
     if ids.dtype() != DType::U32 || table.is_empty() {
         let got = format!("{} and {vocabulary} rows", ids.dtype());
@@ -54,6 +55,7 @@ pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor) -> Result<Valu
             block: encoding.block(),
             first_block: shard.first_block,
             end_row: if last { u32::MAX } else { (shard.row0 + shard.rows - 1) as u32 },
+            factor,
         };
         let mut args = shard.args(g);
         args.extend([ids.clone(), x.clone()]);

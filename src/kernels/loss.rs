@@ -1,5 +1,6 @@
 //! Cross-entropy over chunks of rows, so that nobody holds the logits of all tokens.
 
+use super::logits::LogitShape;
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
@@ -11,16 +12,21 @@ crate::graph::params! {
         cols: u32,
         row0: u32,
         rows: u32,
+        factor: f32,
+        soft_cap: f32,
     }
 }
 
-fn kernel(entry: &'static str) -> Kernel {
-    Kernel::new("loss", entry).with("LANES", 256).with("SIDE", 16)
+fn kernel(entry: &'static str, shape: LogitShape) -> Kernel {
+    Kernel::new("loss", entry).with("LANES", 256).with("SIDE", 16).import("logits", shape.snippet())
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    vec![kernel("gradient"), kernel("evaluate"), kernel("sum_losses")]
+    let of = |shape| [kernel("gradient", shape), kernel("evaluate", shape)];
+    let mut all: Vec<Kernel> = LogitShape::KINDS.into_iter().flat_map(of).collect();
+    all.push(kernel("sum_losses", LogitShape::PLAIN));
+    all
 }
 
 fn check(op: &str, labels: &Value, losses: &Value) -> Result<usize> {
@@ -32,18 +38,27 @@ fn check(op: &str, labels: &Value, losses: &Value) -> Result<usize> {
     Ok(rows)
 }
 
-fn chunk(op: &str, logits: &Value, labels: &Value, row0: usize, losses: &Value) -> Result<(Params, usize)> {
+fn chunk(
+    op: &str,
+    logits: &Value,
+    shape: LogitShape,
+    labels: &Value,
+    row0: usize,
+    losses: &Value,
+) -> Result<(Params, usize)> {
     let rows = check(op, labels, losses)?;
     let (chunk, cols) = logits.rows_cols();
     if cols == 0 || row0.checked_add(chunk).is_none_or(|end| end > rows) {
         let got = format!("{} from row {row0}", logits.shape());
         return Err(Error::shape(op, format!("logits of rows within {rows}"), got));
     }
-    Ok((Params { cols: cols as u32, row0: row0 as u32, rows: rows as u32 }, chunk))
+    let LogitShape { factor, soft_cap } = shape;
+    let soft_cap = soft_cap.unwrap_or(0.0);
+    Ok((Params { cols: cols as u32, row0: row0 as u32, rows: rows as u32, factor, soft_cap }, chunk))
 }
 
-/// losses\[row0 + r\] = (log Σ e^logits\[r\] − logits\[r, label\], 1 if the label's logit is the first largest);
-/// logits\[r\] ← (softmax(logits\[r\]) − onehot(label)) · scale
+/// losses\[row0 + r\] = (log Σ e^z\[r\] − z\[r, label\], 1 if the label's z is the first largest);
+/// logits\[r\] ← (softmax(z\[r\]) − onehot(label)) · scale · dz/dlogits, with z what `shape` makes of logits
 ///
 /// logits: [chunk, vocabulary] f32, overwritten by dlogits; labels: [rows] i32, already shifted, ignored below 0 (−100 by
 /// custom) or past the vocabulary: then loss, correct and dlogits are 0; row0: the row of labels that the chunk begins with;
@@ -52,24 +67,32 @@ fn chunk(op: &str, logits: &Value, labels: &Value, row0: usize, losses: &Value) 
 pub fn cross_entropy(
     g: &mut Graph,
     logits: &Value,
+    shape: LogitShape,
     labels: &Value,
     row0: usize,
     scale: &Value,
     losses: &Value,
 ) -> Result<()> {
-    let (params, chunk) = chunk("cross_entropy", logits, labels, row0, losses)?;
+    let (params, chunk) = chunk("cross_entropy", logits, shape, labels, row0, losses)?;
     if scale.shape().is_empty() {
         return Err(Error::shape("cross_entropy", "a scale", scale.shape()));
     }
     let work = 40.0 * logits.shape().len() as f64;
-    g.dispatch(kernel("gradient"), &params, &[labels, scale, logits, losses], chunk, work)
+    g.dispatch(kernel("gradient", shape), &params, &[labels, scale, logits, losses], chunk, work)
 }
 
 /// [`cross_entropy`] without gradient: logits stay as they are. Errors: Shape.
-pub fn cross_entropy_losses(g: &mut Graph, logits: &Value, labels: &Value, row0: usize, losses: &Value) -> Result<()> {
-    let (params, chunk) = chunk("cross_entropy_losses", logits, labels, row0, losses)?;
+pub fn cross_entropy_losses(
+    g: &mut Graph,
+    logits: &Value,
+    shape: LogitShape,
+    labels: &Value,
+    row0: usize,
+    losses: &Value,
+) -> Result<()> {
+    let (params, chunk) = chunk("cross_entropy_losses", logits, shape, labels, row0, losses)?;
     let work = 24.0 * logits.shape().len() as f64;
-    g.dispatch(kernel("evaluate"), &params, &[labels, logits, losses], chunk, work)
+    g.dispatch(kernel("evaluate", shape), &params, &[labels, logits, losses], chunk, work)
 }
 
 /// metrics ← accumulate · metrics + (Σ losses, Σ correct, labels that are not ignored, 0)
@@ -81,7 +104,7 @@ pub fn sum_losses(g: &mut Graph, losses: &Value, labels: &Value, accumulate: &Va
     let rows = check("sum_losses", labels, losses)?;
     accumulate.expect("sum_losses", &[1])?;
     metrics.expect("sum_losses", &[4])?;
-    let params = Params { cols: 0, row0: 0, rows: rows as u32 };
+    let params = Params { cols: 0, row0: 0, rows: rows as u32, factor: 1.0, soft_cap: 0.0 };
     let work = 1000.0 + 12.0 * rows as f64;
-    g.dispatch(kernel("sum_losses"), &params, &[labels, losses, accumulate, metrics], 1, work)
+    g.dispatch(kernel("sum_losses", LogitShape::PLAIN), &params, &[labels, losses, accumulate, metrics], 1, work)
 }

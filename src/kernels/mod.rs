@@ -17,11 +17,13 @@ pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod fake_quantize;
+pub mod glu;
 pub mod gptq;
 pub mod hadamard;
 pub mod hqq;
 pub mod kv_cache;
 pub mod lattice;
+pub mod logits;
 pub mod loss;
 pub mod norm;
 pub mod observe;
@@ -38,7 +40,6 @@ pub mod rope;
 pub mod sample;
 pub mod squared_error;
 pub mod statistics;
-pub mod swiglu;
 
 pub use quantized::{QuantizedTensor, Shard};
 
@@ -78,8 +79,9 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(hadamard::variants());
     all.extend(hqq::variants());
     all.extend(lattice::variants());
-    all.extend(swiglu::variants());
+    all.extend(glu::variants());
     all.extend(rope::variants());
+    all.extend(logits::variants());
     all.extend(loss::variants());
     all.extend(optimizer::variants());
     all.extend(embedding::variants());

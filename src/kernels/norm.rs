@@ -10,6 +10,7 @@ crate::graph::params! {
     struct Params {
         cols: u32,
         eps: f32,
+        offset: f32,
     }
 }
 
@@ -34,21 +35,21 @@ fn check(op: &str, x: &Value, w: &Value) -> Result<(usize, usize)> {
     Ok((rows, cols))
 }
 
-/// y\[r, c\] = x\[r, c\] · rstd\[r\] · w\[c\] with rstd\[r\] = 1 / √(mean(x\[r\]²) + eps)
+/// y\[r, c\] = x\[r, c\] · rstd\[r\] · (offset + w\[c\]) with rstd\[r\] = 1 / √(mean(x\[r\]²) + eps)
 ///
-/// x, y: [rows, cols] f32; w: [cols] f32; rstd: [rows] f32. Returns (y, rstd). Errors: Shape.
-/// RMSNorm, Zhang & Sennrich 2019.
-pub fn rms_norm(g: &mut Graph, x: &Value, w: &Value, eps: f32) -> Result<(Value, Value)> {
+/// x, y: [rows, cols] f32; w: [cols] f32; rstd: [rows] f32. `offset` is 0, or 1 where a
+/// family's weights are differences from 1. Returns (y, rstd). Errors: Shape. RMSNorm, Zhang & Sennrich 2019.
+pub fn rms_norm(g: &mut Graph, x: &Value, w: &Value, offset: f32, eps: f32) -> Result<(Value, Value)> {
     let (rows, cols) = check("rms_norm", x, w)?;
     let y = g.value(x.shape().clone(), DType::F32)?;
     let rstd = g.value([rows], DType::F32)?;
-    let params = Params { cols: cols as u32, eps };
+    let params = Params { cols: cols as u32, eps, offset };
     let work = 20.0 * (rows * cols) as f64;
     g.dispatch(kernel("forward", cols), &params, &[x, w, &y, &rstd], rows, work)?;
     Ok((y, rstd))
 }
 
-/// dx\[r, c\] = rstd\[r\] · (dy\[r, c\] · w\[c\] − x\[r, c\] · rstd\[r\]² · mean(dy\[r\] · w · x\[r\])) + residual\[r, c\]
+/// dx\[r, c\] = rstd\[r\] · (dy\[r, c\] · v\[c\] − x\[r, c\] · rstd\[r\]² · mean(dy\[r\] · v · x\[r\])) + residual\[r, c\] with v = offset + w
 ///
 /// dy, x, residual, dx: [rows, cols] f32; w: [cols], frozen; rstd: [rows] as [`rms_norm`] returned it. `residual` is the
 /// gradient that came past the norm, where there is a skip connection. Errors: Shape.
@@ -57,6 +58,7 @@ pub fn rms_norm_backward(
     dy: &Value,
     x: &Value,
     w: &Value,
+    offset: f32,
     rstd: &Value,
     residual: Option<&Value>,
 ) -> Result<Value> {
@@ -65,7 +67,7 @@ pub fn rms_norm_backward(
     dy.expect(op, x.shape().dims())?;
     rstd.expect(op, &[rows])?;
     let dx = g.value(x.shape().clone(), DType::F32)?;
-    let params = Params { cols: cols as u32, eps: 0.0 };
+    let params = Params { cols: cols as u32, eps: 0.0, offset };
     let work = 28.0 * (rows * cols) as f64;
     match residual {
         None => g.dispatch(kernel("backward", cols), &params, &[x, w, dy, rstd, &dx], rows, work)?,

@@ -74,7 +74,8 @@ impl RopeTable {
     }
 }
 
-fn frequencies(theta: f64, head_dim: usize, scaling: &RopeScaling) -> Result<Vec<f64>> {
+/// The angles of one step of position. [head_dim / 2]
+pub(crate) fn frequencies(theta: f64, head_dim: usize, scaling: &RopeScaling) -> Result<Vec<f64>> {
     if head_dim == 0 || !head_dim.is_multiple_of(2) {
         return Err(Error::config("head_dim", format!("expected a positive even number, got {head_dim}")));
     }

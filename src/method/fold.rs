@@ -74,6 +74,15 @@ pub fn into_maker(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, 
             let norm = block.norm(id).ok_or_else(|| Error::shape("fold", "a norm that makes the input", "none"))?;
             let uploaded = upload(gpu, factors)?;
             columns(gpu, &norm.weight.values, &uploaded[1])?;
+            if norm.offset != 0.0 {
+                // (o + w) / f = o + w / f + o · (1 / f − 1)
+                let moved: Vec<f32> = factors.iter().map(|f| norm.offset * (1.0 / f - 1.0)).collect();
+                let moved = gpu.tensor("scales of channels", [moved.len()], DType::F32, &moved)?;
+                let mut g = Graph::new(gpu);
+                let (weight, moved) = (g.import(&norm.weight.values), g.import(&moved));
+                elementwise::accumulate(&mut g, &weight, &moved, 1.0)?;
+                g.run()?;
+            }
             into_readers(block, stats, site, &uploaded)
         }
         Maker::Linear(id) => {
@@ -91,11 +100,11 @@ pub fn into_maker(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, 
     }
 }
 
-/// Whether factors of an input can move into what makes it: with fewer heads of values than of queries, a row of values would need
-/// several at once.
+/// Whether factors of an input can move into what makes it: not where that is no norm but the residual stream, and with fewer heads of
+/// values than of queries a row of values would need several at once.
 pub fn can_fold(block: &Block, site: Site) -> bool {
     match site.maker() {
-        Maker::Norm(_) => true,
+        Maker::Norm(id) => block.norm(id).is_some(),
         Maker::Linear(id) => block.readers(site).all(|reader| reader.base.inputs() == block.linear(id).base.outputs()),
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     nn::Linear,
     quant::Scheme,
 };
+use std::sync::Once;
 
 /// How [`SmoothQuant`] folds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,6 +79,9 @@ fn column_absmax(gpu: &Gpu, weight: &Tensor, absmax: &Tensor, total: &Tensor) ->
     Ok(())
 }
 
+/// Whether it was reported that a family has no norms to move scales into: once, not for every block.
+static WARNED: Once = Once::new();
+
 impl LayerMethod for SmoothQuant {
     fn name(&self) -> &'static str {
         "smoothquant"
@@ -93,8 +97,16 @@ impl LayerMethod for SmoothQuant {
 
     fn fold(&self, gpu: &Gpu, block: &mut Block, stats: &mut BlockStats) -> Result<()> {
         for site in [Site::Qkv, Site::GateUp] {
-            let factors = self.factors(gpu, block, stats, site)?;
-            fold::into_maker(gpu, block, stats, site, &factors)?;
+            if fold::can_fold(block, site) {
+                let factors = self.factors(gpu, block, stats, site)?;
+                fold::into_maker(gpu, block, stats, site, &factors)?;
+            } else {
+                WARNED.call_once(|| {
+                    log::warn!(
+                        "smoothquant: no norm makes the inputs of {site:?}, so their outliers stay where they are"
+                    );
+                });
+            }
         }
         Ok(())
     }

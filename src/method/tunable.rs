@@ -23,7 +23,8 @@ const OF_FLOATS: f64 = 0.2;
 /// Begins the training of what is real of a block, and returns it: of each linear layer, in the order of a block, the weight
 /// (`NAME.weight`), or code books [2 * 256 * 8] and scales [out] of AQLM (`NAME.codebooks`, `NAME.scales`), or the signs of its
 /// output [out] and of its input [in] of QuIP# (`NAME.signs_out`, `NAME.signs_in`), which become real numbers; then the norms'
-/// weights (`attention_norm`, `feed_forward_norm`, and where there are such `query_norm`, `key_norm`). `floats`: whether weights in floats learn.
+/// weights (of `attention_norm`, `after_attention_norm`, `feed_forward_norm`, `after_feed_forward_norm`, `query_norm` and `key_norm`
+/// those that there are). `floats`: whether weights in floats learn.
 ///
 /// Learning rates are in parts of each tensor's root mean square: code books, scales and norms differ by orders.
 /// Errors: Shape for layers that do not fit a binding, OutOfMemory, Device.
@@ -36,7 +37,9 @@ pub fn train_block(gpu: &Gpu, block: &mut Block, floats: bool) -> Result<Store> 
     for id in NormId::ALL {
         let name = match id {
             NormId::Attention => "attention_norm",
+            NormId::AfterAttention => "after_attention_norm",
             NormId::FeedForward => "feed_forward_norm",
+            NormId::AfterFeedForward => "after_feed_forward_norm",
             NormId::Query => "query_norm",
             NormId::Key => "key_norm",
         };

@@ -1,4 +1,4 @@
-//! One transformer block: attention and feed-forward, each behind a norm and around a residual.
+//! One transformer block: attention and feed-forward, each with norms before or behind it and around a residual.
 
 use crate::{
     Result,
@@ -11,26 +11,34 @@ use crate::{
     },
 };
 
-/// x1 = x + attention(norm(x));  y = x1 + feed_forward(norm(x1))
+/// x1 = x + s · after(attention(before(x)));  y = x1 + s · after(feed_forward(before(x1)))
 ///
-/// x, y: [tokens, hidden].
+/// x, y: [tokens, hidden]. `before` and `after` are norms; a family has one of them, or both.
 pub struct Block {
     /// Before the attention.
-    pub attention_norm: RmsNorm,
+    pub attention_norm: Option<RmsNorm>,
     /// Tokens look at each other.
     pub attention: Attention,
+    /// Of what the attention gives.
+    pub after_attention_norm: Option<RmsNorm>,
     /// Before the feed-forward part.
-    pub feed_forward_norm: RmsNorm,
+    pub feed_forward_norm: Option<RmsNorm>,
     /// Each token for itself.
     pub feed_forward: FeedForward,
+    /// Of what the feed-forward part gives.
+    pub after_feed_forward_norm: Option<RmsNorm>,
+    /// s: of what is added to the residual stream.
+    pub residual_factor: f32,
 }
 
 /// What [`Block::backward`] needs.
 pub struct Saved {
-    attention_norm: SavedNorm,
+    attention_norm: Option<SavedNorm>,
     attention: SavedAttention,
-    feed_forward_norm: SavedNorm,
+    after_attention_norm: Option<SavedNorm>,
+    feed_forward_norm: Option<SavedNorm>,
     feed_forward: SavedFeedForward,
+    after_feed_forward_norm: Option<SavedNorm>,
 }
 
 impl Saved {
@@ -92,8 +100,10 @@ impl Block {
     /// The norm in this place, where there is one.
     pub fn norm(&self, id: NormId) -> Option<&RmsNorm> {
         match id {
-            NormId::Attention => Some(&self.attention_norm),
-            NormId::FeedForward => Some(&self.feed_forward_norm),
+            NormId::Attention => self.attention_norm.as_ref(),
+            NormId::AfterAttention => self.after_attention_norm.as_ref(),
+            NormId::FeedForward => self.feed_forward_norm.as_ref(),
+            NormId::AfterFeedForward => self.after_feed_forward_norm.as_ref(),
             NormId::Query => self.attention.q_norm.as_ref(),
             NormId::Key => self.attention.k_norm.as_ref(),
         }
@@ -102,8 +112,10 @@ impl Block {
     /// The same, to be changed.
     pub fn norm_mut(&mut self, id: NormId) -> Option<&mut RmsNorm> {
         match id {
-            NormId::Attention => Some(&mut self.attention_norm),
-            NormId::FeedForward => Some(&mut self.feed_forward_norm),
+            NormId::Attention => self.attention_norm.as_mut(),
+            NormId::AfterAttention => self.after_attention_norm.as_mut(),
+            NormId::FeedForward => self.feed_forward_norm.as_mut(),
+            NormId::AfterFeedForward => self.after_feed_forward_norm.as_mut(),
             NormId::Query => self.attention.q_norm.as_mut(),
             NormId::Key => self.attention.k_norm.as_mut(),
         }
@@ -117,34 +129,92 @@ impl Block {
     /// Over the tokens of `x`, whose queries see `keys`: their own, or those of a cache, which they are added to.
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context, keys: Keys<'_>) -> Result<(Value, Saved)> {
-        let (n, attention_norm) = self.attention_norm.forward(g, x)?;
+        let (n, attention_norm) = normed(g, self.attention_norm.as_ref(), x)?;
         let (y, attention) = self.attention.forward(g, &n, cx, keys)?;
-        let x1 = elementwise::add(g, x, &y, 1.0)?;
-        let (m, feed_forward_norm) = self.feed_forward_norm.forward(g, &x1)?;
+        let (y, after_attention_norm) = normed(g, self.after_attention_norm.as_ref(), &y)?;
+        let x1 = elementwise::add(g, x, &y, self.residual_factor)?;
+        let (m, feed_forward_norm) = normed(g, self.feed_forward_norm.as_ref(), &x1)?;
         let (y, feed_forward) = self.feed_forward.forward(g, &m, cx)?;
-        let x2 = elementwise::add(g, &x1, &y, 1.0)?;
-        Ok((x2, Saved { attention_norm, attention, feed_forward_norm, feed_forward }))
+        let (y, after_feed_forward_norm) = normed(g, self.after_feed_forward_norm.as_ref(), &y)?;
+        let x2 = elementwise::add(g, &x1, &y, self.residual_factor)?;
+        let saved = Saved {
+            attention_norm,
+            attention,
+            after_attention_norm,
+            feed_forward_norm,
+            feed_forward,
+            after_feed_forward_norm,
+        };
+        Ok((x2, saved))
     }
 
     /// dx from dy, and the gradients of what is trained. Errors: Shape; Config for a forward pass over a cache, or in inference.
     pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<Value> {
-        let dx1 = self.backward_to_attention(g, saved, dy, cx)?;
-        let dn = self.attention.backward(g, &saved.attention, &dx1, cx)?;
-        self.attention_norm.backward(g, &saved.attention_norm, &dn, Some(&dx1), cx)
+        let (dx1, da) = self.backward_to_attention(g, saved, dy, cx)?;
+        let dn = self.attention.backward(g, &saved.attention, &da, cx)?;
+        before(g, self.attention_norm.as_ref(), saved.attention_norm.as_ref(), &dn, &dx1, cx)
     }
 
     /// The gradients of what is trained alone: below the first block nothing asks for dx. Errors: as [`Block::backward`].
     pub fn gradients(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<()> {
-        let dx1 = self.backward_to_attention(g, saved, dy, cx)?;
-        if self.attention_norm.weight.grads.is_none() {
-            return self.attention.gradients(g, &saved.attention, &dx1, cx);
+        let (_, da) = self.backward_to_attention(g, saved, dy, cx)?;
+        match (&self.attention_norm, &saved.attention_norm) {
+            (Some(norm), Some(saved_norm)) if norm.weight.grads.is_some() => {
+                let dn = self.attention.backward(g, &saved.attention, &da, cx)?;
+                norm.gradients(g, saved_norm, &dn, cx)
+            }
+            _ => self.attention.gradients(g, &saved.attention, &da, cx),
         }
-        let dn = self.attention.backward(g, &saved.attention, &dx1, cx)?;
-        self.attention_norm.gradients(g, &saved.attention_norm, &dn, cx)
     }
 
-    fn backward_to_attention(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<Value> {
-        let dm = self.feed_forward.backward(g, &saved.feed_forward, dy, cx)?;
-        self.feed_forward_norm.backward(g, &saved.feed_forward_norm, &dm, Some(dy), cx)
+    /// The gradients of x1, and of what the attention gave.
+    fn backward_to_attention(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<(Value, Value)> {
+        let (norm, saved_norm) = (self.after_feed_forward_norm.as_ref(), saved.after_feed_forward_norm.as_ref());
+        let df = self.after(g, norm, saved_norm, dy, cx)?;
+        let dm = self.feed_forward.backward(g, &saved.feed_forward, &df, cx)?;
+        let dx1 = before(g, self.feed_forward_norm.as_ref(), saved.feed_forward_norm.as_ref(), &dm, dy, cx)?;
+        let (norm, saved_norm) = (self.after_attention_norm.as_ref(), saved.after_attention_norm.as_ref());
+        let da = self.after(g, norm, saved_norm, &dx1, cx)?;
+        Ok((dx1, da))
+    }
+
+    /// The gradient of what a part gave, from that of the residual stream behind it.
+    fn after(
+        &self,
+        g: &mut Graph,
+        norm: Option<&RmsNorm>,
+        saved: Option<&SavedNorm>,
+        dy: &Value,
+        cx: &Context,
+    ) -> Result<Value> {
+        let factored = match self.residual_factor {
+            1.0 => dy.clone(),
+            factor => elementwise::scaled(g, dy, factor)?,
+        };
+        match (norm, saved) {
+            (Some(norm), Some(saved)) => norm.backward(g, saved, &factored, None, cx),
+            _ => Ok(factored),
+        }
+    }
+}
+
+fn normed(g: &mut Graph, norm: Option<&RmsNorm>, x: &Value) -> Result<(Value, Option<SavedNorm>)> {
+    let Some(norm) = norm else { return Ok((x.clone(), None)) };
+    let (y, saved) = norm.forward(g, x)?;
+    Ok((y, Some(saved)))
+}
+
+/// The gradient of the residual stream before a part: of the part's input `dn`, and `past`, which came past the part.
+fn before(
+    g: &mut Graph,
+    norm: Option<&RmsNorm>,
+    saved: Option<&SavedNorm>,
+    dn: &Value,
+    past: &Value,
+    cx: &Context,
+) -> Result<Value> {
+    match (norm, saved) {
+        (Some(norm), Some(saved)) => norm.backward(g, saved, dn, Some(past), cx),
+        _ => elementwise::add(g, dn, past, 1.0),
     }
 }

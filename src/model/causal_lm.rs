@@ -7,7 +7,7 @@ use crate::{
     arch::{Architecture, Role},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, embedding, loss, product, rope::RopeTable},
+    kernels::{QuantizedTensor, embedding, logits, loss, product, rope::RopeTable},
     nn::{Adapted, Change, Context, Keys, KvCache, Lora, Parameter, Pass, RmsNorm},
 };
 
@@ -250,7 +250,7 @@ impl Model {
 
     /// Embedding of `ids`. [tokens] -> [tokens, hidden]
     pub fn embed(&self, g: &mut Graph, ids: &Value) -> Result<Value> {
-        embedding::embed(g, ids, &self.embedding)
+        embedding::embed(g, ids, &self.embedding, self.arch.embedding_factor)
     }
 
     /// The final norm's output, for inference. [tokens, hidden]
@@ -265,7 +265,15 @@ impl Model {
 
     /// Logits of all tokens. [tokens, vocab]: for inspection; training never holds them all.
     pub fn logits(&self, g: &mut Graph, hidden: &Value) -> Result<Value> {
-        product::matmul(g, hidden, self.head(), None, None)
+        let logits = product::matmul(g, hidden, self.head(), None, None)?;
+        logits::shape(g, &logits, self.arch.logits)?;
+        Ok(logits)
+    }
+
+    /// [`Model::logits`] into memory that is there. Errors: Shape.
+    pub fn logits_into(&self, g: &mut Graph, hidden: &Value, logits: &Value) -> Result<()> {
+        product::matmul_into(g, hidden, self.head(), None, None, logits)?;
+        logits::shape(g, logits, self.arch.logits)
     }
 
     /// Records the loss of the hidden states without gradients. Errors: Shape.
@@ -328,9 +336,9 @@ impl Model {
             let h = g.rows(hidden, start, count)?;
             let logits = product::matmul(g, &h, self.head(), None, None)?;
             match gradient {
-                None => loss::cross_entropy_losses(g, &logits, &labels, start, &losses)?,
+                None => loss::cross_entropy_losses(g, &logits, self.arch.logits, &labels, start, &losses)?,
                 Some(dh) => {
-                    loss::cross_entropy(g, &logits, &labels, start, out.scale, &losses)?;
+                    loss::cross_entropy(g, &logits, self.arch.logits, &labels, start, out.scale, &losses)?;
                     let dh = g.rows(dh, start, count)?;
                     product::matmul_dx_into(g, &logits, self.head(), None, None, &dh)?;
                 }

@@ -101,18 +101,15 @@ impl<'a> Loader<'a> {
     fn block(&self, number: usize) -> Result<Block> {
         let spec = self.arch().blocks[number];
         let AttentionSpec { heads, kv_heads, head_dim, scale } = self.arch().attention;
-        let hidden = self.arch().hidden_size;
-        let norm = |id| self.norm(Role::Norm(number, id), self.arch().norm(id).map_or(hidden, |norm| norm.width));
-        let optional = |id| self.arch().norm(id).map(|_| norm(id)).transpose();
-        let (attention_norm, feed_forward_norm) = (norm(NormId::Attention)?, norm(NormId::FeedForward)?);
+        let norm = |id| self.arch().norm(id).map(|spec| self.norm(Role::Norm(number, id), spec.width)).transpose();
         let linear = |id| self.linear(number, id);
         let attention = Attention {
             q: linear(LinearId::Q)?,
             k: linear(LinearId::K)?,
             v: linear(LinearId::V)?,
             o: linear(LinearId::O)?,
-            q_norm: optional(NormId::Query)?,
-            k_norm: optional(NormId::Key)?,
+            q_norm: norm(NormId::Query)?,
+            k_norm: norm(NormId::Key)?,
             heads,
             kv_heads,
             head_dim,
@@ -120,14 +117,26 @@ impl<'a> Loader<'a> {
             window: spec.window,
             rope: spec.rope,
         };
-        let feed_forward =
-            FeedForward { gate: linear(LinearId::Gate)?, up: linear(LinearId::Up)?, down: linear(LinearId::Down)? };
-        Ok(Block { attention_norm, attention, feed_forward_norm, feed_forward })
+        let feed_forward = FeedForward {
+            gate: linear(LinearId::Gate)?,
+            up: linear(LinearId::Up)?,
+            down: linear(LinearId::Down)?,
+            activation: self.arch().activation,
+        };
+        Ok(Block {
+            attention_norm: norm(NormId::Attention)?,
+            attention,
+            after_attention_norm: norm(NormId::AfterAttention)?,
+            feed_forward_norm: norm(NormId::FeedForward)?,
+            feed_forward,
+            after_feed_forward_norm: norm(NormId::AfterFeedForward)?,
+            residual_factor: self.arch().residual_factor,
+        })
     }
 
     fn norm(&self, role: Role, width: usize) -> Result<RmsNorm> {
         let weight = self.vector(&self.arch().name(role), width)?;
-        Ok(RmsNorm { weight: Parameter::frozen(weight), eps: self.arch().norm_eps })
+        Ok(RmsNorm { weight: Parameter::frozen(weight), offset: self.arch().norm_offset, eps: self.arch().norm_eps })
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Tensor> {

@@ -14,4 +14,4 @@ pub use block::{Block, Saved};
 pub use causal_lm::{BUCKET, Inputs, LossValues, Model};
 pub use load::{LoadOptions, Quantization};
 pub use source::Source;
-pub(crate) use source::{PIECE, heads_in_gguf, rotated_row};
+pub(crate) use source::{PIECE, added_in_gguf, heads_in_gguf, rotated_row};

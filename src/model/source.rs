@@ -250,7 +250,7 @@ impl Source {
     /// The little-endian bytes of a plain float tensor straight from the mapping, where they can be used as they are.
     pub fn plain(&self, name: &str) -> Result<Option<(DType, &[u8])>> {
         let stored = self.stored_name(name);
-        if self.is_rotated(name) || self.quantized(&stored).is_some() {
+        if self.is_rotated(name) || self.added(name) != 0.0 || self.quantized(&stored).is_some() {
             return Ok(None);
         }
         let view = self.weights.get(&stored)?;
@@ -278,7 +278,8 @@ impl Source {
         self.expect(name, [1, len])?;
         let view = self.weights.get(&self.stored_name(name))?;
         view.check_finite()?;
-        let values = view.to_f32()?;
+        let (mut values, added) = (view.to_f32()?, self.added(name));
+        values.iter_mut().for_each(|value| *value -= added);
         match self.rotated_heads(name, len)? {
             None => Ok(values),
             Some(heads) => {
@@ -313,6 +314,7 @@ impl Source {
         }
         let step = (most / cols).clamp(1, rows);
         let heads = self.rotated_heads(name, rows)?;
+        let added = self.added(name);
         let mut values = vec![0.0; step * cols];
         for first in (0..rows).step_by(step) {
             let count = step.min(rows - first);
@@ -324,6 +326,7 @@ impl Source {
                     }
                 }
             }
+            values[..count * cols].iter_mut().for_each(|value| *value -= added);
             f(first * cols, &values[..count * cols])?;
         }
         Ok(())
@@ -337,6 +340,11 @@ impl Source {
         }
         let op = format!("{}: tensor {}", self.weights.path().display(), self.stored_name(name));
         Err(Error::shape(op, format!("{shape:?}"), format!("{got:?}")))
+    }
+
+    /// What the file has added to the tensor.
+    fn added(&self, name: &str) -> f32 {
+        if self.is_gguf() { added_in_gguf(&self.arch, name) } else { 0.0 }
     }
 
     /// Whether the file has the tensor's rows in llama.cpp's own rotary order.
@@ -363,6 +371,14 @@ pub(crate) fn heads_in_gguf(arch: &Architecture, name: &str) -> Option<usize> {
     match arch.linear(id).rows {
         Rows::Own => None,
         Rows::Rotated(heads) => Some(heads),
+    }
+}
+
+/// What is added to a tensor in a GGUF file: norms whose weights are differences from 1 in transformers are whole there.
+pub(crate) fn added_in_gguf(arch: &Architecture, name: &str) -> f32 {
+    match arch.role(name) {
+        Some(Role::Norm(..) | Role::FinalNorm) => arch.norm_offset,
+        _ => 0.0,
     }
 }
 

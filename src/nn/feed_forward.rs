@@ -4,12 +4,12 @@ use super::{Adapted, adapted::Saved as SavedLinear, context::Context};
 use crate::{
     Result,
     graph::{Graph, Value},
-    kernels::swiglu,
+    kernels::glu::{self, Activation},
 };
 
-/// y = down(silu(gate(x)) * up(x))
+/// y = down(activation(gate(x)) * up(x))
 ///
-/// x, y: [tokens, hidden]. SwiGLU, Shazeer 2020.
+/// x, y: [tokens, hidden]. GLU variants, Shazeer 2020.
 pub struct FeedForward {
     /// [intermediate, hidden]
     pub gate: Adapted,
@@ -17,6 +17,8 @@ pub struct FeedForward {
     pub up: Adapted,
     /// [hidden, intermediate]
     pub down: Adapted,
+    /// What opens the gate.
+    pub activation: Activation,
 }
 
 /// What [`FeedForward::backward`] needs.
@@ -47,7 +49,7 @@ impl FeedForward {
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context) -> Result<(Value, Saved)> {
         let (gate, saved_gate) = self.gate.forward(g, x, &cx.pass)?;
         let (up, saved_up) = self.up.forward(g, x, &cx.pass)?;
-        let h = swiglu::swiglu(g, &gate, &up)?;
+        let h = glu::glu(g, self.activation, &gate, &up)?;
         let (y, down) = self.down.forward(g, &h, &cx.pass)?;
         Ok((y, Saved { saved_gate, saved_up, gate, up, down }))
     }
@@ -56,7 +58,7 @@ impl FeedForward {
     pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<Value> {
         let step = cx.pass.training_step()?;
         let dh = self.down.backward(g, &saved.down, dy, None, step)?;
-        let (dgate, dup) = swiglu::swiglu_backward(g, &dh, &saved.gate, &saved.up)?;
+        let (dgate, dup) = glu::glu_backward(g, self.activation, &dh, &saved.gate, &saved.up)?;
         let dx = self.gate.backward(g, &saved.saved_gate, &dgate, None, step)?;
         self.up.backward(g, &saved.saved_up, &dup, Some(&dx), step)
     }

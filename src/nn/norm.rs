@@ -7,12 +7,14 @@ use crate::{
     kernels::{diagonal, norm},
 };
 
-/// y[r, c] = x[r, c] * rstd[r] * w[c], rstd[r] = 1 / sqrt(mean_c(x[r, c]²) + eps)
+/// y[r, c] = x[r, c] * rstd[r] * (offset + w[c]), rstd[r] = 1 / sqrt(mean_c(x[r, c]²) + eps)
 ///
 /// x, y: [rows, cols] f32; w: [cols]. RMSNorm, Zhang & Sennrich 2019.
 pub struct RmsNorm {
     /// [cols]
     pub weight: Parameter,
+    /// Added to the weight: 0, or 1 where files hold differences from 1.
+    pub offset: f32,
     /// Added to the mean square.
     pub eps: f32,
 }
@@ -29,7 +31,7 @@ impl RmsNorm {
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value) -> Result<(Value, Saved)> {
         let w = g.import(&self.weight.values);
-        let (y, rstd) = norm::rms_norm(g, x, &w, self.eps)?;
+        let (y, rstd) = norm::rms_norm(g, x, &w, self.offset, self.eps)?;
         Ok((y, Saved { x: x.clone(), rstd }))
     }
 
@@ -45,7 +47,7 @@ impl RmsNorm {
     ) -> Result<Value> {
         self.gradients(g, saved, dy, cx)?;
         let w = g.import(&self.weight.values);
-        norm::rms_norm_backward(g, dy, &saved.x, &w, &saved.rstd, residual)
+        norm::rms_norm_backward(g, dy, &saved.x, &w, self.offset, &saved.rstd, residual)
     }
 
     /// dw\[c\] = Σ_r dy[r, c] · x[r, c] · rstd[r], where the weight is trained. Errors: Shape, Config in inference.

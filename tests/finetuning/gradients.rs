@@ -1,14 +1,14 @@
 //! The gradients of all that a block learns against finite differences of the whole block in f64.
 
 use crate::{
-    reference::{attention, norm::rms_norm, product, rope, swiglu::swiglu, transposed, wide},
+    reference::{attention, glu::glu, norm::rms_norm, product, rope, transposed, wide},
     support::{Rng, assert_close, gpu, packed},
 };
 use fourbit::{
     DType, Gpu,
     arch::RopeScaling,
     graph::Graph,
-    kernels::{QuantizedTensor, hadamard::Hadamard, rope::RopeTable, squared_error::squared_error},
+    kernels::{QuantizedTensor, glu::Activation, hadamard::Hadamard, rope::RopeTable, squared_error::squared_error},
     method::train_block,
     model::Block,
     nn::{Adapted, Attention, Context, FeedForward, Keys, Linear, Parameter, Pass, RmsNorm, StepValues, Transform},
@@ -55,10 +55,10 @@ fn block(gpu: &Gpu) -> Block {
     };
     let norm = |index| {
         let weight = gpu.tensor("norm", [HIDDEN], DType::F32, &norm(index)).unwrap();
-        RmsNorm { weight: Parameter::frozen(weight), eps: EPS as f32 }
+        RmsNorm { weight: Parameter::frozen(weight), offset: 0.0, eps: EPS as f32 }
     };
     Block {
-        attention_norm: norm(0),
+        attention_norm: Some(norm(0)),
         attention: Attention {
             q: linear(0),
             k: linear(1),
@@ -73,8 +73,11 @@ fn block(gpu: &Gpu) -> Block {
             window: None,
             rope: Some(0),
         },
-        feed_forward_norm: norm(1),
-        feed_forward: FeedForward { gate: linear(4), up: linear(5), down: linear(6) },
+        after_attention_norm: None,
+        feed_forward_norm: Some(norm(1)),
+        feed_forward: FeedForward { gate: linear(4), up: linear(5), down: linear(6), activation: Activation::Silu },
+        after_feed_forward_norm: None,
+        residual_factor: 1.0,
     }
 }
 
@@ -146,7 +149,7 @@ fn forward(learned: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
     let (attended, _) = attention::attention(&case, &q, &k, &layer(2, &n));
     let x1 = add(x, &layer(3, &attended));
     let (m, _) = rms_norm(&x1, &learned[at + 1], EPS);
-    add(&x1, &layer(6, &swiglu(&layer(4, &m), &layer(5, &m))))
+    add(&x1, &layer(6, &glu(Activation::Silu, &layer(4, &m), &layer(5, &m))))
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn a_norms_weight_has_the_gradient_of_the_reference() {
         let mut g = Graph::new(&gpu);
         let [tx, tdy] = [&x, &dy].map(|v| g.import(&gpu.tensor("t", [rows, cols], DType::F32, v).unwrap()));
         let [tw, keep] = [&w, &vec![0.0]].map(|v| g.import(&gpu.tensor("t", [v.len()], DType::F32, v).unwrap()));
-        let (_, rstd) = norm::rms_norm(&mut g, &tx, &tw, 1e-5).unwrap();
+        let (_, rstd) = norm::rms_norm(&mut g, &tx, &tw, 0.0, 1e-5).unwrap();
         let dw = g.value([cols], DType::F32).unwrap();
         diagonal::right(&mut g, &tdy, &tx, &rstd, &dw, &keep).unwrap();
         g.keep(&dw);

@@ -1,11 +1,19 @@
 use crate::{
-    reference::{assert_gradient, loss::cross_entropy, wide},
+    reference::{
+        assert_gradient,
+        loss::{cross_entropy, shaped},
+        wide,
+    },
     support::{Rng, assert_close, gpu},
 };
 use fourbit::{
     DType,
     graph::Graph,
-    kernels::{elementwise, loss},
+    kernels::{
+        elementwise,
+        logits::{self, LogitShape},
+        loss,
+    },
 };
 
 #[test]
@@ -39,10 +47,15 @@ fn batch(rows: usize, cols: usize) -> (Vec<f32>, Vec<i32>) {
     (logits, labels)
 }
 
+/// As they are; Granite's; Gemma 2's.
+const SHAPES: [LogitShape; 3] =
+    [LogitShape::PLAIN, LogitShape { factor: 0.125, soft_cap: None }, LogitShape { factor: 0.5, soft_cap: Some(7.0) }];
+const SIZES: [(usize, usize, usize); 5] = [(1, 1, 1), (3, 63, 2), (16, 257, 7), (9, 5003, 4), (3, 128_256, 3)];
+
 #[test]
 fn losses_and_gradients_in_chunks() {
     let Some(gpu) = gpu() else { return };
-    for (rows, cols, chunk) in [(1, 1, 1), (3, 63, 2), (16, 257, 7), (9, 5003, 4), (3, 128_256, 3)] {
+    for (shape, (rows, cols, chunk)) in SHAPES.into_iter().flat_map(|shape| SIZES.map(|sizes| (shape, sizes))) {
         let (logits, labels) = batch(rows, cols);
         let scale = 1.0 / 37.0f32;
         let mut g = Graph::new(&gpu);
@@ -56,8 +69,8 @@ fn losses_and_gradients_in_chunks() {
             let part = &logits[row0 * cols..(row0 + n) * cols];
             let stored = g.import(&gpu.tensor("logits", [n, cols], DType::F32, part).unwrap());
             let part = elementwise::add(&mut g, &stored, &stored, 0.0).unwrap();
-            loss::cross_entropy_losses(&mut g, &part, &tlabels, row0, &unchanged).unwrap();
-            loss::cross_entropy(&mut g, &part, &tlabels, row0, &tscale, &losses).unwrap();
+            loss::cross_entropy_losses(&mut g, &part, shape, &tlabels, row0, &unchanged).unwrap();
+            loss::cross_entropy(&mut g, &part, shape, &tlabels, row0, &tscale, &losses).unwrap();
             g.keep(&part);
             chunks.push(part);
         }
@@ -67,8 +80,9 @@ fn losses_and_gradients_in_chunks() {
         let got: Vec<f32> = chunks.iter().flat_map(|c| ran.read::<f32>(c).unwrap()).collect();
         let (mut want, mut want_losses) = (Vec::new(), Vec::new());
         for (row, label) in logits.chunks(cols).zip(&labels) {
-            let (loss, correct, d) = cross_entropy(&wide(row), *label);
-            want.extend(d.iter().map(|d| d * f64::from(scale)));
+            let (z, slopes): (Vec<f64>, Vec<f64>) = wide(row).into_iter().map(|x| shaped(shape, x)).unzip();
+            let (loss, correct, d) = cross_entropy(&z, *label);
+            want.extend(d.iter().zip(slopes).map(|(d, slope)| d * slope * f64::from(scale)));
             want_losses.extend([loss, f64::from(u8::from(correct))]);
         }
         // exp of differences up to 40 is off by 80 ulp at most, relative to terms that small; the label's column cancels
@@ -111,9 +125,23 @@ fn other_shapes_are_refused() {
     let (logits, labels) = (zeros(&[2, 5], DType::F32), zeros(&[4], DType::I32));
     let (unsigned, scale) = (zeros(&[4], DType::U32), zeros(&[1], DType::F32));
     let (losses, flat) = (zeros(&[4, 2], DType::F32), zeros(&[8], DType::F32));
-    assert!(loss::cross_entropy(&mut g, &logits, &labels, 2, &scale, &losses).is_ok());
-    assert!(loss::cross_entropy(&mut g, &logits, &labels, 3, &scale, &losses).is_err());
-    assert!(loss::cross_entropy(&mut g, &logits, &labels, usize::MAX, &scale, &losses).is_err());
-    assert!(loss::cross_entropy(&mut g, &logits, &unsigned, 0, &scale, &losses).is_err());
-    assert!(loss::cross_entropy(&mut g, &logits, &labels, 0, &scale, &flat).is_err());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 2, &scale, &losses).is_ok());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 3, &scale, &losses).is_err());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, usize::MAX, &scale, &losses).is_err());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &unsigned, 0, &scale, &losses).is_err());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 0, &scale, &flat).is_err());
+}
+
+#[test]
+fn logits_are_shaped() {
+    let Some(gpu) = gpu() else { return };
+    let x: Vec<f32> = (0..2000).map(|i| (i - 1000) as f32 * 0.0371).chain([1e30, -1e30, 1e-20, 0.0]).collect();
+    for shape in SHAPES {
+        let mut g = Graph::new(&gpu);
+        let z = g.import(&gpu.tensor("logits", [x.len()], DType::F32, &x).unwrap());
+        logits::shape(&mut g, &z, shape).unwrap();
+        let got = g.run().unwrap().read::<f32>(&z).unwrap();
+        let want: Vec<f64> = x.iter().map(|&x| shaped(shape, f64::from(x)).0).collect();
+        assert_close("shaped", &got, &want, 0.0, 2e-6);
+    }
 }

@@ -21,7 +21,9 @@ fn the_reference_gradient_equals_finite_differences() {
 #[test]
 fn forward_and_backward() {
     let Some(gpu) = gpu() else { return };
-    for (rows, cols) in SHAPES.into_iter().chain([(2, 576), (3, 1025)]) {
+    for (offset, (rows, cols)) in
+        [(2, 576), (3, 1025)].into_iter().chain(SHAPES).flat_map(|size| [(0.0, size), (1.0, size)])
+    {
         let mut rng = Rng(cols as u64);
         let (x, w) = (rng.normals(rows * cols), rng.normals(cols));
         let (upstream, past) = (rng.normals(rows * cols), rng.normals(rows * cols));
@@ -36,17 +38,18 @@ fn forward_and_backward() {
         // In the middle of a graph: x and dy come out of another kernel.
         let x2 = elementwise::add(&mut g, &tx, &tx, 0.5).unwrap();
         let dy2 = elementwise::add(&mut g, &tdy, &tdy, 1.0).unwrap();
-        let (y, rstd) = norm::rms_norm(&mut g, &x2, &tw, EPS).unwrap();
-        let dx = norm::rms_norm_backward(&mut g, &dy2, &x2, &tw, &rstd, None).unwrap();
-        let joined = norm::rms_norm_backward(&mut g, &dy2, &x2, &tw, &rstd, Some(&tpast)).unwrap();
+        let (y, rstd) = norm::rms_norm(&mut g, &x2, &tw, offset, EPS).unwrap();
+        let dx = norm::rms_norm_backward(&mut g, &dy2, &x2, &tw, offset, &rstd, None).unwrap();
+        let joined = norm::rms_norm_backward(&mut g, &dy2, &x2, &tw, offset, &rstd, Some(&tpast)).unwrap();
         for v in [&y, &rstd, &dx, &joined] {
             g.keep(v);
         }
         let ran = g.run().unwrap();
         let x64: Vec<f64> = x.iter().map(|v| 1.5 * f64::from(*v)).collect();
         let dy64: Vec<f64> = upstream.iter().map(|v| 2.0 * f64::from(*v)).collect();
-        let (want_y, want_rstd) = rms_norm(&x64, &wide(&w), f64::from(EPS));
-        let want_dx = rms_norm_backward(&dy64, &x64, &wide(&w), f64::from(EPS));
+        let w64: Vec<f64> = w.iter().map(|&w| f64::from(offset) + f64::from(w)).collect();
+        let (want_y, want_rstd) = rms_norm(&x64, &w64, f64::from(EPS));
+        let want_dx = rms_norm_backward(&dy64, &x64, &w64, f64::from(EPS));
         let want_joined: Vec<f64> = want_dx.iter().zip(&past).map(|(d, p)| d + f64::from(*p)).collect();
         // Sums of up to 4096 f32 terms, in 64 or more partial sums: a few 1e-6 of the result. One column makes dx cancel:
         // its error is that of terms of size 1 / sqrt(eps).
@@ -64,6 +67,6 @@ fn other_shapes_are_refused() {
     let mut g = Graph::new(&gpu);
     let x = g.import(&gpu.zeros("x", [2, 3], DType::F32).unwrap());
     let w = g.import(&gpu.zeros("w", [4], DType::F32).unwrap());
-    let message = norm::rms_norm(&mut g, &x, &w, EPS).unwrap_err().to_string();
+    let message = norm::rms_norm(&mut g, &x, &w, 0.0, EPS).unwrap_err().to_string();
     assert_eq!(message, "rms_norm: expected [3], got [4]");
 }

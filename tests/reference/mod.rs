@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod dropout;
+pub mod glu;
 pub mod gptq;
 pub mod loss;
 pub mod norm;
@@ -10,7 +11,6 @@ pub mod observer;
 pub mod optimizer;
 pub mod rope;
 pub mod steps;
-pub mod swiglu;
 
 /// f32 values as the references take them.
 pub fn wide(values: &[f32]) -> Vec<f64> {

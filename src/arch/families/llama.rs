@@ -1,6 +1,6 @@
 //! Llama 1 to 3, TinyLlama, SmolLM2: as `LlamaConfig`.
 
-use super::Family;
+use super::{Family, GgufFamily};
 use crate::{
     Result,
     arch::{
@@ -10,15 +10,8 @@ use crate::{
     format::fields::Fields,
 };
 
-pub(super) static FAMILY: Family = Family {
-    model_type: "llama",
-    class: "LlamaForCausalLM",
-    gguf: "llama",
-    biased: &[],
-    rotated: true,
-    rope_freqs: true,
-    read,
-};
+pub(super) static FAMILY: Family =
+    Family { model_type: "llama", class: "LlamaForCausalLM", biased: &[], read, gguf: GgufFamily::LLAMA };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
     let defaults = Defaults::LLAMA;

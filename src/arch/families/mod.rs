@@ -1,13 +1,21 @@
 //! The families: the only files that know one by its name.
 
+mod gemma;
+mod gemma3;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo2;
 mod qwen2;
 mod qwen3;
 mod smollm3;
 
 use super::{Architecture, LinearId};
-use crate::{Result, format::fields::Fields};
+use crate::{
+    Result,
+    format::{fields::Fields, gguf::MetaValue},
+};
+use serde_json::Value;
 
 /// A family of models: how the programs of the field call it, and who reads its configuration.
 #[derive(Debug)]
@@ -16,16 +24,63 @@ pub struct Family {
     pub model_type: &'static str,
     /// Its class in transformers.
     pub class: &'static str,
-    /// `general.architecture` in GGUF files.
-    pub gguf: &'static str,
     /// Linear layers that have a bias whatever the configuration says.
     pub biased: &'static [LinearId],
-    /// Whether GGUF files have the rows of queries and keys in llama.cpp's own rotary order ([`super::Rows::Rotated`]).
-    pub rotated: bool,
-    /// Whether llama.cpp divides its rotary frequencies by a file's `rope_freqs.weight`.
-    pub rope_freqs: bool,
     /// Reads config.json. Errors: Format, Unsupported.
     pub read: fn(&Fields<'_>) -> Result<Architecture>,
+    /// Its GGUF files.
+    pub gguf: GgufFamily,
+}
+
+/// How llama.cpp has a family.
+#[derive(Debug)]
+pub struct GgufFamily {
+    /// `general.architecture`.
+    pub name: &'static str,
+    /// Whether files have the rows of queries and keys in llama.cpp's own rotary order ([`super::Rows::Rotated`]).
+    pub rotated: bool,
+    /// Whether the rotary frequencies are divided by a file's `rope_freqs.weight`.
+    pub rope_freqs: bool,
+    /// Whether windows are told.
+    pub windows: bool,
+    /// Whether a file holds a head.
+    pub head: GgufHead,
+    /// Linear layers whose bias is added where a file has one.
+    pub biased: &'static [LinearId],
+    /// The family's own keys, into the words of config.json. Errors: Format, Unsupported.
+    pub read: fn(&Fields<'_>, &mut Value) -> Result<()>,
+    /// The inverse: keys without the family's name.
+    pub write: fn(&Architecture) -> Vec<(&'static str, MetaValue)>,
+}
+
+/// The head of a family in GGUF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GgufHead {
+    /// The embedding serves where there is none.
+    Either,
+    /// Must be there.
+    Own,
+    /// The embedding serves always.
+    Embedding,
+}
+
+impl GgufFamily {
+    /// A family that llama.cpp reads as Llama's.
+    const LLAMA: GgufFamily = GgufFamily {
+        name: "llama",
+        rotated: true,
+        rope_freqs: true,
+        windows: false,
+        head: GgufHead::Either,
+        biased: LinearId::ALL,
+        read: |_, _| Ok(()),
+        write: |_| vec![],
+    };
+
+    /// A family of this name with rows as in transformers, and with nothing that Llama has not.
+    const fn plain(name: &'static str) -> GgufFamily {
+        GgufFamily { name, rotated: false, rope_freqs: false, biased: &[], ..GgufFamily::LLAMA }
+    }
 }
 
 impl PartialEq for Family {
@@ -35,4 +90,14 @@ impl PartialEq for Family {
 }
 
 /// All of them. Of those that share a name in GGUF files the first reads them.
-pub const FAMILIES: [&Family; 5] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &smollm3::FAMILY];
+pub const FAMILIES: [&Family; 9] = [
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &smollm3::FAMILY,
+    &granite::FAMILY,
+    &olmo2::FAMILY,
+    &gemma::FAMILY,
+    &gemma3::FAMILY,
+];

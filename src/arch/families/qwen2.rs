@@ -1,6 +1,6 @@
 //! Qwen2 and 2.5: as `Qwen2Config`. `layer_types` or `max_window_layers` tell which blocks have the window, where it is used.
 
-use super::Family;
+use super::{Family, GgufFamily};
 use crate::{
     Result,
     arch::{
@@ -13,11 +13,9 @@ use crate::{
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen2",
     class: "Qwen2ForCausalLM",
-    gguf: "qwen2",
     biased: &[LinearId::Q, LinearId::K, LinearId::V],
-    rotated: false,
-    rope_freqs: false,
     read,
+    gguf: GgufFamily { biased: &[LinearId::Q, LinearId::K, LinearId::V], ..GgufFamily::plain("qwen2") },
 };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {

@@ -1,6 +1,6 @@
 //! Qwen3: as `Qwen3Config`. Queries and keys of each head are normalized; windows as in Qwen2.
 
-use super::Family;
+use super::{Family, GgufFamily};
 use crate::{
     Result,
     arch::{
@@ -10,15 +10,8 @@ use crate::{
     format::fields::Fields,
 };
 
-pub(super) static FAMILY: Family = Family {
-    model_type: "qwen3",
-    class: "Qwen3ForCausalLM",
-    gguf: "qwen3",
-    biased: &[],
-    rotated: false,
-    rope_freqs: false,
-    read,
-};
+pub(super) static FAMILY: Family =
+    Family { model_type: "qwen3", class: "Qwen3ForCausalLM", biased: &[], read, gguf: GgufFamily::plain("qwen3") };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
     let defaults = Defaults {

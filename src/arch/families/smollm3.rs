@@ -1,6 +1,6 @@
 //! SmolLM3: as `SmolLM3Config`. Some blocks see no positions, each fourth one as a rule.
 
-use super::Family;
+use super::{Family, GgufFamily};
 use crate::{
     Result,
     arch::{
@@ -14,11 +14,9 @@ use serde_json::Value;
 pub(super) static FAMILY: Family = Family {
     model_type: "smollm3",
     class: "SmolLM3ForCausalLM",
-    gguf: "smollm3",
     biased: &[],
-    rotated: true,
-    rope_freqs: false,
     read,
+    gguf: GgufFamily { rotated: true, ..GgufFamily::plain("smollm3") },
 };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
@@ -55,7 +53,7 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
     }
     let (window, used) = (f.nullable_extent("sliding_window", None)?, f.flag("use_sliding_window", false)?);
     if f.get("layer_types").is_some_and(|types| !types.is_null()) {
-        config_json::set_windows(f, &mut arch, window, 0)?;
+        config_json::set_windows(f, &mut arch, window, |_| true)?;
     } else if used {
         arch.blocks.iter_mut().filter(|block| block.rope.is_none()).for_each(|block| block.window = window);
     }

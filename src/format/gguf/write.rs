@@ -32,6 +32,17 @@ pub enum MetaValue {
 }
 
 impl MetaValue {
+    /// A single number, truth value or text, as JSON has it; `None` for the others.
+    pub(crate) fn to_json(&self) -> Option<serde_json::Value> {
+        match self {
+            MetaValue::U32(v) => Some((*v).into()),
+            MetaValue::F32(v) => Some(f64::from(*v).into()),
+            MetaValue::Bool(v) => Some((*v).into()),
+            MetaValue::Text(v) => Some(v.as_str().into()),
+            MetaValue::Texts(_) | MetaValue::Integers(_) | MetaValue::Floats(_) | MetaValue::Raw(..) => None,
+        }
+    }
+
     /// The type's number and the bytes.
     fn append(&self, out: &mut Vec<u8>) {
         fn array(out: &mut Vec<u8>, kind: u32, len: usize) {

@@ -1,0 +1,80 @@
+//! Gated linear units.
+
+use crate::{
+    DType, Result,
+    gpu::Kernel,
+    graph::{Graph, Value},
+};
+
+/// What opens the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// v / (1 + e^−v): SwiGLU.
+    Silu,
+    /// v · (1 + tanh(√(2/π) · (v + 0.044715 v³))) / 2: GeGLU with GELU's approximation by tanh (Hendrycks & Gimpel 2016).
+    GeluTanh,
+}
+
+impl Activation {
+    const ALL: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
+
+    fn snippet(self) -> &'static str {
+        match self {
+            Activation::Silu => "activation_silu",
+            Activation::GeluTanh => "activation_gelu_tanh",
+        }
+    }
+}
+
+crate::graph::params! {
+    struct Params {
+        len: u32,
+    }
+}
+
+const PER_GROUP: usize = 1024;
+
+fn kernel(entry: &'static str, activation: Activation) -> Kernel {
+    Kernel::new("glu", entry).import("activation", activation.snippet())
+}
+
+/// Every specialisation.
+pub fn variants() -> Vec<Kernel> {
+    let both = |activation| ["forward", "backward"].map(|entry| kernel(entry, activation));
+    Activation::ALL.into_iter().flat_map(both).collect()
+}
+
+/// h = activation(gate) · up
+///
+/// gate, up, h: any shape, f32. Errors: Shape where gate and up differ. GLU variants, Shazeer 2020.
+pub fn glu(g: &mut Graph, activation: Activation, gate: &Value, up: &Value) -> Result<Value> {
+    up.expect("glu", gate.shape().dims())?;
+    let h = g.value(gate.shape().clone(), DType::F32)?;
+    let len = gate.shape().len();
+    let params = Params { len: len as u32 };
+    let kernel = kernel("forward", activation);
+    g.dispatch(kernel, &params, &[gate, up, &h], len.div_ceil(PER_GROUP), 20.0 * len as f64)?;
+    Ok(h)
+}
+
+/// dgate = dh · up · activation′(gate), dup = dh · activation(gate)
+///
+/// dh, gate, up, dgate, dup: one shape, f32. Returns (dgate, dup). Errors: Shape.
+pub fn glu_backward(
+    g: &mut Graph,
+    activation: Activation,
+    dh: &Value,
+    gate: &Value,
+    up: &Value,
+) -> Result<(Value, Value)> {
+    up.expect("glu_backward", gate.shape().dims())?;
+    dh.expect("glu_backward", gate.shape().dims())?;
+    let dgate = g.value(gate.shape().clone(), DType::F32)?;
+    let dup = g.value(gate.shape().clone(), DType::F32)?;
+    let len = gate.shape().len();
+    let params = Params { len: len as u32 };
+    let args = [gate, up, dh, &dgate, &dup];
+    let kernel = kernel("backward", activation);
+    g.dispatch(kernel, &params, &args, len.div_ceil(PER_GROUP), 36.0 * len as f64)?;
+    Ok((dgate, dup))
+}
