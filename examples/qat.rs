@@ -63,7 +63,7 @@ impl Runs {
             tokens += row.tokens;
         }
         let loss = sum / tokens as f64;
-        let scheme = model.blocks()[0].attention.q.base.weight.scheme().to_string();
+        let scheme = model.linears().next().expect("a model has layers").base.weight.scheme().to_string();
         let bytes: u64 = model.linears().map(|l| l.base.weight.bytes()).sum();
         println!("{name:44} {scheme:10} {:7.2} {loss:8.4} {:7.1}", bytes as f64 / 1e6, start.elapsed().as_secs_f64());
         Ok(())

@@ -62,6 +62,19 @@ FAMILIES = {
     "olmo2": ("Olmo2", {}),
     # Nothing that is a whole number when its root is taken.
     "gemma": ("Gemma", {"hidden_size": 96, "intermediate_size": 128}),
+    "phi3": ("Phi3", {"sliding_window": 7}),
+    # Caps low enough to be felt.
+    "gemma2": (
+        "Gemma2",
+        {
+            "hidden_size": 96,
+            "intermediate_size": 128,
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 16,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 1.5,
+        },
+    ),
     "gemma3": (
         "Gemma3",
         {
@@ -78,7 +91,7 @@ FAMILIES = {
 }
 
 # So small that a tied head does not say the same token again and again.
-EMBEDDINGS = {"gemma": 0.1, "gemma3": 0.1}
+EMBEDDINGS = {"gemma": 0.1, "gemma2": 0.1, "gemma3": 0.1}
 # The text alone of what is a model of text and images.
 CONFIGS = {"gemma3": "Gemma3TextConfig"}
 

@@ -37,6 +37,7 @@ FAMILIES = {
     ),
     "olmo2": ("Olmo2", {}),
     "gemma": ("Gemma", {"head_dim": 32}),
+    "gemma2": ("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "attn_logit_softcapping": 3.0}),
     "gemma3": ("Gemma3", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "sliding_window_pattern": 3}),
 }
 

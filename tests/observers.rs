@@ -176,7 +176,7 @@ fn expected(observer: Observer, batches: &[Vec<f32>]) -> f32 {
 }
 
 fn scale(block: &Block, index: usize) -> f32 {
-    match &block.linear(LinearId::ALL[index]).base.rounding {
+    match &block.linears().nth(index).unwrap().1.base.rounding {
         Some(InputRounding::Static { scale }) => scale.read::<f32>().unwrap()[0],
         other => panic!("no static scale: {other:?}"),
     }
@@ -265,7 +265,7 @@ fn check_figures(gpu: &Gpu, method: &dyn LayerMethod, clips: bool) {
         assert!((got - want).abs() < 0.01, "{what}: {got} dB, want {want}");
     };
     for (index, figures) in figures[..7].iter().enumerate() {
-        let [made, float] = [&model, &float].map(|m| m.blocks()[0].linear(LinearId::ALL[index]));
+        let [made, float] = [&model, &float].map(|m| m.blocks()[0].linears().nth(index).unwrap().1);
         let x = wide(&inputs[index].concat());
         let extent = |x: &[f64]| {
             [x.iter().copied().fold(f64::INFINITY, f64::min), x.iter().copied().fold(f64::NEG_INFINITY, f64::max)]

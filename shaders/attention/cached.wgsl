@@ -7,6 +7,7 @@
 // Constants from the host: HEAD_DIM, REPEAT (heads of a workgroup), SPLIT (keys of a split, a multiple of THREADS, or 0).
 
 import index
+import score
 
 const THREADS = 128u;
 const D4 = HEAD_DIM / 4u;
@@ -25,6 +26,7 @@ struct Params {
     window: u32,
     scale: f32,
     splits: u32,
+    soft_cap: f32, // in base 2; of score_soft_cap
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -108,7 +110,7 @@ fn decode(
                 }
             }
             for (var r = 0u; r < REPEAT; r++) {
-                scores[r * THREADS + lane] = (s[r].x + s[r].y) + (s[r].z + s[r].w);
+                scores[r * THREADS + lane] = capped((s[r].x + s[r].y) + (s[r].z + s[r].w)).x;
             }
         }
         workgroupBarrier();

@@ -19,7 +19,7 @@ fn chunk(c: u32, lane: u32) -> u32 {
     return min(c * LANES + lane, D4 - 1u);
 }
 
-// o = softmax(scale * q k^T) v and lse = log(sum(exp(scale * q k^T)))
+// o = softmax(capped(scale * q k^T)) v and lse = log(sum(exp(capped(scale * q k^T))))
 @compute @workgroup_size(LANES)
 fn forward(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -64,7 +64,7 @@ fn forward(
                 }
             }
             let seen = visible(position, j, own_segment, subgroupShuffle(key_segments, b));
-            let s = select(MASKED, (sum.x + sum.y) + (sum.z + sum.w), seen);
+            let s = select(MASKED, capped((sum.x + sum.y) + (sum.z + sum.w)).x, seen);
             let top = max(m, s);
             let shrink = exp2(m - top);
             let p = select(0.0, exp2(s - top), seen);

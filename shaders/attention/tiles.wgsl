@@ -48,7 +48,7 @@ fn score(b: u32, row: u32) -> f32 {
     for (var p = 0u; p < PARTS; p++) {
         sum += partial[b * THREADS + row * PARTS + p];
     }
-    return sum;
+    return capped(sum).x;
 }
 
 fn score_pair(b: u32, row: u32) -> vec2<f32> {
@@ -59,7 +59,7 @@ fn score_pair(b: u32, row: u32) -> vec2<f32> {
     return sum;
 }
 
-// o = softmax(scale * q k^T) v and lse = log(sum(exp(scale * q k^T)))
+// o = softmax(capped(scale * q k^T)) v and lse = log(sum(exp(capped(scale * q k^T))))
 @compute @workgroup_size(128)
 fn forward(
     @builtin(workgroup_id) wg: vec3<u32>,

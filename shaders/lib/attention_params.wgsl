@@ -8,6 +8,7 @@ struct Params {
     kv_heads: u32,
     window: u32,
     scale: f32,
+    soft_cap: f32, // in base 2; of score_soft_cap
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -71,7 +71,7 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
     let ropes = (defaults.ropes)(f, max_positions, head_dim, defaults.rope_theta)?;
     let intermediate_size = f.extent_or("intermediate_size", defaults.intermediate_size)?;
     let kv_heads = f.nullable_extent("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads);
-    let attention = AttentionSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
+    let attention = AttentionSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None };
     Ok(Architecture {
         family,
         hidden_size,
@@ -120,7 +120,7 @@ fn activation(
     Ok(known.into_iter().find(|(name, _)| Some(*name) == got).map_or(default, |(_, activation)| activation))
 }
 
-/// The linear layers of Llama's block.
+/// The linear layers of Llama's block, or of Phi-3's where some are fused.
 fn linears(family: &Family, hidden: usize, intermediate: usize, attention: AttentionSpec) -> Vec<LinearSpec> {
     let AttentionSpec { heads, kv_heads, head_dim, .. } = attention;
     let (width, kv) = (heads * head_dim, kv_heads * head_dim);
@@ -129,9 +129,11 @@ fn linears(family: &Family, hidden: usize, intermediate: usize, attention: Atten
             LinearId::Q => ("self_attn.q_proj", "attn_q", [width, hidden]),
             LinearId::K => ("self_attn.k_proj", "attn_k", [kv, hidden]),
             LinearId::V => ("self_attn.v_proj", "attn_v", [kv, hidden]),
+            LinearId::Qkv => ("self_attn.qkv_proj", "attn_qkv", [width + 2 * kv, hidden]),
             LinearId::O => ("self_attn.o_proj", "attn_output", [hidden, width]),
             LinearId::Gate => ("mlp.gate_proj", "ffn_gate", [intermediate, hidden]),
             LinearId::Up => ("mlp.up_proj", "ffn_up", [intermediate, hidden]),
+            LinearId::GateUp => ("mlp.gate_up_proj", "ffn_up", [2 * intermediate, hidden]),
             LinearId::Down => ("mlp.down_proj", "ffn_down", [hidden, intermediate]),
         };
         let rows = match id {
@@ -141,7 +143,12 @@ fn linears(family: &Family, hidden: usize, intermediate: usize, attention: Atten
         };
         LinearSpec { id, name, gguf, shape, bias: family.biased.contains(&id), rows }
     };
-    LinearId::ALL.iter().map(of).collect()
+    let of_family = |id: &&LinearId| match id {
+        LinearId::Qkv | LinearId::GateUp => family.fused,
+        LinearId::Q | LinearId::K | LinearId::V | LinearId::Gate | LinearId::Up => !family.fused,
+        LinearId::O | LinearId::Down => true,
+    };
+    LinearId::ALL.iter().filter(of_family).map(of).collect()
 }
 
 /// The family that `model_type` names. Errors: Unsupported for another, by what it is.

@@ -270,9 +270,11 @@ fn check_said(arch: &Architecture, entries: &[(String, MetaValue)]) -> Result<()
     if family.gguf.windows && windows(arch) != windows(&said) {
         return refuse("windows", format!("{:?}", windows(arch)), format!("{:?}", windows(&said)));
     }
-    let functions = |arch: &Architecture| format!("{:?}, {:?}", arch.activation, arch.logits.soft_cap);
+    let functions = |arch: &Architecture| {
+        format!("{:?}, {:?}, {:?}", arch.activation, arch.attention.soft_cap, arch.logits.soft_cap)
+    };
     if functions(arch) != functions(&said) {
-        return refuse("activation and soft cap", functions(arch), functions(&said));
+        return refuse("activation and soft caps of scores and logits", functions(arch), functions(&said));
     }
     let factors = |arch: &Architecture| {
         [arch.attention.scale, arch.embedding_factor, arch.residual_factor, arch.logits.factor, arch.norm_eps]

@@ -9,12 +9,16 @@ pub enum LinearId {
     K,
     /// Values. [kv_heads * head_dim, hidden]
     V,
+    /// Queries, keys and values in one, in place of the three. [(heads + 2 * kv_heads) * head_dim, hidden]
+    Qkv,
     /// What the attention gives, back to the residual stream. [hidden, heads * head_dim]
     O,
     /// The feed-forward part's gate. [intermediate, hidden]
     Gate,
     /// What the gate lets through. [intermediate, hidden]
     Up,
+    /// Gate and up in one, in place of the two. [2 * intermediate, hidden]
+    GateUp,
     /// Back to the residual stream. [hidden, intermediate]
     Down,
 }
@@ -23,15 +27,15 @@ impl LinearId {
     /// In the order of a block.
     pub const ALL: &[LinearId] = &{
         use LinearId::*;
-        [Q, K, V, O, Gate, Up, Down]
+        [Q, K, V, Qkv, O, Gate, Up, GateUp, Down]
     };
 
     /// The input that it reads.
     pub const fn reads(self) -> Site {
         match self {
-            LinearId::Q | LinearId::K | LinearId::V => Site::Qkv,
+            LinearId::Q | LinearId::K | LinearId::V | LinearId::Qkv => Site::Qkv,
             LinearId::O => Site::O,
-            LinearId::Gate | LinearId::Up => Site::GateUp,
+            LinearId::Gate | LinearId::Up | LinearId::GateUp => Site::GateUp,
             LinearId::Down => Site::Down,
         }
     }
@@ -55,7 +59,7 @@ pub enum Site {
 pub enum Maker {
     /// The weight of a norm.
     Norm(NormId),
-    /// The rows of a linear layer.
+    /// The rows of a linear layer, or those rows of the one that has them among others.
     Linear(LinearId),
 }
 
@@ -63,12 +67,12 @@ impl Site {
     /// In the order of a block.
     pub const ALL: [Site; 4] = [Site::Qkv, Site::O, Site::GateUp, Site::Down];
 
-    /// The linear layers that read it, in the order of a block.
+    /// The linear layers that read it, in the order of a block; a family has some of them.
     pub const fn linears(self) -> &'static [LinearId] {
         match self {
-            Site::Qkv => &[LinearId::Q, LinearId::K, LinearId::V],
+            Site::Qkv => &[LinearId::Q, LinearId::K, LinearId::V, LinearId::Qkv],
             Site::O => &[LinearId::O],
-            Site::GateUp => &[LinearId::Gate, LinearId::Up],
+            Site::GateUp => &[LinearId::Gate, LinearId::Up, LinearId::GateUp],
             Site::Down => &[LinearId::Down],
         }
     }

@@ -58,7 +58,7 @@ pub struct Architecture {
     pub ropes: Vec<RopeSpec>,
     /// One entry per block: what differs among them.
     pub blocks: Vec<BlockSpec>,
-    /// The linear layers of a block, in the order of [`LinearId::ALL`].
+    /// The linear layers of a block, in the order of [`LinearId::ALL`], of which a family has some.
     pub linears: Vec<LinearSpec>,
     /// config.json as read, or as transformers would write it; kept so that a saved model loses nothing.
     pub json: Value,
@@ -75,6 +75,8 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Factor of the scores, 1 / sqrt(head_dim) as a rule.
     pub scale: f32,
+    /// No score lies beyond it; `None`: there is no cap.
+    pub soft_cap: Option<f32>,
 }
 
 /// Angles of a rotary embedding.
@@ -126,9 +128,9 @@ impl Architecture {
         self.json.get("attention_dropout").and_then(Value::as_f64).unwrap_or(0.0)
     }
 
-    /// The linear layer of a block in this place.
-    pub fn linear(&self, id: LinearId) -> &LinearSpec {
-        &self.linears[id as usize]
+    /// The linear layer of a block in this place, where the family has one.
+    pub fn linear(&self, id: LinearId) -> Option<&LinearSpec> {
+        self.linears.iter().find(|linear| linear.id == id)
     }
 
     /// The norm of a block in this place, where the family has one.
@@ -138,7 +140,8 @@ impl Architecture {
 
     /// Width of the input of the layers that read this.
     pub fn width(&self, site: Site) -> usize {
-        self.linear(site.linears()[0]).shape[1]
+        let mut readers = site.linears().iter().filter_map(|&id| self.linear(id));
+        readers.next().expect("every input is read").shape[1]
     }
 
     /// Linear layers of all blocks.
@@ -214,7 +217,8 @@ mod tests {
     #[test]
     fn linear_layers_are_in_their_places() {
         let c = read(|_| ()).unwrap();
-        assert!(c.linears.iter().map(|linear| linear.id).eq(LinearId::ALL.iter().copied()));
+        let apart = LinearId::ALL.iter().filter(|id| !matches!(id, LinearId::Qkv | LinearId::GateUp));
+        assert!(c.linears.iter().map(|linear| &linear.id).eq(apart));
         assert_eq!((c.width(Site::Qkv), c.width(Site::O), c.width(Site::Down)), (64, 64, 176));
         assert_eq!((c.linear_count(), c.linear_layers().count()), (14, 14));
     }

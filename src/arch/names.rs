@@ -89,14 +89,14 @@ impl Architecture {
 
     /// The full name of a linear layer, as PEFT has it.
     pub fn module(&self, block: usize, id: LinearId) -> String {
-        in_block(block, self.linear(id).name)
+        in_block(block, self.linear(id).expect("ids are those of the family").name)
     }
 
     /// Whether a model of this architecture has a tensor that transformers calls `name`.
     pub fn has(&self, name: &str) -> bool {
         self.role(name).is_some_and(|role| {
             role.block().is_none_or(|block| block < self.blocks.len())
-                && !matches!(role, Role::Bias(_, id) if !self.linear(id).bias)
+                && !matches!(role, Role::Bias(_, id) if !self.linear(id).is_some_and(|linear| linear.bias))
         })
     }
 
@@ -132,7 +132,7 @@ impl Architecture {
             format!("{}{block}.{}.{kind}", words.block, (words.of)(names))
         };
         let linear = |id: LinearId| {
-            let linear = self.linear(id);
+            let linear = self.linear(id).expect("roles are those of the family");
             [linear.name, linear.gguf]
         };
         match role {

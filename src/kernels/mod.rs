@@ -8,6 +8,7 @@
 pub mod attention;
 pub mod awq;
 pub mod codebook;
+pub mod columns;
 mod decode;
 pub mod dense;
 pub mod dequantize;
@@ -74,6 +75,7 @@ pub fn designs(caps: &Caps) -> Vec<(&'static str, &'static str)> {
 pub fn variants() -> Vec<Kernel> {
     let mut all = Vec::new();
     all.extend(elementwise::variants());
+    all.extend(columns::variants());
     all.extend(norm::variants());
     all.extend(observe::variants());
     all.extend(hadamard::variants());

@@ -116,13 +116,13 @@ impl<'a> Tuner<'a> {
         states: &mut HiddenStates,
     ) -> Result<Option<Tuned>> {
         let site = id.reads();
-        let last = site.linears().last() == Some(&id);
+        let last = site.linears().iter().rfind(|&&id| block.linear(id).is_some()) == Some(&id);
         if !last || !(site == Site::Down || self.options.between) {
             return Ok(None);
         }
         let tuned = self.tune(block, states, site != Site::Down)?;
         let Tuned { before, after, epochs } = tuned;
-        let name = &block.linear(id).name;
+        let name = block.linear(id).map_or("", |linear| &linear.name);
         log::info!("fine-tuned after {name}: block error {before:.4e} -> {after:.4e} in {epochs} epochs");
         Ok(Some(tuned))
     }

@@ -86,14 +86,15 @@ pub fn into_maker(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, 
             into_readers(block, stats, site, &uploaded)
         }
         Maker::Linear(id) => {
-            let maker = block.linear(id);
-            if maker.base.outputs() != factors.len() {
-                return Err(Error::shape(&maker.name, format!("{} rows", factors.len()), maker.base.outputs()));
+            let (maker, first, count) = block.rows(id).ok_or_else(|| Error::shape("fold", "a maker", "none"))?;
+            if count != factors.len() {
+                return Err(Error::shape(&maker.name, format!("{} rows", factors.len()), count));
             }
             let uploaded = upload(gpu, factors)?;
-            rows(gpu, &float_tensor(&maker.name, &maker.base.weight)?, &uploaded[1])?;
+            let (weight, cols) = (float_tensor(&maker.name, &maker.base.weight)?, maker.base.inputs());
+            rows(gpu, &weight.slice(first * cols, [count, cols])?, &uploaded[1])?;
             if let Some(bias) = &maker.base.bias {
-                columns(gpu, bias, &uploaded[1])?;
+                columns(gpu, &bias.slice(first, [count])?, &uploaded[1])?;
             }
             into_readers(block, stats, site, &uploaded)
         }
@@ -105,6 +106,9 @@ pub fn into_maker(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, 
 pub fn can_fold(block: &Block, site: Site) -> bool {
     match site.maker() {
         Maker::Norm(id) => block.norm(id).is_some(),
-        Maker::Linear(id) => block.readers(site).all(|reader| reader.base.inputs() == block.linear(id).base.outputs()),
+        Maker::Linear(id) => {
+            let made = block.rows(id).map(|(_, _, count)| count);
+            block.readers(site).all(|reader| Some(reader.base.inputs()) == made)
+        }
     }
 }

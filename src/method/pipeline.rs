@@ -10,6 +10,7 @@ use crate::{
     gpu::Gpu,
     kernels::elementwise,
     model::{Block, LoadOptions, Model, Quantization, Source},
+    nn::Adapted,
     quant::Scheme,
 };
 use serde::{Deserialize, Serialize};
@@ -191,7 +192,8 @@ impl Work<'_> {
                 self.observe(block, &mut stats, &[site])?;
             }
             for &id in site.linears() {
-                let name = self.quantize(block, id, &stats)?;
+                let Some(linear) = block.linear_mut(id) else { continue };
+                let name = self.quantize(linear, id, &stats)?;
                 let tuned = match (tuner.as_mut(), self.activations.as_mut()) {
                     (Some(tuner), Some(states)) => tuner.after(id, block, states)?,
                     _ => None,
@@ -264,8 +266,7 @@ impl Work<'_> {
     }
 
     /// Quantizes a linear layer in place; returns its name.
-    fn quantize(&self, block: &mut Block, id: LinearId, stats: &BlockStats) -> Result<String> {
-        let linear = block.linear_mut(id);
+    fn quantize(&self, linear: &mut Adapted, id: LinearId, stats: &BlockStats) -> Result<String> {
         let name = linear.weight_name();
         let layer = Layer {
             id,

@@ -72,15 +72,15 @@ impl Reference {
     ) -> Result<Vec<LayerFigures>> {
         let (gpu, tokens) = (model.gpu(), activations.tokens());
         let made: Vec<_> = block.linears().map(|(_, linear)| linear).collect();
-        let probe =
-            |site: Site| Probe::new(gpu, &block.linear(site.linears()[0]).base, tokens * model.arch.width(site));
+        let reader = |site: Site| block.readers(site).next().expect("every input is read");
+        let probe = |site: Site| Probe::new(gpu, &reader(site).base, tokens * model.arch.width(site));
         let probes = Site::ALL.map(probe).into_iter().collect::<Result<Vec<_>>>()?;
         let outputs = made.iter().map(|linear| Sums::new(gpu, tokens * linear.base.outputs()));
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
         activations.run(model, false, |g, sample, x| {
             let (_, saved) = sample.through(g, block, x)?;
             for (site, probe) in Site::ALL.into_iter().zip(&probes) {
-                probe.record(g, &block.linear(site.linears()[0]).base, saved.input(site))?;
+                probe.record(g, &reader(site).base, saved.input(site))?;
             }
             let unlimited = g.import(&self.unlimited);
             for (((id, made), float), sums) in block.linears().zip(&self.linears).zip(&outputs) {
@@ -93,8 +93,7 @@ impl Reference {
         })?;
         let mut all = Vec::with_capacity(made.len());
         for (site, probe) in Site::ALL.into_iter().zip(&probes) {
-            for &id in site.linears() {
-                let index = id as usize;
+            for (index, _) in block.linears().enumerate().filter(|(_, (id, _))| id.reads() == site) {
                 let name = &made[index].name;
                 let input = probe.read(name)?;
                 let weight = self.weight(gpu, name, &self.linears[index], &made[index].base)?;

@@ -40,7 +40,7 @@ impl LayerMethod for Stored<'_> {
         let block = self.block.borrow();
         block
             .as_ref()
-            .map(|block| block.linear(layer.id).base.clone())
+            .and_then(|block| Some(block.linear(layer.id)?.base.clone()))
             .ok_or_else(|| Error::config(layer.name, "the source has no such layer"))
     }
 }

@@ -54,47 +54,64 @@ impl Saved {
 }
 
 impl Block {
-    /// The linear layer in this place.
-    pub fn linear(&self, id: LinearId) -> &Adapted {
-        let Block { attention, feed_forward, .. } = self;
+    /// The linear layer in this place, where there is one.
+    pub fn linear(&self, id: LinearId) -> Option<&Adapted> {
+        let Block { attention: Attention { qkv, o, .. }, feed_forward: FeedForward { gate_up, down, .. }, .. } = self;
         match id {
-            LinearId::Q => &attention.q,
-            LinearId::K => &attention.k,
-            LinearId::V => &attention.v,
-            LinearId::O => &attention.o,
-            LinearId::Gate => &feed_forward.gate,
-            LinearId::Up => &feed_forward.up,
-            LinearId::Down => &feed_forward.down,
+            LinearId::Q => qkv.part(0),
+            LinearId::K => qkv.part(1),
+            LinearId::V => qkv.part(2),
+            LinearId::Qkv => qkv.whole(),
+            LinearId::O => Some(o),
+            LinearId::Gate => gate_up.part(0),
+            LinearId::Up => gate_up.part(1),
+            LinearId::GateUp => gate_up.whole(),
+            LinearId::Down => Some(down),
         }
     }
 
     /// The same, to be changed.
-    pub fn linear_mut(&mut self, id: LinearId) -> &mut Adapted {
-        let Block { attention, feed_forward, .. } = self;
+    pub fn linear_mut(&mut self, id: LinearId) -> Option<&mut Adapted> {
+        let Block { attention: Attention { qkv, o, .. }, feed_forward: FeedForward { gate_up, down, .. }, .. } = self;
         match id {
-            LinearId::Q => &mut attention.q,
-            LinearId::K => &mut attention.k,
-            LinearId::V => &mut attention.v,
-            LinearId::O => &mut attention.o,
-            LinearId::Gate => &mut feed_forward.gate,
-            LinearId::Up => &mut feed_forward.up,
-            LinearId::Down => &mut feed_forward.down,
+            LinearId::Q => qkv.part_mut(0),
+            LinearId::K => qkv.part_mut(1),
+            LinearId::V => qkv.part_mut(2),
+            LinearId::Qkv => qkv.whole_mut(),
+            LinearId::O => Some(o),
+            LinearId::Gate => gate_up.part_mut(0),
+            LinearId::Up => gate_up.part_mut(1),
+            LinearId::GateUp => gate_up.whole_mut(),
+            LinearId::Down => Some(down),
+        }
+    }
+
+    /// The layer that has the rows of a place, alone or among others: with the first of them, and how many there are.
+    pub fn rows(&self, id: LinearId) -> Option<(&Adapted, usize, usize)> {
+        match (id, self.linear(id)) {
+            (_, Some(linear)) => Some((linear, 0, linear.base.outputs())),
+            (LinearId::Q, None) => Some(self.attention.qkv.rows(0)),
+            (LinearId::K, None) => Some(self.attention.qkv.rows(1)),
+            (LinearId::V, None) => Some(self.attention.qkv.rows(2)),
+            (LinearId::Gate, None) => Some(self.feed_forward.gate_up.rows(0)),
+            (LinearId::Up, None) => Some(self.feed_forward.gate_up.rows(1)),
+            (LinearId::Qkv | LinearId::O | LinearId::GateUp | LinearId::Down, None) => None,
         }
     }
 
     /// The linear layers, in the order of [`LinearId::ALL`].
     pub fn linears(&self) -> impl Iterator<Item = (LinearId, &Adapted)> {
-        LinearId::ALL.iter().map(|&id| (id, self.linear(id)))
+        LinearId::ALL.iter().filter_map(|&id| Some((id, self.linear(id)?)))
     }
 
     /// Those that read this input.
     pub fn readers(&self, site: Site) -> impl Iterator<Item = &Adapted> {
-        site.linears().iter().map(|&id| self.linear(id))
+        site.linears().iter().filter_map(|&id| self.linear(id))
     }
 
     /// Calls `f` for each linear layer, in the order of [`LinearId::ALL`]. Errors: those of `f`.
     pub fn for_each_linear(&mut self, mut f: impl FnMut(LinearId, &mut Adapted) -> Result<()>) -> Result<()> {
-        LinearId::ALL.iter().try_for_each(|&id| f(id, self.linear_mut(id)))
+        LinearId::ALL.iter().try_for_each(|&id| self.linear_mut(id).map_or(Ok(()), |linear| f(id, linear)))
     }
 
     /// The norm in this place, where there is one.

@@ -121,7 +121,7 @@ impl Model {
     /// The weight of a norm or the bias of a linear layer of the blocks, by transformers' name. [width] f32
     pub fn vector(&self, name: &str) -> Option<&Tensor> {
         match self.arch.role(name)? {
-            Role::Bias(block, id) => self.blocks.get(block)?.linear(id).base.bias.as_ref(),
+            Role::Bias(block, id) => self.blocks.get(block)?.linear(id)?.base.bias.as_ref(),
             Role::Norm(block, id) => Some(&self.blocks.get(block)?.norm(id)?.weight.values),
             Role::Embedding | Role::Head | Role::FinalNorm | Role::Weight(..) => None,
         }
@@ -200,9 +200,11 @@ impl Model {
             return None;
         }
         for block in &mut self.blocks {
-            for &id in crate::arch::LinearId::ALL {
-                block.linear_mut(id).change = Change::None;
-            }
+            let freed: Result<()> = block.for_each_linear(|_, linear| {
+                linear.change = Change::None;
+                Ok(())
+            });
+            freed.expect("nothing in it fails");
         }
         let config = self.adapter.take()?;
         Some(Adapter { config, store: std::mem::take(&mut self.store) })

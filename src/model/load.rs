@@ -11,7 +11,9 @@ use crate::{
         QuantizedTensor,
         hadamard::{Factors, Hadamard},
     },
-    nn::{Adapted, Attention, FeedForward, InputRounding, Linear, Parameter, Permutation, RmsNorm, Transform},
+    nn::{
+        Adapted, Attention, FeedForward, InputRounding, Linear, Parameter, Permutation, Projections, RmsNorm, Transform,
+    },
     ops::quantize,
     quant::{Packed, Scheme},
 };
@@ -100,13 +102,16 @@ impl<'a> Loader<'a> {
 
     fn block(&self, number: usize) -> Result<Block> {
         let spec = self.arch().blocks[number];
-        let AttentionSpec { heads, kv_heads, head_dim, scale } = self.arch().attention;
+        let AttentionSpec { heads, kv_heads, head_dim, scale, soft_cap } = self.arch().attention;
         let norm = |id| self.arch().norm(id).map(|spec| self.norm(Role::Norm(number, id), spec.width)).transpose();
         let linear = |id| self.linear(number, id);
+        let (width, kv) = (heads * head_dim, kv_heads * head_dim);
+        let qkv = match self.arch().linear(LinearId::Qkv) {
+            Some(_) => Projections::fused(linear(LinearId::Qkv)?, [width, kv, kv]),
+            None => Projections::apart([linear(LinearId::Q)?, linear(LinearId::K)?, linear(LinearId::V)?]),
+        };
         let attention = Attention {
-            q: linear(LinearId::Q)?,
-            k: linear(LinearId::K)?,
-            v: linear(LinearId::V)?,
+            qkv,
             o: linear(LinearId::O)?,
             q_norm: norm(NormId::Query)?,
             k_norm: norm(NormId::Key)?,
@@ -114,15 +119,15 @@ impl<'a> Loader<'a> {
             kv_heads,
             head_dim,
             scale,
+            soft_cap,
             window: spec.window,
             rope: spec.rope,
         };
-        let feed_forward = FeedForward {
-            gate: linear(LinearId::Gate)?,
-            up: linear(LinearId::Up)?,
-            down: linear(LinearId::Down)?,
-            activation: self.arch().activation,
+        let gate_up = match self.arch().linear(LinearId::GateUp) {
+            Some(_) => Projections::fused(linear(LinearId::GateUp)?, [self.arch().intermediate_size; 2]),
+            None => Projections::apart([linear(LinearId::Gate)?, linear(LinearId::Up)?]),
         };
+        let feed_forward = FeedForward { gate_up, down: linear(LinearId::Down)?, activation: self.arch().activation };
         Ok(Block {
             attention_norm: norm(NormId::Attention)?,
             attention,
@@ -144,7 +149,8 @@ impl<'a> Loader<'a> {
     }
 
     fn linear(&self, block: usize, id: LinearId) -> Result<Adapted> {
-        let (arch, spec) = (self.arch(), self.arch().linear(id));
+        let arch = self.arch();
+        let spec = arch.linear(id).expect("ids are those of the family");
         let bias = match spec.bias {
             true => Some(self.vector(&arch.name(Role::Bias(block, id)), spec.shape[0])?),
             false => None,

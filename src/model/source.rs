@@ -368,7 +368,7 @@ impl Source {
 /// Heads of a tensor whose rows lie in llama.cpp's own rotary order in a GGUF file.
 pub(crate) fn heads_in_gguf(arch: &Architecture, name: &str) -> Option<usize> {
     let (Role::Weight(_, id) | Role::Bias(_, id)) = arch.role(name)? else { return None };
-    match arch.linear(id).rows {
+    match arch.linear(id)?.rows {
         Rows::Own => None,
         Rows::Rotated(heads) => Some(heads),
     }

@@ -1,10 +1,11 @@
 //! Attention: queries, keys and values, rotated, and what they give, back to the residual stream.
 
 use super::{
-    Adapted, RmsNorm,
+    Adapted, Projections, RmsNorm,
     adapted::Saved as SavedLinear,
     context::{Context, Keys},
     norm::Saved as SavedNorm,
+    projections::Saved as SavedProjections,
 };
 use crate::{
     Error, Result,
@@ -20,12 +21,8 @@ use crate::{
 ///
 /// x, y: [tokens, hidden].
 pub struct Attention {
-    /// [heads * head_dim, hidden]
-    pub q: Adapted,
-    /// [kv_heads * head_dim, hidden]
-    pub k: Adapted,
-    /// [kv_heads * head_dim, hidden]
-    pub v: Adapted,
+    /// Queries [heads * head_dim, hidden], keys and values [kv_heads * head_dim, hidden].
+    pub qkv: Projections<3>,
     /// [hidden, heads * head_dim]
     pub o: Adapted,
     /// Of each head's queries, or of all at once, by the width of its weight.
@@ -40,6 +37,8 @@ pub struct Attention {
     pub head_dim: usize,
     /// Factor of the scores.
     pub scale: f32,
+    /// No score lies beyond it; `None`: there is no cap.
+    pub soft_cap: Option<f32>,
     /// Keys further back than this are not seen; `None`: all are.
     pub window: Option<usize>,
     /// Its table in [`Context::ropes`]; `None`: nothing is rotated.
@@ -65,9 +64,7 @@ impl KvCache {
 
 /// What [`Attention::backward`] needs.
 pub struct Saved {
-    q: SavedLinear,
-    k: SavedLinear,
-    v: SavedLinear,
+    qkv: SavedProjections,
     o: SavedLinear,
     q_norm: Option<SavedNorm>,
     k_norm: Option<SavedNorm>,
@@ -93,7 +90,7 @@ struct Own {
 impl Saved {
     /// What q, k and v read. [tokens, hidden]
     pub fn input(&self) -> &Value {
-        self.q.input()
+        self.qkv.input()
     }
 
     /// What o reads. [tokens, heads * head_dim]
@@ -105,11 +102,9 @@ impl Saved {
 impl Attention {
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context, keys: Keys<'_>) -> Result<(Value, Saved)> {
-        let (q, saved_q) = self.q.forward(g, x, &cx.pass)?;
-        let (k, saved_k) = self.k.forward(g, x, &cx.pass)?;
-        let (v, saved_v) = self.v.forward(g, x, &cx.pass)?;
-        let (q, saved_q_norm) = normed(g, self.q_norm.as_ref(), q)?;
-        let (k, saved_k_norm) = normed(g, self.k_norm.as_ref(), k)?;
+        let ([q, k, v], qkv) = self.qkv.forward(g, x, &cx.pass)?;
+        let (q, q_norm) = normed(g, self.q_norm.as_ref(), q)?;
+        let (k, k_norm) = normed(g, self.k_norm.as_ref(), k)?;
         self.rotate(g, &q, &k, cx, false)?;
         let sizes = self.sizes(cx);
         let (attended, own) = match keys {
@@ -125,27 +120,22 @@ impl Attention {
                 (attention::attention_cached(g, &sizes, &q, &keys, &values, position)?, None)
             }
         };
-        let (y, saved_o) = self.o.forward(g, &attended, &cx.pass)?;
-        let (q_norm, k_norm) = (saved_q_norm, saved_k_norm);
-        Ok((y, Saved { q: saved_q, k: saved_k, v: saved_v, o: saved_o, q_norm, k_norm, own }))
+        let (y, o) = self.o.forward(g, &attended, &cx.pass)?;
+        Ok((y, Saved { qkv, o, q_norm, k_norm, own }))
     }
 
     /// dx from dy, and the gradients of what is trained. Errors: Shape; Config for a forward pass over a cache, or in inference.
     pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<Value> {
         let step = cx.pass.training_step()?;
-        let [dq, dk, dv] = self.backward_to_qkv(g, saved, dy, cx)?;
-        let dx = self.q.backward(g, &saved.q, &dq, None, step)?;
-        let dx = self.k.backward(g, &saved.k, &dk, Some(&dx), step)?;
-        self.v.backward(g, &saved.v, &dv, Some(&dx), step)
+        let dqkv = self.backward_to_qkv(g, saved, dy, cx)?;
+        self.qkv.backward(g, &saved.qkv, dqkv, step)
     }
 
     /// The gradients of what is trained alone, where nobody asks for dx. Errors: as [`Attention::backward`].
     pub fn gradients(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<()> {
         let step = cx.pass.training_step()?;
-        let [dq, dk, dv] = self.backward_to_qkv(g, saved, dy, cx)?;
-        self.q.gradients(g, &saved.q, &dq, step)?;
-        self.k.gradients(g, &saved.k, &dk, step)?;
-        self.v.gradients(g, &saved.v, &dv, step)
+        let dqkv = self.backward_to_qkv(g, saved, dy, cx)?;
+        self.qkv.gradients(g, &saved.qkv, dqkv, step)
     }
 
     fn backward_to_qkv(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<[Value; 3]> {
@@ -169,8 +159,8 @@ impl Attention {
     }
 
     fn sizes(&self, cx: &Context) -> Sizes {
-        let Attention { heads, kv_heads, head_dim, scale, window, .. } = *self;
-        Sizes { batch: cx.batch, seq: cx.seq, heads, kv_heads, head_dim, scale, window }
+        let Attention { heads, kv_heads, head_dim, scale, soft_cap, window, .. } = *self;
+        Sizes { batch: cx.batch, seq: cx.seq, heads, kv_heads, head_dim, scale, soft_cap, window }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The feed-forward part of a block.
 
-use super::{Adapted, adapted::Saved as SavedLinear, context::Context};
+use super::{
+    Adapted, Projections, adapted::Saved as SavedLinear, context::Context, projections::Saved as SavedProjections,
+};
 use crate::{
     Result,
     graph::{Graph, Value},
@@ -11,10 +13,8 @@ use crate::{
 ///
 /// x, y: [tokens, hidden]. GLU variants, Shazeer 2020.
 pub struct FeedForward {
-    /// [intermediate, hidden]
-    pub gate: Adapted,
-    /// [intermediate, hidden]
-    pub up: Adapted,
+    /// Gate and up, both [intermediate, hidden].
+    pub gate_up: Projections<2>,
     /// [hidden, intermediate]
     pub down: Adapted,
     /// What opens the gate.
@@ -23,8 +23,7 @@ pub struct FeedForward {
 
 /// What [`FeedForward::backward`] needs.
 pub struct Saved {
-    saved_gate: SavedLinear,
-    saved_up: SavedLinear,
+    gate_up: SavedProjections,
     /// [tokens, intermediate]
     gate: Value,
     /// [tokens, intermediate]
@@ -35,7 +34,7 @@ pub struct Saved {
 impl Saved {
     /// What gate and up read. [tokens, hidden]
     pub fn input(&self) -> &Value {
-        self.saved_gate.input()
+        self.gate_up.input()
     }
 
     /// What down reads. [tokens, intermediate]
@@ -47,11 +46,10 @@ impl Saved {
 impl FeedForward {
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context) -> Result<(Value, Saved)> {
-        let (gate, saved_gate) = self.gate.forward(g, x, &cx.pass)?;
-        let (up, saved_up) = self.up.forward(g, x, &cx.pass)?;
+        let ([gate, up], gate_up) = self.gate_up.forward(g, x, &cx.pass)?;
         let h = glu::glu(g, self.activation, &gate, &up)?;
         let (y, down) = self.down.forward(g, &h, &cx.pass)?;
-        Ok((y, Saved { saved_gate, saved_up, gate, up, down }))
+        Ok((y, Saved { gate_up, gate, up, down }))
     }
 
     /// dx from dy, and the gradients of what is trained. Errors: Shape, Config in inference.
@@ -59,7 +57,6 @@ impl FeedForward {
         let step = cx.pass.training_step()?;
         let dh = self.down.backward(g, &saved.down, dy, None, step)?;
         let (dgate, dup) = glu::glu_backward(g, self.activation, &dh, &saved.gate, &saved.up)?;
-        let dx = self.gate.backward(g, &saved.saved_gate, &dgate, None, step)?;
-        self.up.backward(g, &saved.saved_up, &dup, Some(&dx), step)
+        self.gate_up.backward(g, &saved.gate_up, [dgate, dup], step)
     }
 }

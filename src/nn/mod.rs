@@ -12,6 +12,7 @@ pub mod input_rounding;
 pub mod linear;
 pub mod norm;
 mod parameter;
+pub mod projections;
 pub mod transform;
 
 pub use adapted::Adapted;
@@ -23,4 +24,5 @@ pub use input_rounding::InputRounding;
 pub use linear::Linear;
 pub use norm::RmsNorm;
 pub use parameter::Parameter;
+pub use projections::Projections;
 pub use transform::{Permutation, Transform};

@@ -11,7 +11,10 @@ use fourbit::{
     kernels::{QuantizedTensor, glu::Activation, hadamard::Hadamard, rope::RopeTable, squared_error::squared_error},
     method::train_block,
     model::Block,
-    nn::{Adapted, Attention, Context, FeedForward, Keys, Linear, Parameter, Pass, RmsNorm, StepValues, Transform},
+    nn::{
+        Adapted, Attention, Context, FeedForward, Keys, Linear, Parameter, Pass, Projections, RmsNorm, StepValues,
+        Transform,
+    },
     quant::{
         Packed, Scheme,
         hadamard::{FACTOR_SEED, factor, split},
@@ -60,9 +63,7 @@ fn block(gpu: &Gpu) -> Block {
     Block {
         attention_norm: Some(norm(0)),
         attention: Attention {
-            q: linear(0),
-            k: linear(1),
-            v: linear(2),
+            qkv: Projections::apart([linear(0), linear(1), linear(2)]),
             o: linear(3),
             q_norm: None,
             k_norm: None,
@@ -70,12 +71,17 @@ fn block(gpu: &Gpu) -> Block {
             kv_heads: 1,
             head_dim: 8,
             scale: 1.0 / 8f32.sqrt(),
+            soft_cap: None,
             window: None,
             rope: Some(0),
         },
         after_attention_norm: None,
         feed_forward_norm: Some(norm(1)),
-        feed_forward: FeedForward { gate: linear(4), up: linear(5), down: linear(6), activation: Activation::Silu },
+        feed_forward: FeedForward {
+            gate_up: Projections::apart([linear(4), linear(5)]),
+            down: linear(6),
+            activation: Activation::Silu,
+        },
         after_feed_forward_norm: None,
         residual_factor: 1.0,
     }
@@ -139,6 +145,7 @@ fn forward(learned: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
         kv_heads: 1,
         head_dim: 8,
         scale: 1.0 / 8f64.sqrt(),
+        soft_cap: None,
         window: None,
         segments: vec![1; TOKENS],
     };

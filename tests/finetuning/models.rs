@@ -130,7 +130,10 @@ fn signs_of_quip_learn_and_what_is_not_yet_rounded() {
         assert!(tuned[site].after < 0.95 * tuned[site].before, "{tuned:?}");
     }
     let signs = |model: &Model, block: usize, linear: usize| match &model.blocks()[block]
-        .linear(LinearId::ALL[linear])
+        .linears()
+        .nth(linear)
+        .unwrap()
+        .1
         .base
         .transform
     {

@@ -9,6 +9,7 @@ mod reference;
 mod attention;
 mod awq;
 mod codebook;
+mod columns;
 mod dense;
 mod dequantize;
 mod diagonal;

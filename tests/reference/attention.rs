@@ -9,6 +9,7 @@ pub struct Case {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub scale: f64,
+    pub soft_cap: Option<f64>,
     pub window: Option<usize>,
     pub segments: Vec<u32>,
 }
@@ -39,12 +40,16 @@ impl Case {
                         (0..self.seq).filter(|&j| self.sees(b, i, j)).map(|j| self.k_at(b, j, h)).collect();
                     let score =
                         |&key: &usize| (0..self.head_dim).map(|d| q[at + d] * k[key + d]).sum::<f64>() * self.scale;
-                    let scores: Vec<f64> = keys.iter().map(score).collect();
+                    let capped = |score: f64| match self.soft_cap {
+                        None => (score, 1.0),
+                        Some(cap) => (cap * (score / cap).tanh(), 1.0 - (score / cap).tanh().powi(2)),
+                    };
+                    let (scores, slopes): (Vec<f64>, Vec<f64>) = keys.iter().map(score).map(capped).unzip();
                     let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
                     let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
                     let lse = top + sum.ln();
                     let p = scores.iter().map(|s| (s - lse).exp()).collect();
-                    rows.push(Row { at, keys, p, lse: (!scores.is_empty()).then_some(lse) });
+                    rows.push(Row { at, keys, p, slopes, lse: (!scores.is_empty()).then_some(lse) });
                 }
             }
         }
@@ -56,6 +61,8 @@ struct Row {
     at: usize,
     keys: Vec<usize>,
     p: Vec<f64>,
+    /// Of the scores' soft cap.
+    slopes: Vec<f64>,
     lse: Option<f64>,
 }
 
@@ -80,8 +87,8 @@ pub fn attention_backward(c: &Case, d_o: &[f64], q: &[f64], k: &[f64], v: &[f64]
         let dp: Vec<f64> =
             row.keys.iter().map(|key| (0..c.head_dim).map(|d| d_o[row.at + d] * v[key + d]).sum()).collect();
         let mean: f64 = dp.iter().zip(&row.p).map(|(dp, p)| dp * p).sum();
-        for ((key, p), dp) in row.keys.iter().zip(&row.p).zip(&dp) {
-            let ds = p * (dp - mean) * c.scale;
+        for (((key, p), dp), slope) in row.keys.iter().zip(&row.p).zip(&dp).zip(&row.slopes) {
+            let ds = p * (dp - mean) * slope * c.scale;
             for d in 0..c.head_dim {
                 dq[row.at + d] += ds * k[key + d];
                 dk[key + d] += ds * q[row.at + d];

@@ -16,6 +16,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "gemma",
     class: "GemmaForCausalLM",
     biased: &[],
+    fused: false,
     read,
     gguf: GgufFamily {
         read: |_, json| {

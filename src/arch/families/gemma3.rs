@@ -19,6 +19,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "gemma3_text",
     class: "Gemma3ForCausalLM",
     biased: &[],
+    fused: false,
     read,
     gguf: GgufFamily {
         windows: true,

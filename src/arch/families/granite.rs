@@ -16,6 +16,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "granite",
     class: "GraniteForCausalLM",
     biased: &[],
+    fused: false,
     read,
     gguf: GgufFamily { name: "granite", read: read_gguf, write: write_gguf, ..GgufFamily::LLAMA },
 };

@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) static FAMILY: Family =
-    Family { model_type: "llama", class: "LlamaForCausalLM", biased: &[], read, gguf: GgufFamily::LLAMA };
+    Family { model_type: "llama", class: "LlamaForCausalLM", biased: &[], fused: false, read, gguf: GgufFamily::LLAMA };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
     let defaults = Defaults::LLAMA;

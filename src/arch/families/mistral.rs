@@ -15,6 +15,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "mistral",
     class: "MistralForCausalLM",
     biased: &[],
+    fused: false,
     read,
     // In its words of Llama: such a file is read as one.
     gguf: GgufFamily::LLAMA,

@@ -1,11 +1,13 @@
 //! The families: the only files that know one by its name.
 
 mod gemma;
+mod gemma2;
 mod gemma3;
 mod granite;
 mod llama;
 mod mistral;
 mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -26,6 +28,8 @@ pub struct Family {
     pub class: &'static str,
     /// Linear layers that have a bias whatever the configuration says.
     pub biased: &'static [LinearId],
+    /// Whether queries, keys and values are one linear layer, and gate and up another.
+    pub fused: bool,
     /// Reads config.json. Errors: Format, Unsupported.
     pub read: fn(&Fields<'_>) -> Result<Architecture>,
     /// Its GGUF files.
@@ -90,7 +94,7 @@ impl PartialEq for Family {
 }
 
 /// All of them. Of those that share a name in GGUF files the first reads them.
-pub const FAMILIES: [&Family; 9] = [
+pub const FAMILIES: [&Family; 11] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen2::FAMILY,
@@ -98,6 +102,8 @@ pub const FAMILIES: [&Family; 9] = [
     &smollm3::FAMILY,
     &granite::FAMILY,
     &olmo2::FAMILY,
+    &phi3::FAMILY,
     &gemma::FAMILY,
+    &gemma2::FAMILY,
     &gemma3::FAMILY,
 ];

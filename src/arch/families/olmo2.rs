@@ -15,6 +15,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "olmo2",
     class: "Olmo2ForCausalLM",
     biased: &[],
+    fused: false,
     read,
     gguf: GgufFamily { head: GgufHead::Own, ..GgufFamily::plain("olmo2") },
 };

@@ -14,6 +14,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "qwen2",
     class: "Qwen2ForCausalLM",
     biased: &[LinearId::Q, LinearId::K, LinearId::V],
+    fused: false,
     read,
     gguf: GgufFamily { biased: &[LinearId::Q, LinearId::K, LinearId::V], ..GgufFamily::plain("qwen2") },
 };

@@ -10,8 +10,14 @@ use crate::{
     format::fields::Fields,
 };
 
-pub(super) static FAMILY: Family =
-    Family { model_type: "qwen3", class: "Qwen3ForCausalLM", biased: &[], read, gguf: GgufFamily::plain("qwen3") };
+pub(super) static FAMILY: Family = Family {
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    biased: &[],
+    fused: false,
+    read,
+    gguf: GgufFamily::plain("qwen3"),
+};
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
     let defaults = Defaults {

@@ -15,6 +15,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "smollm3",
     class: "SmolLM3ForCausalLM",
     biased: &[],
+    fused: false,
     read,
     gguf: GgufFamily { rotated: true, ..GgufFamily::plain("smollm3") },
 };

@@ -1,6 +1,6 @@
 //! Attention of new tokens against a KV cache.
 
-use super::spec::{Attention, HEAD_DIMS, expect};
+use super::spec::{Attention, CAPPED_HEAD_DIMS, HEAD_DIMS, cap, expect};
 use crate::{
     DType, Result,
     gpu::Kernel,
@@ -16,6 +16,7 @@ crate::graph::params! {
         window: u32,
         scale: f32,
         splits: u32,
+        soft_cap: f32,
     }
 }
 
@@ -26,8 +27,8 @@ pub(super) const SPLIT: usize = 256;
 /// Query heads that one workgroup serves, at most.
 const MAX_REPEAT: usize = 8;
 
-fn decode_kernel(head_dim: usize, repeat: usize, split: usize) -> Kernel {
-    kernel("decode", head_dim, repeat, split)
+fn decode_kernel(head_dim: usize, repeat: usize, split: usize, capped: bool) -> Kernel {
+    cap(kernel("decode", head_dim, repeat, split), capped)
 }
 
 fn combine_kernel(head_dim: usize) -> Kernel {
@@ -47,7 +48,9 @@ pub(super) fn variants() -> Vec<Kernel> {
     for head_dim in HEAD_DIMS {
         all.push(combine_kernel(head_dim));
         for repeat in 1..=MAX_REPEAT {
-            all.extend([0, SPLIT].map(|split| decode_kernel(head_dim, repeat, split)));
+            for capped in [false, true].into_iter().filter(|&capped| !capped || CAPPED_HEAD_DIMS.contains(&head_dim)) {
+                all.extend([0, SPLIT].map(|split| decode_kernel(head_dim, repeat, split, capped)));
+            }
         }
     }
     all
@@ -83,16 +86,18 @@ pub fn decode(
         window: spec.window_u32(),
         scale: spec.scale,
         splits: splits as u32,
+        soft_cap: spec.soft_cap_base_2(),
     };
+    let capped = spec.soft_cap.is_some();
     let groups = tokens * (heads / repeat) * splits;
     let work = 4.0 * (tokens * heads * head_dim * capacity) as f64;
     let o = g.value(q.shape().clone(), DType::F32)?;
     if !split {
-        g.dispatch(decode_kernel(head_dim, repeat, 0), &params, &[q, k, v, position, &o], groups, work)?;
+        g.dispatch(decode_kernel(head_dim, repeat, 0, capped), &params, &[q, k, v, position, &o], groups, work)?;
         return Ok(o);
     }
     let parts = g.value([tokens * heads, splits, head_dim + 4], DType::F32)?;
-    g.dispatch(decode_kernel(head_dim, repeat, SPLIT), &params, &[q, k, v, position, &parts], groups, work)?;
+    g.dispatch(decode_kernel(head_dim, repeat, SPLIT, capped), &params, &[q, k, v, position, &parts], groups, work)?;
     let groups = (tokens * heads * head_dim / 4).div_ceil(128);
     g.dispatch(combine_kernel(head_dim), &params, &[&parts, &o], groups, 4.0 * parts.shape().len() as f64)?;
     Ok(o)

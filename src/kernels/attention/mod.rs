@@ -18,8 +18,8 @@ use crate::{
     gpu::{Caps, DeviceKind, Kernel},
     graph::{Graph, Value},
 };
-use spec::Mask;
 pub(super) use spec::expect;
+use spec::{Mask, Scores};
 
 /// Which kernels do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,17 +48,17 @@ impl Design {
     }
 }
 
-fn forward_kernel(design: Design, head_dim: usize, mask: Mask) -> (Kernel, usize) {
+fn forward_kernel(design: Design, head_dim: usize, scores: Scores) -> (Kernel, usize) {
     match design {
-        Design::Tiles(share) => tiles::forward(head_dim, share, mask),
-        Design::Lanes(lanes) => lanes::kernel("forward", head_dim, lanes, mask),
+        Design::Tiles(share) => tiles::forward(head_dim, share, scores),
+        Design::Lanes(lanes) => lanes::kernel("forward", head_dim, lanes, scores),
     }
 }
 
-fn backward_kernel(design: Design, entry: &'static str, head_dim: usize) -> (Kernel, usize) {
+fn backward_kernel(design: Design, entry: &'static str, head_dim: usize, scores: Scores) -> (Kernel, usize) {
     match design {
-        Design::Tiles(share) => tiles::backward(entry, head_dim, share),
-        Design::Lanes(lanes) => lanes::kernel(entry, head_dim, lanes, Mask::Segments),
+        Design::Tiles(share) => tiles::backward(entry, head_dim, share, scores),
+        Design::Lanes(lanes) => lanes::kernel(entry, head_dim, lanes, scores),
     }
 }
 
@@ -70,7 +70,7 @@ pub fn variants() -> Vec<Kernel> {
     all
 }
 
-/// o = softmax(scale · q kᵀ + mask) v, lse = log Σ exp(scale · q kᵀ + mask)
+/// o = softmax(s + mask) v, lse = log Σ exp(s + mask), with s = scale · q kᵀ, or cap · tanh(scale · q kᵀ / cap)
 ///
 /// q, o: [batch·seq, heads·head_dim]; k, v: [batch·seq, kv_heads·head_dim]; segments: [batch, seq] u32; lse: [batch·seq, heads];
 /// the rest f32. Query i sees key j where j <= i, i − j < window and both have the same nonzero segment: 0 is padding, equal
@@ -118,14 +118,14 @@ fn record_forward(
     spec.expect_rows("attention v", v, spec.batch * capacity, spec.kv_heads)?;
     let o = g.value(q.shape().clone(), DType::F32)?;
     let lse = g.value([spec.batch * spec.seq, spec.heads], DType::F32)?;
-    let (kernel, rows) = forward_kernel(design, spec.head_dim, kind);
+    let (kernel, rows) = forward_kernel(design, spec.head_dim, spec.scores(kind));
     let groups = spec.seq.div_ceil(rows) * spec.heads * spec.batch;
     let work = 4.0 * spec.products(capacity);
     g.dispatch(kernel, &spec.params(capacity), &[q, k, v, mask, &o, &lse], groups, work)?;
     Ok((o, lse))
 }
 
-/// dv = pᵀ dO, ds = p ∘ (dO vᵀ − rowsum(dO ∘ o)), dq = scale · ds k, dk = scale · dsᵀ q, with p = exp(scale · q kᵀ − lse)
+/// dv = pᵀ dO, ds = p ∘ (dO vᵀ − rowsum(dO ∘ o)) ∘ ds/d(scale · q kᵀ), dq = scale · ds k, dk = scale · dsᵀ q, with p = exp(s − lse)
 ///
 /// Shapes as in [`attention`], whose o and lse these are; returns (dq, dk, dv), dk and dv summed over the query heads of a
 /// key head. Rows that see nothing, and keys that nothing sees, get zeros. Errors: Config, Shape. FlashAttention-2, Dao 2023.
@@ -178,21 +178,21 @@ pub fn attention_backward_with(
 
     let params = spec.params(spec.seq);
     let dq = g.value(q.shape().clone(), DType::F32)?;
-    let (kernel, tile) = backward_kernel(design, "backward_q", head_dim);
+    let (kernel, tile) = backward_kernel(design, "backward_q", head_dim, spec.scores(Mask::Segments));
     let groups = spec.seq.div_ceil(tile) * spec.heads * spec.batch;
     let args = [q, k, v, segments, d_o, &stats, &dq];
     g.dispatch(kernel, &params, &args, groups, 6.0 * spec.products(spec.seq))?;
 
     let dk = g.value(k.shape().clone(), DType::F32)?;
     let dv = g.value(v.shape().clone(), DType::F32)?;
-    let (kernel, tile) = backward_kernel(design, "backward_kv", head_dim);
+    let (kernel, tile) = backward_kernel(design, "backward_kv", head_dim, spec.scores(Mask::Segments));
     let groups = spec.seq.div_ceil(tile) * spec.kv_heads * spec.batch;
     let args = [q, k, v, segments, d_o, &stats, &dk, &dv];
     g.dispatch(kernel, &params, &args, groups, 8.0 * spec.products(spec.seq))?;
     Ok((dq, dk, dv))
 }
 
-/// o\[t\] = softmax(scale · q\[t\] kᵀ) v over cache rows 0 ..= position + t
+/// o\[t\] = softmax(s\[t\]) v, with s as in [`attention`], over cache rows 0 ..= position + t
 ///
 /// q, o: [tokens, heads·head_dim]; k_cache, v_cache: [capacity, kv_heads·head_dim] f32, the rows of these tokens included
 /// (see [`cache_append`](super::kv_cache::cache_append)); position: [1] u32, an imported tensor that may change between

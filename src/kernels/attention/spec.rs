@@ -17,12 +17,17 @@ pub struct Attention {
     pub head_dim: usize,
     /// Factor of the scores, 1/√head_dim as a rule.
     pub scale: f32,
+    /// No score lies beyond it: cap · tanh(score / cap); `None`: scores are taken as they are.
+    pub soft_cap: Option<f32>,
     /// How many keys a query sees, itself included; `None`: all before it.
     pub window: Option<usize>,
 }
 
 /// Lengths of a head that models have; other multiples of 4 work alike.
 pub(super) const HEAD_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
+
+/// Lengths of a head whose scores have a soft cap in some model; others work alike.
+pub(super) const CAPPED_HEAD_DIMS: [usize; 2] = [128, 256];
 
 /// What decides which keys a query sees: a snippet of `shaders/lib`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +38,36 @@ pub(super) enum Mask {
     Position,
 }
 
-impl Mask {
+/// What a kernel is specialised for beside the length of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scores {
+    pub mask: Mask,
+    /// Whether they have a soft cap.
+    pub capped: bool,
+}
+
+impl Scores {
+    /// Uncapped, over whole sequences.
+    pub(super) const PLAIN: Scores = Scores { mask: Mask::Segments, capped: false };
+
     pub(super) fn apply(self, kernel: Kernel) -> Kernel {
-        match self {
+        let kernel = match self.mask {
             Mask::Segments => kernel,
             Mask::Position => kernel.import("mask_segments", "mask_position"),
-        }
+        };
+        cap(kernel, self.capped)
     }
+
+    /// Those that models with heads of this length have.
+    pub(super) fn of(head_dim: usize) -> impl Iterator<Item = Scores> {
+        let masks = |capped| [Mask::Segments, Mask::Position].map(|mask| Scores { mask, capped });
+        [false, true].into_iter().filter(move |&capped| !capped || CAPPED_HEAD_DIMS.contains(&head_dim)).flat_map(masks)
+    }
+}
+
+/// A kernel whose scores have a soft cap, or have none.
+pub(super) fn cap(kernel: Kernel, capped: bool) -> Kernel {
+    if capped { kernel.import("score", "score_soft_cap") } else { kernel }
 }
 
 crate::graph::params! {
@@ -50,6 +78,7 @@ crate::graph::params! {
         kv_heads: u32,
         window: u32,
         scale: f32,
+        soft_cap: f32,
     }
 }
 
@@ -73,6 +102,9 @@ impl Attention {
         if !self.scale.is_finite() {
             return fail("attention scale", format!("expected a finite number, got {}", self.scale));
         }
+        if let Some(cap) = self.soft_cap.filter(|cap| !cap.is_finite() || *cap <= 0.0) {
+            return fail("soft cap of the scores", format!("expected a positive number, got {cap}"));
+        }
         Ok(())
     }
 
@@ -84,7 +116,17 @@ impl Attention {
             kv_heads: self.kv_heads as u32,
             window: self.window_u32(),
             scale: self.scale,
+            soft_cap: self.soft_cap_base_2(),
         }
+    }
+
+    /// Scores are kept in base 2.
+    pub(super) fn soft_cap_base_2(&self) -> f32 {
+        self.soft_cap.map_or(0.0, |cap| cap * std::f32::consts::LOG2_E)
+    }
+
+    pub(super) fn scores(&self, mask: Mask) -> Scores {
+        Scores { mask, capped: self.soft_cap.is_some() }
     }
 
     pub(super) fn window_u32(&self) -> u32 {

@@ -1,6 +1,6 @@
 //! Flash attention through tiles in workgroup memory, on any device.
 
-use super::spec::{HEAD_DIMS, Mask};
+use super::spec::{HEAD_DIMS, Mask, Scores};
 use crate::gpu::Kernel;
 
 /// How many vec4s of a head a thread holds, at most: more suit the registers of GPUs; fewer suit drivers on the processor, which
@@ -12,7 +12,7 @@ const THREADS: usize = 128;
 
 /// A tile kernel and the rows one of its workgroups owns. `share`: vec4s of a head that a thread holds, at most;
 /// `pairs`: partial sums a score has.
-fn tile_kernel(entry: &'static str, head_dim: usize, share: u32, pairs: usize, mask: Mask) -> (Kernel, usize) {
+fn tile_kernel(entry: &'static str, head_dim: usize, share: u32, pairs: usize, scores: Scores) -> (Kernel, usize) {
     let vec4s = head_dim / 4;
     let parts = vec4s.div_ceil(share as usize).next_power_of_two();
     let stride = vec4s.next_multiple_of(parts);
@@ -23,23 +23,23 @@ fn tile_kernel(entry: &'static str, head_dim: usize, share: u32, pairs: usize, m
         .with("HEAD_DIM", head_dim as u32)
         .with("PARTS", parts as u32)
         .with("BLOCK", block as u32);
-    (mask.apply(kernel), THREADS / parts)
+    (scores.apply(kernel), THREADS / parts)
 }
 
 /// The forward kernel, and the rows one of its workgroups owns.
-pub(super) fn forward(head_dim: usize, share: u32, mask: Mask) -> (Kernel, usize) {
-    tile_kernel("forward", head_dim, share, 1, mask)
+pub(super) fn forward(head_dim: usize, share: u32, scores: Scores) -> (Kernel, usize) {
+    tile_kernel("forward", head_dim, share, 1, scores)
 }
 
 /// A backward kernel, and the rows one of its workgroups owns.
-pub(super) fn backward(entry: &'static str, head_dim: usize, share: u32) -> (Kernel, usize) {
+pub(super) fn backward(entry: &'static str, head_dim: usize, share: u32, scores: Scores) -> (Kernel, usize) {
     // Twice the operands and sums a row.
-    tile_kernel(entry, head_dim, share / 2, 2, Mask::Segments)
+    tile_kernel(entry, head_dim, share / 2, 2, scores)
 }
 
 /// The kernel of the sums over a row that both backward kernels read; every design uses it.
 pub(super) fn statistics(head_dim: usize) -> Kernel {
-    tile_kernel("statistics", head_dim, 4, 2, Mask::Segments).0
+    tile_kernel("statistics", head_dim, 4, 2, Scores::PLAIN).0
 }
 
 /// Every specialisation, for the usual lengths of a head.
@@ -48,10 +48,12 @@ pub(super) fn variants() -> Vec<Kernel> {
     for head_dim in HEAD_DIMS {
         all.push(statistics(head_dim));
         for share in SHARES {
-            all.push(forward(head_dim, share, Mask::Segments).0);
-            all.push(forward(head_dim, share, Mask::Position).0);
-            all.push(backward("backward_q", head_dim, share).0);
-            all.push(backward("backward_kv", head_dim, share).0);
+            for scores in Scores::of(head_dim) {
+                all.push(forward(head_dim, share, scores).0);
+                if scores.mask == Mask::Segments {
+                    all.extend(["backward_q", "backward_kv"].map(|entry| backward(entry, head_dim, share, scores).0));
+                }
+            }
         }
     }
     all

@@ -25,6 +25,9 @@ const MODELS: [(usize, usize, usize, Option<usize>); 6] = [
     (2, 1, 256, Some(300)),
 ];
 
+/// The models whose scores have a soft cap.
+const CAPPED: [usize; 2] = [20, 128];
+
 const CAPACITY: usize = 600;
 
 /// How the rows are computed.
@@ -71,6 +74,7 @@ fn cached_rows_equal_the_last_rows_of_the_whole() {
     let Some(gpu) = gpu() else { return };
     let ways = [How::Chosen, How::Decode { split: false }, How::Decode { split: true }];
     for (heads, kv_heads, head_dim, window) in MODELS {
+        let soft_cap = CAPPED.contains(&head_dim).then_some(5.0f32);
         for (position, tokens) in [(0, 1), (5, 1), (127, 2), (300, 1), (599, 1), (0, 17), (131, 9)] {
             let seq = position + tokens;
             let scale = 1.0 / (head_dim as f32).sqrt();
@@ -82,9 +86,19 @@ fn cached_rows_equal_the_last_rows_of_the_whole() {
             all.extend(wide(&q));
             let segments = vec![1; seq];
             let scale64 = f64::from(scale);
-            let case = Case { batch: 1, seq, heads, kv_heads, head_dim, scale: scale64, window, segments };
+            let case = Case {
+                batch: 1,
+                seq,
+                heads,
+                kv_heads,
+                head_dim,
+                scale: scale64,
+                soft_cap: soft_cap.map(f64::from),
+                window,
+                segments,
+            };
             let want = reference(&case, &all, &wide(&k), &wide(&v)).0.split_off(position * heads * head_dim);
-            let spec = Attention { batch: 1, seq: tokens, heads, kv_heads, head_dim, scale, window };
+            let spec = Attention { batch: 1, seq: tokens, heads, kv_heads, head_dim, scale, soft_cap, window };
             for how in ways {
                 // The least that a window needs, and one more; the rows go round.
                 let round = window.map(|window| [window + tokens - 1, window + tokens]);
@@ -111,7 +125,8 @@ fn a_replay_reads_the_new_position() {
     cache_append(&mut g, &rows, &cache, &at, None).unwrap();
     // Keys are zero, so each visible row weighs the same and o is the mean of the values.
     let zeros = g.import(&gpu.zeros("keys", [8, 4], DType::F32).unwrap());
-    let spec = Attention { batch: 1, seq: 1, heads: 1, kv_heads: 1, head_dim: 4, scale: 0.5, window: None };
+    let spec =
+        Attention { batch: 1, seq: 1, heads: 1, kv_heads: 1, head_dim: 4, scale: 0.5, soft_cap: None, window: None };
     let o = attention_cached(&mut g, &spec, &rows, &zeros, &cache, &at).unwrap();
     g.keep(&o);
     let mut program = g.plan().build(&mut Default::default()).unwrap();
@@ -134,7 +149,16 @@ fn bad_sizes_are_refused() {
     let cache = g.value([1, 8], DType::F32).unwrap();
     let position = g.value([1], DType::U32).unwrap();
     let mut message = |tokens, heads, q: &Value, position: &Value| {
-        let spec = Attention { batch: 1, seq: tokens, heads, kv_heads: 1, head_dim: 8, scale: 1.0, window: None };
+        let spec = Attention {
+            batch: 1,
+            seq: tokens,
+            heads,
+            kv_heads: 1,
+            head_dim: 8,
+            scale: 1.0,
+            soft_cap: None,
+            window: None,
+        };
         attention_cached(&mut g, &spec, q, &cache, &cache, position).unwrap_err().to_string()
     };
     assert_eq!(message(2, 2, &q, &position), "attention_cached: expected a cache of at least 2 rows, got [1, 8]");

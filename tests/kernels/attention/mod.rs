@@ -47,7 +47,7 @@ fn case(seq: usize, heads: usize, kv_heads: usize, head_dim: usize, layout: Layo
     let scale = 1.0 / (head_dim as f64).sqrt();
     // As the kernels get it.
     let scale = f64::from(scale as f32);
-    Case { batch, seq, heads, kv_heads, head_dim, scale, window, segments }
+    Case { batch, seq, heads, kv_heads, head_dim, scale, soft_cap: None, window, segments }
 }
 
 pub fn cases() -> Vec<(&'static str, Case)> {
@@ -69,6 +69,8 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("130, window longer than the sequence", case(130, 2, 1, 20, Packed, Some(500))),
         ("19, head of 256", case(19, 2, 1, 256, Whole, Some(9))),
         ("9, head of 4", case(9, 2, 2, 4, Whole, None)),
+        ("100, packed, soft cap", Case { soft_cap: Some(3.0), ..case(100, 4, 2, 16, Packed, None) }),
+        ("19, head of 256, soft cap, window of 9", Case { soft_cap: Some(5.0), ..case(19, 2, 1, 256, Whole, Some(9)) }),
     ]
 }
 
@@ -88,8 +90,17 @@ fn inputs(c: &Case) -> Inputs {
 }
 
 fn spec(c: &Case) -> Attention {
-    let Case { batch, seq, heads, kv_heads, head_dim, scale, window, .. } = *c;
-    Attention { batch, seq, heads, kv_heads, head_dim, scale: scale as f32, window }
+    let Case { batch, seq, heads, kv_heads, head_dim, scale, soft_cap, window, .. } = *c;
+    Attention {
+        batch,
+        seq,
+        heads,
+        kv_heads,
+        head_dim,
+        scale: scale as f32,
+        soft_cap: soft_cap.map(|cap| cap as f32),
+        window,
+    }
 }
 
 struct Outputs {
@@ -162,8 +173,8 @@ pub fn check(gpu: &Gpu, name: &str, c: &Case, design: Option<Design>) {
 
 #[test]
 fn reference_gradient_equals_finite_differences() {
-    for window in [None, Some(2)] {
-        let mut c = case(5, 4, 2, 4, Layout::Packed, window);
+    for (window, soft_cap) in [(None, None), (Some(2), None), (None, Some(2.0))] {
+        let mut c = Case { soft_cap, ..case(5, 4, 2, 4, Layout::Packed, window) };
         c.segments = vec![2, 2 | MASKED, 2, 1, 1, 0, 1, 1 | MASKED, 1, 0];
         let x = inputs(&c);
         let (q, k, v, d_o) = (wide(&x.q), wide(&x.k), wide(&x.v), wide(&x.d_o));
@@ -221,7 +232,8 @@ fn the_same_input_gives_the_same_bits() {
 fn bad_sizes_are_refused() {
     let Some(gpu) = gpu() else { return };
     let mut g = Graph::new(&gpu);
-    let good = Attention { batch: 1, seq: 6, heads: 4, kv_heads: 2, head_dim: 8, scale: 0.5, window: None };
+    let good =
+        Attention { batch: 1, seq: 6, heads: 4, kv_heads: 2, head_dim: 8, scale: 0.5, soft_cap: None, window: None };
     let q = g.value([6, 32], DType::F32).unwrap();
     let k = g.value([6, 16], DType::F32).unwrap();
     let segments = g.value([1, 6], DType::U32).unwrap();
@@ -237,6 +249,7 @@ fn bad_sizes_are_refused() {
     fails(Attention { head_dim: 6, ..good }, "head_dim: expected a multiple of 4 up to 256, got 6");
     fails(Attention { head_dim: 260, ..good }, "head_dim");
     fails(Attention { window: Some(0), ..good }, "sliding_window");
+    fails(Attention { soft_cap: Some(0.0), ..good }, "soft cap of the scores");
     fails(Attention { seq: 0, ..good }, "at least one token");
     fails(Attention { scale: f32::NAN, ..good }, "attention scale");
     fails(Attention { seq: 3, batch: 2, ..good }, "attention segments: expected U32 [2, 3], got U32 [1, 6]");
