@@ -239,6 +239,11 @@ fn divided(f: &Fields<'_>, divisors: &[f32], theta: f64, factor: f64, rotary_dim
               "attention_factor": 1.0, "factor": 1.0}))
 }
 
+fn changing(kind: &str) -> Error {
+    let supported = "the same rotations for texts of all lengths: default, linear, llama3, yarn, or longrope with one list of factors";
+    Error::unsupported("rope_type in a GGUF file", kind, supported)
+}
+
 /// What llama.cpp wants to know of a model beside its tensors: the inverse of [`read`]. Errors: Config for a size beyond u32,
 /// Unsupported for what no key of the family can say.
 pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> {
@@ -287,12 +292,13 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
                 }
             }
         }
+        RopeScaling::Dynamic { .. } => return Err(changing("dynamic")),
+        // llama.cpp takes the long factors of a file by the context of the run, whatever the text's length.
+        RopeScaling::LongRope { ref short_factor, ref long_factor, .. } if short_factor != long_factor => {
+            return Err(changing("longrope"));
+        }
         // Said by a tensor, or by nothing.
         RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. } => {}
-        RopeScaling::Dynamic { .. } => {
-            let supported = "default, linear, llama3, yarn, or longrope whose factors are the same for all lengths";
-            return Err(Error::unsupported("rope_type in a GGUF file", "dynamic", supported));
-        }
     }
     for (key, value) in (arch.family.gguf.write)(arch) {
         add(key, value);

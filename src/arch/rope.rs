@@ -227,3 +227,127 @@ fn longrope(rope: &Fields<'_>, around: &Around, original: usize, rotary_dim: usi
         original_max_position_embeddings: original,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::rope::frequencies;
+    use serde_json::json;
+    use std::path::Path;
+
+    fn read(config: &Value, partial_rotary_factor: Option<f64>) -> Result<RopeSpec> {
+        let f = Fields::new(config, Path::new("config.json"))?;
+        let max_positions = f.extent("max_position_embeddings")?;
+        let partial = partial(&f, partial_rotary_factor)?;
+        let around = Around { max_positions, head_dim: 16, theta: 1e4, partial, original: None };
+        Ok(one(&f, around)?.remove(0))
+    }
+
+    /// `scripts/make_rope_golden.py` wrote it.
+    #[test]
+    fn frequencies_are_those_of_transformers() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rope.json");
+        let golden: Value = crate::format::read_json(golden).unwrap();
+        for case in golden.as_array().unwrap() {
+            let spec = read(&case["config"], case["partial"].as_bool().unwrap().then_some(1.0)).unwrap();
+            let length = case["length"].as_u64().unwrap() as usize;
+            let got = frequencies(spec.theta, spec.rotary_dim, &spec.scaling, length).unwrap();
+            let want: Vec<f64> = case["inv_freq"].as_array().unwrap().iter().map(|f| f.as_f64().unwrap()).collect();
+            // Powers in f32 there.
+            let close = |a: f64, b: f64| (a - b).abs() <= 2e-6 * b;
+            assert_eq!(got.len(), want.len(), "{case}");
+            assert!(got.iter().zip(&want).all(|(&a, &b)| close(a, b)), "{case}: {got:?}");
+            let attention = case["attention_factor"].as_f64().unwrap();
+            assert!(close(spec.scaling.attention_factor(), attention), "{case}: {:?}", spec.scaling);
+        }
+    }
+
+    #[test]
+    fn lengths_are_told_apart_where_rotations_differ() {
+        let of = |rope: Value| read(&json!({"max_position_embeddings": 64, "rope_parameters": rope}), None).unwrap();
+        let [short, long] = [vec![1.0; 8], vec![2.0; 8]];
+        let longrope = of(json!({"rope_type": "longrope", "short_factor": short, "long_factor": long,
+                                 "original_max_position_embeddings": 16}));
+        let class = |spec: &RopeSpec, length: usize| spec.scaling.length_class(length);
+        assert!(class(&longrope, 1) == class(&longrope, 16) && class(&longrope, 17) == class(&longrope, 64));
+        assert!(class(&longrope, 16) != class(&longrope, 17));
+        let same = of(json!({"rope_type": "longrope", "short_factor": long, "long_factor": long}));
+        assert_eq!(class(&same, 1), class(&same, 1000));
+        let dynamic = of(json!({"rope_type": "dynamic", "factor": 3.0}));
+        assert!(class(&dynamic, 1) == class(&dynamic, 64) && class(&dynamic, 65) != class(&dynamic, 66));
+        assert_eq!((dynamic.reach(), longrope.reach()), (Some(192), None));
+        let yarn = of(json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 48}));
+        assert_eq!((yarn.reach(), class(&yarn, 1)), (Some(96), class(&yarn, 65)));
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        let message = |rope: Value, partial: Option<f64>| {
+            let config = json!({"max_position_embeddings": 64, "rope_parameters": rope});
+            read(&config, partial).unwrap_err().to_string()
+        };
+        let yarn = |name: &str, value: Value| {
+            let mut rope = json!({"rope_type": "yarn", "factor": 4.0});
+            rope[name] = value;
+            message(rope, None)
+        };
+        for (name, value) in [
+            ("factor", json!(0.0)),
+            ("factor", json!("4")),
+            ("original_max_position_embeddings", json!(0)),
+            ("attention_factor", json!(-1.0)),
+            ("attention_factor", json!(0)),
+            ("beta_fast", json!(-32)),
+            ("beta_slow", json!("1")),
+            ("truncate", json!(1)),
+            ("rope_theta", json!(1.0)),
+            ("partial_rotary_factor", json!(0.5)),
+        ] {
+            let message = yarn(name, value);
+            assert!(message.contains(&format!("rope_parameters.{name}: expected")), "{message}");
+        }
+        assert!(message(json!({"rope_type": "yarn"}), None).contains("rope_parameters.factor is missing"));
+        let mscale = json!({"rope_type": "yarn", "factor": 4.0, "mscale": -20.0, "mscale_all_dim": 1.0});
+        assert!(message(mscale, None).contains("rope_parameters.mscale: expected"));
+        let longrope = |name: &str, value: Value| {
+            let mut rope = json!({"rope_type": "longrope", "short_factor": vec![1.0; 8], "long_factor": vec![1.0; 8]});
+            rope[name] = value;
+            message(rope, None)
+        };
+        for (name, value) in [
+            ("short_factor", json!(vec![1.0; 7])),
+            ("short_factor", json!(null)),
+            ("long_factor", json!(vec![0.0; 8])),
+            ("long_factor", json!(vec!["1"; 8])),
+            ("attention_factor", json!(-1.0)),
+            ("factor", json!(0.0)),
+            ("original_max_position_embeddings", json!(1)),
+        ] {
+            let message = longrope(name, value);
+            assert!(message.contains(&format!("rope_parameters.{name}: expected")), "{message}");
+        }
+        for share in [0.0, 0.1, 0.2, 1.5, -0.5] {
+            let message = message(json!({"rope_type": "default", "partial_rotary_factor": share}), Some(1.0));
+            assert!(message.contains("rope_parameters.partial_rotary_factor: expected a share"), "{message}");
+        }
+        let two = json!({"rope_type": "dynamic", "factor": 2.0, "partial_rotary_factor": 0.125});
+        assert!(message(two, Some(1.0)).contains("partial_rotary_factor: expected 4 or more features"));
+        assert!(
+            message(json!({"rope_type": "dynamic", "factor": -2.0}), None).contains("rope_parameters.factor: expected")
+        );
+        assert!(message(json!({"type": "su"}), None).contains("rope_parameters.type: expected one of default, linear"));
+    }
+
+    #[test]
+    fn a_share_stands_beside_or_within() {
+        let dim = |config: Value, default: f64| read(&config, Some(default)).unwrap().rotary_dim;
+        assert_eq!(dim(json!({"max_position_embeddings": 64}), 0.5), 8);
+        assert_eq!(dim(json!({"max_position_embeddings": 64, "partial_rotary_factor": 0.25}), 0.5), 4);
+        assert_eq!(dim(json!({"max_position_embeddings": 64, "partial_rotary_factor": null}), 0.5), 16);
+        let within = json!({"rope_type": "default", "partial_rotary_factor": 0.75});
+        let both = json!({"max_position_embeddings": 64, "partial_rotary_factor": 0.25, "rope_parameters": within});
+        assert_eq!(dim(both, 0.5), 12);
+        let message = read(&json!({"max_position_embeddings": 64, "partial_rotary_factor": 0.5}), None).unwrap_err();
+        assert!(message.to_string().contains("partial_rotary_factor in config.json: 0.5; supported: 1.0"), "{message}");
+    }
+}
