@@ -8,7 +8,7 @@ Weights are random, rounded to bf16 and computed with in fp32 on the CPU; sizes 
 alike. Each folder holds the model, and in golden.safetensors:
 
     input_ids, attention_mask, labels   two rows of 24, the second padded on the right; longer than the window
-    logits          of the model alone, and tuned_logits with the adapter [2, 24, vocab]
+    logits          of the model alone, and tuned_logits with the adapter [2, 24, vocab]; of no meaning where the mask is 0
     loss            with the adapter
     param/…, grad/… the adapter's values and the loss's gradients, by PEFT's names
     prompt, greedy  ids, and the 12 that follow greedily from them
@@ -88,7 +88,47 @@ FAMILIES = {
         },
     ),
     "qwen3": ("Qwen3", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
+    # Texts on both sides of the length at which their rotations change.
+    "longrope": (
+        "Llama",
+        {
+            "hidden_size": 96,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 500.0,
+                "short_factor": [1.0, 1.05, 1.2, 1.3, 1.5, 2.0, 2.5, 3.0],
+                "long_factor": [1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0],
+                "original_max_position_embeddings": 20,
+            },
+        },
+    ),
+    "dynamic": (
+        "Llama",
+        {
+            "hidden_size": 96,
+            "max_position_embeddings": 19,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0},
+        },
+    ),
+    "yarn": (
+        "Llama",
+        {
+            "hidden_size": 96,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "original_max_position_embeddings": 16,
+                "beta_fast": 4.0,
+                "beta_slow": 0.5,
+                "attention_factor": 1.3,
+            },
+        },
+    ),
 }
+# Rotations depend on the length of what is read together: rows are read alone, and continued without a cache, whose keys would keep
+# the rotations of a shorter text.
+BY_LENGTH = ("longrope", "dynamic")
 
 # So small that a tied head does not say the same token again and again.
 EMBEDDINGS = {"gemma": 0.1, "gemma2": 0.1, "gemma3": 0.1}
@@ -119,6 +159,14 @@ def model_of(name):
     return model
 
 
+def logits_of(name, model, ids, mask):
+    with torch.no_grad():
+        if name not in BY_LENGTH:
+            return model(input_ids=ids, attention_mask=mask).logits
+        rows = [model(input_ids=row[None, : int(seen.sum())]).logits[0] for row, seen in zip(ids, mask)]
+        return torch.stack([torch.nn.functional.pad(row, (0, 0, 0, ids.shape[1] - len(row))) for row in rows])
+
+
 def write(name):
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,10 +184,11 @@ def write(name):
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :5] = -100
     golden = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    golden["logits"] = logits_of(name, model, ids, mask)
     with torch.no_grad():
-        golden["logits"] = model(input_ids=ids, attention_mask=mask).logits
         prompt = ids[:1, :11]
-        followed = model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+        cached = name not in BY_LENGTH
+        followed = model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0, use_cache=cached)
     golden["prompt"], golden["greedy"] = prompt[0], followed[0, prompt.shape[1] :]
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     tuned = get_peft_model(model, config)
@@ -150,7 +199,7 @@ def write(name):
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     answer = tuned(input_ids=ids, attention_mask=mask, labels=labels)
     answer.loss.backward()
-    golden["tuned_logits"], golden["loss"] = answer.logits.detach(), answer.loss.detach().reshape(1)
+    golden["tuned_logits"], golden["loss"] = logits_of(name, tuned, ids, mask), answer.loss.detach().reshape(1)
     for key, parameter in tuned.named_parameters():
         if "lora_" in key:
             plain = key.replace(".default", "")

@@ -60,6 +60,18 @@ class Folder:
     """config.json of one family."""
 
     ROPE = [dict(rope_type="linear", factor=2.0, rope_theta=500.0), dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32, rope_theta=100.0), dict(rope_type="yarn", factor=2.0, rope_theta=10000.0, original_max_position_embeddings=32)]
+    LONGROPE = dict(rope_type="longrope", rope_theta=100.0, short_factor=[1.0, 1.5, 2.0, 2.5], long_factor=[2.0, 4.0, 6.0, 8.0])
+    # What is set beside a rotary embedding in `rope_scaling`: texts have 40 tokens.
+    BESIDE = [
+        (dict(rope_type="dynamic", factor=4.0), dict(max_position_embeddings=24)),
+        (dict(rope_type="dynamic", factor=4.0), dict(max_position_embeddings=48)),
+        (dict(type="yarn", factor=4.0, beta_fast=4.0, beta_slow=0.5, attention_factor=1.3), dict(original_max_position_embeddings=16)),
+        (dict(rope_type="yarn", factor=4.0, mscale=0.7, mscale_all_dim=1.3, truncate=False), dict(original_max_position_embeddings=2048)),
+        (LONGROPE, dict(original_max_position_embeddings=24)),
+        (LONGROPE, dict(original_max_position_embeddings=40)),
+        (dict(**LONGROPE, factor=8.0), dict(original_max_position_embeddings=39)),
+        (dict(**LONGROPE, attention_factor=1.3), {}),
+    ]
     VALUES = {
         "attention_dropout": [0.0, 0.1, 0],
         "dtype": ["float32", "bfloat16", "float16"],
@@ -79,7 +91,7 @@ class Folder:
         "partial_rotary_factor": [0.5, 1.0, 0.25],
         "pretraining_tp": [1, 2, None],
         "rms_norm_eps": [1e-5, 1e-2, 0.5],
-        "rope_parameters": ROPE,
+        "rope_parameters": [*ROPE, dict(**LONGROPE, original_max_position_embeddings=32)],
         "rope_scaling": [*ROPE[:2], dict(type="dynamic", factor=2.0)],
         "rope_theta": [100.0, 500000.0, 1000],
         "sliding_window": [8, 16, None],
@@ -125,6 +137,8 @@ class Folder:
             yield "layer_types, the window used", "mixed", dict(use_sliding_window=True, layer_types=["sliding_attention", "full_attention"])
         for value in [dict(rope_type="linear", factor=2.0), {}, None]:
             yield "rope_scaling beside rope_parameters", value, dict(rope_scaling=value, rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=500.0), rope_theta=300.0)
+        for rope, beside in self.BESIDE:
+            yield "rope_scaling with fields beside it", {**beside, "rope_scaling": rope}, dict(rope_scaling=rope, **beside)
 
     def write(self, changes, work):
         folder = os.path.join(work, "model")
@@ -288,6 +302,16 @@ class Gguf:
         "use_parallel_residual": [True, False, True],
         "vocab_size": [160, 100, 200],
     }
+    YARN = {
+        "rope.scaling.factor": [0.0, 2.0, 8.0],
+        "rope.scaling.original_context_length": [0, 16, 1000],
+        "rope.scaling.attn_factor": [1.0, 1.5, 0.5],
+        "rope.scaling.yarn_beta_fast": [32.0, 100.0, 8.0],
+        "rope.scaling.yarn_beta_slow": [1.0, 16.0, 0.1],
+        "rope.scaling.yarn_ext_factor": [0.0, 1.0, 0.5],
+        "rope.scaling.yarn_attn_factor": [1.0, 2.0],
+        "rope.scaling.yarn_log_multiplier": [0.0, 0.1],
+    }
     WHOLE = ("count", "length", "dim", "window", "group", "layer", "num", "period", "pattern", "rank", "step")
 
     def __init__(self):
@@ -311,6 +335,10 @@ class Gguf:
             yield "rope.scaling.factor of linear", value, {"rope.scaling.type": "linear", "rope.scaling.factor": value}
             yield "rope.scaling.factor of none", value, {"rope.scaling.type": "none", "rope.scaling.factor": value}
             yield "rope.scaling.factor before rope.scale_linear", value, {"rope.scaling.factor": value, "rope.scale_linear": 4.0}
+        yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 4096}
+        for key, values in self.YARN.items():
+            for value in values:
+                yield f"{key} of yarn", value, {**yarn, key: value}
         for divisors in [[1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 4.0, 8.0]]:
             yield "rope_freqs.weight", divisors, {"divisors": divisors}
         yield "rope_freqs.weight and a factor", [1.0, 2.0, 4.0, 8.0], {"divisors": [1.0, 2.0, 4.0, 8.0], "rope.scaling.factor": 2.0}

@@ -1,4 +1,4 @@
-// Rotary position embedding in place: feature i of a head turns together with feature i + head_dim / 2.
+// Rotary position embedding in place: feature i of a head turns together with feature i + half_dim, and those behind 2 * half_dim stay.
 // A lane holds one (row, pair) and turns HEADS heads, so that cos and sin are read once for them.
 
 import index
@@ -8,6 +8,7 @@ struct Params {
     group_end: u32,
     rows: u32,
     heads: u32,
+    head_dim: u32,
     half_dim: u32,
     head_blocks: u32,
     positions: u32,
@@ -17,7 +18,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<f32>; // [positions, cos: half_dim, sin: half_dim]
 @group(0) @binding(2) var<storage, read> position: array<u32>; // [rows]
-@group(0) @binding(3) var<storage, read_write> x: array<f32>; // [rows, heads, 2 * half_dim]
+@group(0) @binding(3) var<storage, read_write> x: array<f32>; // [rows, heads, head_dim]
 
 // (a, b) -> (a cos - b sin, b cos + a sin), with -sin where sign = -1
 @compute @workgroup_size(256)
@@ -40,7 +41,7 @@ fn rotate(
     let s = table[entry + params.half_dim] * params.sign;
     let last = min((block + 1u) * HEADS, params.heads);
     for (var head = block * HEADS; head < last; head++) {
-        let at = (row * params.heads + head) * params.half_dim * 2u + i;
+        let at = (row * params.heads + head) * params.head_dim + i;
         let a = x[at];
         let b = x[at + params.half_dim];
         x[at] = a * c - b * s;

@@ -5,7 +5,7 @@ use crate::{
     data::{Batch, Example},
     gpu::Tensor,
     graph::{Graph, Program, Programs},
-    model::{BUCKET, Inputs, LossValues, Model},
+    model::{BUCKET, Inputs, LossValues, Model, Ropes},
     nn::Pass,
 };
 
@@ -136,7 +136,7 @@ fn write(inputs: &Inputs, sequence: &Example, seq: usize) -> Result<()> {
 /// The loss of single sequences, one program per length.
 struct Runner<'m> {
     model: &'m Model,
-    ropes: Vec<Tensor>,
+    ropes: Ropes,
     scale: Tensor,
     accumulate: Tensor,
     metrics: Tensor,
@@ -170,6 +170,7 @@ impl<'m> Runner<'m> {
             Ok((inputs, g.plan().build(pool)?))
         })?;
         write(inputs, sequence, seq)?;
+        ropes.fit(sequence.input_ids.len())?;
         program.run()?;
         Ok(f64::from(self.metrics.read::<f32>()?[0]))
     }

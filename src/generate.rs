@@ -2,14 +2,15 @@
 
 use crate::{
     DType, Error, Result,
+    arch::RopeScaling,
     gpu::{Readback, Tensor},
     graph::{Graph, Pool, Program, Programs},
     kernels::{elementwise, sample},
-    model::Model,
+    model::{Model, Ropes},
     nn::{Context, KvCache, Pass},
     random,
 };
-use std::borrow::Borrow;
+use std::{borrow::Borrow, sync::Once};
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,13 +105,17 @@ const PREFILL_BUCKET: usize = 32;
 /// Generates with one model, with its adapter where one is attached, over one sequence at a time.
 ///
 /// It owns, shares or borrows the model: `M` is [`Model`], `Arc<Model>` or `&Model`.
+///
+/// What it says is what the model says without a cache. Where a text grows past a length from which its rotary embedding turns all of it
+/// otherwise, the keys so far carry rotations that are no more those of the text, and are computed anew: once at the border of
+/// `longrope`, and at each token beyond that of `dynamic`, whose angles change with every length.
 pub struct Generator<M> {
     model: M,
     /// Whether the adapter is passed over.
     base_only: bool,
     capacity: usize,
     caches: Vec<KvCache>,
-    ropes: Vec<Tensor>,
+    ropes: Ropes,
     /// Tokens before the ones that a program reads. [1] u32
     position: Tensor,
     /// [vocab] f32
@@ -120,6 +125,9 @@ pub struct Generator<M> {
     readback: Readback,
     /// By the number of tokens that they read, with or without the adapter.
     programs: Programs<(usize, bool), Reader>,
+    /// The sequence.
+    tokens: Vec<u32>,
+    /// How many of its tokens the caches hold.
     filled: usize,
     finish: Finish,
 }
@@ -153,6 +161,7 @@ impl<M: Borrow<Model>> Generator<M> {
             likeliest: None,
             readback: gpu.readback(4 * vocab as u64)?,
             programs: Programs::default(),
+            tokens: Vec::new(),
             filled: 0,
             finish: Finish::MaxNewTokens,
             model,
@@ -180,6 +189,7 @@ impl<M: Borrow<Model>> Generator<M> {
 
     /// Forgets the sequence.
     pub fn reset(&mut self) {
+        self.tokens.clear();
         self.filled = 0;
     }
 
@@ -191,7 +201,7 @@ impl<M: Borrow<Model>> Generator<M> {
     /// Reads `prompt` after what was read before, then generates until a token of `stop`, `max_new_tokens`, or the end of
     /// the capacity. Each token is handed to `on_token` as it comes; it returns whether to go on. Stop tokens are not
     /// handed out. Where the device is asked to stop, what there is so far is the answer. Errors: Config for an empty or too long
-    /// prompt or bad options; Interrupted while the prompt is read; Device, DeviceLost.
+    /// prompt or bad options; Interrupted while the prompt is read, which is then not part of the sequence; Device, DeviceLost.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -200,7 +210,7 @@ impl<M: Borrow<Model>> Generator<M> {
         mut on_token: impl FnMut(u32) -> Result<bool>,
     ) -> Result<Vec<u32>> {
         sampling.validate()?;
-        let room = self.capacity - self.filled;
+        let room = self.capacity - self.tokens.len();
         if prompt.is_empty() || prompt.len() > room {
             let message = format!("expected 1 to {room} tokens, got {}", prompt.len());
             return Err(Error::config("prompt", message));
@@ -209,9 +219,7 @@ impl<M: Borrow<Model>> Generator<M> {
         if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::config("prompt", format!("token {id} is outside the vocabulary of {vocab}")));
         }
-        for piece in prompt.chunks(PREFILL) {
-            self.read(piece)?;
-        }
+        self.extend(prompt)?;
         let mut out = Vec::new();
         self.finish = Finish::MaxNewTokens;
         for draw in 0..sampling.max_new_tokens {
@@ -225,14 +233,14 @@ impl<M: Borrow<Model>> Generator<M> {
                 self.finish = Finish::Stopped;
                 break;
             }
-            if self.filled == self.capacity {
+            if self.tokens.len() == self.capacity {
                 if draw + 1 < sampling.max_new_tokens {
                     self.finish = Finish::Positions;
                 }
                 break;
             }
             if draw + 1 < sampling.max_new_tokens {
-                match self.read(&[id]) {
+                match self.extend(&[id]) {
                     Err(Error::Interrupted(_)) => {
                         self.finish = Finish::Stopped;
                         break;
@@ -252,12 +260,41 @@ impl<M: Borrow<Model>> Generator<M> {
         Ok(sampling.sample(&logits, draw))
     }
 
-    /// Runs the model over tokens and appends them to the cache.
+    /// Appends tokens to the sequence, and reads what of it the caches do not hold. Where that fails, the sequence is as it was.
+    fn extend(&mut self, tokens: &[u32]) -> Result<()> {
+        let before = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        let read = self.read_rest();
+        if read.is_err() {
+            self.tokens.truncate(before);
+            // Rows of a window's cache may be those of tokens that are no more.
+            if self.filled > before {
+                self.filled = 0;
+            }
+        }
+        read
+    }
+
+    fn read_rest(&mut self) -> Result<()> {
+        if self.ropes.fit(self.tokens.len())? && self.filled > 0 {
+            self.filled = 0;
+            tell_of_rereading(self.model());
+        }
+        while self.filled < self.tokens.len() {
+            let end = self.tokens.len().min(self.filled + PREFILL);
+            let piece = self.tokens[self.filled..end].to_vec();
+            self.read(&piece)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the model over tokens and appends them to the caches.
     fn read(&mut self, tokens: &[u32]) -> Result<()> {
         let width = if tokens.len() == 1 { 1 } else { tokens.len().next_multiple_of(PREFILL_BUCKET) };
         let Generator { model, base_only, ropes, caches, position, logits, programs, capacity, filled, .. } =
             &mut *self;
-        let shared = Shared { model: (*model).borrow(), base_only: *base_only, ropes, caches, position, logits };
+        let shared =
+            Shared { model: (*model).borrow(), base_only: *base_only, ropes: ropes.tables(), caches, position, logits };
         let reader = programs.get((width, *base_only), |pool| shared.record(width, pool))?;
         let mut ids = tokens.to_vec();
         ids.resize(width, 0);
@@ -271,6 +308,19 @@ impl<M: Borrow<Model>> Generator<M> {
         self.likeliest = Some(reader.likeliest.clone());
         self.filled += tokens.len();
         Ok(())
+    }
+}
+
+/// Says once what makes the generation slow.
+fn tell_of_rereading(model: &Model) {
+    static TOLD: Once = Once::new();
+    if model.arch.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. })) {
+        TOLD.call_once(|| {
+            log::warn!(
+                "rope_type dynamic: beyond max_position_embeddings each token changes the rotations of all, so that the whole text is \
+                 read again for each"
+            );
+        });
     }
 }
 

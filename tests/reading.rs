@@ -330,7 +330,7 @@ fn fields_of_another_type_or_meaning_are_refused_by_name() {
         ("sliding_window", json!(-1), "a whole number"),
         ("hidden_act", json!("gelu"), "one of silu, swish"),
         ("rope_theta", json!(null), "a number, got null"),
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0}), "yarn"),
+        ("rope_scaling", json!({"rope_type": "su", "factor": 2.0}), "su"),
         ("rope_scaling", json!({"rope_type": "linear", "factor": "2"}), "rope_scaling.factor: expected a number"),
         (
             "rope_scaling",
@@ -434,7 +434,7 @@ fn gguf_metadata_of_another_meaning_are_refused_by_key() {
     let golden = golden();
     let case = case(&golden, "GGUF, rope.scale_linear");
     for (key, value, expected) in [
-        ("rope.scaling.type", json!("yarn"), "yarn"),
+        ("rope.scaling.type", json!("longrope"), "longrope"),
         ("rope.scaling.factor", json!(-2.0), "llama.rope.scaling.factor: expected a positive number"),
         ("rope.scaling.attn_factor", json!(2.0), "llama.rope.scaling.attn_factor"),
         ("rope.dimension_count", json!(4.0), "llama.rope.dimension_count"),

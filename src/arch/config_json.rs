@@ -4,7 +4,8 @@
 
 use super::{
     Activation, Architecture, AttentionSpec, BlockSpec, FAMILIES, Family, LinearId, LinearSpec, LogitShape, NormId,
-    NormSpec, RopeScaling, RopeSpec, Rows, Site,
+    NormSpec, Rows, Site,
+    rope::{self, Around, RopeSpec},
 };
 use crate::{Error, Result, format::fields::Fields};
 use serde_json::Value;
@@ -28,7 +29,9 @@ pub(super) struct Defaults {
     pub tie_embeddings: bool,
     pub norm_eps: f64,
     /// Reads the rotary embeddings.
-    pub ropes: Ropes,
+    pub ropes: rope::Read,
+    /// The share of each head that turns where the configuration does not say; `None` where the class turns whole heads.
+    pub partial_rotary_factor: Option<f64>,
     /// The name of the field that tells, what the family has by a name that means something else elsewhere, and what is taken where
     /// nothing is told.
     pub activation: (&'static str, &'static [(&'static str, Activation)], Activation),
@@ -47,13 +50,11 @@ impl Defaults {
         rope_theta: 10000.0,
         tie_embeddings: false,
         norm_eps: 1e-6,
-        ropes: one_rope,
+        ropes: rope::one,
+        partial_rotary_factor: None,
         activation: ("hidden_act", &[], Activation::Silu),
     };
 }
-
-/// The rotary embeddings of a model, from its positions, the width of its heads, and the base where none is told.
-type Ropes = fn(&Fields<'_>, usize, usize, f64) -> Result<Vec<RopeSpec>>;
 
 const WINDOW: usize = 4096;
 
@@ -68,7 +69,10 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
     let blocks = f.integer("num_hidden_layers", 1..=MAX_BLOCKS)?.map_or(defaults.blocks, |n| n as usize);
     let max_positions = f.extent_or("max_position_embeddings", defaults.max_positions)?;
     let head_dim = f.nullable_extent("head_dim", defaults.head_dim)?.unwrap_or(hidden_size / heads);
-    let ropes = (defaults.ropes)(f, max_positions, head_dim, defaults.rope_theta)?;
+    let partial = rope::partial(f, defaults.partial_rotary_factor)?;
+    let around = Around { max_positions, head_dim, theta: defaults.rope_theta, partial, original: None };
+    let ropes = (defaults.ropes)(f, around)?;
+    let max_positions = ropes.iter().filter_map(RopeSpec::reach).fold(max_positions, usize::max);
     let intermediate_size = f.extent_or("intermediate_size", defaults.intermediate_size)?;
     let kv_heads = f.nullable_extent("num_key_value_heads", defaults.kv_heads)?.unwrap_or(heads);
     let attention = AttentionSpec { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None };
@@ -185,9 +189,6 @@ fn refuse_options(f: &Fields<'_>) -> Result<()> {
     if f.has("per_layer_config") {
         return refuse("per_layer_config", "the same for every block");
     }
-    if f.nullable_number("partial_rotary_factor", None)?.is_some_and(|factor| factor != 1.0) {
-        return refuse("partial_rotary_factor", "1.0");
-    }
     Ok(())
 }
 
@@ -241,80 +242,4 @@ pub(super) fn set_windows(
         };
     }
     Ok(())
-}
-
-/// Base and scaling of the rotary frequencies, the same in all blocks. transformers 5 keeps both in `rope_parameters`; `rope_scaling`, the older name of
-/// the same, wins where both stand, and a `rope_theta` inside wins over one beside it. Errors: Format, Unsupported.
-fn one_rope(f: &Fields<'_>, max_positions: usize, head_dim: usize, theta: f64) -> Result<Vec<RopeSpec>> {
-    // An empty object counts as none there.
-    let filled = |name: &str| f.get(name).and_then(Value::as_object).is_some_and(|object| !object.is_empty());
-    let (old, new) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
-    let rope = if filled("rope_scaling") { old } else { new };
-    let beside = f.number_or("rope_theta", theta)?;
-    // A field of the configuration itself wins over one inside.
-    let original = f.nullable_extent("original_max_position_embeddings", None)?;
-    let Some(rope) = rope else { return Ok(vec![RopeSpec { theta: beside, scaling: RopeScaling::None }]) };
-    Ok(vec![rope_of(&rope, max_positions, head_dim, beside, original)?])
-}
-
-/// One rotary embedding. `theta`: its base where it has none of its own; `original`: tokens of the pretraining, where they stand beside
-/// it. Errors: Format, Unsupported.
-pub(super) fn rope_of(
-    rope: &Fields<'_>,
-    max_positions: usize,
-    head_dim: usize,
-    theta: f64,
-    original: Option<usize>,
-) -> Result<RopeSpec> {
-    let theta = rope.number_or("rope_theta", theta)?;
-    if let Some(name) = rope.names().find(|name| rope.get(name).is_some_and(Value::is_object)) {
-        return Err(rope.fail(name, "one scaling for all blocks"));
-    }
-    if rope.number_or("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(rope.fail("partial_rotary_factor", "1.0"));
-    }
-    let kind = match rope.text("rope_type")? {
-        Some(kind) => kind,
-        None => rope.text("type")?.unwrap_or("default"),
-    };
-    let positive = |name: &str| match rope.number(name)? {
-        number if number > 0.0 => Ok(number),
-        _ => Err(rope.fail(name, "a positive number")),
-    };
-    let scaling = match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: positive("factor")? },
-        "llama3" => RopeScaling::Llama3 {
-            factor: positive("factor")?,
-            low_freq_factor: positive("low_freq_factor")?,
-            high_freq_factor: positive("high_freq_factor")?,
-            original_max_position_embeddings: match original {
-                Some(original) => original,
-                None => rope.extent_or("original_max_position_embeddings", max_positions)?,
-            },
-        },
-        "longrope" => divisors(rope, head_dim)?,
-        _ => {
-            let name = if rope.has("rope_type") { "rope_type" } else { "type" };
-            return Err(rope.fail(name, "default, linear or llama3, the kinds that are computed here"));
-        }
-    };
-    Ok(RopeSpec { theta, scaling })
-}
-
-/// `longrope` whose short and long divisors are the same and whose attention is not scaled: the divisors as they are, which is
-/// how a GGUF file's `rope_freqs.weight` is written in config.json. Errors: Format, Unsupported for any other.
-fn divisors(rope: &Fields<'_>, head_dim: usize) -> Result<RopeScaling> {
-    let (short, long) = (rope.list("short_factor")?, rope.list("long_factor")?);
-    if short.is_none() || short != long || rope.nullable_number("attention_factor", None)? != Some(1.0) {
-        let supported =
-            "default, linear or llama3, or longrope whose short_factor is its long_factor with attention_factor 1";
-        return Err(rope.fail("rope_type", supported));
-    }
-    let numbers = short.into_iter().flatten().map(|value| value.as_f64().filter(|&d| d > 0.0));
-    let numbers: Option<Vec<f64>> = numbers.collect();
-    match numbers.filter(|numbers| numbers.len() == head_dim / 2) {
-        Some(numbers) => Ok(RopeScaling::Divisors(numbers.into())),
-        None => Err(rope.fail("short_factor", format!("{} positive numbers", head_dim / 2))),
-    }
 }

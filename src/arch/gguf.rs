@@ -13,6 +13,9 @@ use crate::{
 use serde_json::{Value, json};
 use std::{f64::consts::TAU, path::Path};
 
+/// YaRN's `beta_fast` and `beta_slow` where nothing is told.
+const BETAS: [f64; 2] = [32.0, 1.0];
+
 /// What is asked of a file's tensors to read its configuration.
 struct Tensors {
     /// Rows of the embedding.
@@ -73,10 +76,21 @@ fn config(family: &Family, f: &Fields<'_>, tensors: &Tensors) -> Result<Value> {
     let hidden = f.extent("embedding_length")?;
     let heads = same_for_all(f, "attention.head_count", None)?;
     let head_dim = f.extent_or("attention.key_length", hidden / heads)?;
-    for name in ["attention.value_length", "rope.dimension_count"] {
-        if f.extent_or(name, head_dim)? != head_dim {
+    let rotary_dim = f.extent_or("rope.dimension_count", head_dim)?;
+    // Rows in llama.cpp's order are those of a head that turns as a whole.
+    let whole = rotary_dim == head_dim || (rotary_dim < head_dim && !family.gguf.rotated);
+    for (name, right) in [
+        ("attention.value_length", f.extent_or("attention.value_length", head_dim)? == head_dim),
+        ("rope.dimension_count", whole),
+    ] {
+        if !right {
             return Err(f.fail(name, format!("the width of a head, {head_dim}")));
         }
+    }
+    let context = f.extent_or("context_length", 2048)?;
+    let mut rope = rope(f, tensors.divisors.as_deref(), rotary_dim, context)?;
+    if rotary_dim != head_dim {
+        rope["partial_rotary_factor"] = share(rotary_dim, head_dim).into();
     }
     let mut json = json!({
         "architectures": [family.class],
@@ -89,9 +103,9 @@ fn config(family: &Family, f: &Fields<'_>, tensors: &Tensors) -> Result<Value> {
         "num_key_value_heads": same_for_all(f, "attention.head_count_kv", Some(heads))?,
         "head_dim": head_dim,
         "vocab_size": tensors.vocab_size,
-        "max_position_embeddings": f.extent_or("context_length", 2048)?,
+        "max_position_embeddings": context,
         "rms_norm_eps": shortest(f.number("attention.layer_norm_rms_epsilon")? as f32),
-        "rope_parameters": rope(f, tensors.divisors.as_deref(), head_dim)?,
+        "rope_parameters": rope,
         "tie_word_embeddings": tensors.tied,
         "attention_bias": true,
         "mlp_bias": true,
@@ -122,10 +136,6 @@ fn refuse_options(f: &Fields<'_>) -> Result<()> {
     if !f.flag("attention.causal", true)? {
         return Err(f.fail("attention.causal", "true"));
     }
-    // Multiplies the rotated queries and keys in every kind of scaling.
-    if f.number_or("rope.scaling.attn_factor", 1.0)? != 1.0 {
-        return Err(f.fail("rope.scaling.attn_factor", "1.0"));
-    }
     f.ignore(&["vocab_size", "expert_used_count", "tensor_data_layout", "rope.scaling.finetuned"]);
     // Written beside the one that Llama has, and what YaRN alone reads.
     f.ignore(&["attention.layer_norm_epsilon", "rope.scaling.original_context_length"]);
@@ -144,21 +154,54 @@ fn same_for_all(f: &Fields<'_>, name: &str, default: Option<usize>) -> Result<us
     }
 }
 
-/// Base and scaling of the rotary frequencies, as llama.cpp reads them. Errors: Format, Unsupported.
-fn rope(f: &Fields<'_>, divisors: Option<&[f32]>, head_dim: usize) -> Result<Value> {
+/// The share of `head_dim` features of which transformers makes `rotary_dim`: int(head_dim · share).
+fn share(rotary_dim: usize, head_dim: usize) -> f64 {
+    let share = rotary_dim as f64 / head_dim as f64;
+    if ((share * head_dim as f64) as usize) < rotary_dim { share.next_up() } else { share }
+}
+
+/// What YaRN multiplies cosines and sines with where nothing is told: 0.1 ln(factor) + 1.
+fn yarn_attention(factor: f64) -> f64 {
+    0.1 * factor.max(1.0).ln() + 1.0
+}
+
+/// Base and scaling of the rotary frequencies, as llama.cpp reads them. `context`: tokens of the pretraining where they are not told.
+/// Errors: Format, Unsupported.
+fn rope(f: &Fields<'_>, divisors: Option<&[f32]>, rotary_dim: usize, context: usize) -> Result<Value> {
     let theta = f.number_or("rope.freq_base", 10000.0)?;
     // The newer key wins over the older one even where it says 0, which is no scaling.
     let older = f.number_or("rope.scale_linear", 0.0)?;
     let given = f.number_or("rope.scaling.factor", older)?;
-    let factor = match f.text("rope.scaling.type")?.unwrap_or("linear") {
+    let kind = f.text("rope.scaling.type")?.unwrap_or("linear");
+    let factor = match kind {
         "none" => 1.0,
-        "linear" if given == 0.0 => 1.0,
-        "linear" if given > 0.0 => given,
-        "linear" => return Err(f.fail("rope.scaling.factor", "a positive number, or 0 for no scaling")),
-        other => return Err(Error::unsupported("rope scaling in a GGUF file", other, "none, linear")),
+        "linear" | "yarn" if given == 0.0 => 1.0,
+        "linear" | "yarn" if given > 0.0 => given,
+        "linear" | "yarn" => return Err(f.fail("rope.scaling.factor", "a positive number, or 0 for no scaling")),
+        other => return Err(Error::unsupported("rope scaling in a GGUF file", other, "none, linear, yarn")),
     };
+    // Multiplies the rotated queries and keys in every kind of scaling.
+    let attention = f.number_or("rope.scaling.attn_factor", 1.0)?;
+    if kind == "yarn" {
+        if divisors.is_some() {
+            return Err(f.fail("rope.scaling.type", "another than yarn beside rope_freqs.weight"));
+        }
+        let original = f.integer("rope.scaling.original_context_length", 0..=MAX_EXTENT)?.filter(|&n| n > 0);
+        return Ok(json!({
+            "rope_type": "yarn",
+            "rope_theta": theta,
+            "factor": factor,
+            "original_max_position_embeddings": original.map_or(context, |n| n as usize),
+            "beta_fast": f.number_or("rope.scaling.yarn_beta_fast", BETAS[0])?,
+            "beta_slow": f.number_or("rope.scaling.yarn_beta_slow", BETAS[1])?,
+            "attention_factor": attention * yarn_attention(factor),
+        }));
+    }
+    if attention != 1.0 {
+        return Err(f.fail("rope.scaling.attn_factor", "1.0"));
+    }
     if let Some(divisors) = divisors {
-        return divided(f, divisors, theta, factor, head_dim);
+        return divided(f, divisors, theta, factor, rotary_dim);
     }
     Ok(match factor == 1.0 {
         true => json!({"rope_type": "default", "rope_theta": theta}),
@@ -173,15 +216,15 @@ fn shortest(value: f32) -> f64 {
 
 /// The divisors of the frequencies that a file holds as a tensor, taken as they are. Where they are those of Llama 3.1's published
 /// models, as f32 has them, they are described by that scheme's numbers, which more programs read. Errors: Format.
-fn divided(f: &Fields<'_>, divisors: &[f32], theta: f64, factor: f64, head_dim: usize) -> Result<Value> {
-    if divisors.len() != head_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
-        let message = format!("rope_freqs.weight: expected {} positive numbers, got {divisors:?}", head_dim / 2);
+fn divided(f: &Fields<'_>, divisors: &[f32], theta: f64, factor: f64, rotary_dim: usize) -> Result<Value> {
+    if divisors.len() != rotary_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
+        let message = format!("rope_freqs.weight: expected {} positive numbers, got {divisors:?}", rotary_dim / 2);
         return Err(Error::format(f.path(), message));
     }
     let most = f64::from(divisors.iter().copied().fold(1.0, f32::max));
     let (low, high, original) = (1.0, 4.0, 8192);
     let published = divisors.iter().enumerate().all(|(i, &divisor)| {
-        let wavelength = std::f64::consts::TAU * theta.powf(2.0 * i as f64 / head_dim as f64);
+        let wavelength = TAU * theta.powf(2.0 * i as f64 / rotary_dim as f64);
         let smooth = ((f64::from(original) / wavelength - low) / (high - low)).clamp(0.0, 1.0);
         let expected = 1.0 / ((1.0 - smooth) / most + smooth);
         // Those who wrote the file computed in f32, or in f64 and rounded.
@@ -194,6 +237,11 @@ fn divided(f: &Fields<'_>, divisors: &[f32], theta: f64, factor: f64, head_dim: 
     let divisors: Vec<f64> = divisors.iter().map(|&divisor| factor * f64::from(divisor)).collect();
     Ok(json!({"rope_type": "longrope", "rope_theta": theta, "short_factor": divisors, "long_factor": divisors,
               "attention_factor": 1.0, "factor": 1.0}))
+}
+
+fn changing(kind: &str) -> Error {
+    let supported = "the same rotations for texts of all lengths: default, linear, llama3, yarn, or longrope with one list of factors";
+    Error::unsupported("rope_type in a GGUF file", kind, supported)
 }
 
 /// What llama.cpp wants to know of a model beside its tensors: the inverse of [`read`]. Errors: Config for a size beyond u32,
@@ -214,7 +262,7 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
         ("attention.head_count_kv", kv_heads),
         ("attention.key_length", head_dim),
         ("attention.value_length", head_dim),
-        ("rope.dimension_count", head_dim),
+        ("rope.dimension_count", arch.ropes[0].rotary_dim),
     ];
     for (key, count) in counts {
         let count = u32::try_from(count).map_err(|_| Error::config(key, format!("{count} is too large")))?;
@@ -223,9 +271,34 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
     add("attention.layer_norm_rms_epsilon", MetaValue::F32(arch.norm_eps));
     let rope = &arch.ropes[0];
     add("rope.freq_base", MetaValue::F32(rope.theta as f32));
-    if let RopeScaling::Linear { factor } = rope.scaling {
-        add("rope.scaling.type", text("linear"));
-        add("rope.scaling.factor", MetaValue::F32(factor as f32));
+    match rope.scaling {
+        RopeScaling::Linear { factor } => {
+            add("rope.scaling.type", text("linear"));
+            add("rope.scaling.factor", MetaValue::F32(factor as f32));
+        }
+        RopeScaling::Yarn {
+            factor, beta_fast, beta_slow, attention_factor, original_max_position_embeddings, ..
+        } => {
+            add("rope.scaling.type", text("yarn"));
+            add("rope.scaling.factor", MetaValue::F32(factor as f32));
+            add("rope.scaling.original_context_length", MetaValue::U32(original_max_position_embeddings as u32));
+            for (key, value, default) in [
+                ("rope.scaling.attn_factor", attention_factor / yarn_attention(factor), 1.0),
+                ("rope.scaling.yarn_beta_fast", beta_fast, BETAS[0]),
+                ("rope.scaling.yarn_beta_slow", beta_slow, BETAS[1]),
+            ] {
+                if value as f32 != default as f32 {
+                    add(key, MetaValue::F32(value as f32));
+                }
+            }
+        }
+        RopeScaling::Dynamic { .. } => return Err(changing("dynamic")),
+        // llama.cpp takes the long factors of a file by the context of the run, whatever the text's length.
+        RopeScaling::LongRope { ref short_factor, ref long_factor, .. } if short_factor != long_factor => {
+            return Err(changing("longrope"));
+        }
+        // Said by a tensor, or by nothing.
+        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. } => {}
     }
     for (key, value) in (arch.family.gguf.write)(arch) {
         add(key, value);
@@ -286,33 +359,46 @@ fn check_said(arch: &Architecture, entries: &[(String, MetaValue)]) -> Result<()
     for (number, (block, other)) in arch.blocks.iter().zip(&said.blocks).enumerate() {
         let (Some(rope), Some(other)) = (block.rope, other.rope) else { continue };
         let (rope, other) = (&arch.ropes[rope], &said.ropes[other]);
-        let angles = |rope: &RopeSpec| frequencies(rope.theta, arch.attention.head_dim, &rope.scaling);
-        if angles(rope)?.iter().zip(angles(other)?).any(|(a, b)| (a - b).abs() > 1e-5 * a.abs()) {
+        // Of the shortest and of the longest text; the factor of the queries and keys goes along.
+        let angles = |rope: &RopeSpec| -> Result<Vec<f64>> {
+            let mut angles = vec![rope.scaling.attention_factor()];
+            for length in [1, arch.max_positions] {
+                angles.extend(frequencies(rope.theta, rope.rotary_dim, &rope.scaling, length)?);
+            }
+            Ok(angles)
+        };
+        let (meant, read) = (angles(rope)?, angles(other)?);
+        if meant.len() != read.len() || meant.iter().zip(read).any(|(a, b)| (a - b).abs() > 1e-5 * a.abs()) {
             return refuse(&format!("angles of block {number}"), format!("{rope:?}"), format!("{other:?}"));
         }
     }
     Ok(())
 }
 
-/// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,
+/// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[rotary_dim / 2]`; none where there is no scaling,
 /// or one that metadata describe.
 pub(super) fn rope_divisors(arch: &Architecture) -> Option<Vec<f32>> {
-    let (rope, head_dim) = (&arch.ropes[0], arch.attention.head_dim);
+    let rope = &arch.ropes[0];
     let (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) = match rope.scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } => return None,
-        RopeScaling::Divisors(ref divisors) => return Some(divisors.iter().map(|&d| d as f32).collect()),
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } => {
+            return None;
+        }
+        // What it says of longer texts is compared when the file is begun.
+        RopeScaling::LongRope { ref short_factor, .. } => {
+            return Some(short_factor.iter().map(|&d| d as f32).collect());
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings)
         }
     };
     let original = original_max_position_embeddings as f64;
     let divisor = |i: usize| {
-        let wavelength = TAU * rope.theta.powf(2.0 * i as f64 / head_dim as f64);
+        let wavelength = TAU * rope.theta.powf(2.0 * i as f64 / rope.rotary_dim as f64);
         let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
         let smooth = smooth.clamp(0.0, 1.0);
         (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
     };
-    Some((0..head_dim / 2).map(divisor).collect())
+    Some((0..rope.rotary_dim / 2).map(divisor).collect())
 }
 
 #[cfg(test)]

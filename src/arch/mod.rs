@@ -8,11 +8,13 @@ mod families;
 mod gguf;
 mod linear;
 mod names;
+mod rope;
 
 pub use crate::kernels::{glu::Activation, logits::LogitShape, rope::RopeScaling};
 pub use families::{FAMILIES, Family, GgufFamily, GgufHead};
 pub use linear::{LinearId, LinearSpec, Maker, NormId, NormSpec, Rows, Site};
 pub use names::{EMBEDDING, HEAD, Role};
+pub use rope::RopeSpec;
 
 use crate::{
     Error, Result,
@@ -32,7 +34,7 @@ pub struct Architecture {
     pub hidden_size: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Longest sequence.
+    /// Longest sequence: `max_position_embeddings`, or what its rotary embeddings are stretched to where that is more.
     pub max_positions: usize,
     /// Whether the head is the embedding.
     pub tie_embeddings: bool,
@@ -79,15 +81,6 @@ pub struct AttentionSpec {
     pub soft_cap: Option<f32>,
 }
 
-/// Angles of a rotary embedding.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeSpec {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Stretch of the frequencies.
-    pub scaling: RopeScaling,
-}
-
 /// What is one block's own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlockSpec {
@@ -117,7 +110,7 @@ impl Architecture {
         gguf::metadata(self)
     }
 
-    /// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[head_dim / 2]`; none where there is no scaling,
+    /// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[rotary_dim / 2]`; none where there is no scaling,
     /// or one that metadata describe.
     pub(crate) fn rope_divisors(&self) -> Option<Vec<f32>> {
         gguf::rope_divisors(self)
@@ -192,7 +185,7 @@ mod tests {
     fn defaults_follow_transformers() {
         let c = read(|_| ()).unwrap();
         assert_eq!(c.attention.head_dim, 16);
-        assert_eq!(c.ropes, [RopeSpec { theta: 10000.0, scaling: RopeScaling::None }]);
+        assert_eq!(c.ropes, [RopeSpec { theta: 10000.0, rotary_dim: 16, scaling: RopeScaling::None }]);
         assert!(biased(&c).is_empty() && !c.tie_embeddings);
     }
 
@@ -252,6 +245,6 @@ mod tests {
         // 2 / 4 heads.
         assert!(message(|j| j["hidden_size"] = 2.into()).contains("head_dim is 0"));
         assert!(message(|j| j["vocab_size"] = Value::Null).contains("vocab_size: expected a whole number"));
-        assert!(message(|j| j["rope_scaling"] = json!({"rope_type": "yarn"})).contains("yarn"));
+        assert!(message(|j| j["rope_scaling"] = json!({"rope_type": "su"})).contains("su"));
     }
 }

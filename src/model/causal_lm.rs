@@ -1,13 +1,13 @@
 //! The causal language model: embedding, blocks, final norm, head and loss.
 
-use super::{Block, block::Saved};
+use super::{Block, Ropes, block::Saved};
 use crate::{
     DType, Error, Result,
     adapter::{Adapter, LoraConfig, Qat, Store, pairs},
     arch::{Architecture, Role},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, embedding, logits, loss, product, rope::RopeTable},
+    kernels::{QuantizedTensor, embedding, logits, loss, product},
     nn::{Adapted, Change, Context, Keys, KvCache, Lora, Parameter, Pass, RmsNorm},
 };
 
@@ -210,23 +210,19 @@ impl Model {
         Some(Adapter { config, store: std::mem::take(&mut self.store) })
     }
 
-    /// Cosines and sines for positions below `positions`, one table for each of the model's rotary embeddings.
-    /// Errors: OutOfMemory, Config where the model is shorter.
-    pub fn rope_tables(&self, positions: usize) -> Result<Vec<Tensor>> {
+    /// Cosines and sines for positions below `positions`, one table for each of the model's rotary embeddings, as a text of that many
+    /// tokens has them; where shorter ones are read too, [`Ropes::fit`] goes before each. Errors: OutOfMemory, Config where the model is
+    /// shorter.
+    pub fn rope_tables(&self, positions: usize) -> Result<Ropes> {
         if positions > self.arch.max_positions {
             let longest = self.arch.max_positions;
             return Err(Error::config("max_seq_length", format!("{positions} is more than the model's {longest}")));
         }
-        let width = self.arch.attention.head_dim;
-        let table = |rope: &crate::arch::RopeSpec| {
-            RopeTable::new(rope.theta, width, &rope.scaling, positions)?.upload(&self.gpu)
-        };
-        self.arch.ropes.iter().map(table).collect()
+        Ropes::new(&self.gpu, &self.arch.ropes, positions)
     }
 
-    /// The length of the longest of some samples of token ids. Errors: Config where there is none, or one has no token or one
-    /// that the model does not know.
-    pub(crate) fn check_samples(&self, samples: &[Vec<u32>]) -> Result<usize> {
+    /// Errors: Config where there is no sample of token ids, or one has no token or one that the model does not know.
+    pub(crate) fn check_samples(&self, samples: &[Vec<u32>]) -> Result<()> {
         let refused = |message: String| Err(Error::config("calibration", message));
         let vocab = self.arch.vocab_size;
         for (i, ids) in samples.iter().enumerate() {
@@ -237,17 +233,17 @@ impl Model {
                 return refused(format!("sample {i} has token {id}; the model's vocabulary has {vocab}"));
             }
         }
-        match samples.iter().map(Vec::len).max() {
-            Some(longest) => Ok(longest),
-            None => refused("a calibration text is needed, and there is no sample".to_owned()),
+        match samples.is_empty() {
+            true => refused("a calibration text is needed, and there is no sample".to_owned()),
+            false => Ok(()),
         }
     }
 
     /// Records what all blocks share. ropes: of [`Model::rope_tables`].
-    pub fn context(&self, g: &mut Graph, inputs: &Inputs, ropes: &[Tensor], pass: Pass) -> Context {
+    pub fn context(&self, g: &mut Graph, inputs: &Inputs, ropes: &Ropes, pass: Pass) -> Context {
         let (batch, seq) = (inputs.segments.shape()[0], inputs.segments.shape()[1]);
         let positions = g.import(&inputs.positions);
-        Context { batch, seq, positions, ropes: ropes.iter().map(|rope| g.import(rope)).collect(), pass }
+        Context { batch, seq, positions, ropes: ropes.tables().iter().map(|rope| g.import(rope)).collect(), pass }
     }
 
     /// Embedding of `ids`. [tokens] -> [tokens, hidden]

@@ -7,11 +7,13 @@ mod causal_lm;
 mod initial;
 mod load;
 mod qat;
+mod ropes;
 mod source;
 
 pub use adapter_files::{BaseWeights, load_adapter};
 pub use block::{Block, Saved};
 pub use causal_lm::{BUCKET, Inputs, LossValues, Model};
 pub use load::{LoadOptions, Quantization};
+pub use ropes::Ropes;
 pub use source::Source;
 pub(crate) use source::{PIECE, added_in_gguf, heads_in_gguf, rotated_row};

@@ -46,13 +46,13 @@ impl Model {
         if !statics {
             return Err(Error::config("activations", "no layer has a static scale to be observed"));
         }
-        let longest = self.check_samples(samples)?;
+        self.check_samples(samples)?;
         let mut activations = Vec::new();
         self.for_each_linear(|linear| {
             activations.push(linear.base.rounding.take());
             Ok(())
         })?;
-        let largest = self.largest_inputs(samples, longest);
+        let largest = self.largest_inputs(samples);
         let mut activations = activations.into_iter();
         self.for_each_linear(|linear| {
             linear.base.rounding = activations.next().flatten();
@@ -71,9 +71,9 @@ impl Model {
     }
 
     /// The largest magnitude in the input of each linear layer. Errors: Config where it holds numbers that are not finite.
-    fn largest_inputs(&self, samples: &[Vec<u32>], longest: usize) -> Result<Vec<f32>> {
+    fn largest_inputs(&self, samples: &[Vec<u32>]) -> Result<Vec<f32>> {
         let mut largest = Vec::with_capacity(self.arch.linear_count());
-        let ranges = self.input_ranges(samples, longest)?;
+        let ranges = self.input_ranges(samples)?;
         let sites = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| (block, site)));
         for ((block, site), range) in sites.zip(ranges.chunks_exact(SLOT)) {
             let absmax = (-f32::from_bits(range[0])).max(f32::from_bits(range[1]));
@@ -90,15 +90,14 @@ impl Model {
     /// The first linear layer of the blocks whose input for this row holds a number that is not finite, by its name. Errors: Device,
     /// OutOfMemory.
     pub(crate) fn first_bad_input(&self, ids: &[u32]) -> Result<Option<String>> {
-        let ranges = self.input_ranges(&[ids.to_vec()], ids.len())?;
+        let ranges = self.input_ranges(&[ids.to_vec()])?;
         let sites = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| (block, site)));
         let bad = sites.zip(ranges.chunks_exact(SLOT)).find(|(_, range)| range[4] > 0);
         Ok(bad.and_then(|((block, site), _)| block.readers(site).next()).map(|linear| linear.name.clone()))
     }
 
     /// What [`observe::join_range`] finds in each site's input, [`SLOT`] words apart.
-    fn input_ranges(&self, samples: &[Vec<u32>], longest: usize) -> Result<Vec<u32>> {
-        let ropes = self.rope_tables(longest)?;
+    fn input_ranges(&self, samples: &[Vec<u32>]) -> Result<Vec<u32>> {
         // A range for each site of each block, at offsets that can be bound.
         let ranges = self.gpu.zeros("ranges", [self.blocks.len() * Site::ALL.len() * SLOT], DType::U32)?;
         let mut pool = Pool::default();
@@ -106,7 +105,7 @@ impl Model {
         for ids in samples {
             let (inputs, program) = match programs.entry(ids.len()) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(self.record_ranges(ids.len(), &ropes, &ranges, &mut pool)?),
+                Entry::Vacant(entry) => entry.insert(self.record_ranges(ids.len(), &ranges, &mut pool)?),
             };
             inputs.ids.write(bytemuck::cast_slice(ids))?;
             program.run()?;
@@ -115,18 +114,12 @@ impl Model {
     }
 
     /// A program that adds a sample of `len` tokens to the ranges of all sites.
-    fn record_ranges(
-        &self,
-        len: usize,
-        ropes: &[Tensor],
-        ranges: &Tensor,
-        pool: &mut Pool,
-    ) -> Result<(Inputs, Program)> {
+    fn record_ranges(&self, len: usize, ranges: &Tensor, pool: &mut Pool) -> Result<(Inputs, Program)> {
         let inputs = Inputs::new(&self.gpu, 1, len)?;
         let positions: Vec<u32> = (0..len as u32).collect();
         inputs.write(&vec![0; len], &positions, &vec![1; len], &vec![0; len])?;
         let mut g = Graph::new(&self.gpu);
-        let cx = self.context(&mut g, &inputs, ropes, Pass::inference());
+        let cx = self.context(&mut g, &inputs, &self.rope_tables(len)?, Pass::inference());
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(&mut g, &ids)?;
         let mut slots = (0..).step_by(SLOT);

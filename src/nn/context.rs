@@ -45,7 +45,7 @@ pub struct Context {
     pub seq: usize,
     /// Position of each token. [tokens] u32
     pub positions: Value,
-    /// Cosines and sines, one table for each rotary embedding of the model. [positions, head_dim]
+    /// Cosines and sines, one table for each rotary embedding of the model. [positions, rotary_dim]
     pub ropes: Vec<Value>,
     /// How it is recorded.
     pub pass: Pass,

@@ -8,7 +8,7 @@ use crate::{
     gpu::{Readback, Tensor},
     graph::{Graph, KernelTime, Pool, Program, Programs},
     kernels::optimizer::{self, AdamW},
-    model::{BUCKET, Inputs, LossValues, Model},
+    model::{BUCKET, Inputs, LossValues, Model, Ropes},
     nn::{Pass, StepValues},
 };
 use serde::{Deserialize, Serialize};
@@ -59,8 +59,8 @@ pub(super) struct Taken {
 
 /// Device memory that every program reads or writes.
 struct Shared {
-    /// [longest row, head_dim] each
-    ropes: Vec<Tensor>,
+    /// For the longest rows.
+    ropes: Ropes,
     /// Seed and the micro-batch's number. [2] u32
     seed: Tensor,
     /// [1] f32
@@ -275,6 +275,8 @@ impl<M: Borrow<Model>> Trainer<M> {
         let draw = (self.taken.steps * self.config.gradient_accumulation_steps + index) as u32;
         self.shared.seed.write(bytemuck::cast_slice(&[self.config.seed as u32, draw]))?;
         self.shared.accumulate.write(bytemuck::cast_slice(&[if index == 0 { 0.0f32 } else { 1.0 }]))?;
+        // As long as its longest row, or the longest text in one of several.
+        self.shared.ropes.fit(batch.position_ids.iter().max().map_or(0, |&last| last as usize + 1))?;
         let seq = batch.seq_len.next_multiple_of(BUCKET);
         let batch = batch.padded_to(seq, 0)?;
         let micro = self.program(batch.batch, seq)?;

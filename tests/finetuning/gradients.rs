@@ -168,7 +168,7 @@ fn gradients_of_a_blocks_error_equal_finite_differences() {
     let accumulate = gpu.zeros("accumulate", [1], DType::F32).unwrap();
     let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
-    let table = RopeTable::new(1e4, 8, &RopeScaling::None, TOKENS).unwrap().upload(&gpu).unwrap();
+    let table = RopeTable::new(1e4, 8, &RopeScaling::None, TOKENS, TOKENS).unwrap().upload(&gpu).unwrap();
     let mut y = Vec::new();
     // Once into empty memory, once more on top of it.
     for keep in [0.0f32, 1.0] {

@@ -10,6 +10,7 @@ use fourbit::{
         rope::{self, RopeScaling, RopeTable},
     },
 };
+use std::sync::Arc;
 
 fn table_of(frequencies: &[f64], positions: usize) -> Vec<f64> {
     (0..positions)
@@ -36,9 +37,30 @@ fn tables_follow_every_scaling() {
     for (scaling, want) in
         [(RopeScaling::None, &plain), (RopeScaling::Linear { factor: 4.0 }, &linear), (scaled, &llama3)]
     {
-        let table = RopeTable::new(500000.0, 64, &scaling, 300).unwrap();
+        let table = RopeTable::new(500000.0, 64, &scaling, 300, 300).unwrap();
         // f64 angles, rounded once to f32.
         assert_close("table", table.values(), &table_of(want, 300), 1e-7, 0.0);
+    }
+}
+
+fn longrope(len: usize, divisor: f64, attention_factor: f64) -> RopeScaling {
+    let divisors: Arc<[f64]> = vec![divisor; len].into();
+    RopeScaling::LongRope {
+        short_factor: divisors.clone(),
+        long_factor: divisors,
+        attention_factor,
+        original_max_position_embeddings: 16,
+    }
+}
+
+fn yarn(beta_fast: f64, attention_factor: f64) -> RopeScaling {
+    RopeScaling::Yarn {
+        factor: 4.0,
+        beta_fast,
+        beta_slow: 1.0,
+        truncate: true,
+        attention_factor,
+        original_max_position_embeddings: 16,
     }
 }
 
@@ -50,10 +72,18 @@ fn bad_tables_are_refused() {
         (0.0, 64, RopeScaling::None, 8),
         (f64::NAN, 64, RopeScaling::None, 8),
         (1e4, 64, RopeScaling::Linear { factor: 0.0 }, 8),
+        (1e4, 64, RopeScaling::Dynamic { factor: -1.0, max_position_embeddings: 4 }, 8),
+        (1e4, 2, RopeScaling::Dynamic { factor: 2.0, max_position_embeddings: 4 }, 8),
+        (1e4, 64, longrope(31, 1.0, 1.0), 8),
+        (1e4, 64, longrope(32, 0.0, 1.0), 8),
+        (1e4, 64, longrope(32, 1.0, f64::INFINITY), 8),
+        (1e4, 64, yarn(0.0, 1.0), 8),
+        (1e4, 64, yarn(32.0, 0.0), 8),
+        (1.0, 64, yarn(32.0, 1.0), 8),
         (1e4, 64, RopeScaling::None, 0),
         (1e4, 64, RopeScaling::None, usize::MAX),
     ] {
-        assert!(RopeTable::new(theta, head_dim, &scaling, positions).is_err(), "{theta} {head_dim} {positions}");
+        assert!(RopeTable::new(theta, head_dim, &scaling, 8, positions).is_err(), "{theta} {head_dim} {positions}");
     }
 }
 
@@ -61,20 +91,33 @@ fn bad_tables_are_refused() {
 fn the_inverse_is_the_gradient() {
     let mut rng = Rng(3);
     let (x, dy) = (wide(&rng.normals(2 * 2 * 6)), wide(&rng.normals(2 * 2 * 6)));
-    let (f, positions) = (reference::frequencies(100.0, 6), [3, 11]);
-    let dx = reference::rope(&dy, &positions, &f, 2, -1.0);
-    assert_gradient("rope", &dx, &x, |x| dot(&reference::rope(x, &positions, &f, 2, 1.0), &dy));
+    for (rotary_dim, attention) in [(6, 1.0), (4, 1.5)] {
+        let (f, positions) = (reference::frequencies(100.0, rotary_dim), [3, 11]);
+        let dx = reference::partial_rope(&dy, &positions, &f, 2, -1.0, attention);
+        assert_gradient("rope", &dx, &x, |x| dot(&reference::partial_rope(x, &positions, &f, 2, 1.0, attention), &dy));
+    }
 }
 
 #[test]
 fn rotates_and_turns_back() {
     let Some(gpu) = gpu() else { return };
-    for (rows, heads, head_dim) in [(1, 1, 2), (3, 9, 6), (37, 3, 64), (5, 4, 128)] {
+    for (rows, heads, head_dim, rotary_dim, attention) in [
+        (1, 1, 2, 2, 1.0),
+        (3, 9, 6, 6, 1.0),
+        (37, 3, 64, 64, 1.0),
+        (5, 4, 128, 128, 1.0),
+        (2, 5, 7, 4, 1.0),
+        (37, 3, 64, 16, 1.5),
+        (5, 4, 128, 96, 0.7),
+        (3, 1, 8, 2, 1.0),
+    ] {
         let mut rng = Rng(rows as u64);
         let x = rng.normals(rows * heads * head_dim);
         // Positions restart, as in packed rows, and reach the table's end.
         let positions: Vec<u32> = (0..rows as u32).map(|r| if r == 0 { 99 } else { r * 7 % 100 }).collect();
-        let table = RopeTable::new(1e4, head_dim, &RopeScaling::None, 100).unwrap().upload(&gpu).unwrap();
+        // Divisors of 1 leave the angles as they are.
+        let scaling = longrope(rotary_dim / 2, 1.0, attention);
+        let table = RopeTable::new(1e4, rotary_dim, &scaling, 100, 100).unwrap().upload(&gpu).unwrap();
         let mut g = Graph::new(&gpu);
         let table = g.import(&table);
         let tp = g.import(&gpu.tensor("positions", [rows], DType::U32, &positions).unwrap());
@@ -87,9 +130,9 @@ fn rotates_and_turns_back() {
         g.keep(&inverse);
         let ran = g.run().unwrap();
         let x64: Vec<f64> = x.iter().map(|v| 2.0 * f64::from(*v)).collect();
-        let f = reference::frequencies(1e4, head_dim);
+        let f = reference::frequencies(1e4, rotary_dim);
         for (what, value, sign) in [("rope", &turned, 1.0), ("inverse", &inverse, -1.0)] {
-            let want = reference::rope(&x64, &positions, &f, heads, sign);
+            let want = reference::partial_rope(&x64, &positions, &f, heads, sign, attention);
             // Two products below 10 of f32 factors, and their sum.
             assert_close(what, &ran.read::<f32>(value).unwrap(), &want, 2e-6, 1e-6);
         }
@@ -105,6 +148,7 @@ fn other_shapes_are_refused() {
     let positions = g.import(&gpu.zeros("positions", [2], DType::U32).unwrap());
     let signed = g.import(&gpu.zeros("positions", [2], DType::I32).unwrap());
     assert!(rope::rope(&mut g, &x, &table, &positions, 2, 6, false).is_ok());
+    assert!(rope::rope(&mut g, &x, &table, &positions, 1, 12, false).is_ok(), "the first 6 turn");
     assert!(rope::rope(&mut g, &x, &table, &positions, 3, 6, false).is_err());
     assert!(rope::rope(&mut g, &x, &table, &positions, 3, 4, false).is_err());
     assert!(rope::rope(&mut g, &x, &table, &signed, 2, 6, false).is_err());

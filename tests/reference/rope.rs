@@ -22,14 +22,27 @@ pub fn llama3(plain: &[f64], factor: f64, low: f64, high: f64, context: f64) -> 
 
 /// x: [rows, heads, head_dim]
 pub fn rope(x: &[f64], positions: &[u32], frequencies: &[f64], heads: usize, sign: f64) -> Vec<f64> {
-    let half = frequencies.len();
+    partial_rope(x, positions, frequencies, heads, sign, 1.0)
+}
+
+/// As many features of a head as there are frequencies for turn, and are multiplied by `attention`. x: [rows, heads, head_dim]
+pub fn partial_rope(
+    x: &[f64],
+    positions: &[u32],
+    frequencies: &[f64],
+    heads: usize,
+    sign: f64,
+    attention: f64,
+) -> Vec<f64> {
+    let (half, head_dim) = (frequencies.len(), x.len() / positions.len() / heads);
     let mut y = x.to_vec();
     for (r, p) in positions.iter().enumerate() {
         for h in 0..heads {
             for (i, f) in frequencies.iter().enumerate() {
-                let (at, angle) = ((r * heads + h) * 2 * half + i, sign * f64::from(*p) * f);
-                y[at] = x[at] * angle.cos() - x[at + half] * angle.sin();
-                y[at + half] = x[at + half] * angle.cos() + x[at] * angle.sin();
+                let (at, angle) = ((r * heads + h) * head_dim + i, sign * f64::from(*p) * f);
+                let (c, s) = (attention * angle.cos(), attention * angle.sin());
+                y[at] = x[at] * c - x[at + half] * s;
+                y[at + half] = x[at + half] * c + x[at] * s;
             }
         }
     }

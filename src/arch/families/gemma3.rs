@@ -5,8 +5,9 @@ use super::{Family, GgufFamily, GgufHead, gemma};
 use crate::{
     Error, Result,
     arch::{
-        Architecture, NormId, NormSpec, RopeScaling, RopeSpec,
+        Architecture, NormId, NormSpec, RopeSpec,
         config_json::{self, Defaults},
+        rope::{self, Around},
     },
     format::{
         fields::{Fields, MAX_EXTENT},
@@ -67,7 +68,7 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
 
 /// Of blocks without a window, then of those with one. The newer spelling has an object for each kind of block; `rope_scaling`, the older
 /// one, is of those without. Errors: Format.
-fn ropes(f: &Fields<'_>, max_positions: usize, head_dim: usize, _: f64) -> Result<Vec<RopeSpec>> {
+fn ropes(f: &Fields<'_>, around: Around) -> Result<Vec<RopeSpec>> {
     let (old, new) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
     let kinds = ["full_attention", "sliding_attention"];
     if let Some((new, other)) =
@@ -79,9 +80,11 @@ fn ropes(f: &Fields<'_>, max_positions: usize, head_dim: usize, _: f64) -> Resul
         return Err(f.fail("rope_scaling", "one of rope_scaling, the older spelling, and rope_parameters"));
     }
     let [full, sliding] = kinds.map(|kind| new.as_ref().map_or(Ok(None), |new| new.object(kind)));
-    let of = |rope: Option<Fields<'_>>, theta: f64| match rope {
-        Some(rope) => config_json::rope_of(&rope, max_positions, head_dim, theta, None),
-        None => Ok(RopeSpec { theta, scaling: RopeScaling::None }),
+    let of = |own: Option<Fields<'_>>, theta: f64| {
+        if let Some(own) = own.as_ref().filter(|own| own.get("truncate").is_some_and(|told| told != true)) {
+            return Err(own.fail("truncate", "true, which is what transformers takes where blocks differ"));
+        }
+        rope::of(f, own.as_ref(), Around { theta, ..around })
     };
     let [local, global] = BASES;
     Ok(vec![
