@@ -62,7 +62,23 @@ FAMILIES = {
     "olmo2": ("Olmo2", {}),
     # Nothing that is a whole number when its root is taken.
     "gemma": ("Gemma", {"hidden_size": 96, "intermediate_size": 128}),
-    "phi3": ("Phi3", {"sliding_window": 7}),
+    # Three quarters of a head turns, and in longer texts otherwise.
+    "phi3": (
+        "Phi3",
+        {
+            "hidden_size": 96,
+            "sliding_window": 7,
+            "max_position_embeddings": 96,
+            "original_max_position_embeddings": 20,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 500.0,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.05, 1.2, 1.3, 1.5, 2.0],
+                "long_factor": [1.5, 2.0, 3.0, 4.0, 6.0, 8.0],
+            },
+        },
+    ),
     # Caps low enough to be felt.
     "gemma2": (
         "Gemma2",
@@ -128,7 +144,7 @@ FAMILIES = {
 }
 # Rotations depend on the length of what is read together: rows are read alone, and continued without a cache, whose keys would keep
 # the rotations of a shorter text.
-BY_LENGTH = ("longrope", "dynamic")
+BY_LENGTH = ("longrope", "dynamic", "phi3")
 
 # So small that a tied head does not say the same token again and again.
 EMBEDDINGS = {"gemma": 0.1, "gemma2": 0.1, "gemma3": 0.1}

@@ -33,7 +33,7 @@ OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "outpu
 INNER = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "attn_qkv": "self_attn.qkv_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
     "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
 }  # fmt: skip
@@ -52,6 +52,8 @@ def transformers_name(name, family):
     if module in OUTER:
         return f"{OUTER[module]}.{kind}"
     _, layer, module = module.split(".")
+    if family == "phi3" and module == "ffn_up":
+        return f"model.layers.{layer}.mlp.gate_up_proj.{kind}"
     inner = FFN_NORM.get(family, INNER[module]) if module == "ffn_norm" else INNER[module]
     return f"model.layers.{layer}.{inner}.{kind}"
 

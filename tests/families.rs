@@ -257,7 +257,9 @@ fn a_gguf_file_has_the_same_logits() {
         let path = folder.path().join("model.gguf");
         let device = || -> fourbit::Result<Gpu> { Ok(gpu.clone()) };
         let opened = GgufFile::open(&golden.folder, Scheme::F32, &path);
-        if let Some(kind) = ["dynamic", "longrope"].into_iter().find(|kind| golden.folder.ends_with(kind)) {
+        let config: serde_json::Value = fourbit::format::read_json(golden.folder.join("config.json")).unwrap();
+        let kind = config["rope_parameters"]["rope_type"].as_str();
+        if let Some(kind) = kind.filter(|kind| ["dynamic", "longrope"].contains(kind)) {
             let message = opened.map(drop).unwrap_err().to_string();
             assert!(message.contains(&format!("rope_type in a GGUF file: {kind}; supported: the same")), "{message}");
             return;

@@ -320,8 +320,8 @@ fn a_trained_model_is_written_and_read() {
         let job = QuantizedFolder::open(embedded::FOLDER, scheme, Box::new(layout), out.path().join("model")).unwrap();
         job.write_model(&model, &mut |_| Ok(())).unwrap().commit().unwrap();
         let read = Model::load(&gpu, out.path().join("model"), &LoadOptions::default()).unwrap();
-        assert_eq!(read.blocks()[0].attention.q.base.weight.scheme(), scheme);
-        assert_eq!(read.blocks()[0].attention.q.base.rounding.is_some(), activations.is_some());
+        assert_eq!(read.linears().next().unwrap().base.weight.scheme(), scheme);
+        assert_eq!(read.linears().next().unwrap().base.rounding.is_some(), activations.is_some());
         assert_eq!(evaluate::logits(&read, &IDS).unwrap(), evaluate::logits(&model, &IDS).unwrap());
         if activations.is_some() {
             // The plain layout has no room for the scales; the other one demands them.
