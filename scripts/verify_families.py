@@ -60,7 +60,7 @@ def main():
         ropes = {} if name == "gemma3" else {"rope_parameters": rope}
         limits = dict(max_position_embeddings=512, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2)
         config = kind(**{**sizes, **limits, **ropes, **own})
-        torch.manual_seed(2)  # one with which no text ends within a character, where llama.cpp joins tokens
+        torch.manual_seed(0)
         model = getattr(transformers, f"{prefix}ForCausalLM")(config)
         with torch.no_grad():
             for key, parameter in model.named_parameters():

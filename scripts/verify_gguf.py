@@ -100,7 +100,8 @@ def check_weights(path, folder):
 
 
 def continued_by_llama_cpp(path):
-    """The tokens' texts that llama.cpp chooses after each prompt, each with how far it was ahead of the next best one, in nats."""
+    """The tokens' texts that llama.cpp chooses after each prompt, each with how far it was ahead of the next best one, in nats; and
+    whether the model ended the text. Tokens that make one character together are one there."""
     import xllamacpp  # here, since checks of weights do without
 
     params = xllamacpp.CommonParams()
@@ -111,16 +112,18 @@ def continued_by_llama_cpp(path):
     for prompt in PROMPTS:
         request = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0.0, "n_probs": 2}
         answer = server.handle_completions(request)
-        tokens = (json.loads(answer) if isinstance(answer, str) else answer)["choices"][0]["logprobs"]["content"]
-        tops = [[choice["logprob"] for choice in token["top_logprobs"]] for token in tokens]
-        yield prompt, [(token["token"], top[0] - top[1]) for token, top in zip(tokens, tops)]
+        choice = (json.loads(answer) if isinstance(answer, str) else answer)["choices"][0]
+        tokens = choice["logprobs"]["content"]
+        tops = [[other["logprob"] for other in token["top_logprobs"]] for token in tokens]
+        chosen = [(token["token"], top[0] - top[1]) for token, top in zip(tokens, tops)]
+        yield prompt, chosen, choice["finish_reason"] == "stop"
 
 
 def divergence(path, fourbit):
     """How far llama.cpp's choice was ahead, in nats, where fourbit first chooses another token; the largest of the prompts.
     0 where all tokens are the same."""
     worst = 0.0
-    for prompt, theirs in continued_by_llama_cpp(path):
+    for prompt, theirs, ended in continued_by_llama_cpp(path):
         command = [fourbit, "generate", "--model", path, "--quantization", "none", "--raw", "--json"]
         command += ["--prompt", prompt, "--max-new-tokens", str(TOKENS)]
         ours = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)["text"]
@@ -132,7 +135,7 @@ def divergence(path, fourbit):
             text += token
         else:
             # Nothing may follow where llama.cpp ended the text.
-            worst = worst if ours == text else float("inf")
+            worst = worst if ours == text or not ended else float("inf")
     return worst
 
 
