@@ -74,12 +74,18 @@ class Folder:
     ]
     VALUES = {
         "attention_dropout": [0.0, 0.1, 0],
+        "attention_multiplier": [0.1, 0.5, 1],
+        "attn_logit_softcapping": [None, 2.0, 50.0],
         "dtype": ["float32", "bfloat16", "float16"],
+        "embedding_multiplier": [0.5, 12.0, 1],
+        "final_logit_softcapping": [None, 2.0, 30.0],
         "head_dim": [8, 16, None],
         "hidden_act": ["silu", "gelu", "swish"],
+        "hidden_activation": ["gelu_pytorch_tanh", "silu", "gelu"],
         "hidden_size": [32, 64, 96],
         "intermediate_size": [48, 64, 80],
         "layer_types": [["full_attention", "sliding_attention"], ["full_attention"] * 2, ["sliding_attention"] * 2],
+        "logits_scaling": [2.0, 0.5, 8],
         "max_position_embeddings": [64, 128, 48],
         "max_window_layers": [0, 1, 2],
         "no_rope_layer_interval": [1, 2, 4],
@@ -90,7 +96,11 @@ class Folder:
         "original_max_position_embeddings": [16, 32, 64],
         "partial_rotary_factor": [0.5, 1.0, 0.25],
         "pretraining_tp": [1, 2, None],
+        "query_pre_attn_scalar": [8, 16, 256],
+        "residual_multiplier": [0.22, 1.0, 2],
         "rms_norm_eps": [1e-5, 1e-2, 0.5],
+        "rope_local_base_freq": [100.0, 10000.0, 7],
+        "sliding_window_pattern": [1, 2, 6],
         "rope_parameters": [*ROPE, dict(**LONGROPE, original_max_position_embeddings=32)],
         "rope_scaling": [*ROPE[:2], dict(type="dynamic", factor=2.0)],
         "rope_theta": [100.0, 500000.0, 1000],
@@ -104,8 +114,9 @@ class Folder:
     LEFT_OUT = ["architectures", "model_type", "transformers_version", "name_or_path", "_name_or_path"]
     BY_TYPE = {"bool": [True, False, None], "int": [1, 2, 3], "float": [0.0, 0.5, 1.0], "str": ["a", "b", "c"]}
 
-    def __init__(self, family, config, **base):
+    def __init__(self, family, config, others=(), **base):
         self.name, self.family, self.config, self.base = f"config.json of {family}", family, config, base
+        self.others = [*self.OTHERS, *others]  # a family's own older names
         self.version = f"transformers {transformers.__version__}"
 
     def json(self, **changes):
@@ -120,7 +131,7 @@ class Folder:
 
     def cases(self):
         fields = {f.name: str(f.type) for f in dataclasses.fields(self.config) if not f.name.startswith("_")}
-        fields |= {name: "bool" for name in self.OTHERS if name not in fields}
+        fields |= {name: "bool" for name in self.others if name not in fields}
         for field, kind in sorted(fields.items()):
             if field in self.LEFT_OUT:
                 continue
@@ -414,6 +425,12 @@ KINDS = [
     lambda: Folder("qwen2", transformers.Qwen2Config, sliding_window=8),
     lambda: Folder("qwen3", transformers.Qwen3Config, sliding_window=8, head_dim=8),
     lambda: Folder("smollm3", transformers.SmolLM3Config, sliding_window=8, tie_word_embeddings=False, pad_token_id=0),
+    lambda: Folder("granite", transformers.GraniteConfig, sliding_window=None),
+    lambda: Folder("olmo2", transformers.Olmo2Config, pad_token_id=0),
+    lambda: Folder("phi3", transformers.Phi3Config, sliding_window=None, pad_token_id=0),
+    lambda: Folder("gemma", transformers.GemmaConfig, head_dim=8),
+    lambda: Folder("gemma2", transformers.Gemma2Config, head_dim=8, sliding_window=8),
+    lambda: Folder("gemma3_text", transformers.Gemma3TextConfig, others=["rope_local_base_freq", "sliding_window_pattern"], head_dim=8, sliding_window=8),
     Lora,
     Gguf,
 ]

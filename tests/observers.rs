@@ -8,7 +8,6 @@ mod reference;
 
 use fourbit::{
     DType, Gpu,
-    arch::LinearId,
     graph::Graph,
     method::{
         ActivationScales, BINS, LayerFigures, LayerMethod, Observed, Observer, PipelineOptions, Quip, Rtn, RtnObserved,
@@ -149,7 +148,7 @@ fn inputs(gpu: &Gpu, model: &Model, samples: &[Vec<u32>]) -> [Vec<Vec<f32>>; 7] 
         let (ids, segments) = (g.import(&tokens.ids), g.import(&tokens.segments));
         let x = model.embed(&mut g, &ids).unwrap();
         let (_, saved) = model.blocks()[0].forward(&mut g, &x, &cx, Keys::Own(&segments)).unwrap();
-        let values: Vec<_> = LinearId::ALL.iter().map(|id| saved.input(id.reads()).clone()).collect();
+        let values: Vec<_> = model.blocks()[0].linears().map(|(id, _)| saved.input(id.reads()).clone()).collect();
         values.iter().for_each(|v| g.keep(v));
         let run = g.run().unwrap();
         all.iter_mut().zip(&values).for_each(|(all, v)| all.push(run.read::<f32>(v).unwrap()));

@@ -2,9 +2,7 @@
 
 use crate::support::{embedded, gpu};
 use fourbit::{
-    Gpu,
-    arch::LinearId,
-    evaluate,
+    Gpu, evaluate,
     export::{ModelWriter, QuantizedFolder},
     format::{Checkpoint, checkpoint},
     method::{Aqlm, FineTune, LayerMethod, PipelineOptions, Quip, Tuned, quantize_model},
