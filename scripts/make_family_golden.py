@@ -135,8 +135,6 @@ FAMILIES = {
                 "rope_theta": 500.0,
                 "factor": 8.0,
                 "original_max_position_embeddings": 16,
-                "beta_fast": 4.0,
-                "beta_slow": 0.5,
                 "attention_factor": 1.3,
             },
         },

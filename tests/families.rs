@@ -286,3 +286,19 @@ fn what_a_gguf_file_cannot_say_is_refused_before_the_work() {
     let message = message.to_string();
     assert!(message.contains("blocks without positions in a GGUF file: [1]; supported: [3]"), "{message}");
 }
+
+/// llama.cpp has one pair of `beta_fast` and `beta_slow`, and rounds the ends of the line between them.
+#[test]
+fn other_yarns_than_that_of_llama_cpp_are_refused() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families/yarn");
+    for (name, value) in [("beta_slow", serde_json::json!(0.5)), ("truncate", serde_json::json!(false))] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config: serde_json::Value = fourbit::format::read_json(golden.join("config.json")).unwrap();
+        config["rope_parameters"][name] = value;
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        std::fs::copy(golden.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        let opened = GgufFile::open(folder.path(), Scheme::F32, folder.path().join("model.gguf"));
+        let message = opened.map(drop).unwrap_err().to_string();
+        assert!(message.contains("angles of block 0 in a GGUF file: RopeSpec"), "{message}");
+    }
+}

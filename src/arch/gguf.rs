@@ -13,9 +13,6 @@ use crate::{
 use serde_json::{Value, json};
 use std::{f64::consts::TAU, path::Path};
 
-/// YaRN's `beta_fast` and `beta_slow` where nothing is told.
-const BETAS: [f64; 2] = [32.0, 1.0];
-
 /// What is asked of a file's tensors to read its configuration.
 struct Tensors {
     /// Rows of the embedding.
@@ -186,14 +183,18 @@ fn rope(f: &Fields<'_>, divisors: Option<&[f32]>, rotary_dim: usize, context: us
         if divisors.is_some() {
             return Err(f.fail("rope.scaling.type", "another than yarn beside rope_freqs.weight"));
         }
+        // llama.cpp has the same two for all files, whatever these keys say.
+        for (key, beta) in [("rope.scaling.yarn_beta_fast", 32.0), ("rope.scaling.yarn_beta_slow", 1.0)] {
+            if f.number_or(key, beta)? != beta {
+                return Err(f.fail(key, format!("{beta:?}")));
+            }
+        }
         let original = f.integer("rope.scaling.original_context_length", 0..=MAX_EXTENT)?.filter(|&n| n > 0);
         return Ok(json!({
             "rope_type": "yarn",
             "rope_theta": theta,
             "factor": factor,
             "original_max_position_embeddings": original.map_or(context, |n| n as usize),
-            "beta_fast": f.number_or("rope.scaling.yarn_beta_fast", BETAS[0])?,
-            "beta_slow": f.number_or("rope.scaling.yarn_beta_slow", BETAS[1])?,
             "attention_factor": attention * yarn_attention(factor),
         }));
     }
@@ -276,20 +277,13 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
             add("rope.scaling.type", text("linear"));
             add("rope.scaling.factor", MetaValue::F32(factor as f32));
         }
-        RopeScaling::Yarn {
-            factor, beta_fast, beta_slow, attention_factor, original_max_position_embeddings, ..
-        } => {
+        RopeScaling::Yarn { factor, attention_factor, original_max_position_embeddings, .. } => {
             add("rope.scaling.type", text("yarn"));
             add("rope.scaling.factor", MetaValue::F32(factor as f32));
             add("rope.scaling.original_context_length", MetaValue::U32(original_max_position_embeddings as u32));
-            for (key, value, default) in [
-                ("rope.scaling.attn_factor", attention_factor / yarn_attention(factor), 1.0),
-                ("rope.scaling.yarn_beta_fast", beta_fast, BETAS[0]),
-                ("rope.scaling.yarn_beta_slow", beta_slow, BETAS[1]),
-            ] {
-                if value as f32 != default as f32 {
-                    add(key, MetaValue::F32(value as f32));
-                }
+            let attention = (attention_factor / yarn_attention(factor)) as f32;
+            if attention != 1.0 {
+                add("rope.scaling.attn_factor", MetaValue::F32(attention));
             }
         }
         RopeScaling::Dynamic { .. } => return Err(changing("dynamic")),

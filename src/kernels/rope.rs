@@ -22,7 +22,7 @@ pub enum RopeScaling {
     },
     /// `dynamic`: of a text of n > m = `max_position_embeddings` tokens the f of the base
     /// theta · (factor · n / m − factor + 1)^(rotary_dim / (rotary_dim − 2)), of shorter ones as pretrained (NTK-aware, bloc97 and
-    /// emozilla 2023).
+    /// emozilla 2023). transformers keeps the base of the longest text since it last read a short one; here n is the text's own.
     Dynamic {
         /// How fast the base grows with the length.
         factor: f64,
