@@ -3,4 +3,4 @@
 # They are kept in $FOURBIT_MODELS (~/.cache/fourbit-models).
 set -euo pipefail
 source "$(dirname "$0")/wheel.sh"
-keep trl-1.16.0-chat-templates trl==1.16.0 trl/chat_templates
+keep trl-1.16.0-chat-templates "" trl/chat_templates trl==1.16.0

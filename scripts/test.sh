@@ -3,7 +3,8 @@
 #
 # Without: the whole suite, then the kernels again without subgroups, then on SwiftShader, a second software driver.
 # REQUIRE_GPU=1 makes a missing adapter a failure. FOURBIT_SMOLLM2 names the real model's GGUF file for the tests that
-# take one, FOURBIT_TEMPLATES the folder of trl's chat templates; they are fetched where these are not set.
+# take one, FOURBIT_TEMPLATES the folder of trl's chat templates, FOURBIT_TOKENIZERS that of real tokenizers; they are fetched where
+# these are not set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=$(scripts/setup.sh)
@@ -19,6 +20,11 @@ fi
 if [[ -z ${FOURBIT_TEMPLATES:-} ]]; then
   if templates=$(scripts/templates.sh); then export FOURBIT_TEMPLATES=$templates; else
     echo "test: trl's chat templates could not be fetched: their tests are skipped" >&2
+  fi
+fi
+if [[ -z ${FOURBIT_TOKENIZERS:-} ]]; then
+  if tokenizers=$(scripts/tokenizers.sh); then export FOURBIT_TOKENIZERS=$tokenizers; else
+    echo "test: the real tokenizers could not be fetched: their tests are skipped" >&2
   fi
 fi
 if (($#)); then exec cargo test --release "$@"; fi

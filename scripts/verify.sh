@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Compares fourbit with transformers, PEFT and bitsandbytes on SmolLM2-135M: sets up what is missing (Python packages, the
 # model, a driver), builds, and runs scripts/verify.py with the arguments given; without any, scripts/verify_kills.py,
-# verify_rows.py, verify_long.py, verify_options.py, verify_families.py, verify_layouts.py, verify_meaning.py and the check of
-# tests/golden/templates.json too. About two hours on two cores, and 3 GB of packages, kept in $FOURBIT_VENV
+# verify_rows.py, verify_long.py, verify_options.py, verify_families.py, verify_layouts.py, verify_meaning.py and the checks of
+# tests/golden/templates.json and tokenizers.json too. About two hours on two cores, and 3 GB of packages, kept in $FOURBIT_VENV
 # (~/.cache/fourbit-venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -35,5 +35,6 @@ if (($# == 0)); then
   "$venv/bin/python" scripts/verify_layouts.py
   "$venv/bin/python" scripts/verify_meaning.py
   "$venv/bin/python" scripts/make_template_golden.py --check "$(scripts/templates.sh)"
+  "$venv/bin/python" scripts/make_tokenizer_golden.py --check "$(scripts/tokenizers.sh)"
 fi
 exec "$venv/bin/python" scripts/verify.py --model "$model" "$@"

@@ -232,6 +232,35 @@ fn added_tokens_and_special_tokens_are_read_as_transformers_reads_them() {
 }
 
 #[test]
+fn a_token_that_is_named_as_special_is_special() {
+    let dir = folder();
+    chatml().save(dir.path()).unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        token["special"] = (token["content"] == "<|im_end|>").into();
+    }
+    file(dir.path(), "tokenizer.json", &tokenizer.to_string());
+    for (config, special) in [
+        (json!({}), vec!["<|im_end|>"]),
+        (json!({"pad_token": "<|im_start|>"}), vec!["<|im_end|>", "<|im_start|>"]),
+        // This class names one itself.
+        (json!({"tokenizer_class": "GemmaTokenizer"}), vec!["<|im_end|>", "<mask>"]),
+        (
+            json!({"tokenizer_class": "GemmaTokenizer", "mask_token": "<|im_start|>"}),
+            vec!["<|im_end|>", "<|im_start|>"],
+        ),
+    ] {
+        file(dir.path(), "tokenizer_config.json", &config.to_string());
+        let t = Tokenizer::from_dir(dir.path()).unwrap();
+        for token in ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<mask>"] {
+            let got = t.id(token).is_some_and(|id| t.is_special(id));
+            assert_eq!(got, special.contains(&token), "{token} with {config}");
+        }
+    }
+}
+
+#[test]
 fn templates_have_names_and_places() {
     let named = |value: serde_json::Value| {
         ("tokenizer_config.json", json!({"eos_token": "<|im_end|>", "chat_template": value}))

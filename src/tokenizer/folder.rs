@@ -14,8 +14,15 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
     let json = door::read(&path)?;
     let mut config = object(&dir.join("tokenizer_config.json"))?;
+    if let (Some("GemmaTokenizer" | "GemmaTokenizerFast"), None) =
+        (config.get("tokenizer_class").and_then(Value::as_str), config.get("mask_token"))
+    {
+        // The class has one by itself.
+        config.insert("mask_token".to_owned(), json!("<mask>"));
+    }
     let added = added_tokens(dir, &mut config)?;
-    let json = with_added(json, &added, &path)?;
+    let named: Vec<&str> = SPECIAL.iter().filter_map(|name| config.get(*name).and_then(token_text)).collect();
+    let json = with_added(json, &added, &named, &path)?;
     let mut eos_ids = Vec::new();
     for file in ["generation_config.json", "config.json"] {
         let path = dir.join(file);
@@ -106,9 +113,9 @@ fn added_tokens(dir: &Path, config: &mut Map<String, Value>) -> Result<Vec<Added
     Ok(added)
 }
 
-/// `tokenizer.json` with the added tokens that it does not hold. Errors: Format, also where a token would get another id than the
-/// file says.
-fn with_added(json: Vec<u8>, added: &[Added], path: &Path) -> Result<Vec<u8>> {
+/// `tokenizer.json` with the added tokens that it does not hold; those in it that are `named` as special are special, whatever it says.
+/// Errors: Format, also where a token would get another id than the file says.
+fn with_added(json: Vec<u8>, added: &[Added], named: &[&str], path: &Path) -> Result<Vec<u8>> {
     if added.is_empty() {
         return Ok(json);
     }
@@ -158,7 +165,14 @@ fn with_added(json: Vec<u8>, added: &[Added], path: &Path) -> Result<Vec<u8>> {
             "rstrip": flag("rstrip", false), "normalized": flag("normalized", !special), "special": special,
         }));
     }
-    if entries.is_empty() {
+    let mut changed = !entries.is_empty();
+    for entry in file["added_tokens"].as_array_mut().into_iter().flatten() {
+        if entry["special"] == false && entry["content"].as_str().is_some_and(|content| named.contains(&content)) {
+            entry["special"] = true.into();
+            changed = true;
+        }
+    }
+    if !changed {
         return Ok(json);
     }
     match file["added_tokens"].as_array_mut() {
