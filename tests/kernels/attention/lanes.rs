@@ -17,13 +17,13 @@ fn lanes_equal_the_reference() {
 #[test]
 fn the_design_follows_the_device() {
     let Some(gpu) = gpu() else { return };
-    let caps = gpu.caps();
-    assert!(matches!(Design::of(caps, 256), Design::Tiles(_)));
-    let mut caps = caps.clone();
+    let mut caps = gpu.caps().clone();
     caps.subgroup_size = (8, 8);
     caps.subgroups = true;
     caps.kind = fourbit::gpu::DeviceKind::Cpu;
     assert_eq!(Design::of(&caps, 64), Design::Lanes(8));
+    assert_eq!(Design::of(&caps, MAX_HEAD_DIM), Design::Lanes(8));
+    assert_eq!(Design::of(&caps, MAX_HEAD_DIM + 4), Design::NARROW);
     caps.kind = fourbit::gpu::DeviceKind::Integrated;
     assert_eq!(Design::of(&caps, 64), Design::WIDE);
     caps.kind = fourbit::gpu::DeviceKind::Cpu;
