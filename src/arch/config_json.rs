@@ -201,6 +201,13 @@ pub(super) fn set_biases(f: &Fields<'_>, arch: &mut Architecture, name: &str, si
     Ok(())
 }
 
+/// Norms of each head's queries and keys.
+pub(super) fn add_head_norms(arch: &mut Architecture) {
+    let width = arch.attention.head_dim;
+    arch.norms.push(NormSpec { id: NormId::Query, name: "self_attn.q_norm", gguf: "attn_q_norm", width });
+    arch.norms.push(NormSpec { id: NormId::Key, name: "self_attn.k_norm", gguf: "attn_k_norm", width });
+}
+
 /// Qwen's windows: where `use_sliding_window` says so, in block `max_window_layers` and behind, or as `layer_types` have it.
 /// Errors: Format.
 pub(super) fn set_used_windows(f: &Fields<'_>, arch: &mut Architecture) -> Result<()> {

@@ -3,15 +3,18 @@
 //! A family is one file in `families/` and one line in its table; no other file knows a family's name *(tested)*. It reads
 //! config.json, and the keys of a GGUF file in the same words, into an [`Architecture`], which is all that the rest of the crate sees.
 
+mod about_one;
 mod config_json;
 mod families;
+mod family;
 mod gguf;
 mod linear;
 mod names;
 mod rope;
 
 pub use crate::kernels::{glu::Activation, logits::LogitShape, rope::RopeScaling};
-pub use families::{FAMILIES, Family, GgufFamily, GgufHead};
+pub use families::FAMILIES;
+pub use family::{Family, GgufFamily, GgufHead};
 pub use linear::{LinearId, LinearSpec, Maker, NormId, NormSpec, Rows, Site};
 pub use names::{EMBEDDING, HEAD, Role};
 pub use rope::RopeSpec;

@@ -123,6 +123,32 @@ pub(super) fn of(f: &Fields<'_>, rope: Option<&Fields<'_>>, around: Around) -> R
     Ok(RopeSpec { theta, rotary_dim, scaling: scaling(rope, &around, theta, rotary_dim)? })
 }
 
+/// Of blocks without a window, then of those with one. The newer spelling has an object for each kind of block; `rope_scaling`, the older
+/// one, is of those without. The bases are those of blocks with one and without, where none is told. Errors: Format.
+pub(super) fn by_window(f: &Fields<'_>, around: Around, [local, global]: [f64; 2]) -> Result<Vec<RopeSpec>> {
+    let (old, new) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
+    let kinds = ["full_attention", "sliding_attention"];
+    if let Some((new, other)) =
+        new.as_ref().and_then(|new| Some((new, new.names().find(|name| !kinds.contains(name))?)))
+    {
+        return Err(new.fail(other, "full_attention and sliding_attention alone, each with its own"));
+    }
+    if old.is_some() && new.is_some() {
+        return Err(f.fail("rope_scaling", "one of rope_scaling, the older spelling, and rope_parameters"));
+    }
+    let [full, sliding] = kinds.map(|kind| new.as_ref().map_or(Ok(None), |new| new.object(kind)));
+    let read = |own: Option<Fields<'_>>, theta: f64| {
+        if let Some(own) = own.as_ref().filter(|own| own.get("truncate").is_some_and(|told| told != true)) {
+            return Err(own.fail("truncate", "true, which is what transformers takes where blocks differ"));
+        }
+        of(f, own.as_ref(), Around { theta, ..around })
+    };
+    Ok(vec![
+        read(full?.or(old), f.number_or("rope_theta", global)?)?,
+        read(sliding?, f.number_or("rope_local_base_freq", local)?)?,
+    ])
+}
+
 fn scaling(rope: &Fields<'_>, around: &Around, theta: f64, rotary_dim: usize) -> Result<RopeScaling> {
     let kind = match rope.text("rope_type")? {
         Some(kind) => kind,

@@ -1,3 +1,4 @@
+use super::logits::SHAPES;
 use crate::{
     reference::{
         assert_gradient,
@@ -9,11 +10,7 @@ use crate::{
 use fourbit::{
     DType,
     graph::Graph,
-    kernels::{
-        elementwise,
-        logits::{self, LogitShape},
-        loss,
-    },
+    kernels::{elementwise, logits::LogitShape, loss},
 };
 
 #[test]
@@ -47,9 +44,6 @@ fn batch(rows: usize, cols: usize) -> (Vec<f32>, Vec<i32>) {
     (logits, labels)
 }
 
-/// As they are; Granite's; Gemma 2's.
-const SHAPES: [LogitShape; 3] =
-    [LogitShape::PLAIN, LogitShape { factor: 0.125, soft_cap: None }, LogitShape { factor: 0.5, soft_cap: Some(7.0) }];
 const SIZES: [(usize, usize, usize); 5] = [(1, 1, 1), (3, 63, 2), (16, 257, 7), (9, 5003, 4), (3, 128_256, 3)];
 
 #[test]
@@ -130,18 +124,4 @@ fn other_shapes_are_refused() {
     assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, usize::MAX, &scale, &losses).is_err());
     assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &unsigned, 0, &scale, &losses).is_err());
     assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 0, &scale, &flat).is_err());
-}
-
-#[test]
-fn logits_are_shaped() {
-    let Some(gpu) = gpu() else { return };
-    let x: Vec<f32> = (0..2000).map(|i| (i - 1000) as f32 * 0.0371).chain([1e30, -1e30, 1e-20, 0.0]).collect();
-    for shape in SHAPES {
-        let mut g = Graph::new(&gpu);
-        let z = g.import(&gpu.tensor("logits", [x.len()], DType::F32, &x).unwrap());
-        logits::shape(&mut g, &z, shape).unwrap();
-        let got = g.run().unwrap().read::<f32>(&z).unwrap();
-        let want: Vec<f64> = x.iter().map(|&x| shaped(shape, f64::from(x)).0).collect();
-        assert_close("shaped", &got, &want, 0.0, 2e-6);
-    }
 }

@@ -24,6 +24,7 @@ mod hadamard;
 mod hqq;
 mod kv_cache;
 mod lattice;
+mod logits;
 mod loss;
 mod norm;
 mod observe;

@@ -4,7 +4,6 @@ use crate::support::{assert_close, embedded, gpu};
 use fourbit::{
     Gpu, LoraConfig, Model, Result, Tensor, TrainConfig, Trainer,
     adapter::{InputScales, QatConfig, Ranges},
-    arch::LinearId,
     data::{Batch, DataLoader, Example, LoaderOptions},
     evaluate,
     export::{ModelWriter, QuantizedFolder},
@@ -274,7 +273,7 @@ fn static_scales_come_from_the_largest_inputs() {
         let mut seen = Vec::new();
         for block in plain.blocks() {
             let (y, saved) = block.forward(&mut g, &x, &cx, Keys::Own(&segments)).unwrap();
-            seen.extend(LinearId::ALL.iter().map(|id| saved.input(id.reads()).clone()));
+            seen.extend(block.linears().map(|(id, _)| saved.input(id.reads()).clone()));
             x = y;
         }
         seen.iter().for_each(|value| g.keep(value));

@@ -1,11 +1,11 @@
 //! Gemma 2: as `Gemma2Config`. Norms before and behind both parts of a block, soft caps of the scores and of the logits, each second
 //! block with a window.
 
-use super::{Family, GgufFamily, GgufHead, gemma};
+use super::{Family, GgufFamily, GgufHead};
 use crate::{
     Result,
     arch::{
-        Architecture,
+        Architecture, about_one,
         config_json::{self, Defaults},
     },
     format::{fields::Fields, gguf::MetaValue},
@@ -39,18 +39,18 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         heads: 8,
         kv_heads: Some(4),
         max_positions: 8192,
-        ..gemma::shared(f)?
+        ..about_one::shared(f)?
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
-    gemma::set_shared(f, &mut arch)?;
-    gemma::set_of_second(f, &mut arch, Some(CAPS[1]))?;
-    arch.attention.soft_cap = gemma::soft_cap(f, "attn_logit_softcapping", Some(CAPS[0]))?;
-    gemma::set_windows(f, &mut arch, |block| block.is_multiple_of(2))?;
+    about_one::set_shared(f, &mut arch)?;
+    about_one::set_of_second(f, &mut arch, Some(CAPS[1]))?;
+    arch.attention.soft_cap = about_one::soft_cap(f, "attn_logit_softcapping", Some(CAPS[0]))?;
+    about_one::set_windows(f, &mut arch, |block| block.is_multiple_of(2))?;
     Ok(arch)
 }
 
 fn read_gguf(f: &Fields<'_>, json: &mut Value) -> Result<()> {
-    gemma::read_gguf(f, json, 46)?;
+    about_one::read_gguf(f, json, 46)?;
     for (field, cap) in [("attn_logit_softcapping", CAPS[0]), ("final_logit_softcapping", CAPS[1])] {
         json[field] = f.number_or(field, cap)?.into();
     }
@@ -58,7 +58,7 @@ fn read_gguf(f: &Fields<'_>, json: &mut Value) -> Result<()> {
 }
 
 fn write_gguf(arch: &Architecture) -> Vec<(&'static str, MetaValue)> {
-    let mut entries = gemma::window_to_gguf(arch);
+    let mut entries = about_one::window_to_gguf(arch);
     let caps = [("attn_logit_softcapping", arch.attention.soft_cap), ("final_logit_softcapping", arch.logits.soft_cap)];
     entries.extend(caps.into_iter().filter_map(|(key, cap)| Some((key, MetaValue::F32(cap?)))));
     entries

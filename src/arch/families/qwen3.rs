@@ -4,7 +4,7 @@ use super::{Family, GgufFamily};
 use crate::{
     Result,
     arch::{
-        Architecture, NormId, NormSpec, Site,
+        Architecture, Site,
         config_json::{self, Defaults},
     },
     format::fields::Fields,
@@ -30,9 +30,7 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         ..Defaults::LLAMA
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
-    let width = arch.attention.head_dim;
-    arch.norms.push(NormSpec { id: NormId::Query, name: "self_attn.q_norm", gguf: "attn_q_norm", width });
-    arch.norms.push(NormSpec { id: NormId::Key, name: "self_attn.k_norm", gguf: "attn_k_norm", width });
+    config_json::add_head_norms(&mut arch);
     config_json::set_biases(f, &mut arch, "attention_bias", [Site::Qkv, Site::O])?;
     config_json::set_used_windows(f, &mut arch)?;
     Ok(arch)

@@ -1,0 +1,82 @@
+//! What a family of models is.
+
+use super::{Architecture, LinearId};
+use crate::{
+    Result,
+    format::{fields::Fields, gguf::MetaValue},
+};
+use serde_json::Value;
+
+/// A family of models: how the programs of the field call it, and who reads its configuration.
+#[derive(Debug)]
+pub struct Family {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// Its class in transformers.
+    pub class: &'static str,
+    /// Linear layers that have a bias whatever the configuration says.
+    pub biased: &'static [LinearId],
+    /// Whether queries, keys and values are one linear layer, and gate and up another.
+    pub fused: bool,
+    /// Reads config.json. Errors: Format, Unsupported.
+    pub read: fn(&Fields<'_>) -> Result<Architecture>,
+    /// Its GGUF files.
+    pub gguf: GgufFamily,
+}
+
+/// How llama.cpp has a family.
+#[derive(Debug)]
+pub struct GgufFamily {
+    /// `general.architecture`.
+    pub name: &'static str,
+    /// Whether files have the rows of queries and keys in llama.cpp's own rotary order ([`super::Rows::Rotated`]).
+    pub rotated: bool,
+    /// Whether the rotary frequencies are divided by a file's `rope_freqs.weight`.
+    pub rope_freqs: bool,
+    /// Whether windows are told.
+    pub windows: bool,
+    /// Whether a file holds a head.
+    pub head: GgufHead,
+    /// Linear layers whose bias is added where a file has one.
+    pub biased: &'static [LinearId],
+    /// The family's own keys, into the words of config.json. Errors: Format, Unsupported.
+    pub read: fn(&Fields<'_>, &mut Value) -> Result<()>,
+    /// The inverse: keys without the family's name.
+    pub write: fn(&Architecture) -> Vec<(&'static str, MetaValue)>,
+}
+
+/// The head of a family in GGUF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GgufHead {
+    /// The embedding serves where there is none.
+    Either,
+    /// Must be there.
+    Own,
+    /// The embedding serves always.
+    Embedding,
+}
+
+impl GgufFamily {
+    /// A family that llama.cpp reads as Llama's.
+    pub(super) const LLAMA: GgufFamily = GgufFamily {
+        name: "llama",
+        rotated: true,
+        rope_freqs: true,
+        windows: false,
+        head: GgufHead::Either,
+        biased: LinearId::ALL,
+        read: |_, _| Ok(()),
+        write: |_| vec![],
+    };
+
+    /// A family of this name with rows as in transformers, and with nothing that Llama has not.
+    pub(super) const fn plain(name: &'static str) -> GgufFamily {
+        GgufFamily { name, rotated: false, rope_freqs: false, biased: &[], ..GgufFamily::LLAMA }
+    }
+}
+
+impl PartialEq for Family {
+    fn eq(&self, other: &Family) -> bool {
+        self.model_type == other.model_type
+    }
+}
