@@ -88,6 +88,8 @@ fn an_id_without_a_row_takes_no_memory_and_reaches_no_model() {
     assert_eq!((vocab.bos, vocab.eos), (tokenizer.bos_id(), None));
     assert!(vocab.more_eos.iter().all(|&id| (id as usize) < rows));
 
+    assert_eq!((tokenizer.beyond(rows), tokenizer.beyond(rows - 1)), (vec![FAR], vec![rows as u32 - 1, FAR]));
+    assert!(tokenizer.beyond(FAR as usize + 1).is_empty());
     let error = tokenizer.expect_rows("prompt", &ids, rows).unwrap_err().to_string();
     assert_eq!(error, format!("prompt: token 1 is {FAR} (\"<far>\"); the model's vocabulary has {rows}"));
     assert!(tokenizer.expect_rows("prompt", &ids[..1], rows).is_ok());

@@ -68,6 +68,13 @@ impl Door {
         self.inner.get_vocab(true).into_values().max()
     }
 
+    /// Ids from `rows` on, in order.
+    pub(super) fn beyond(&self, rows: usize) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.inner.get_vocab(true).into_values().filter(|&id| id as usize >= rows).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Whether tokens such as `<0x0A>` stand for bytes.
     pub(super) fn has_bytes(&self) -> bool {
         serde_json::to_string(&self.inner.get_decoder()).is_ok_and(|d| d.contains("\"ByteFallback\""))

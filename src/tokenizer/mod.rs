@@ -199,6 +199,11 @@ impl Tokenizer {
         Err(Error::config(what, message))
     }
 
+    /// The ids for which an embedding of `rows` has none, in order.
+    pub fn beyond(&self, rows: usize) -> Vec<u32> {
+        if self.vocab_size <= rows { Vec::new() } else { self.inner.beyond(rows) }
+    }
+
     /// The text of one token as the vocabulary spells it.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.token(id)

@@ -127,3 +127,28 @@ fn rows_tell_once_what_is_not_read_as_it_stands() {
         assert_eq!(run.stderr.matches(words).count(), 1, "{words}: {}", run.stderr);
     }
 }
+
+#[test]
+fn an_entry_of_the_tokenizer_without_a_row_is_told_once_and_its_use_refused() {
+    let place = Place::new();
+    let base = base_with_other_eos(&place);
+    let config = place.path("base/tokenizer_config.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    json["additional_special_tokens"] = json!(["<image>"]);
+    fs::write(&config, json.to_string()).unwrap();
+    let data = place.text("rows.jsonl");
+    let rows = |text: &str| fs::write(place.path("rows.jsonl"), json!({"text": text}).to_string()).unwrap();
+    rows("one two");
+    let run = fourbit(&["plan", "--model", &base, "--data", &data]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let note = "note: the tokenizer has \"<image>\" (1024), the model's vocabulary 1024 tokens: texts that hold it are refused";
+    assert_eq!(run.stderr.matches(note).count(), 1, "{}", run.stderr);
+    rows("one <image> two");
+    let words = "row 1: input_ids: 1024 (\"<image>\") is outside the vocabulary of 1024 tokens";
+    for command in [&["plan"][..], &["evaluate"], &["finetune", "--output", &place.text("out")]] {
+        let run = fourbit(&[command, &["--model", &base, "--data", &data]].concat());
+        assert!(run.code == 1 && run.stderr.contains(words), "{command:?}: {}", run.stderr);
+    }
+    let run = fourbit(&["generate", "--model", &base, "--prompt", "<image>", "--raw"]);
+    assert!(run.code == 1 && run.stderr.contains("(\"<image>\"); the model's vocabulary has 1024"), "{}", run.stderr);
+}

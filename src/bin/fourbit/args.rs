@@ -2,7 +2,7 @@
 
 use crate::embedded::{self, Embedded};
 use crate::interrupt;
-use crate::measure::note_rows;
+use crate::measure::{note_beyond, note_rows};
 use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
@@ -401,6 +401,7 @@ impl DataArgs {
         train: &TrainArgs,
     ) -> Result<DataLoader> {
         let tokenizer = base.tokenizer()?;
+        tokenizer.iter().for_each(|tokenizer| note_beyond(tokenizer, source.arch().vocab_size));
         let length = max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?;
         let options = DataOptions { completion_only: self.completion_only_loss, ..global.data_options(length, source) };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;

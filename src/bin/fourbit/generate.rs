@@ -2,6 +2,7 @@
 
 use crate::args::{Global, ModelArgs, QuantArgs};
 use crate::interrupt;
+use crate::measure::note_beyond;
 use crate::output::{Output, note, print};
 use fourbit::{
     Error, Result,
@@ -64,6 +65,7 @@ impl Generate {
         let chat = self.prompt.is_none() && std::io::stdin().is_terminal() && !global.json && !self.raw;
         let prompt = if chat { None } else { Some(self.encode(&tokenizer, &self.text()?)?) };
         let rows = source.arch().vocab_size;
+        note_beyond(&tokenizer, rows);
         prompt.iter().try_for_each(|ids| tokenizer.expect_rows("--prompt", ids, rows))?;
 
         let gpu = global.gpu()?;

@@ -67,6 +67,7 @@ impl MeasureArgs {
         convention: Convention,
     ) -> Result<Measured> {
         let tokenizer = Tokenizer::open(model)?;
+        tokenizer.iter().for_each(|tokenizer| note_beyond(tokenizer, source.arch().vocab_size));
         if holds_rows(data)? {
             if convention != Convention::Windows {
                 let message =
@@ -188,6 +189,18 @@ fn llama_cpp_ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
 fn bos_in_front(tokenizer: &Tokenizer) -> Result<Option<u32>> {
     let first = tokenizer.encode("", true)?.first().copied();
     Ok(tokenizer.bos_id().filter(|&bos| Some(bos) == first))
+}
+
+/// Says which entries of the tokenizer an embedding of `rows` has none for; texts that use them are refused.
+pub fn note_beyond(tokenizer: &Tokenizer, rows: usize) {
+    let ids = tokenizer.beyond(rows);
+    if let Some(&first) = ids.first() {
+        let token = tokenizer.token(first).unwrap_or_default();
+        let more = if ids.len() > 1 { format!(" and {} more", ids.len() - 1) } else { String::new() };
+        note(format_args!(
+            "note: the tokenizer has {token:?} ({first}){more}, the model's vocabulary {rows} tokens: texts that hold it are refused"
+        ));
+    }
 }
 
 /// Says once what happened to rows that is not plain from the file.
