@@ -36,6 +36,7 @@ pub(super) fn set_shared(f: &Fields<'_>, arch: &mut Architecture) -> Result<()> 
 /// What the second and third have in common: norms before and behind both parts of a block, a factor of the scores that is told, and a soft cap
 /// of the logits. Errors: Format.
 pub(super) fn set_of_second(f: &Fields<'_>, arch: &mut Architecture, cap: Option<f64>) -> Result<()> {
+    set_shared(f, arch)?;
     let width = arch.hidden_size;
     let norm = |id, name, gguf| NormSpec { id, name, gguf, width };
     arch.norms = vec![

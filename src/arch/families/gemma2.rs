@@ -42,7 +42,6 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         ..about_one::shared(f)?
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
-    about_one::set_shared(f, &mut arch)?;
     about_one::set_of_second(f, &mut arch, Some(CAPS[1]))?;
     arch.attention.soft_cap = about_one::soft_cap(f, "attn_logit_softcapping", Some(CAPS[0]))?;
     about_one::set_windows(f, &mut arch, |block| block.is_multiple_of(2))?;

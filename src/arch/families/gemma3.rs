@@ -1,18 +1,14 @@
-//! Gemma 3, its text alone: as `Gemma3TextConfig`. As Gemma 2, with norms of each head's queries and keys in place of the scores' soft
-//! cap, and with five blocks that have a window, and angles of their own, to one without.
+//! Gemma 3, its text alone, as `Gemma3TextConfig`: as Gemma 2, with norms of queries and keys, and angles by the kind of block.
 
 use super::{Family, GgufFamily, GgufHead};
 use crate::{
-    Error, Result,
+    Result,
     arch::{
         Architecture, about_one,
         config_json::{self, Defaults},
         rope,
     },
-    format::{
-        fields::{Fields, MAX_EXTENT},
-        gguf::MetaValue,
-    },
+    format::{fields::Fields, gguf::MetaValue},
 };
 use serde_json::{Value, json};
 
@@ -49,14 +45,12 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
         ..about_one::shared(f)?
     };
     let mut arch = config_json::decoder(f, &FAMILY, defaults)?;
-    about_one::set_shared(f, &mut arch)?;
     about_one::set_of_second(f, &mut arch, None)?;
     config_json::add_head_norms(&mut arch);
     if f.nullable_number("attn_logit_softcapping", None)?.is_some() {
-        let what = format!("attn_logit_softcapping in {}", f.path().display());
-        return Err(Error::unsupported(what, "a number", "null, as all models of this generation have it"));
+        return Err(f.fail("attn_logit_softcapping", "null, as all models of this generation have it"));
     }
-    let pattern = f.integer("sliding_window_pattern", 1..=MAX_EXTENT)?.map_or(PATTERN, |n| n as usize);
+    let pattern = f.extent_or("sliding_window_pattern", PATTERN)?;
     about_one::set_windows(f, &mut arch, |block| !(block + 1).is_multiple_of(pattern))?;
     for block in &mut arch.blocks {
         block.rope = Some(usize::from(block.window.is_some()));
@@ -66,7 +60,7 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
 
 fn read_gguf(f: &Fields<'_>, json: &mut Value) -> Result<()> {
     about_one::read_gguf(f, json, 62)?;
-    let pattern = f.integer("attention.sliding_window_pattern", 1..=MAX_EXTENT)?.map_or(PATTERN, |n| n as usize);
+    let pattern = f.extent_or("attention.sliding_window_pattern", PATTERN)?;
     json["sliding_window_pattern"] = pattern.into();
     json["rope_parameters"] = json!({
         "full_attention": json["rope_parameters"].take(),
@@ -80,11 +74,7 @@ fn read_gguf(f: &Fields<'_>, json: &mut Value) -> Result<()> {
 fn write_gguf(arch: &Architecture) -> Vec<(&'static str, MetaValue)> {
     let mut entries = about_one::window_to_gguf(arch);
     let pattern = arch.blocks.iter().position(|block| block.window.is_none()).map_or(PATTERN, |at| at + 1);
-    if pattern != PATTERN {
-        entries.push(("attention.sliding_window_pattern", MetaValue::U32(pattern as u32)));
-    }
-    if arch.ropes[1].theta != BASES[0] {
-        entries.push(("rope.freq_base_swa", MetaValue::F32(arch.ropes[1].theta as f32)));
-    }
+    entries.push(("attention.sliding_window_pattern", MetaValue::U32(pattern as u32)));
+    entries.push(("rope.freq_base_swa", MetaValue::F32(arch.ropes[1].theta as f32)));
     entries
 }
