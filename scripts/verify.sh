@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Compares fourbit with transformers, PEFT and bitsandbytes on SmolLM2-135M: sets up what is missing (Python packages, the
-# model, a driver), builds, and runs scripts/verify.py with the arguments given; without any, scripts/verify_kills.py,
-# verify_rows.py, verify_long.py, verify_options.py, verify_families.py, verify_layouts.py, verify_meaning.py and the checks of
-# tests/golden/templates.json and tokenizers.json too. About two hours on two cores, and 3 GB of packages, kept in $FOURBIT_VENV
-# (~/.cache/fourbit-venv).
+# Compares fourbit with transformers, PEFT and bitsandbytes on SmolLM2-135M, and with transformers and llama.cpp on Gemma 3 270M: sets
+# up what is missing (Python packages, the models, a driver), builds, and runs scripts/verify.py with the arguments given; without any,
+# scripts/verify_kills.py, verify_rows.py, verify_long.py, verify_options.py, verify_families.py, verify_gemma.py, verify_layouts.py,
+# verify_meaning.py and the checks of tests/golden/templates.json and tokenizers.json too. About two and a half hours on two cores, and
+# 3 GB of packages, kept in $FOURBIT_VENV (~/.cache/fourbit-venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}
@@ -32,6 +32,7 @@ if (($# == 0)); then
   "$venv/bin/python" scripts/verify_long.py
   "$venv/bin/python" scripts/verify_options.py
   "$venv/bin/python" scripts/verify_families.py
+  "$venv/bin/python" scripts/verify_gemma.py
   "$venv/bin/python" scripts/verify_layouts.py
   "$venv/bin/python" scripts/verify_meaning.py
   "$venv/bin/python" scripts/make_template_golden.py --check "$(scripts/templates.sh)"
