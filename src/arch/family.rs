@@ -56,25 +56,6 @@ pub enum GgufHead {
     Embedding,
 }
 
-impl GgufFamily {
-    /// A family that llama.cpp reads as Llama's.
-    pub(super) const LLAMA: GgufFamily = GgufFamily {
-        name: "llama",
-        rotated: true,
-        rope_freqs: true,
-        windows: false,
-        head: GgufHead::Either,
-        biased: LinearId::ALL,
-        read: |_, _| Ok(()),
-        write: |_| vec![],
-    };
-
-    /// A family of this name with rows as in transformers, and with nothing that Llama has not.
-    pub(super) const fn plain(name: &'static str) -> GgufFamily {
-        GgufFamily { name, rotated: false, rope_freqs: false, biased: &[], ..GgufFamily::LLAMA }
-    }
-}
-
 impl PartialEq for Family {
     fn eq(&self, other: &Family) -> bool {
         self.model_type == other.model_type

@@ -12,7 +12,29 @@ mod qwen2;
 mod qwen3;
 mod smollm3;
 
-use super::family::{Family, GgufFamily, GgufHead};
+use super::{
+    LinearId,
+    family::{Family, GgufFamily, GgufHead},
+};
+
+impl GgufFamily {
+    /// A family that llama.cpp reads as Llama's.
+    const LLAMA: GgufFamily = GgufFamily {
+        name: "llama",
+        rotated: true,
+        rope_freqs: true,
+        windows: false,
+        head: GgufHead::Either,
+        biased: LinearId::ALL,
+        read: |_, _| Ok(()),
+        write: |_| vec![],
+    };
+
+    /// A family of this name with rows as in transformers, and with nothing that Llama has not.
+    const fn plain(name: &'static str) -> GgufFamily {
+        GgufFamily { name, rotated: false, rope_freqs: false, biased: &[], ..GgufFamily::LLAMA }
+    }
+}
 
 /// All of them. Of those that share a name in GGUF files the first reads them.
 pub const FAMILIES: [&Family; 11] = [
