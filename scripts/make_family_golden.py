@@ -103,6 +103,9 @@ FAMILIES = {
             "rope_scaling": {"rope_type": "linear", "factor": 2.0},
         },
     ),
+    "mistral": ("Mistral", {"sliding_window": 7}),
+    # The class has no width of heads of its own.
+    "qwen2": ("Qwen2", {"hidden_size": 96, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
     # Texts on both sides of the length at which their rotations change.
     "longrope": (
@@ -146,8 +149,6 @@ BY_LENGTH = ("longrope", "dynamic", "phi3")
 
 # So small that a tied head does not say the same token again and again.
 EMBEDDINGS = {"gemma": 0.1, "gemma2": 0.1, "gemma3": 0.1}
-# The text alone of what is a model of text and images.
-CONFIGS = {"gemma3": "Gemma3TextConfig"}
 
 
 def randomly(seed):
@@ -156,10 +157,10 @@ def randomly(seed):
 
 def model_of(name):
     prefix, options = FAMILIES[name]
-    kind = getattr(transformers, CONFIGS.get(name, f"{prefix}Config"))
-    config = kind(**{**SIZES, **options})
+    kind = getattr(transformers, f"{prefix}ForCausalLM")
+    config = kind.config_class(**{**SIZES, **options})
     config._attn_implementation = "eager"
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+    model = kind(config).eval()
     generator = randomly(len(name))
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):

@@ -66,9 +66,9 @@ impl GgufFile {
         let source = Source::open(input)?;
         // What the file's keys cannot say is refused before the work.
         source.arch.gguf_metadata()?;
-        let untold = source.arch.blocks.iter().filter(|_| !source.arch.family.gguf.windows);
-        let windows = untold.filter_map(|block| block.window);
-        if let Some(window) = windows.min().filter(|&window| window < source.arch.max_positions) {
+        let shortest = source.arch.blocks.iter().filter_map(|block| block.window).min();
+        let untold = shortest.filter(|_| !source.arch.family.gguf.windows);
+        if let Some(window) = untold.filter(|&window| window < source.arch.max_positions) {
             log::warn!(
                 "llama.cpp's files have no windows: behind {window} tokens it sees more than {}",
                 input.display()

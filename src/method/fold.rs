@@ -91,10 +91,13 @@ pub fn into_maker(gpu: &Gpu, block: &Block, stats: &mut BlockStats, site: Site, 
                 return Err(Error::shape(&maker.name, format!("{} rows", factors.len()), count));
             }
             let uploaded = upload(gpu, factors)?;
-            let (weight, cols) = (float_tensor(&maker.name, &maker.base.weight)?, maker.base.inputs());
-            rows(gpu, &weight.slice(first * cols, [count, cols])?, &uploaded[1])?;
+            // The other rows of a layer that has them among others stay as they are.
+            let mut inverse = vec![1.0; maker.base.outputs()];
+            inverse[first..first + count].iter_mut().zip(factors).for_each(|(inverse, f)| *inverse = 1.0 / f);
+            let inverse = gpu.tensor("scales of rows", [inverse.len()], DType::F32, &inverse)?;
+            rows(gpu, &float_tensor(&maker.name, &maker.base.weight)?, &inverse)?;
             if let Some(bias) = &maker.base.bias {
-                columns(gpu, &bias.slice(first, [count])?, &uploaded[1])?;
+                columns(gpu, bias, &inverse)?;
             }
             into_readers(block, stats, site, &uploaded)
         }

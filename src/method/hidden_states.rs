@@ -5,7 +5,7 @@ use crate::{
     gpu::{Gpu, Tensor},
     graph::{Graph, Pool, Program, Value},
     kernels::elementwise,
-    model::{Block, Inputs, Model, Ropes, Saved},
+    model::{Block, Inputs, Model, RopesOfSamples, Saved},
     nn::{Context, Keys, Pass},
 };
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 /// so that a block is recorded once for each length.
 pub(super) struct HiddenStates {
     gpu: Gpu,
+    ropes: Arc<RopesOfSamples>,
     lengths: Vec<Length>,
     samples: Vec<States>,
     pool: Pool,
@@ -25,7 +26,6 @@ pub(super) struct HiddenStates {
 /// What the samples of one length share.
 pub(super) struct Length {
     inputs: Inputs,
-    ropes: Arc<Ropes>,
     /// [tokens, hidden]
     pub x: Tensor,
 }
@@ -78,8 +78,14 @@ impl HiddenStates {
     pub(super) fn new(model: &Model, samples: &[Vec<u32>], budget: u64) -> Result<HiddenStates> {
         let gpu = model.gpu();
         model.check_samples(samples)?;
-        let mut this =
-            HiddenStates { gpu: gpu.clone(), lengths: Vec::new(), samples: Vec::new(), pool: Pool::default(), budget };
+        let mut this = HiddenStates {
+            gpu: gpu.clone(),
+            ropes: Arc::new(RopesOfSamples::new(model, samples)?),
+            lengths: Vec::new(),
+            samples: Vec::new(),
+            pool: Pool::default(),
+            budget,
+        };
         let mut held = 0;
         for ids in samples {
             let length = this.length(model, ids.len())?;
@@ -107,7 +113,7 @@ impl HiddenStates {
         let (gpu, budget) = (self.gpu.clone(), self.budget);
         let lengths = self.lengths.iter().map(|l| {
             let x = gpu.zeros("hidden states", l.x.shape().clone(), DType::F32)?;
-            Ok(Length { inputs: l.inputs.clone(), ropes: l.ropes.clone(), x })
+            Ok(Length { inputs: l.inputs.clone(), x })
         });
         let lengths = lengths.collect::<Result<Vec<_>>>()?;
         let mut programs = self.programs(model, &|_| Pass::inference(), |g, sample, x, length| {
@@ -122,7 +128,7 @@ impl HiddenStates {
             held += lengths[length].x.bytes();
             samples.push(States { length, memory: Memory::keep(&gpu, &lengths[length].x, held, budget)? });
         }
-        Ok(HiddenStates { gpu, lengths, samples, pool: Pool::default(), budget })
+        Ok(HiddenStates { gpu, ropes: self.ropes.clone(), lengths, samples, pool: Pool::default(), budget })
     }
 
     /// Samples.
@@ -156,7 +162,7 @@ impl HiddenStates {
         // The loss is never recorded, so that any labels do.
         inputs.write(&vec![0; len], &positions, &vec![1; len], &vec![0; len])?;
         let x = self.gpu.zeros("hidden states", [len, model.arch.hidden_size], DType::F32)?;
-        self.lengths.push(Length { inputs, ropes: Arc::new(model.rope_tables(len)?), x });
+        self.lengths.push(Length { inputs, x });
         Ok(self.lengths.len() - 1)
     }
 
@@ -218,7 +224,7 @@ impl HiddenStates {
         let shared = &self.lengths[length];
         let mut g = Graph::new(&self.gpu);
         let pass = pass(&mut g);
-        let cx = model.context(&mut g, &shared.inputs, &shared.ropes, pass);
+        let cx = model.context(&mut g, &shared.inputs, self.ropes.of(shared.x.shape()[0]), pass);
         let sample = Sample { cx, segments: g.import(&shared.inputs.segments) };
         let x = g.import(&shared.x);
         record(&mut g, &sample, &x, length)?;

@@ -4,7 +4,7 @@ use super::{Block, Ropes, block::Saved};
 use crate::{
     DType, Error, Result,
     adapter::{Adapter, LoraConfig, Qat, Store, pairs},
-    arch::{Architecture, Role},
+    arch::{Architecture, LinearId, Role},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{QuantizedTensor, embedding, logits, loss, product},
@@ -200,11 +200,11 @@ impl Model {
             return None;
         }
         for block in &mut self.blocks {
-            let freed: Result<()> = block.for_each_linear(|_, linear| {
-                linear.change = Change::None;
-                Ok(())
-            });
-            freed.expect("nothing in it fails");
+            for &id in LinearId::ALL {
+                if let Some(linear) = block.linear_mut(id) {
+                    linear.change = Change::None;
+                }
+            }
         }
         let config = self.adapter.take()?;
         Some(Adapter { config, store: std::mem::take(&mut self.store) })

@@ -15,5 +15,6 @@ pub use block::{Block, Saved};
 pub use causal_lm::{BUCKET, Inputs, LossValues, Model};
 pub use load::{LoadOptions, Quantization};
 pub use ropes::Ropes;
+pub(crate) use ropes::RopesOfSamples;
 pub use source::Source;
 pub(crate) use source::{PIECE, added_in_gguf, heads_in_gguf, rotated_row};

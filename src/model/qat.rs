@@ -1,6 +1,6 @@
 //! Quantization-aware training of a whole model: from floats to rounded layers that learn, and to a quantized model.
 
-use super::{Inputs, Model};
+use super::{Inputs, Model, Ropes, RopesOfSamples};
 use crate::{
     DType, Error, Result,
     adapter::{InputScales, Qat, QatConfig, Store},
@@ -100,12 +100,15 @@ impl Model {
     fn input_ranges(&self, samples: &[Vec<u32>]) -> Result<Vec<u32>> {
         // A range for each site of each block, at offsets that can be bound.
         let ranges = self.gpu.zeros("ranges", [self.blocks.len() * Site::ALL.len() * SLOT], DType::U32)?;
+        let ropes = RopesOfSamples::new(self, samples)?;
         let mut pool = Pool::default();
         let mut programs: HashMap<usize, (Inputs, Program)> = HashMap::new();
         for ids in samples {
             let (inputs, program) = match programs.entry(ids.len()) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(self.record_ranges(ids.len(), &ranges, &mut pool)?),
+                Entry::Vacant(entry) => {
+                    entry.insert(self.record_ranges(ids.len(), ropes.of(ids.len()), &ranges, &mut pool)?)
+                }
             };
             inputs.ids.write(bytemuck::cast_slice(ids))?;
             program.run()?;
@@ -114,12 +117,12 @@ impl Model {
     }
 
     /// A program that adds a sample of `len` tokens to the ranges of all sites.
-    fn record_ranges(&self, len: usize, ranges: &Tensor, pool: &mut Pool) -> Result<(Inputs, Program)> {
+    fn record_ranges(&self, len: usize, ropes: &Ropes, ranges: &Tensor, pool: &mut Pool) -> Result<(Inputs, Program)> {
         let inputs = Inputs::new(&self.gpu, 1, len)?;
         let positions: Vec<u32> = (0..len as u32).collect();
         inputs.write(&vec![0; len], &positions, &vec![1; len], &vec![0; len])?;
         let mut g = Graph::new(&self.gpu);
-        let cx = self.context(&mut g, &inputs, &self.rope_tables(len)?, Pass::inference());
+        let cx = self.context(&mut g, &inputs, ropes, Pass::inference());
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(&mut g, &ids)?;
         let mut slots = (0..).step_by(SLOT);

@@ -1,5 +1,6 @@
 //! The rotary tables of a model on its device, for the length of the text that is read.
 
+use super::Model;
 use crate::{
     Result,
     arch::RopeSpec,
@@ -42,8 +43,42 @@ impl Ropes {
         Ok(changed)
     }
 
+    /// Whether they are those of a text of `length` tokens.
+    fn serve(&self, length: usize) -> bool {
+        let class = |(spec, class): (&RopeSpec, &usize)| spec.scaling.length_class(length) == *class;
+        length <= self.positions && self.specs.iter().zip(&self.classes).all(class)
+    }
+
     /// [positions, rotary_dim] f32 each, in the order of [`Architecture::ropes`](crate::arch::Architecture::ropes).
     pub fn tables(&self) -> &[Tensor] {
         &self.tables
+    }
+}
+
+/// Tables for samples that are read again and again: one for all lengths that are rotated alike.
+pub(crate) struct RopesOfSamples(Vec<Ropes>);
+
+impl RopesOfSamples {
+    /// For samples of these lengths. Errors: Config where the model is shorter, OutOfMemory, Device.
+    pub(crate) fn new(model: &Model, samples: &[Vec<u32>]) -> Result<RopesOfSamples> {
+        let mut lengths: Vec<usize> = samples.iter().map(Vec::len).collect();
+        lengths.sort_unstable();
+        let mut all = RopesOfSamples(Vec::new());
+        // The longest first, so that shorter ones find its tables.
+        for length in lengths.into_iter().rev() {
+            if all.get(length).is_none() {
+                all.0.push(model.rope_tables(length)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn get(&self, length: usize) -> Option<&Ropes> {
+        self.0.iter().find(|ropes| ropes.serve(length))
+    }
+
+    /// Of a sample of this length.
+    pub(crate) fn of(&self, length: usize) -> &Ropes {
+        self.get(length).expect("there is a table for the length of each sample")
     }
 }

@@ -1,6 +1,6 @@
 //! Attention of new tokens against a KV cache.
 
-use super::spec::{Attention, CAPPED_HEAD_DIMS, HEAD_DIMS, cap, expect};
+use super::spec::{Attention, HEAD_DIMS, cap, caps_of, expect};
 use crate::{
     DType, Result,
     gpu::Kernel,
@@ -48,7 +48,7 @@ pub(super) fn variants() -> Vec<Kernel> {
     for head_dim in HEAD_DIMS {
         all.push(combine_kernel(head_dim));
         for repeat in 1..=MAX_REPEAT {
-            for capped in [false, true].into_iter().filter(|&capped| !capped || CAPPED_HEAD_DIMS.contains(&head_dim)) {
+            for &capped in caps_of(head_dim) {
                 all.extend([0, SPLIT].map(|split| decode_kernel(head_dim, repeat, split, capped)));
             }
         }

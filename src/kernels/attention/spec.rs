@@ -27,7 +27,12 @@ pub struct Attention {
 pub(super) const HEAD_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
 
 /// Lengths of a head whose scores have a soft cap in some model; others work alike.
-pub(super) const CAPPED_HEAD_DIMS: [usize; 2] = [128, 256];
+const CAPPED_HEAD_DIMS: [usize; 2] = [128, 256];
+
+/// Whether models with heads of this length have scores without a soft cap, and with one.
+pub(super) fn caps_of(head_dim: usize) -> &'static [bool] {
+    if CAPPED_HEAD_DIMS.contains(&head_dim) { &[false, true] } else { &[false] }
+}
 
 /// What decides which keys a query sees: a snippet of `shaders/lib`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +65,8 @@ impl Scores {
 
     /// Those that models with heads of this length have.
     pub(super) fn of(head_dim: usize) -> impl Iterator<Item = Scores> {
-        let masks = |capped| [Mask::Segments, Mask::Position].map(|mask| Scores { mask, capped });
-        [false, true].into_iter().filter(move |&capped| !capped || CAPPED_HEAD_DIMS.contains(&head_dim)).flat_map(masks)
+        let masks = |&capped| [Mask::Segments, Mask::Position].map(|mask| Scores { mask, capped });
+        caps_of(head_dim).iter().flat_map(masks)
     }
 }
 
