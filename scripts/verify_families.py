@@ -22,6 +22,14 @@ from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOURBIT, ASSETS = ROOT / "target/release/fourbit", ROOT / "assets/embedded"
+
+
+def longrope(original):
+    factors = {"short_factor": [1.0, 1.2, 2.0], "long_factor": [1.5, 3.0, 8.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "original_max_position_embeddings": original, **factors}
+    return {"pad_token_id": 0, "original_max_position_embeddings": original, "rope_parameters": rope}
+
+
 # Heads that are wider than the hidden size has room for where the class has a field for it; five blocks, the fourth of its own kind.
 FAMILIES = {
     "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
@@ -38,11 +46,9 @@ FAMILIES = {
         },
     ),
     "olmo2": ("Olmo2", {}),
-    # Half of a head turns.
-    "phi3": (
-        "Phi3",
-        {"pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    ),
+    # Half of a head turns, all texts as short ones or all as long ones: llama.cpp goes by the context of the run, 256 tokens.
+    "phi3": ("Phi3", longrope(300)),
+    "phi3-long": ("Phi3", longrope(4)),
     "gemma": ("Gemma", {"head_dim": 32}),
     "gemma2": ("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "attn_logit_softcapping": 3.0}),
     "gemma3": ("Gemma3", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "sliding_window_pattern": 3}),

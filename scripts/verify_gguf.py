@@ -73,7 +73,7 @@ def check_weights(path, folder):
         places.update({name: opened for name in opened.keys()})
     failures, worst, seen = 0, {}, set()
     for tensor in gguf.GGUFReader(path).tensors:
-        if tensor.name == "rope_freqs.weight":
+        if tensor.name.startswith(("rope_freqs.", "rope_factors_")):
             continue
         name = transformers_name(tensor.name, config["model_type"])
         seen.add(name)

@@ -31,8 +31,9 @@ pub struct GgufFamily {
     pub name: &'static str,
     /// Whether files have the rows of queries and keys in llama.cpp's own rotary order ([`super::Rows::Rotated`]).
     pub rotated: bool,
-    /// Whether the rotary frequencies are divided by a file's `rope_freqs.weight`.
-    pub rope_freqs: bool,
+    /// The tensors of a file that the rotary frequencies are divided by, where it has them: one for all texts, or one for those of up
+    /// to `rope.scaling.original_context_length` tokens and one for longer ones.
+    pub rope_divisors: &'static [&'static str],
     /// Whether windows are told.
     pub windows: bool,
     /// Whether a file holds a head.

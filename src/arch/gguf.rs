@@ -19,8 +19,8 @@ struct Tensors {
     vocab_size: usize,
     /// Whether the head is the embedding.
     tied: bool,
-    /// The divisors of the rotary frequencies.
-    divisors: Option<Vec<f32>>,
+    /// The divisors of the rotary frequencies: as many lists as the family has names for, or none.
+    divisors: Vec<Vec<f32>>,
 }
 
 /// The configuration that transformers would write for this file. Errors: Format naming the key, Unsupported.
@@ -34,9 +34,11 @@ pub(super) fn read(gguf: &Gguf) -> Result<Architecture> {
     let tensors = Tensors {
         vocab_size: gguf.get("token_embd.weight")?.shape.first().copied().unwrap_or(0),
         tied: !gguf.contains("output.weight"),
-        divisors: match gguf.contains("rope_freqs.weight") {
-            true => Some(gguf.get("rope_freqs.weight")?.to_f32()?),
-            false => None,
+        divisors: match family.gguf.rope_divisors {
+            names if names.iter().any(|name| gguf.contains(name)) => {
+                names.iter().map(|name| gguf.get(name)?.to_f32()).collect::<Result<_>>()?
+            }
+            _ => Vec::new(),
         },
     };
     let mut json = config(family, &gguf.fields(&format!("{arch}."))?, &tensors)?;
@@ -85,7 +87,7 @@ fn config(family: &Family, f: &Fields<'_>, tensors: &Tensors) -> Result<Value> {
         }
     }
     let context = f.extent_or("context_length", 2048)?;
-    let mut rope = rope(f, tensors.divisors.as_deref(), rotary_dim, context)?;
+    let mut rope = rope(f, family, &tensors.divisors, rotary_dim, context)?;
     if rotary_dim != head_dim {
         rope["partial_rotary_factor"] = share(rotary_dim, head_dim).into();
     }
@@ -108,6 +110,10 @@ fn config(family: &Family, f: &Fields<'_>, tensors: &Tensors) -> Result<Value> {
         "mlp_bias": true,
         "dtype": "bfloat16",
     });
+    if tensors.divisors.len() == 2 {
+        // Classes with two lists have a default of their own for it, and read it here.
+        json["original_max_position_embeddings"] = json["rope_parameters"]["original_max_position_embeddings"].clone();
+    }
     (family.gguf.read)(f, &mut json)?;
     f.refuse_unknown()?;
     Ok(json)
@@ -164,7 +170,13 @@ fn yarn_attention(factor: f64) -> f64 {
 
 /// Base and scaling of the rotary frequencies, as llama.cpp reads them. `context`: tokens of the pretraining where they are not told.
 /// Errors: Format, Unsupported.
-fn rope(f: &Fields<'_>, divisors: Option<&[f32]>, rotary_dim: usize, context: usize) -> Result<Value> {
+fn rope(f: &Fields<'_>, family: &Family, divisors: &[Vec<f32>], rotary_dim: usize, context: usize) -> Result<Value> {
+    for (name, divisors) in family.gguf.rope_divisors.iter().zip(divisors) {
+        if divisors.len() != rotary_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
+            let message = format!("{name}: expected {} positive numbers, got {divisors:?}", rotary_dim / 2);
+            return Err(Error::format(f.path(), message));
+        }
+    }
     let theta = f.number_or("rope.freq_base", 10000.0)?;
     // The newer key wins over the older one even where it says 0, which is no scaling.
     let older = f.number_or("rope.scale_linear", 0.0)?;
@@ -179,9 +191,12 @@ fn rope(f: &Fields<'_>, divisors: Option<&[f32]>, rotary_dim: usize, context: us
     };
     // Multiplies the rotated queries and keys in every kind of scaling.
     let attention = f.number_or("rope.scaling.attn_factor", 1.0)?;
+    let original = f.integer("rope.scaling.original_context_length", 0..=MAX_EXTENT)?.filter(|&n| n > 0);
+    let original = original.map_or(context, |n| n as usize);
     if kind == "yarn" {
-        if divisors.is_some() {
-            return Err(f.fail("rope.scaling.type", "another than yarn beside rope_freqs.weight"));
+        if !divisors.is_empty() {
+            let expected = format!("another than yarn beside {}", family.gguf.rope_divisors.join(" and "));
+            return Err(f.fail("rope.scaling.type", expected));
         }
         // llama.cpp has the same two for all files, whatever these keys say.
         for (key, beta) in [("rope.scaling.yarn_beta_fast", 32.0), ("rope.scaling.yarn_beta_slow", 1.0)] {
@@ -189,20 +204,31 @@ fn rope(f: &Fields<'_>, divisors: Option<&[f32]>, rotary_dim: usize, context: us
                 return Err(f.fail(key, format!("{beta:?}")));
             }
         }
-        let original = f.integer("rope.scaling.original_context_length", 0..=MAX_EXTENT)?.filter(|&n| n > 0);
         return Ok(json!({
             "rope_type": "yarn",
             "rope_theta": theta,
             "factor": factor,
-            "original_max_position_embeddings": original.map_or(context, |n| n as usize),
+            "original_max_position_embeddings": original,
             "attention_factor": attention * yarn_attention(factor),
+        }));
+    }
+    if let [short, long] = divisors {
+        let by = |divisors: &[f32]| -> Vec<f64> { divisors.iter().map(|&d| factor * f64::from(d)).collect() };
+        return Ok(json!({
+            "rope_type": "longrope",
+            "rope_theta": theta,
+            "short_factor": by(short),
+            "long_factor": by(long),
+            "original_max_position_embeddings": original,
+            "attention_factor": attention,
+            "factor": 1.0,
         }));
     }
     if attention != 1.0 {
         return Err(f.fail("rope.scaling.attn_factor", "1.0"));
     }
-    if let Some(divisors) = divisors {
-        return divided(f, divisors, theta, factor, rotary_dim);
+    if let [divisors] = divisors {
+        return Ok(divided(divisors, theta, factor, rotary_dim));
     }
     Ok(match factor == 1.0 {
         true => json!({"rope_type": "default", "rope_theta": theta}),
@@ -216,12 +242,8 @@ fn shortest(value: f32) -> f64 {
 }
 
 /// The divisors of the frequencies that a file holds as a tensor, taken as they are. Where they are those of Llama 3.1's published
-/// models, as f32 has them, they are described by that scheme's numbers, which more programs read. Errors: Format.
-fn divided(f: &Fields<'_>, divisors: &[f32], theta: f64, factor: f64, rotary_dim: usize) -> Result<Value> {
-    if divisors.len() != rotary_dim / 2 || divisors.iter().any(|d| !d.is_finite() || *d <= 0.0) {
-        let message = format!("rope_freqs.weight: expected {} positive numbers, got {divisors:?}", rotary_dim / 2);
-        return Err(Error::format(f.path(), message));
-    }
+/// models, as f32 has them, they are described by that scheme's numbers, which more programs read.
+fn divided(divisors: &[f32], theta: f64, factor: f64, rotary_dim: usize) -> Value {
     let most = f64::from(divisors.iter().copied().fold(1.0, f32::max));
     let (low, high, original) = (1.0, 4.0, 8192);
     let published = divisors.iter().enumerate().all(|(i, &divisor)| {
@@ -232,16 +254,16 @@ fn divided(f: &Fields<'_>, divisors: &[f32], theta: f64, factor: f64, rotary_dim
         (f64::from(divisor) - expected).abs() <= 1e-5 * expected
     });
     if published && factor == 1.0 {
-        return Ok(json!({"rope_type": "llama3", "rope_theta": theta, "factor": most, "low_freq_factor": low,
-                         "high_freq_factor": high, "original_max_position_embeddings": original}));
+        return json!({"rope_type": "llama3", "rope_theta": theta, "factor": most, "low_freq_factor": low,
+                      "high_freq_factor": high, "original_max_position_embeddings": original});
     }
     let divisors: Vec<f64> = divisors.iter().map(|&divisor| factor * f64::from(divisor)).collect();
-    Ok(json!({"rope_type": "longrope", "rope_theta": theta, "short_factor": divisors, "long_factor": divisors,
-              "attention_factor": 1.0, "factor": 1.0}))
+    json!({"rope_type": "longrope", "rope_theta": theta, "short_factor": divisors, "long_factor": divisors,
+           "attention_factor": 1.0, "factor": 1.0})
 }
 
 fn changing(kind: &str) -> Error {
-    let supported = "the same rotations for texts of all lengths: default, linear, llama3, yarn, or longrope with one list of factors";
+    let supported = "default, linear, llama3, yarn, or longrope with one list of factors (with two in the families whose files have both)";
     Error::unsupported("rope_type in a GGUF file", kind, supported)
 }
 
@@ -287,7 +309,12 @@ pub(super) fn metadata(arch: &Architecture) -> Result<Vec<(String, MetaValue)>> 
             }
         }
         RopeScaling::Dynamic { .. } => return Err(changing("dynamic")),
-        // llama.cpp takes the long factors of a file by the context of the run, whatever the text's length.
+        RopeScaling::LongRope { attention_factor, original_max_position_embeddings, .. }
+            if arch.family.gguf.rope_divisors.len() == 2 =>
+        {
+            add("rope.scaling.attn_factor", MetaValue::F32(attention_factor as f32));
+            add("rope.scaling.original_context_length", MetaValue::U32(original_max_position_embeddings as u32));
+        }
         RopeScaling::LongRope { ref short_factor, ref long_factor, .. } if short_factor != long_factor => {
             return Err(changing("longrope"));
         }
@@ -323,7 +350,8 @@ fn check_said(arch: &Architecture, entries: &[(String, MetaValue)]) -> Result<()
     let prefix = format!("{}.", family.gguf.name);
     let json = |(key, value): &(String, MetaValue)| Some((key.strip_prefix(&prefix)?.to_owned(), value.to_json()?));
     let fields = Fields::owned(entries.iter().filter_map(json).collect(), Path::new("a GGUF file"));
-    let tensors = Tensors { vocab_size: arch.vocab_size, tied: arch.tie_embeddings, divisors: rope_divisors(arch) };
+    let divisors = rope_divisors(arch).into_iter().map(|(_, values)| values).collect();
+    let tensors = Tensors { vocab_size: arch.vocab_size, tied: arch.tie_embeddings, divisors };
     let said = Architecture::from_json(config(family, &fields, &tensors)?, fields.path())?;
     let without = |arch: &Architecture| -> Vec<usize> {
         arch.blocks.iter().enumerate().filter(|(_, block)| block.rope.is_none()).map(|(number, _)| number).collect()
@@ -369,17 +397,19 @@ fn check_said(arch: &Architecture, entries: &[(String, MetaValue)]) -> Result<()
     Ok(())
 }
 
-/// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[rotary_dim / 2]`; none where there is no scaling,
-/// or one that metadata describe.
-pub(super) fn rope_divisors(arch: &Architecture) -> Option<Vec<f32>> {
+/// The divisors of the rotary frequencies that llama.cpp reads as tensors, by name: `[rotary_dim / 2]` each; none where there is no
+/// scaling, or one that metadata describe.
+pub(super) fn rope_divisors(arch: &Architecture) -> Vec<(&'static str, Vec<f32>)> {
     let rope = &arch.ropes[0];
+    let narrow = |divisors: &[f64]| divisors.iter().map(|&d| d as f32).collect();
+    let named = |lists: Vec<Vec<f32>>| arch.family.gguf.rope_divisors.iter().copied().zip(lists).collect();
     let (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) = match rope.scaling {
         RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } => {
-            return None;
+            return Vec::new();
         }
-        // What it says of longer texts is compared when the file is begun.
-        RopeScaling::LongRope { ref short_factor, .. } => {
-            return Some(short_factor.iter().map(|&d| d as f32).collect());
+        // A family with one name has the same list for all texts: that is compared when the file is begun.
+        RopeScaling::LongRope { ref short_factor, ref long_factor, .. } => {
+            return named(vec![narrow(short_factor), narrow(long_factor)]);
         }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings)
@@ -392,7 +422,7 @@ pub(super) fn rope_divisors(arch: &Architecture) -> Option<Vec<f32>> {
         let smooth = smooth.clamp(0.0, 1.0);
         (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
     };
-    Some((0..rope.rotary_dim / 2).map(divisor).collect())
+    named(vec![(0..rope.rotary_dim / 2).map(divisor).collect()])
 }
 
 #[cfg(test)]

@@ -113,9 +113,9 @@ impl Architecture {
         gguf::metadata(self)
     }
 
-    /// The divisors of the rotary frequencies that llama.cpp reads as a tensor: `[rotary_dim / 2]`; none where there is no scaling,
-    /// or one that metadata describe.
-    pub(crate) fn rope_divisors(&self) -> Option<Vec<f32>> {
+    /// The divisors of the rotary frequencies that llama.cpp reads as tensors, by name: `[rotary_dim / 2]` each; none where there is no
+    /// scaling, or one that metadata describe.
+    pub(crate) fn rope_divisors(&self) -> Vec<(&'static str, Vec<f32>)> {
         gguf::rope_divisors(self)
     }
 

@@ -271,10 +271,9 @@ fn items(source: &Source, scheme: Scheme) -> Result<Vec<Item>> {
             }
         }
         None => {
-            if let Some(values) = source.arch.rope_divisors() {
-                let name = "rope_freqs.weight".to_owned();
-                let spec =
-                    TensorSpec { name: name.clone(), stored: Stored::Plain(DType::F32), shape: vec![values.len()] };
+            for (name, values) in source.arch.rope_divisors() {
+                let (name, stored) = (name.to_owned(), Stored::Plain(DType::F32));
+                let spec = TensorSpec { name: name.clone(), stored, shape: vec![values.len()] };
                 items.push(Item { name, spec, action: Action::Values(values) });
             }
         }

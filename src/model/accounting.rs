@@ -38,7 +38,7 @@ pub(super) fn check(source: &Source) -> Result<()> {
 
 /// The divisors of the rotary frequencies, which the configuration has taken in where the family has them.
 fn is_divisors(source: &Source, stored: &str) -> bool {
-    stored == "rope_freqs.weight" && source.arch.family.gguf.rope_freqs
+    source.arch.family.gguf.rope_divisors.contains(&stored)
 }
 
 /// What a tensor may be, that no part of the model uses.

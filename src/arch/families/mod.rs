@@ -22,7 +22,7 @@ impl GgufFamily {
     const LLAMA: GgufFamily = GgufFamily {
         name: "llama",
         rotated: true,
-        rope_freqs: true,
+        rope_divisors: &["rope_freqs.weight"],
         windows: false,
         head: GgufHead::Either,
         biased: LinearId::ALL,
@@ -32,7 +32,13 @@ impl GgufFamily {
 
     /// A family of this name with rows as in transformers, and with nothing that Llama has not.
     const fn plain(name: &'static str) -> GgufFamily {
-        GgufFamily { name, rotated: false, rope_freqs: false, biased: &[], ..GgufFamily::LLAMA }
+        GgufFamily { name, rotated: false, rope_divisors: &[], biased: &[], ..GgufFamily::LLAMA }
+    }
+
+    /// The same, and longer texts may have other rotations.
+    const fn by_length(name: &'static str) -> GgufFamily {
+        let rope_divisors = &["rope_factors_short.weight", "rope_factors_long.weight"];
+        GgufFamily { rope_divisors, ..GgufFamily::plain(name) }
     }
 }
 

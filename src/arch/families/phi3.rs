@@ -21,7 +21,7 @@ pub(super) static FAMILY: Family = Family {
     biased: &[],
     fused: true,
     read,
-    gguf: GgufFamily { windows: true, read: read_gguf, write: write_gguf, ..GgufFamily::plain("phi3") },
+    gguf: GgufFamily { windows: true, read: read_gguf, write: write_gguf, ..GgufFamily::by_length("phi3") },
 };
 
 fn read(f: &Fields<'_>) -> Result<Architecture> {
