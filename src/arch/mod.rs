@@ -11,6 +11,7 @@ mod gguf;
 mod linear;
 mod names;
 mod rope;
+mod shapes;
 
 pub use crate::kernels::{glu::Activation, logits::LogitShape, rope::RopeScaling};
 pub use families::FAMILIES;

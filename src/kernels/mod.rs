@@ -35,6 +35,7 @@ pub mod product_int8;
 pub mod quantize;
 pub mod quantize_rows;
 mod quantized;
+pub mod random;
 pub mod reduce;
 pub mod roofline;
 pub mod rope;
@@ -99,6 +100,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(diagonal::variants());
     all.extend(quantize::variants());
     all.extend(quantize_rows::variants());
+    all.extend(random::variants());
     all.extend(dequantize::variants());
     all.extend(fake_quantize::variants());
     all.extend(double_quantize::variants());

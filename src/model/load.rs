@@ -1,19 +1,16 @@
 //! A model on disk to a model on the device, tensor by tensor.
 
-use super::{Block, Model, PIECE, Source};
+use super::{Block, Model, PIECE, Source, parts::Parts};
 use crate::{
     DType, Error, Result,
-    adapter::Store,
-    arch::{Architecture, AttentionSpec, EMBEDDING, HEAD, LinearId, NormId, Role},
+    arch::{Architecture, Role},
     format::checkpoint::{Basis, Rounding},
     gpu::{Gpu, Tensor},
     kernels::{
         QuantizedTensor,
         hadamard::{Factors, Hadamard},
     },
-    nn::{
-        Adapted, Attention, FeedForward, InputRounding, Linear, Parameter, Permutation, Projections, RmsNorm, Transform,
-    },
+    nn::{InputRounding, Linear, Permutation, Transform},
     ops::quantize,
     quant::{Packed, Scheme},
 };
@@ -46,36 +43,13 @@ impl Model {
 
     /// Loads from an opened source.
     pub fn from_source(gpu: &Gpu, source: &Source, options: &LoadOptions) -> Result<Model> {
-        let mut model = Model::without_blocks(gpu, source)?;
-        let loader = Loader::new(gpu, source, options.quantization);
-        let blocks = 0..source.arch.blocks.len();
-        model.blocks = blocks.map(|block| loader.block(block)).collect::<Result<_>>()?;
-        Ok(model)
+        Loader::new(gpu, source, options.quantization).model()
     }
 
     /// Embedding, head and final norm as stored, and no block yet: what works through the blocks one by one begins with it.
     /// Errors: as [`Model::load`].
     pub fn without_blocks(gpu: &Gpu, source: &Source) -> Result<Model> {
-        let loader = Loader::new(gpu, source, Quantization::AsStored);
-        let arch = &source.arch;
-        let table = [arch.vocab_size, arch.hidden_size];
-        let embedding = loader.table(EMBEDDING, table)?;
-        let head = match arch.tie_embeddings {
-            true => None,
-            false => Some(loader.table(HEAD, table)?),
-        };
-        let norm = loader.norm(Role::FinalNorm, arch.hidden_size)?;
-        Ok(Model {
-            arch: arch.clone(),
-            embedding,
-            blocks: Vec::new(),
-            norm,
-            head,
-            adapter: None,
-            qat: None,
-            store: Store::default(),
-            gpu: gpu.clone(),
-        })
+        Loader::new(gpu, source, Quantization::AsStored).without_blocks()
     }
 
     /// Block number `layer` alone. Errors: as [`Model::load`].
@@ -94,83 +68,6 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     fn new(gpu: &'a Gpu, source: &'a Source, quantization: Quantization) -> Loader<'a> {
         Loader { gpu, source, quantization, factors: Factors::default() }
-    }
-
-    fn arch(&self) -> &Architecture {
-        &self.source.arch
-    }
-
-    fn block(&self, number: usize) -> Result<Block> {
-        let spec = self.arch().blocks[number];
-        let AttentionSpec { heads, kv_heads, head_dim, scale, soft_cap } = self.arch().attention;
-        let norm = |id| self.arch().norm(id).map(|spec| self.norm(Role::Norm(number, id), spec.width)).transpose();
-        let linear = |id| self.linear(number, id);
-        let (width, kv) = (heads * head_dim, kv_heads * head_dim);
-        let qkv = match self.arch().linear(LinearId::Qkv) {
-            Some(_) => Projections::fused(linear(LinearId::Qkv)?, [width, kv, kv]),
-            None => Projections::apart([linear(LinearId::Q)?, linear(LinearId::K)?, linear(LinearId::V)?]),
-        };
-        let attention = Attention {
-            qkv,
-            o: linear(LinearId::O)?,
-            q_norm: norm(NormId::Query)?,
-            k_norm: norm(NormId::Key)?,
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            soft_cap,
-            window: spec.window,
-            rope: spec.rope,
-        };
-        let gate_up = match self.arch().linear(LinearId::GateUp) {
-            Some(_) => Projections::fused(linear(LinearId::GateUp)?, [self.arch().intermediate_size; 2]),
-            None => Projections::apart([linear(LinearId::Gate)?, linear(LinearId::Up)?]),
-        };
-        let feed_forward = FeedForward { gate_up, down: linear(LinearId::Down)?, activation: self.arch().activation };
-        Ok(Block {
-            attention_norm: norm(NormId::Attention)?,
-            attention,
-            after_attention_norm: norm(NormId::AfterAttention)?,
-            feed_forward_norm: norm(NormId::FeedForward)?,
-            feed_forward,
-            after_feed_forward_norm: norm(NormId::AfterFeedForward)?,
-            residual_factor: self.arch().residual_factor,
-        })
-    }
-
-    fn norm(&self, role: Role, width: usize) -> Result<RmsNorm> {
-        let weight = self.vector(&self.arch().name(role), width)?;
-        Ok(RmsNorm { weight: Parameter::frozen(weight), offset: self.arch().norm_offset, eps: self.arch().norm_eps })
-    }
-
-    fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
-        self.gpu.tensor(name, [len], DType::F32, &self.source.vector(name, len)?)
-    }
-
-    fn linear(&self, block: usize, id: LinearId) -> Result<Adapted> {
-        let arch = self.arch();
-        let spec = arch.linear(id).expect("ids are those of the family");
-        let bias = match spec.bias {
-            true => Some(self.vector(&arch.name(Role::Bias(block, id)), spec.shape[0])?),
-            false => None,
-        };
-        let base = self.frozen(&arch.name(Role::Weight(block, id)), spec.shape, bias)?;
-        Ok(Adapted::new(arch.module(block, id), base))
-    }
-
-    /// A layer with its weight in the scheme asked for: as stored, with all that the file says is done to its input.
-    fn frozen(&self, name: &str, shape: [usize; 2], bias: Option<Tensor>) -> Result<Linear> {
-        match self.quantization {
-            Quantization::To(scheme) if self.source.scheme(name)? != scheme.fitting(shape[1]) => {
-                Ok(Linear::new(self.source.quantize(self.gpu, name, shape, scheme.fitting(shape[1]))?, bias))
-            }
-            _ => {
-                let weight = self.stored(name, shape)?;
-                let transform = self.source.basis(name)?.map(|basis| self.transform(name, &basis)).transpose()?;
-                Ok(Linear { transform, rounding: self.rounding(name)?, ..Linear::new(weight, bias) })
-            }
-        }
     }
 
     /// What a layer does around a weight in this basis.
@@ -195,16 +92,6 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// Embedding or head. Errors: Unsupported in another basis, which only a linear layer can undo.
-    fn table(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
-        match self.source.basis(name)? {
-            None => self.stored(name, shape),
-            Some(_) => {
-                Err(Error::unsupported(format!("the basis of {name}"), "another order or transforms", "its own"))
-            }
-        }
-    }
-
     /// A weight in the scheme it is stored in.
     fn stored(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTensor> {
         let scheme = self.source.scheme(name)?;
@@ -218,6 +105,47 @@ impl<'a> Loader<'a> {
             return QuantizedTensor::from_bytes(self.gpu, name, scheme, shape, bytes, &[], &[]);
         }
         QuantizedTensor::upload(self.gpu, name, &self.source.packed(name, shape)?)
+    }
+}
+
+impl Parts for Loader<'_> {
+    fn gpu(&self) -> &Gpu {
+        self.gpu
+    }
+
+    fn arch(&self) -> &Architecture {
+        &self.source.arch
+    }
+
+    fn vector(&self, role: Role, len: usize) -> Result<Tensor> {
+        let name = self.arch().name(role);
+        self.gpu.tensor(&name, [len], DType::F32, &self.source.vector(&name, len)?)
+    }
+
+    /// A layer with its weight in the scheme asked for: as stored, with all that the file says is done to its input.
+    fn linear(&self, role: Role, shape: [usize; 2], bias: Option<Tensor>) -> Result<Linear> {
+        let name = &self.arch().name(role);
+        match self.quantization {
+            Quantization::To(scheme) if self.source.scheme(name)? != scheme.fitting(shape[1]) => {
+                Ok(Linear::new(self.source.quantize(self.gpu, name, shape, scheme.fitting(shape[1]))?, bias))
+            }
+            _ => {
+                let weight = self.stored(name, shape)?;
+                let transform = self.source.basis(name)?.map(|basis| self.transform(name, &basis)).transpose()?;
+                Ok(Linear { transform, rounding: self.rounding(name)?, ..Linear::new(weight, bias) })
+            }
+        }
+    }
+
+    /// Errors: Unsupported in another basis, which only a linear layer can undo.
+    fn table(&self, role: Role, shape: [usize; 2]) -> Result<QuantizedTensor> {
+        let name = &self.arch().name(role);
+        match self.source.basis(name)? {
+            None => self.stored(name, shape),
+            Some(_) => {
+                Err(Error::unsupported(format!("the basis of {name}"), "another order or transforms", "its own"))
+            }
+        }
     }
 }
 

@@ -6,6 +6,8 @@ mod block;
 mod causal_lm;
 mod initial;
 mod load;
+mod of_shape;
+mod parts;
 mod qat;
 mod ropes;
 mod source;

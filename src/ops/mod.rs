@@ -9,4 +9,5 @@ pub mod hadamard;
 pub mod hqq;
 pub mod lattice;
 pub mod quantize;
+pub mod random;
 pub mod roofline;

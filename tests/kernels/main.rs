@@ -34,6 +34,7 @@ mod product;
 mod product_int8;
 mod quantize;
 mod quantize_rows;
+mod random;
 mod reduce;
 mod roofline;
 mod rope;

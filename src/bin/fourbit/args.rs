@@ -8,6 +8,7 @@ use clap::Args;
 use fourbit::{
     Error, Result,
     adapter::LoraConfig,
+    arch::Architecture,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
     format::peft::AdapterConfig,
     gpu::{Backend, Gpu, GpuOptions, Search},
@@ -151,6 +152,11 @@ impl QuantArgs {
         if !self.is_given() && is_quantized(source)? {
             return Ok(LoadOptions::default());
         }
+        self.of_floats()
+    }
+
+    /// [`QuantArgs::options`] of a model that is stored in floats.
+    pub fn of_floats(&self) -> Result<LoadOptions> {
         let quantization = match self.scheme()? {
             Some(scheme) => Quantization::To(scheme),
             None => Quantization::AsStored,
@@ -307,8 +313,8 @@ pub struct TrainArgs {
 pub const MAX_SEQ_LENGTH: usize = 1024;
 
 /// `--max-seq-length`, or `default` where the model has so many positions. Errors: Config where it is beyond them.
-pub fn max_seq_length(asked: Option<usize>, default: usize, source: &Source) -> Result<usize> {
-    let longest = source.arch().max_positions;
+pub fn max_seq_length(asked: Option<usize>, default: usize, arch: &Architecture) -> Result<usize> {
+    let longest = arch.max_positions;
     match asked {
         None => Ok(default.min(longest)),
         Some(length) if length > longest => {
@@ -402,7 +408,7 @@ impl DataArgs {
     ) -> Result<DataLoader> {
         let tokenizer = base.tokenizer()?;
         tokenizer.iter().for_each(|tokenizer| note_beyond(tokenizer, source.arch().vocab_size));
-        let length = max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source)?;
+        let length = max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source.arch())?;
         let options = DataOptions { completion_only: self.completion_only_loss, ..global.data_options(length, source) };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
         note_rows(&dataset, tokenizer.as_ref(), options.max_seq_length);

@@ -1,8 +1,9 @@
 //! `fourbit bench`
 
-use crate::args::{Base, Global, LoraArgs, ModelArgs, QuantArgs};
+use crate::args::{Global, LoraArgs, QuantArgs};
 use crate::interrupt;
 use crate::output::{Output, bytes};
+use crate::shape::{Chosen, ShapeArgs};
 use clap::ValueEnum;
 use fourbit::{
     DType, Error, QuantizedTensor, Result,
@@ -10,7 +11,6 @@ use fourbit::{
     gpu::{Gpu, GpuOptions, Tensor},
     graph::{Graph, KernelTime, Program},
     kernels::product::{matmul, matmul_dx},
-    model::{Model, Source},
     ops::{quantize, roofline},
     quant::{Packed, Scheme},
     train::{TrainConfig, Trainer},
@@ -25,7 +25,7 @@ pub struct Bench {
     #[arg(value_enum, value_name = "PART")]
     parts: Vec<Part>,
     #[command(flatten)]
-    model: ModelArgs,
+    model: ShapeArgs,
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
@@ -78,7 +78,7 @@ impl Bench {
             result.insert("kernels".to_owned(), self.kernels(&gpu, out)?);
         }
         if wanted(Part::Step) || wanted(Part::Host) {
-            let base = self.model.base()?;
+            let base = self.model.choose()?;
             if wanted(Part::Step) {
                 result.insert("step".to_owned(), self.step(&gpu, &base, out)?);
             }
@@ -148,21 +148,20 @@ impl Bench {
         Ok(json!({"name": "quantize nf4", "shape": shape, "gb_per_second": speed}))
     }
 
-    fn trainer(&self, gpu: &Gpu, base: &Base) -> Result<(Trainer, Batch)> {
-        let source = Source::open(&base.path)?;
-        let mut model = Model::from_source(gpu, &source, &self.quant.options(&source)?)?;
+    fn trainer(&self, gpu: &Gpu, base: &Chosen) -> Result<(Trainer, Batch)> {
+        let mut model = base.model(gpu, &base.options(&self.quant, None)?)?;
         let config = TrainConfig {
             batch_size: self.batch_size,
-            max_seq_length: self.max_seq_length.min(source.arch().max_positions),
+            max_seq_length: self.max_seq_length.min(base.arch().max_positions),
             max_steps: 1000,
             ..TrainConfig::default()
         };
-        self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
-        let batch = batch(config.batch_size, config.max_seq_length, source.arch().vocab_size);
+        self.lora.attach(&mut model, self.model.model.adapter.as_deref(), config.seed)?;
+        let batch = batch(config.batch_size, config.max_seq_length, base.arch().vocab_size);
         Ok((Trainer::new(model, config)?, batch))
     }
 
-    fn step(&self, gpu: &Gpu, base: &Base, out: Output) -> Result<Value> {
+    fn step(&self, gpu: &Gpu, base: &Chosen, out: Output) -> Result<Value> {
         let (mut trainer, batch) = self.trainer(gpu, base)?;
         let batches = [batch];
         // The first two are timed kernel by kernel, and the driver compiles.
@@ -210,7 +209,7 @@ impl Bench {
         }))
     }
 
-    fn host(&self, noop: &Gpu, base: &Base, out: Output) -> Result<Value> {
+    fn host(&self, noop: &Gpu, base: &Chosen, out: Output) -> Result<Value> {
         let (mut trainer, batch) = self.trainer(noop, base)?;
         let batches = [batch];
         for _ in 0..3 {

@@ -23,6 +23,7 @@ mod progress;
 mod qat;
 mod quantize;
 mod report;
+mod shape;
 mod verify;
 
 use args::Global;

@@ -95,7 +95,7 @@ impl MeasureArgs {
     }
 
     fn rows(&self, global: &Global, tokenizer: Option<&Tokenizer>, source: &Source, data: &Path) -> Result<Measured> {
-        let length = max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source)?;
+        let length = max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source.arch())?;
         let options = DataOptions { completion_only: self.completion_only_loss, ..global.data_options(length, source) };
         let rows = Dataset::load(data, tokenizer, &options)?;
         note_rows(&rows, tokenizer, options.max_seq_length);
@@ -154,10 +154,10 @@ impl MeasureArgs {
         for ids in texts {
             sequences.extend(match convention {
                 Convention::Windows => {
-                    evaluate::windows(ids, max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source)?)?
+                    evaluate::windows(ids, max_seq_length(self.max_seq_length, MAX_SEQ_LENGTH, source.arch())?)?
                 }
                 Convention::LlamaCpp => {
-                    let window = max_seq_length(self.max_seq_length, LLAMA_CPP_CONTEXT, source)?;
+                    let window = max_seq_length(self.max_seq_length, LLAMA_CPP_CONTEXT, source.arch())?;
                     let bos = tokenizer.map(bos_in_front).transpose()?.flatten();
                     evaluate::llama_cpp_windows(ids, window, bos)?
                 }

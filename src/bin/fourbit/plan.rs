@@ -1,12 +1,12 @@
 //! `fourbit plan`
 
-use crate::args::{DataArgs, Global, LoraArgs, MAX_SEQ_LENGTH, ModelArgs, QuantArgs, TrainArgs, max_seq_length};
+use crate::args::{DataArgs, Global, LoraArgs, MAX_SEQ_LENGTH, QuantArgs, TrainArgs, max_seq_length};
 use crate::output::bytes;
 use crate::qat::QatArgs;
+use crate::shape::{Chosen, ShapeArgs};
 use fourbit::{
     Result,
     gpu::{Gpu, GpuOptions},
-    model::{Model, Source},
     train::Trainer,
 };
 use serde_json::json;
@@ -17,7 +17,7 @@ use serde_json::json;
 #[derive(clap::Args)]
 pub struct Plan {
     #[command(flatten)]
-    model: ModelArgs,
+    model: ShapeArgs,
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -33,20 +33,25 @@ pub struct Plan {
 impl Plan {
     pub fn run(&self, global: &Global) -> Result<()> {
         let out = global.output();
-        let base = self.model.base()?;
-        let source = Source::open(&base.path)?;
-        let showcase = self.data.is_showcase(&base);
-        let length = match self.data.path(&base) {
-            Some(data) => self.data.loader(global, &data, &base, &source, &self.train)?.longest().max(2),
-            None => max_seq_length(self.train.max_seq_length, MAX_SEQ_LENGTH, &source)?,
+        let chosen = self.model.choose()?;
+        let (data, showcase) = match &chosen {
+            Chosen::Files(base, _) => (self.data.path(base), self.data.is_showcase(base)),
+            Chosen::Shape(..) => (self.data.data.clone(), false),
+        };
+        let length = match data {
+            Some(data) => {
+                let (base, source) = chosen.files("--data")?;
+                self.data.loader(global, &data, base, source, &self.train)?.longest().max(2)
+            }
+            None => max_seq_length(self.train.max_seq_length, MAX_SEQ_LENGTH, chosen.arch())?,
         };
         let config = self.train.config(showcase, length, 1, self.qat.full)?;
-        let options = self.qat.load_options(&self.quant, &source)?;
+        let options = chosen.options(&self.quant, Some(&self.qat))?;
 
         // Everything is counted as a run would allocate it; the limit is not applied, so that the answer is whole.
         let gpu = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..global.gpu_options()? })?;
-        let mut model = Model::from_source(&gpu, &source, &options)?;
-        self.qat.count(&mut model, &self.lora, &self.model, config.seed)?;
+        let mut model = chosen.model(&gpu, &options)?;
+        self.qat.count(&mut model, &self.lora, &self.model.model, config.seed)?;
         let trained = model.store().bytes();
         // Reported last: training through rounding puts other weights in the place of those that were loaded.
         let weights = gpu.allocated_bytes() - trained;
@@ -58,7 +63,7 @@ impl Plan {
         let peak = gpu.peak_bytes();
 
         out.line(format_args!("device       {}", gpu.caps().name));
-        out.line(format_args!("model        {}", base.name().unwrap_or_else(|| "embedded".to_owned())));
+        out.line(format_args!("model        {}", chosen.name()));
         out.line(format_args!("batch        {batch_size} x {length} tokens"));
         out.line(format_args!("weights      {:>12}", bytes(weights)));
         out.line(format_args!(

@@ -63,6 +63,11 @@ impl QatArgs {
         }
     }
 
+    /// Whether training is to be through rounding.
+    pub fn is_given(&self) -> bool {
+        self.qat.is_some()
+    }
+
     /// Whether an adapter is to be trained. Errors: Config where options of one come with `--full`.
     pub fn trains_adapter(&self, lora: &LoraArgs, model: &ModelArgs) -> Result<bool> {
         if self.full && (lora.is_given() || model.adapter.is_some()) {
