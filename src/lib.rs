@@ -25,6 +25,8 @@
 
 pub mod adapter;
 pub mod arch;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod cancel;
 pub mod compare;
 pub mod data;

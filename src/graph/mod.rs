@@ -195,6 +195,17 @@ impl Graph {
         Ok(())
     }
 
+    /// Bytes of all that the dispatches bind, each once a dispatch: what has to be read and written at least, where nothing is read twice.
+    pub fn bytes(&self) -> u64 {
+        let of = |value: &Value| (value.shape.len() * value.dtype.size()) as u64;
+        self.dispatches.iter().flat_map(|dispatch| &dispatch.args).map(of).sum()
+    }
+
+    /// The shaders of the dispatches, each by its name.
+    pub fn shaders(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.dispatches.iter().map(|dispatch| dispatch.kernel.shader)
+    }
+
     /// How many dispatches have been recorded.
     pub fn len(&self) -> usize {
         self.dispatches.len()

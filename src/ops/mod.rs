@@ -10,4 +10,3 @@ pub mod hqq;
 pub mod lattice;
 pub mod quantize;
 pub mod random;
-pub mod roofline;

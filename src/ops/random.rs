@@ -71,9 +71,8 @@ impl QuantizedTensor {
             return QuantizedTensor::zeros(gpu, name, scheme, shape);
         }
         let mut random = Random::new(u64::from(seed));
-        let mut numbers = |len: usize| -> Vec<f32> {
-            (0..len).map(|_| spread * (2.0 * unit(random.bits()) - 1.0) as f32).collect()
-        };
+        let mut numbers =
+            |len: usize| -> Vec<f32> { (0..len).map(|_| spread * (2.0 * unit(random.bits()) - 1.0) as f32).collect() };
         if scheme.is_vector() {
             let [codes, scales, nested] = scheme.words(shape);
             let codes = numbers(codes).into_iter().map(|value| value.to_bits().wrapping_mul(0x9e37_79b9)).collect();

@@ -2,28 +2,33 @@
 
 use crate::args::{Global, LoraArgs, QuantArgs};
 use crate::interrupt;
-use crate::output::{Output, bytes};
+use crate::output::{self, Output, bytes};
+use crate::roofline;
 use crate::shape::{Chosen, ShapeArgs};
 use clap::ValueEnum;
 use fourbit::{
-    DType, Error, QuantizedTensor, Result,
-    data::Batch,
-    gpu::{Gpu, GpuOptions, Tensor},
-    graph::{Graph, KernelTime, Program},
-    kernels::product::{matmul, matmul_dx},
-    ops::{quantize, roofline},
-    quant::{Packed, Scheme},
-    train::{TrainConfig, Trainer},
+    Error, Result,
+    bench::{
+        self, CaseResult, Comparison, Device, Limits, ModelOptions, ModelResult, Options, Results, families::FAMILIES,
+    },
+    format::atomic,
+    gpu::{Gpu, GpuOptions},
+    model::Model,
 };
-use serde_json::{Map, Value, json};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
 
-/// Measure the device: its peaks, kernels beside them, a training step, and what a step costs the host
+/// The shape that is measured where none is asked for.
+const SHAPE: &str = "smollm2-135m";
+
+/// Measure the device: its limits, every kernel beside them, a training step and generation
+///
+/// Speeds are told in shares of what the device did at most in the same round. Where the device is the processor, times are processor
+/// time. Results are checked before they are timed.
 #[derive(clap::Args)]
 pub struct Bench {
-    /// What to measure [default: all]
-    #[arg(value_enum, value_name = "PART")]
-    parts: Vec<Part>,
+    /// What to measure: parts of the names that --list prints [default: all]
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
     #[command(flatten)]
     model: ShapeArgs,
     #[command(flatten)]
@@ -36,232 +41,361 @@ pub struct Bench {
     /// Tokens of a row of the step
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_seq_length: usize,
+    /// Compute activations again in the step's backward pass instead of keeping them
+    #[arg(long)]
+    gradient_checkpointing: bool,
     /// Rounds of which the median is taken
     #[arg(long, value_name = "N", default_value_t = 5)]
-    rounds: usize,
+    repeat: usize,
+    /// Print the names of what would be measured
+    #[arg(long)]
+    list: bool,
+    /// How results are printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    output: Format,
+    /// Write the results to a JSON file, for --compare
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// The same without texts of errors, which may name files: for others to see
+    #[arg(long, value_name = "FILE")]
+    share: Option<PathBuf>,
+    /// Draw the roofline: speed against operations a byte, as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure nothing, and compare two files of --save; the exit status is 1 where something is slower beyond noise, or missing
+    #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"])]
+    compare: Option<Vec<PathBuf>>,
+    /// With --compare: changes below this share count as none
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    threshold: f64,
 }
 
-/// The parts of the benchmark.
+/// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// Multiply-adds in registers, and copies
-    Roofline,
-    /// Products and quantization
-    Kernels,
-    /// A training step of a model, kernel by kernel
-    Step,
-    /// Processor time that a replayed step takes, on a device that runs nothing
-    Host,
+enum Format {
+    /// Columns for reading
+    Table,
+    /// All that --save writes
+    Json,
+    /// Comma-separated, a line for each case
+    Csv,
+    /// Markdown
+    Md,
 }
+
+/// What is measured beside the kernels.
+const LIMITS: &str = "limits";
+const STEP: &str = "model/step";
+const GENERATION: &str = "model/generation";
+const HOST: &str = "host/replay";
 
 impl Bench {
     pub fn run(&self, global: &Global) -> Result<()> {
-        let out = global.output();
-        if self.rounds == 0 {
-            return Err(Error::config("--rounds", "expected at least 1, got 0"));
+        if let Some([first, second]) = self.compare.as_deref() {
+            return self.compare_files(global.output(), first, second);
         }
-        let wanted = |part: Part| (self.parts.is_empty() || self.parts.contains(&part)) && !interrupt::pending();
-        let gpu = global.gpu()?;
-        out.line(format_args!("device: {} ({}, {})", gpu.caps().name, gpu.caps().backend, gpu.caps().driver));
-        let mut result = Map::new();
-        result.insert("device".to_owned(), json!(gpu.caps().name));
-        if wanted(Part::Roofline) {
-            let line = roofline::measure(&gpu, 1.0)?;
-            out.line(format_args!(
-                "peak: {:.1} GFLOP/s multiply-add, {:.2} GB/s copy",
-                line.gflops, line.gb_per_second
-            ));
-            result.insert("gflops".to_owned(), json!(line.gflops));
-            result.insert("copy_gb_per_second".to_owned(), json!(line.gb_per_second));
+        if self.repeat == 0 {
+            return Err(Error::config("--repeat", "expected at least 1, got 0"));
         }
-        if wanted(Part::Kernels) {
-            result.insert("kernels".to_owned(), self.kernels(&gpu, out)?);
+        let gpu_options = global.gpu_options()?;
+        let gpu = Gpu::open(&gpu_options)?;
+        let options = self.options(&gpu);
+        let cases = options.cases()?;
+        let wants = |part: &str| options.wants(part) && !interrupt::pending();
+        if self.list {
+            let beside = [LIMITS, STEP, GENERATION, HOST].into_iter().filter(|part| wants(part)).map(str::to_owned);
+            let kernels = cases.iter().map(|(family, case)| format!("{family}/{}", case.name));
+            let out = global.output();
+            beside.chain(kernels).for_each(|name| out.line(format_args!("{name}")));
+            return Ok(());
         }
-        if wanted(Part::Step) || wanted(Part::Host) {
-            let base = self.model.choose()?;
-            if wanted(Part::Step) {
-                result.insert("step".to_owned(), self.step(&gpu, &base, out)?);
-            }
-            if wanted(Part::Host) {
-                let noop = Gpu::open(&GpuOptions { noop: true, ..GpuOptions::default() })?;
-                result.insert("host".to_owned(), self.host(&noop, &base, out)?);
-            }
+        if cases.is_empty() && ![LIMITS, STEP, GENERATION, HOST].into_iter().any(wants) {
+            return Err(Error::config("FILTER", format!("{:?} is in no name; --list prints them", self.filters)));
         }
-        out.result(&Value::Object(result));
-        Ok(())
+        let format = if global.json { Format::Json } else { self.output };
+        let mut results = Results::new(&gpu, self.command());
+        let mut printer = Printer::new(format);
+        printer.device(&results.device);
+        if wants(LIMITS) {
+            let limits = bench::measure_limits(&gpu, self.repeat)?;
+            printer.limits(&limits);
+            results.limits = Some(limits);
+        }
+        let measured = bench::run(&gpu, &cases, self.repeat, |case| {
+            printer.case(&case);
+            results.cases.push(case);
+            Ok(())
+        });
+        drop(gpu);
+        measured?;
+        if wants(STEP) || wants(GENERATION) {
+            let model = self.measure_model(&gpu_options, wants(STEP), wants(GENERATION))?;
+            printer.model(&model, &results.device);
+            results.models.push(model);
+        }
+        if wants(HOST) {
+            self.host(&mut printer)?;
+        }
+        printer.end(&results);
+        self.write(&results)?;
+        let failures = results.failures();
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Device { op: "bench".to_owned(), message: failures.join("; ") }),
+        }
     }
 
-    /// Speeds of products and the peak in turns, so that other work on the machine touches all alike.
-    fn kernels(&self, gpu: &Gpu, out: Output) -> Result<Value> {
-        let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
-        let wide = [256, 2048, 2048];
-        let mut all = vec![
-            Product::new(gpu, "matmul f32", Scheme::F32, [1024, 1024, 1024], false)?,
-            Product::new(gpu, "matmul f32 y", Scheme::F32, wide, false)?,
-            Product::new(gpu, "matmul f32 dx", Scheme::F32, wide, true)?,
-            Product::new(gpu, "matmul nf4 y", nf4, wide, false)?,
-            Product::new(gpu, "matmul nf4 dx", nf4, wide, true)?,
-            Product::new(gpu, "gemv nf4", nf4, [1, 4096, 4096], false)?,
-        ];
-        let mut peaks = Vec::with_capacity(self.rounds);
-        for _ in 0..self.rounds {
-            peaks.push(roofline::measure(gpu, 0.05)?.gflops);
-            for product in &mut all {
-                product.time(gpu)?;
-            }
-        }
-        let peak = median(&peaks);
-        out.line(format_args!("products, beside a peak of {peak:.1} GFLOP/s in the same rounds:"));
-        let mut rows = Vec::new();
-        for product in &all {
-            let gflops = product.flops / median(&product.seconds) * 1e-9;
-            // The same product of floats, where there is one.
-            let floats = product.name.contains("nf4").then(|| product.name.replace("nf4", "f32"));
-            let floats = all.iter().find(|p| Some(&p.name) == floats.as_ref() && p.shape == product.shape);
-            let ratio = floats.map(|f| gflops / (f.flops / median(&f.seconds) * 1e-9));
-            let [m, n, k] = product.shape;
-            let beside = ratio.map(|r| format!(", {r:.2} of f32")).unwrap_or_default();
-            out.line(format_args!(
-                "{:14} {m}x{n}x{k}: {gflops:8.2} GFLOP/s, {:4.1} % of the peak{beside}",
-                product.name,
-                100.0 * gflops / peak
-            ));
-            rows.push(json!({"name": product.name, "shape": product.shape, "gflops": gflops,
-                             "of_peak": gflops / peak, "of_f32": ratio}));
-        }
-        rows.push(self.quantize(gpu, nf4, out)?);
-        Ok(Value::Array(rows))
-    }
-
-    fn quantize(&self, gpu: &Gpu, scheme: Scheme, out: Output) -> Result<Value> {
-        let shape = [2048, 2048];
-        let source = floats(gpu, shape)?;
-        let mut seconds = Vec::new();
-        for _ in 0..self.rounds + 1 {
-            let start = Instant::now();
-            quantize::quantize(gpu, "bench", &source, shape, scheme)?;
-            gpu.wait()?;
-            seconds.push(start.elapsed().as_secs_f64());
-        }
-        let speed = source.bytes() as f64 / median(&seconds[1..]) * 1e-9;
-        out.line(format_args!("quantize nf4   2048x2048: {speed:.2} GB/s of f32"));
-        Ok(json!({"name": "quantize nf4", "shape": shape, "gb_per_second": speed}))
-    }
-
-    fn trainer(&self, gpu: &Gpu, base: &Chosen) -> Result<(Trainer, Batch)> {
-        let mut model = base.model(gpu, &base.options(&self.quant, None)?)?;
-        let config = TrainConfig {
-            batch_size: self.batch_size,
-            max_seq_length: self.max_seq_length.min(base.arch().max_positions),
-            max_steps: 1000,
-            ..TrainConfig::default()
+    fn options(&self, gpu: &Gpu) -> Options {
+        let shapes = match &self.model.shape {
+            Some(name) => vec![name.clone()],
+            None => Options::shapes_for(gpu.caps().kind),
         };
-        self.lora.attach(&mut model, self.model.model.adapter.as_deref(), config.seed)?;
-        let batch = batch(config.batch_size, config.max_seq_length, base.arch().vocab_size);
-        Ok((Trainer::new(model, config)?, batch))
+        Options { filters: self.filters.clone(), shapes, rounds: self.repeat }
     }
 
-    fn step(&self, gpu: &Gpu, base: &Chosen, out: Output) -> Result<Value> {
-        let (mut trainer, batch) = self.trainer(gpu, base)?;
-        let batches = [batch];
-        // The first two are timed kernel by kernel, and the driver compiles.
-        for _ in 0..3 {
-            trainer.step(&batches)?;
+    /// The model, or the shape that stands for it.
+    fn chosen(&self) -> Result<Chosen> {
+        match (&self.model.shape, &self.model.model.model, &self.model.model.adapter) {
+            (None, None, None) => Chosen::shape(SHAPE),
+            _ => self.model.choose(),
         }
-        let mut wall = Vec::new();
-        let cpu = thread_seconds();
-        for _ in 0..self.rounds {
-            let start = Instant::now();
-            trainer.step(&batches)?;
-            wall.push(start.elapsed().as_secs_f64());
+    }
+
+    /// What was asked for, without paths.
+    fn command(&self) -> String {
+        let mut words = vec!["fourbit bench".to_owned()];
+        words.extend(self.filters.iter().cloned());
+        words.extend(self.model.shape.iter().map(|shape| format!("--shape {shape}")));
+        if self.model.model.model.is_some() {
+            words.push("--model ...".to_owned());
         }
-        let (seconds, host) = (median(&wall), (thread_seconds() - cpu) / self.rounds as f64);
-        let tokens = batches[0].tokens();
-        let (micro, optimizer) = trainer.dispatches();
-        out.line(format_args!(
-            "step {} x {}: {:.1} tokens/s, {:.1} ms, of which the host {:.2} ms ({:.2} %), {} dispatches, {}",
-            batches[0].batch,
-            batches[0].seq_len,
-            tokens as f64 / seconds,
-            1e3 * seconds,
-            1e3 * host,
-            100.0 * host / seconds,
-            micro + optimizer,
-            bytes(gpu.peak_bytes()),
+        words.extend(self.quant.quantization.iter().map(|scheme| format!("--quantization {scheme}")));
+        words.extend(self.quant.double_quant.then(|| "--double-quant".to_owned()));
+        words.push(format!("--batch-size {} --max-seq-length {}", self.batch_size, self.max_seq_length));
+        words.extend(self.gradient_checkpointing.then(|| "--gradient-checkpointing".to_owned()));
+        words.push(format!("--repeat {}", self.repeat));
+        words.join(" ")
+    }
+
+    fn measure_model(&self, gpu: &GpuOptions, step: bool, generation: bool) -> Result<ModelResult> {
+        let chosen = self.chosen()?;
+        let load = chosen.options(&self.quant, None)?;
+        let adapter = self.model.model.adapter.as_deref();
+        let build = |gpu: &Gpu| -> Result<Model> {
+            let mut model = chosen.model(gpu, &load)?;
+            if let (true, Some(folder)) = (step, adapter) {
+                model.load_adapter(folder, true)?;
+            }
+            Ok(model)
+        };
+        let options = ModelOptions {
+            scheme: self.quant.name(),
+            lora: adapter.is_none().then(|| self.lora.config(0)),
+            batch_size: self.batch_size,
+            max_seq_length: self.max_seq_length,
+            gradient_checkpointing: self.gradient_checkpointing,
+            rounds: self.repeat,
+            step,
+            generation,
+        };
+        bench::measure_model(gpu, &chosen.short_name(), &build, &options)
+    }
+
+    /// What a replayed step costs the host, on a device that runs nothing.
+    fn host(&self, printer: &mut Printer) -> Result<()> {
+        let noop = GpuOptions { noop: true, cancel: interrupt::cancel(), ..GpuOptions::default() };
+        let model = self.measure_model(&noop, true, false)?;
+        let each = 1e6 * model.host_seconds / model.dispatches.max(1) as f64;
+        printer.note(format_args!(
+            "host: {each:.2} us of processor time a dispatch in a replayed step of {} (noop device)",
+            model.dispatches
         ));
-        let (_, times) = trainer.profile(&batches)?;
-        let total: f64 = times.iter().filter_map(|t| t.seconds).sum();
-        for t in times.iter().take(12) {
-            out.line(format_args!("  {}", kernel_line(t, total)));
-        }
-        let kernels: Vec<Value> = times
-            .iter()
-            .map(|t| json!({"name": t.kernel, "calls": t.calls, "seconds": t.seconds, "work": t.work}))
-            .collect();
-        Ok(json!({
-            "tokens_per_second": tokens as f64 / seconds,
-            "seconds": seconds,
-            "host_seconds": host,
-            "host_share": host / seconds,
-            "dispatches": micro + optimizer,
-            "peak_bytes": gpu.peak_bytes(),
-            "kernels": kernels,
-        }))
-    }
-
-    fn host(&self, noop: &Gpu, base: &Chosen, out: Output) -> Result<Value> {
-        let (mut trainer, batch) = self.trainer(noop, base)?;
-        let batches = [batch];
-        for _ in 0..3 {
-            trainer.step(&batches)?;
-        }
-        // The system's clock of a thread ticks in milliseconds, so that many steps are taken together.
-        let (steps, cpu) = (10 * self.rounds, thread_seconds());
-        for _ in 0..steps {
-            trainer.step(&batches)?;
-        }
-        let (micro, optimizer) = trainer.dispatches();
-        let each = (thread_seconds() - cpu) / (steps * (micro + optimizer)) as f64;
-        out.line(format_args!(
-            "host: {:.2} us of processor time a dispatch in a replayed step of {} (noop device)",
-            1e6 * each,
-            micro + optimizer
-        ));
-        Ok(json!({"seconds_per_dispatch": each, "dispatches": micro + optimizer}))
-    }
-}
-
-/// One product that is timed again and again.
-struct Product {
-    name: String,
-    /// Tokens, out, in.
-    shape: [usize; 3],
-    flops: f64,
-    program: Program,
-    seconds: Vec<f64>,
-}
-
-impl Product {
-    fn new(gpu: &Gpu, name: &str, scheme: Scheme, shape: [usize; 3], dx: bool) -> Result<Product> {
-        let [m, n, k] = shape;
-        let weight = QuantizedTensor::upload(gpu, "bench", &Packed::quantize(scheme, [n, k], &numbers(n * k))?)?;
-        let mut g = Graph::new(gpu);
-        let x = g.import(&floats(gpu, [m, if dx { n } else { k }])?);
-        let y = if dx { matmul_dx(&mut g, &x, &weight, None, None)? } else { matmul(&mut g, &x, &weight, None, None)? };
-        g.keep(&y);
-        // Two runs: the driver compiles in the first, and both set the rates by which submits are cut.
-        let mut program = g.run()?;
-        program.run()?;
-        let flops = 2.0 * (m * n * k) as f64;
-        Ok(Product { name: name.to_owned(), shape, flops, program, seconds: Vec::new() })
-    }
-
-    fn time(&mut self, gpu: &Gpu) -> Result<()> {
-        let start = Instant::now();
-        self.program.run()?;
-        gpu.wait()?;
-        self.seconds.push(start.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    fn write(&self, results: &Results) -> Result<()> {
+        if let Some(path) = &self.save {
+            atomic::write(path, results.to_json())?;
+        }
+        if let Some(path) = &self.share {
+            atomic::write(path, results.shared().to_json())?;
+        }
+        match &self.svg {
+            Some(path) => atomic::write(path, roofline::svg(results)?),
+            None => Ok(()),
+        }
+    }
+
+    fn compare_files(&self, out: Output, first: &Path, second: &Path) -> Result<()> {
+        let read = |path: &Path| -> Result<Results> {
+            let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+            Results::from_json(&path.display().to_string(), &text)
+        };
+        let found = bench::compare(&read(first)?, &read(second)?, self.threshold);
+        tell_comparison(out, &found);
+        let slower: Vec<_> =
+            found.changes.iter().filter(|change| change.is_slower()).map(|c| c.name.as_str()).collect();
+        if slower.is_empty() && found.missing.is_empty() {
+            return Ok(());
+        }
+        let message = format!("{} slower beyond noise, {} in one file only", slower.len(), found.missing.len());
+        Err(Error::config("--compare", message))
+    }
+}
+
+fn tell_comparison(out: Output, found: &Comparison) {
+    for different in &found.different {
+        out.line(format_args!("note: different {different}: times are seconds"));
+    }
+    out.line(format_args!("{:<44} {:>7} {:>7}", "case", "time", "noise"));
+    for change in &found.changes {
+        let verdict = match (change.is_change, change.ratio > 1.0) {
+            (false, _) => "",
+            (true, true) => "  slower",
+            (true, false) => "  faster",
+        };
+        let noise = 100.0 * change.noise;
+        out.line(format_args!("{:<44} {:>6.2}x {noise:>6.1}%{verdict}", change.name, change.ratio));
+    }
+    for missing in &found.missing {
+        out.line(format_args!("{missing:<44} in one file only"));
+    }
+    let list = |changes: &dyn Fn(&bench::Change) -> bool| found.changes.iter().filter(|change| changes(change)).count();
+    let (slower, faster) = (list(&|c| c.is_slower()), list(&|c| c.is_change && !c.is_slower()));
+    out.line(format_args!("{slower} slower, {faster} faster, {} alike", found.changes.len() - slower - faster));
+}
+
+/// Prints results as they come.
+struct Printer {
+    format: Format,
+    family: String,
+}
+
+impl Printer {
+    fn new(format: Format) -> Printer {
+        Printer { format, family: String::new() }
+    }
+
+    fn print(&self, text: std::fmt::Arguments<'_>) {
+        output::print(&format!("{text}\n"));
+    }
+
+    /// What is no row of a table.
+    fn note(&self, text: std::fmt::Arguments<'_>) {
+        match self.format {
+            Format::Table | Format::Md => self.print(text),
+            Format::Json | Format::Csv => output::note(text),
+        }
+    }
+
+    fn device(&self, device: &Device) {
+        let clock = if device.by_processor_time { ", times are processor time over its cores" } else { "" };
+        self.note(format_args!(
+            "device: {} ({}, {}), {} cores{clock}",
+            device.name, device.backend, device.driver, device.cores
+        ));
+    }
+
+    fn limits(&self, limits: &Limits) {
+        self.note(format_args!("limits: {:8.1} GFLOP/s multiply-add ({})", limits.gflops, limits.meaning));
+        self.note(format_args!("        {:8.1} Gop/s on packed bytes", limits.int8_gops));
+        self.note(format_args!(
+            "        {:8.1} GB/s read, {:.1} GB/s copied",
+            limits.read_gb_per_second, limits.copy_gb_per_second
+        ));
+        self.note(format_args!(
+            "        {:8.1} us a dispatch, {:.0} us a submit with its wait",
+            limits.dispatch_us, limits.submit_us
+        ));
+    }
+
+    fn case(&mut self, case: &CaseResult) {
+        if let Some(error) = &case.error {
+            output::note(format_args!("error: {}: {error}", case.name()));
+            return;
+        }
+        let share = case.of_limit.map(|share| format!("{:.1}", 100.0 * share)).unwrap_or_default();
+        let limit = if case.by_operations { "operations" } else { "memory" };
+        let gflops = if case.flops > 0.0 { format!("{:.2}", case.gflops()) } else { String::new() };
+        let (milliseconds, gb) = (1e3 * case.seconds, case.gb_per_second());
+        match self.format {
+            Format::Table => {
+                if self.family != case.family {
+                    self.family = case.family.clone();
+                    let family = FAMILIES.iter().find(|family| family.name == case.family);
+                    let about = family.map(|family| family.about).unwrap_or_default();
+                    self.print(format_args!("\n{}: {about}", case.family));
+                    self.print(format_args!("{:<38} {:>10} {:>9} {:>8}  of the limit", "", "ms", "GFLOP/s", "GB/s"));
+                }
+                let limit = if share.is_empty() { "" } else { limit };
+                self.print(format_args!(
+                    "{:<38} {milliseconds:>10.3} {gflops:>9} {gb:>8.2}  {share:>5} % {limit}",
+                    case.case
+                ));
+            }
+            Format::Csv => {
+                if self.family.is_empty() {
+                    self.print(format_args!("family,case,milliseconds,gflops,gb_per_second,percent_of_limit,limit"));
+                }
+                self.family = case.family.clone();
+                self.print(format_args!("{},{},{milliseconds},{gflops},{gb},{share},{limit}", case.family, case.case));
+            }
+            Format::Md => {
+                if self.family != case.family {
+                    self.family = case.family.clone();
+                    self.print(format_args!("\n| {} | ms | GFLOP/s | GB/s | % of the limit | limit |", case.family));
+                    self.print(format_args!("|---|---|---|---|---|---|"));
+                }
+                self.print(format_args!(
+                    "| {} | {milliseconds:.3} | {gflops} | {gb:.2} | {share} | {limit} |",
+                    case.case
+                ));
+            }
+            Format::Json => {}
+        }
+    }
+
+    fn model(&self, model: &ModelResult, device: &Device) {
+        if let Some(error) = &model.error {
+            output::note(format_args!("error: {}: {error}", model.model));
+        }
+        self.note(format_args!("\nmodel: {} {}, there after {:.1} s", model.model, model.scheme, model.load_seconds));
+        if let Some(step) = &model.step {
+            let [rows, tokens] = model.batch;
+            self.note(format_args!(
+                "step {rows} x {tokens}: {:.1} tokens/s, {:.1} ms, of which the host {:.2} ms ({:.2} %), {} dispatches; the first ended \
+                 after {:.1} s",
+                step.speed(),
+                1e3 * step.seconds,
+                1e3 * model.host_seconds,
+                100.0 * model.host_seconds / step.seconds,
+                model.dispatches,
+                model.first_step_seconds
+            ));
+            self.note(format_args!(
+                "memory: {} planned, {} at most",
+                bytes(model.planned_bytes),
+                bytes(model.peak_bytes)
+            ));
+            let total: f64 = model.kernels.iter().filter_map(|kernel| kernel.seconds).sum();
+            for kernel in model.kernels.iter().take(12) {
+                self.note(format_args!("  {}", kernel_line(kernel, total)));
+            }
+        }
+        for (name, rounds) in [("pp512", &model.pp512), ("tg128", &model.tg128)] {
+            if let Some(rounds) = rounds {
+                self.note(format_args!("{name}: {:.2} tokens/s", rounds.speed()));
+            }
+        }
+        if device.by_processor_time && model.step.is_some() {
+            self.note(format_args!("speeds of the model are by processor time, as if it had all cores"));
+        }
+    }
+
+    fn end(&self, results: &Results) {
+        if self.format == Format::Json {
+            output::print(&results.to_json());
+        }
     }
 }
 
@@ -269,8 +403,8 @@ impl Product {
 const ABSURD: f64 = 1e6;
 
 /// What one kernel took, beside the `total` of all that were measured. A device's clock may say nothing, or nonsense.
-fn kernel_line(time: &KernelTime, total: f64) -> String {
-    let KernelTime { kernel, calls, seconds, work } = time;
+fn kernel_line(kernel: &bench::KernelShare, total: f64) -> String {
+    let bench::KernelShare { kernel, calls, seconds, work } = kernel;
     let gflops = |seconds: f64| work / seconds * 1e-9;
     match seconds.filter(|&s| s > 0.0 && gflops(s) < ABSURD) {
         Some(seconds) => {
@@ -281,46 +415,6 @@ fn kernel_line(time: &KernelTime, total: f64) -> String {
     }
 }
 
-/// Numbers in ±1 without a pattern.
-fn numbers(len: usize) -> Vec<f32> {
-    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0).collect()
-}
-
-fn floats(gpu: &Gpu, [rows, cols]: [usize; 2]) -> Result<Tensor> {
-    gpu.tensor("bench", [rows, cols], DType::F32, &numbers(rows * cols))
-}
-
-/// Rows of tokens that are all predicted.
-fn batch(rows: usize, seq_len: usize, vocab: usize) -> Batch {
-    let count = rows * seq_len;
-    let ids: Vec<u32> = (0..count).map(|i| (i * 7919 % vocab) as u32).collect();
-    Batch {
-        batch: rows,
-        seq_len,
-        labels: ids.iter().map(|&id| id as i32).collect(),
-        input_ids: ids,
-        attention_mask: vec![1; count],
-        segment_ids: vec![1; count],
-        position_ids: (0..count).map(|i| (i % seq_len) as u32).collect(),
-        epoch: 0.0,
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-/// Processor time of this thread, where the system reports it (Linux), else wall time. What a software driver computes in its own
-/// threads is not in it.
-fn thread_seconds() -> f64 {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanoseconds = schedstat.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    nanoseconds.map_or_else(|| START.get_or_init(Instant::now).elapsed().as_secs_f64(), |ns| ns * 1e-9)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,8 +422,8 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_said_so() {
         let line = |seconds, work| {
-            let time = KernelTime { kernel: "norm.forward".to_owned(), calls: 3, seconds, work };
-            kernel_line(&time, 0.5)
+            let kernel = bench::KernelShare { kernel: "norm.forward".to_owned(), calls: 3, seconds, work };
+            kernel_line(&kernel, 0.5)
         };
         assert_eq!(line(Some(0.25), 1e9), " 50.0 %    250.00 ms      3 x      4.00 GFLOP/s  norm.forward");
         for (seconds, work) in

@@ -23,6 +23,7 @@ mod progress;
 mod qat;
 mod quantize;
 mod report;
+mod roofline;
 mod shape;
 mod verify;
 

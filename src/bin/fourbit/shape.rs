@@ -33,7 +33,7 @@ impl ShapeArgs {
     /// Errors: Unsupported for an unknown shape; those of [`Source::open`].
     pub fn choose(&self) -> Result<Chosen> {
         match &self.shape {
-            Some(name) => Ok(Chosen::Shape(name.clone(), Box::new(Architecture::of_shape(name)?))),
+            Some(name) => Chosen::shape(name),
             None => {
                 let base = self.model.base()?;
                 let source = Source::open(&base.path)?;
@@ -44,6 +44,22 @@ impl ShapeArgs {
 }
 
 impl Chosen {
+    /// The shape of that name. Errors: Unsupported.
+    pub fn shape(name: &str) -> Result<Chosen> {
+        Ok(Chosen::Shape(name.to_owned(), Box::new(Architecture::of_shape(name)?)))
+    }
+
+    /// The shape's name, or what files hold, without their path.
+    pub fn short_name(&self) -> String {
+        match self {
+            Chosen::Shape(name, _) => name.clone(),
+            Chosen::Files(_, source) => {
+                let arch = source.arch();
+                format!("{} of {:.1} M", arch.family.model_type, arch.parameters() as f64 / 1e6)
+            }
+        }
+    }
+
     /// The shape.
     pub fn arch(&self) -> &Architecture {
         match self {

@@ -1,0 +1,98 @@
+//! The ends of the model: embedding and head.
+
+use super::{distinct, product::read};
+use crate::{
+    DType, QuantizedTensor,
+    arch::Architecture,
+    bench::case::{Case, check_equal, check_some, kept},
+    kernels::{
+        embedding::embed,
+        logits::{self, LogitShape},
+        loss, sample,
+    },
+    quant::Scheme,
+};
+
+/// Rows of logits that are worked on at once, as far as 32 MiB hold them.
+fn chunk(vocab: usize) -> usize {
+    ((32 << 20) / (4 * vocab)).clamp(1, 256)
+}
+
+pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
+    let mut all = Vec::new();
+    for (vocab, width) in distinct(shapes, |shape| (shape.vocab_size, shape.hidden_size)) {
+        all.push(rows_of(vocab, width));
+    }
+    for vocab in distinct(shapes, |shape| shape.vocab_size) {
+        all.extend([entropy(vocab), likeliest(vocab), capped(vocab)]);
+    }
+    all
+}
+
+fn rows_of(vocab: usize, width: usize) -> Case {
+    let bytes = (1024 * width * 6) as f64;
+    let mut case = Case::program(format!("embed/bf16/1024x{width}"), 0.0, move |inputs| {
+        let table = QuantizedTensor::random(&inputs.gpu(), "bench", Scheme::BF16, [vocab, width], 1.0, 3)?;
+        let id = move |i: usize| i * 7919 % vocab;
+        let ids = inputs.words([1024], |i| id(i) as u32)?;
+        let y = embed(&mut inputs.graph, &ids, &table, 1.0)?;
+        let y = kept(inputs, &y);
+        Ok(Box::new(move |program: &_| {
+            let values = table.download()?.dequantize();
+            check_some(program, &y, 0.0, |row, col| f64::from(values[id(row) * width + col]))
+        }))
+    });
+    case.bytes = Some(bytes);
+    case
+}
+
+/// The loss of each row, which depends on all its logits; they are overwritten by their gradients.
+fn entropy(vocab: usize) -> Case {
+    let rows = chunk(vocab);
+    Case::program(format!("cross-entropy/{rows}x{vocab}"), 0.0, move |inputs| {
+        let (z, zv) = inputs.spread([rows, vocab], 3.0)?;
+        let z = z.read::<f32>()?;
+        let label = move |row: usize| row * 31 % vocab;
+        let labels = inputs.integers([rows], DType::I32, |row| label(row) as u32)?;
+        let scale = inputs.given([1], &[1.0])?;
+        let (_, losses) = inputs.floats([rows, 2])?;
+        loss::cross_entropy(&mut inputs.graph, &zv, LogitShape::PLAIN, &labels, 0, &scale, &losses)?;
+        Ok(Box::new(move |program: &_| {
+            check_some(program, &losses, 1e-5, |row, col| {
+                let z = &z[row * vocab..][..vocab];
+                let (mut first, mut sum) = (0, 0.0);
+                for (i, &v) in z.iter().enumerate() {
+                    sum += f64::from(v).exp();
+                    first = if v > z[first] { i } else { first };
+                }
+                if col == 0 { sum.ln() - f64::from(z[label(row)]) } else { f64::from(first == label(row)) }
+            })
+        }))
+    })
+}
+
+fn likeliest(vocab: usize) -> Case {
+    Case::program(format!("argmax/1x{vocab}"), 0.0, move |inputs| {
+        let (z, zv) = inputs.floats([1, vocab])?;
+        let id = sample::argmax(&mut inputs.graph, &zv)?;
+        let id = kept(inputs, &id);
+        Ok(Box::new(move |program: &_| {
+            let [z] = read([&z])?;
+            let first = (0..vocab).fold(0, |first, i| if z[i] > z[first] { i } else { first });
+            check_equal("argmax", program.read::<u32>(&id)?[0] as usize, first)
+        }))
+    })
+}
+
+/// A soft cap of all logits, in place.
+fn capped(vocab: usize) -> Case {
+    let rows = chunk(vocab);
+    Case::program(format!("soft-cap/{rows}x{vocab}"), 0.0, move |inputs| {
+        let (z, zv) = inputs.spread([rows, vocab], 40.0)?;
+        let before = z.read::<f32>()?;
+        logits::shape(&mut inputs.graph, &zv, LogitShape { factor: 1.0, soft_cap: Some(30.0) })?;
+        Ok(Box::new(move |program: &_| {
+            check_some(program, &zv, 1e-5, |row, col| 30.0 * (f64::from(before[row * vocab + col]) / 30.0).tanh())
+        }))
+    })
+}

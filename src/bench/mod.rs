@@ -1,0 +1,142 @@
+//! The benchmark suite: every kernel family at shapes of real models, a training step, generation, and what the host takes, each beside
+//! the device's own limits, which are measured in the same rounds.
+//!
+//! A case's result is checked before it is timed. Then, in each round, the device's peaks and the case are measured one after the other;
+//! a share of a limit is that of one round, so that other work on the machine touches both sides alike. Where the device is the
+//! processor (lavapipe, SwiftShader), speeds are told by processor time.
+
+mod case;
+pub mod clock;
+mod compare;
+pub mod families;
+mod limits;
+mod model;
+mod result;
+
+pub use case::Case;
+use case::Work;
+pub use compare::{Change, Comparison, compare};
+pub use limits::{effective, is_by_processor};
+pub use model::{KernelShare, ModelOptions, ModelResult, Rounds, measure as measure_model};
+pub use result::{CaseResult, Device, Limits, Results, SCHEMA, limits as measure_limits};
+
+use crate::{
+    Error, Result,
+    arch::Architecture,
+    gpu::{DeviceKind, Gpu},
+    graph::Program,
+};
+use limits::{Meter, launch};
+
+/// Launches of a case that are waited for together take at least this many seconds.
+const ROUND_SECONDS: f64 = 0.03;
+/// Launches that are waited for together, at most.
+const MOST_LAUNCHES: usize = 1000;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Parts of names, `family/case`, of which one must match; all cases where there are none.
+    pub filters: Vec<String>,
+    /// Names of the shapes whose layers are measured ([`Architecture::shapes`]).
+    pub shapes: Vec<String>,
+    /// Rounds of which the median is told.
+    pub rounds: usize,
+}
+
+impl Options {
+    /// Layers of SmolLM2-135M where the device is the processor, else those of Llama 3.2 1B and Llama 2 7B too.
+    pub fn shapes_for(kind: DeviceKind) -> Vec<String> {
+        let all = ["smollm2-135m", "llama-3.2-1b", "llama-2-7b"];
+        let some = if kind == DeviceKind::Cpu { &all[..1] } else { &all[..] };
+        some.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    /// Whether a case of this whole name is asked for.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+    }
+
+    /// All cases that are asked for, each with its family's name. Errors: Unsupported for an unknown shape.
+    pub fn cases(&self) -> Result<Vec<(&'static str, Case)>> {
+        let shapes = self.shapes.iter().map(|name| Architecture::of_shape(name)).collect::<Result<Vec<_>>>()?;
+        let mut all = Vec::new();
+        for family in &families::FAMILIES {
+            for case in (family.cases)(&shapes) {
+                let name = format!("{}/{}", family.name, case.name);
+                let known = all.iter().any(|(of, other): &(&str, Case)| *of == family.name && other.name == case.name);
+                if self.wants(&name) && !known {
+                    all.push((family.name, case));
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+enum Made {
+    Program(Program),
+    Calls(Box<dyn FnMut() -> Result<()>>),
+}
+
+impl Made {
+    fn run(&mut self, gpu: &Gpu, times: usize) -> Result<clock::Seconds> {
+        match self {
+            Made::Program(program) => launch(gpu, program, times),
+            Made::Calls(call) => {
+                let clock = clock::Clock::start();
+                (0..times).try_for_each(|_| call())?;
+                let all = clock.seconds();
+                let each = |seconds: f64| seconds / times as f64;
+                Ok(clock::Seconds { wall: each(all.wall), processor: all.processor.map(each) })
+            }
+        }
+    }
+}
+
+/// Measures the cases one by one and hands each result on. A case that fails is told with its error, and the next one is measured.
+/// Errors: those of the device's limits, Interrupted, and what `each` gives back.
+pub fn run(
+    gpu: &Gpu,
+    cases: &[(&'static str, Case)],
+    rounds: usize,
+    mut each: impl FnMut(CaseResult) -> Result<()>,
+) -> Result<()> {
+    let mut meter = Meter::new(gpu)?;
+    for (family, case) in cases {
+        gpu.cancel().check()?;
+        let result = match measure(gpu, &mut meter, family, case, rounds) {
+            Err(error @ (Error::Interrupted(_) | Error::DeviceLost(_))) => return Err(error),
+            Err(error) => CaseResult::failed(family, case, &error),
+            Ok(result) => result,
+        };
+        each(result)?;
+    }
+    Ok(())
+}
+
+fn measure(gpu: &Gpu, meter: &mut Meter, family: &str, case: &Case, rounds: usize) -> Result<CaseResult> {
+    let (mut made, bytes) = match (case.make)(gpu)? {
+        Work::Launches(graph, check) => {
+            let bytes = case.bytes.unwrap_or(graph.bytes() as f64);
+            // Checked after one run: what accumulates has done so once.
+            let mut program = graph.run()?;
+            check(&program)?;
+            program.run()?;
+            (Made::Program(program), bytes)
+        }
+        Work::Calls(mut call) => {
+            call()?;
+            (Made::Calls(call), case.bytes.unwrap_or(0.0))
+        }
+    };
+    let once = made.run(gpu, 1)?.wall;
+    let launches = ((ROUND_SECONDS / once.max(1e-9)).ceil() as usize).clamp(1, MOST_LAUNCHES);
+    let mut samples = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let peaks = meter.peaks()?;
+        let seconds = made.run(gpu, launches)?;
+        samples.push((peaks, seconds));
+    }
+    Ok(CaseResult::new(gpu, family, case, bytes, launches, &samples))
+}
