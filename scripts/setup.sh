@@ -4,6 +4,7 @@
 #   eval "$(scripts/setup.sh)"              a Vulkan driver: the GPU's own, or Mesa's lavapipe where there is no GPU
 #   eval "$(scripts/setup.sh swiftshader)"  SwiftShader: a second, independent software driver, which the tests use
 #   eval "$(scripts/setup.sh lavapipe)"     lavapipe, whether or not there is a GPU
+#   eval "$(scripts/setup.sh radv)"         RADV, AMD's driver: with RADV_FORCE_FAMILY it compiles for a card that is not there
 #   scripts/setup.sh package NAME...        Debian packages, where they are missing
 #
 # Made for Debian 12 and its relatives; on macOS, Windows and where a driver was chosen already (VK_ICD_FILENAMES or
@@ -67,23 +68,25 @@ backports() { # NAME...: downloaded with an apt state of its own and unpacked in
   rm -rf "$state" "$drivers/mesa" && mv "$drivers/mesa.part" "$drivers/mesa"
 }
 
-lavapipe() {
+# Mesa's Vulkan driver of that file name (lvp, radeon): Mesa 25's where Debian 12 is, else the system's.
+mesa() {
   package libvulkan1 mesa-vulkan-drivers # the second brings the libraries that the backport needs, LLVM among them
-  local library
-  library=$(compgen -G "$drivers/mesa/usr/lib/*/libvulkan_lvp.so" || true)
+  local library system manifest=$drivers/$1.json
+  library=$(compgen -G "$drivers/mesa/usr/lib/*/libvulkan_$1.so" || true)
   if [[ -z $library ]] && grep -qs '^VERSION_ID="12"' /etc/os-release; then
     note "unpacking Mesa 25 into $drivers"
     mkdir -p "$drivers"
     backports mesa-vulkan-drivers libdrm2 libdrm-amdgpu1 || note "no backports: staying with Debian's older Mesa, which is slower"
-    library=$(compgen -G "$drivers/mesa/usr/lib/*/libvulkan_lvp.so" || true)
+    library=$(compgen -G "$drivers/mesa/usr/lib/*/libvulkan_$1.so" || true)
   fi
   if [[ -z $library ]]; then
-    say VK_ICD_FILENAMES "$(compgen -G '/usr/share/vulkan/icd.d/lvp_icd*.json' | head -n 1)"
+    system=$(compgen -G "/usr/share/vulkan/icd.d/$1_icd*.json" | head -n 1) || { note "no Mesa driver called $1"; return 1; }
+    say VK_ICD_FILENAMES "$system"
     return
   fi
-  [[ -e $drivers/lavapipe.json ]] ||
-    printf '{"file_format_version":"1.0.0","ICD":{"library_path":"%s","api_version":"1.4.305"}}\n' "$library" >"$drivers/lavapipe.json"
-  say VK_ICD_FILENAMES "$drivers/lavapipe.json"
+  [[ -e $manifest ]] ||
+    printf '{"file_format_version":"1.0.0","ICD":{"library_path":"%s","api_version":"1.4.305"}}\n' "$library" >"$manifest"
+  say VK_ICD_FILENAMES "$manifest"
   say LD_LIBRARY_PATH "${library%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 }
 
@@ -109,9 +112,10 @@ case ${1:-} in
 '')
   linker
   [[ -z ${VK_ICD_FILENAMES:-}${VK_DRIVER_FILES:-} ]] || exit 0
-  if has_gpu; then package libvulkan1 mesa-vulkan-drivers; else lavapipe; fi ;;
-lavapipe) linker; lavapipe ;;
+  if has_gpu; then package libvulkan1 mesa-vulkan-drivers; else mesa lvp; fi ;;
+lavapipe) linker; mesa lvp ;;
+radv) mesa radeon ;;
 swiftshader) linker; swiftshader ;;
 package) shift; package "$@" ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

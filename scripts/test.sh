@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The second command: installs what is missing and runs all tests. With arguments: `cargo test --release` with them, once.
 #
-# Without: the whole suite, then the kernels again without subgroups, then on SwiftShader, a second software driver.
+# Without: the whole suite, then what a few shaders cost on a GPU (scripts/shader-cost.sh), then the kernels again without subgroups, then
+# on SwiftShader, a second software driver.
 # REQUIRE_GPU=1 makes a missing adapter a failure. FOURBIT_SMOLLM2 names the real model's GGUF file for the tests that
 # take one, FOURBIT_TEMPLATES the folder of trl's chat templates, FOURBIT_TOKENIZERS that of real tokenizers; they are fetched where
 # these are not set.
@@ -31,6 +32,8 @@ if (($#)); then exec cargo test --release "$@"; fi
 
 echo "test: the whole suite" >&2
 cargo test --release
+echo "test: what shaders cost" >&2
+scripts/shader-cost.sh --check
 echo "test: the kernels without subgroups" >&2
 FOURBIT_SUBGROUPS=0 cargo test --release --test kernels
 if second=$([[ $(uname -s) == Linux ]] && scripts/setup.sh swiftshader) && [[ -n $second ]]; then
