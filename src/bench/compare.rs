@@ -1,9 +1,10 @@
 //! Two files of results, case by case.
 
 use super::{Device, Results};
+use serde::Serialize;
 
 /// How one case or model number changed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
     /// Its name.
     pub name: String,
@@ -23,7 +24,7 @@ impl Change {
 }
 
 /// What [`compare`] found.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Comparison {
     /// What is in both, by name.
     pub changes: Vec<Change>,

@@ -23,7 +23,7 @@ pub use result::{CaseResult, Device, Limits, Results, SCHEMA, limits as measure_
 use crate::{
     Error, Result,
     arch::Architecture,
-    gpu::{DeviceKind, Gpu},
+    gpu::{DeviceKind, Gpu, GpuOptions},
     graph::Program,
 };
 use limits::{Meter, launch};
@@ -71,6 +71,30 @@ impl Options {
             }
         }
         Ok(all)
+    }
+}
+
+/// Measures one family, as `cargo bench` asks for it: the arguments that are no options are filters, and a table is printed.
+/// Errors: those of opening the device and of [`run`]; Device where a case failed.
+pub fn cargo(family: &str) -> Result<()> {
+    let gpu = Gpu::open(&GpuOptions::from_env()?)?;
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let filters = match words.is_empty() {
+        true => vec![format!("{family}/")],
+        false => words.iter().map(|word| format!("{family}/{word}")).collect(),
+    };
+    let options = Options { filters, shapes: Options::shapes_for(gpu.caps().kind), rounds: 5 };
+    println!("{}", Device::of(&gpu));
+    println!("{}", CaseResult::HEADER);
+    let mut failed = Vec::new();
+    run(&gpu, &options.cases()?, options.rounds, |case| {
+        println!("{case}");
+        failed.extend(case.error.as_ref().map(|error| format!("{}: {error}", case.name())));
+        Ok(())
+    })?;
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Device { op: "bench".to_owned(), message: failed.join("; ") }),
     }
 }
 
@@ -139,4 +163,42 @@ fn measure(gpu: &Gpu, meter: &mut Meter, family: &str, case: &Case, rounds: usiz
         samples.push((peaks, seconds));
     }
     Ok(CaseResult::new(gpu, family, case, bytes, launches, &samples))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels;
+    use std::collections::BTreeSet;
+
+    /// Kernels that only whole methods run: `method/...` measures them with the host's part.
+    const IN_METHODS: [&str; 0] = [];
+
+    /// A device that runs nothing takes the designs of GPUs.
+    #[test]
+    fn every_kernel_is_measured() {
+        let gpu = Gpu::open(&GpuOptions { noop: true, ..GpuOptions::default() }).unwrap();
+        let options = Options { filters: Vec::new(), shapes: vec!["smollm2-135m".to_owned()], rounds: 1 };
+        let mut seen = BTreeSet::from(IN_METHODS.map(str::to_owned));
+        for (_, case) in options.cases().unwrap() {
+            if let Work::Launches(graph, _) = (case.make)(&gpu).unwrap() {
+                seen.extend(graph.shaders().map(str::to_owned));
+            }
+        }
+        let all: BTreeSet<String> = kernels::variants().iter().map(|kernel| kernel.shader.to_owned()).collect();
+        let missing: Vec<_> = all.difference(&seen).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn names_are_parts_that_filters_find() {
+        let shapes = Options::shapes_for(DeviceKind::Cpu);
+        let options = |filter: &str| Options { filters: vec![filter.to_owned()], shapes: shapes.clone(), rounds: 1 };
+        let names = |filter: &str| options(filter).cases().unwrap().len();
+        assert_eq!(names("product/dx/nf4-g64/256x576x1536"), 1);
+        assert!(names("product/") > 100 && names("nothing of this name") == 0);
+        let unknown = Options { shapes: vec!["gpt-2".to_owned()], ..options("") };
+        assert!(unknown.cases().is_err());
+        assert_eq!(Options::shapes_for(DeviceKind::Discrete).len(), 3);
+    }
 }

@@ -221,6 +221,11 @@ impl CaseResult {
         format!("{}/{}", self.family, self.case)
     }
 
+    /// What is nearer to what the device can do.
+    pub fn limit(&self) -> &'static str {
+        if self.by_operations { "operations" } else { "memory" }
+    }
+
     /// GFLOP/s.
     pub fn gflops(&self) -> f64 {
         1e-9 * self.flops / self.seconds
@@ -237,6 +242,35 @@ impl CaseResult {
             true => self.processor.iter().map(|seconds| seconds / device.cores as f64).collect(),
             false => self.wall.clone(),
         }
+    }
+}
+
+impl CaseResult {
+    /// Above the lines that [`Display`](std::fmt::Display) writes.
+    pub const HEADER: &'static str =
+        "                                               ms   GFLOP/s     GB/s  of the limit";
+}
+
+/// A line of a table.
+impl std::fmt::Display for CaseResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(error) = &self.error {
+            return write!(f, "{:<38} {error}", self.case);
+        }
+        let gflops = if self.flops > 0.0 { format!("{:.2}", self.gflops()) } else { String::new() };
+        let (milliseconds, gb) = (1e3 * self.seconds, self.gb_per_second());
+        write!(f, "{:<38} {milliseconds:>10.3} {gflops:>9} {gb:>8.2}", self.case)?;
+        match self.of_limit {
+            Some(share) => write!(f, "  {:>5.1} % {}", 100.0 * share, self.limit()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let clock = if self.by_processor_time { ", times are processor time over its cores" } else { "" };
+        write!(f, "device: {} ({}, {}), {} cores{clock}", self.name, self.backend, self.driver, self.cores)
     }
 }
 

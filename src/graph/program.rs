@@ -8,7 +8,12 @@ use crate::{
     DType, Error, Result,
     gpu::{BindGroup, Buffer, Gpu, Pipeline, Stamps, Tensor, Timings},
 };
-use std::{collections::HashMap, ops::Range, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::Instant,
+};
 
 /// A submit is cut before its estimated time passes this; systems with a display kill submits of about two seconds.
 const SUBMIT_NS: f64 = 100e6;
@@ -44,32 +49,38 @@ pub struct Program {
     gpu: Gpu,
     dispatches: Vec<Dispatch>,
     tensors: Vec<Option<Tensor>>,
+    /// One for each dispatch; none on a dry device.
+    pipelines: Vec<Arc<Pipeline>>,
     steps: Vec<Step>,
-    params: Option<Arc<Buffer>>,
+    params: Vec<Arc<Buffer>>,
     runs: usize,
 }
 
 impl Program {
     pub(super) fn new(graph: Graph, tensors: Vec<Option<Tensor>>) -> Result<Program> {
-        let mut program =
-            Program { gpu: graph.gpu, dispatches: graph.dispatches, tensors, steps: Vec::new(), params: None, runs: 0 };
-        program.prepare()?;
-        Ok(program)
+        let Graph { gpu, dispatches, .. } = graph;
+        let (mut pipelines, mut params) = (Vec::new(), Vec::new());
+        if gpu.is_dry() {
+            params.push(gpu.buffer("parameters", stride(&gpu) * dispatches.len() as u64)?);
+        } else {
+            for dispatch in &dispatches {
+                let pipeline = gpu.pipeline(&dispatch.kernel)?;
+                check(dispatch, &pipeline)?;
+                pipelines.push(pipeline);
+            }
+        }
+        Ok(Program { gpu, dispatches, tensors, pipelines, steps: Vec::new(), params, runs: 0 })
     }
 
-    /// Splits long dispatches, writes all parameters and binds all memory.
-    fn prepare(&mut self) -> Result<()> {
+    /// Splits the long ones of these dispatches by the rates that are known, writes their parameters and binds their memory, after
+    /// the steps that are there.
+    fn prepare(&mut self, dispatches: Range<usize>) -> Result<()> {
         let gpu = self.gpu.clone();
-        let stride = gpu.caps().offset_alignment.max(PARAM_BYTES as u64);
-        if gpu.is_dry() {
-            self.params = Some(gpu.buffer("parameters", stride * self.dispatches.len() as u64)?);
-            return Ok(());
-        }
+        let stride = stride(&gpu);
         let mut pieces = Vec::new();
-        for (index, dispatch) in self.dispatches.iter().enumerate() {
-            let pipeline = gpu.pipeline(&dispatch.kernel)?;
-            check(dispatch, &pipeline)?;
-            let size = dispatch.groups.div_ceil(parts(&gpu, dispatch, &pipeline));
+        for index in dispatches {
+            let (dispatch, pipeline) = (&self.dispatches[index], &self.pipelines[index]);
+            let size = dispatch.groups.div_ceil(parts(&gpu, dispatch, pipeline));
             for base in (0..dispatch.groups).step_by(size as usize) {
                 pieces.push((index, pipeline.clone(), base, dispatch.groups.min(base.saturating_add(size))));
             }
@@ -83,7 +94,6 @@ impl Program {
         }
         let params = gpu.buffer("parameters", bytes.len() as u64)?;
         Tensor::view(params.clone(), 0, [bytes.len()].into(), DType::U8).write(&bytes)?;
-        self.steps.clear();
         for (slot, (index, pipeline, base, end)) in pieces.into_iter().enumerate() {
             let dispatch = &self.dispatches[index];
             let args = dispatch.args.iter().map(|v| self.tensor(v)).collect::<Result<Vec<_>>>()?;
@@ -94,8 +104,21 @@ impl Program {
             let counts = [x, groups.div_ceil(x)];
             self.steps.push(Step { dispatch: index, pipeline, bind_group, counts, work, took: None });
         }
-        self.params = Some(params);
+        self.params.push(params);
         Ok(())
+    }
+
+    /// The dispatches from `start` on that are prepared and run together in the first run. One whose kernel has no rate yet, and which
+    /// would be cut small for that, waits until another of the same kernel has run: a model's step would be hundreds of thousands of
+    /// pieces otherwise.
+    fn window(&self, start: usize) -> Range<usize> {
+        let mut seen = HashSet::new();
+        let waits = |&index: &usize| {
+            let (dispatch, pipeline) = (&self.dispatches[index], &self.pipelines[index]);
+            let is_cut = pipeline.rate().is_none() && parts(&self.gpu, dispatch, pipeline) > 1;
+            is_cut && !seen.insert(Arc::as_ptr(pipeline))
+        };
+        start..(start..self.dispatches.len()).find(waits).unwrap_or(self.dispatches.len())
     }
 
     /// Runs the recording once; returns when everything is submitted. The first two runs are timed, kernel by kernel where the
@@ -106,8 +129,8 @@ impl Program {
             self.profile()?;
         } else {
             self.submit()?;
+            self.runs += 1;
         }
-        self.runs += 1;
         self.gpu.check()
     }
 
@@ -150,8 +173,34 @@ impl Program {
     pub fn profile(&mut self) -> Result<Vec<KernelTime>> {
         // The host's clock is for this run alone.
         self.gpu.wait()?;
-        let mut times: Vec<Time> = Vec::with_capacity(self.steps.len());
-        let mut best = HashMap::new();
+        let (mut times, mut best) = (Vec::new(), HashMap::new());
+        if self.runs > 0 {
+            self.time_steps(&mut times, &mut best)?;
+        } else {
+            self.forget_steps();
+            let mut window = 0..0;
+            while window.end < self.dispatches.len() {
+                window = self.window(window.end);
+                self.prepare(window.clone())?;
+                self.time_steps(&mut times, &mut best)?;
+            }
+        }
+        let kernels = self.sum(&times);
+        if self.runs == 0 && self.is_badly_cut() {
+            self.forget_steps();
+            self.prepare(0..self.dispatches.len())?;
+        }
+        self.runs += 1;
+        Ok(kernels)
+    }
+
+    fn forget_steps(&mut self) {
+        self.steps.clear();
+        self.params.clear();
+    }
+
+    /// Runs the steps that have no time yet.
+    fn time_steps(&mut self, times: &mut Vec<Time>, best: &mut HashMap<*const Pipeline, f64>) -> Result<()> {
         while times.len() < self.steps.len() {
             self.gpu.cancel().check()?;
             let mut range = self.next_submit(times.len());
@@ -159,13 +208,9 @@ impl Program {
             let (stamps, wall) = self.time(range.clone())?;
             let estimates: Vec<f64> = self.steps[range.clone()].iter().map(|step| self.estimate(step)).collect();
             times.extend(rates::times(&stamps, wall, &estimates));
-            self.calibrate(range, &times, &mut best);
+            self.calibrate(range, times, best);
         }
-        let kernels = self.sum(&times);
-        if self.runs == 0 && self.is_badly_cut() {
-            self.prepare()?;
-        }
-        Ok(kernels)
+        Ok(())
     }
 
     /// Runs some steps in one submit; the device's stamps, if it has any, and the nanoseconds that the host waited.
@@ -264,7 +309,7 @@ impl Program {
 
     /// The kernels in the order they run, for messages and tests.
     pub fn labels(&self) -> impl Iterator<Item = String> + '_ {
-        self.steps.iter().map(|s| self.dispatches[s.dispatch].kernel.label())
+        self.dispatches.iter().map(|dispatch| dispatch.kernel.label())
     }
 }
 
@@ -289,6 +334,11 @@ fn check(dispatch: &Dispatch, pipeline: &Pipeline) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Bytes between the parameters of two dispatches.
+fn stride(gpu: &Gpu) -> u64 {
+    gpu.caps().offset_alignment.max(PARAM_BYTES as u64)
 }
 
 /// Calls in which a dispatch runs, so that none is too long.

@@ -5,6 +5,7 @@
 mod support;
 
 mod answers;
+mod bench;
 mod calibrate;
 mod checkpoints;
 mod devices;

@@ -108,7 +108,7 @@ fn run(layer: &Path, words: &[&str], environment: &[(&str, &str)]) -> Done {
 const QUANTIZE: &[&str] = &["quantize", "MODEL", "--output", "out", "--scheme", "nf4"];
 const FINETUNE: &[&str] =
     &["finetune", "--model", "MODEL", "--data", "rows.jsonl", "--output", "out", "--max-steps", "2", "--lora-r", "8"];
-const STEP: &[&str] = &["bench", "step", "--model", "MODEL", "--max-seq-length", "16", "--rounds", "1"];
+const STEP: &[&str] = &["bench", "model/step", "--model", "MODEL", "--max-seq-length", "16", "--repeat", "1"];
 
 /// Which of a function's calls fail.
 #[derive(Clone, Copy, Debug)]

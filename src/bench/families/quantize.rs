@@ -30,8 +30,7 @@ pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
 }
 
 fn name(what: &str, scheme: Scheme, [out, width]: [usize; 2]) -> String {
-    let nested = if scheme.double_quant() { "-double" } else { "" };
-    format!("{what}/{scheme}{nested}/{out}x{width}")
+    format!("{what}/{scheme}/{out}x{width}")
 }
 
 /// Rounds bf16 numbers, as published models have them; codes and scales equal the host's.

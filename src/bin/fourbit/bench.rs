@@ -15,6 +15,7 @@ use fourbit::{
     gpu::{Gpu, GpuOptions},
     model::Model,
 };
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// The shape that is measured where none is asked for.
@@ -106,7 +107,9 @@ impl Bench {
             let beside = [LIMITS, STEP, GENERATION, HOST].into_iter().filter(|part| wants(part)).map(str::to_owned);
             let kernels = cases.iter().map(|(family, case)| format!("{family}/{}", case.name));
             let out = global.output();
-            beside.chain(kernels).for_each(|name| out.line(format_args!("{name}")));
+            let names: Vec<String> = beside.chain(kernels).collect();
+            names.iter().for_each(|name| out.line(format_args!("{name}")));
+            out.result(&json!({ "names": names }));
             return Ok(());
         }
         if cases.is_empty() && ![LIMITS, STEP, GENERATION, HOST].into_iter().any(wants) {
@@ -204,7 +207,15 @@ impl Bench {
     /// What a replayed step costs the host, on a device that runs nothing.
     fn host(&self, printer: &mut Printer) -> Result<()> {
         let noop = GpuOptions { noop: true, cancel: interrupt::cancel(), ..GpuOptions::default() };
-        let model = self.measure_model(&noop, true, false)?;
+        // Nothing is computed there, so that each step's loss is 0 and told as left out.
+        let level = log::max_level();
+        log::set_max_level(log::LevelFilter::Error);
+        let model = self.measure_model(&noop, true, false);
+        log::set_max_level(level);
+        let model = model?;
+        if let Some(error) = model.error {
+            return Err(Error::Device { op: HOST.to_owned(), message: error });
+        }
         let each = 1e6 * model.host_seconds / model.dispatches.max(1) as f64;
         printer.note(format_args!(
             "host: {each:.2} us of processor time a dispatch in a replayed step of {} (noop device)",
@@ -233,6 +244,7 @@ impl Bench {
         };
         let found = bench::compare(&read(first)?, &read(second)?, self.threshold);
         tell_comparison(out, &found);
+        out.result(&json!(found));
         let slower: Vec<_> =
             found.changes.iter().filter(|change| change.is_slower()).map(|c| c.name.as_str()).collect();
         if slower.is_empty() && found.missing.is_empty() {
@@ -268,12 +280,14 @@ fn tell_comparison(out: Output, found: &Comparison) {
 /// Prints results as they come.
 struct Printer {
     format: Format,
+    /// Of the last line.
     family: String,
+    first: bool,
 }
 
 impl Printer {
     fn new(format: Format) -> Printer {
-        Printer { format, family: String::new() }
+        Printer { format, family: String::new(), first: true }
     }
 
     fn print(&self, text: std::fmt::Arguments<'_>) {
@@ -289,11 +303,7 @@ impl Printer {
     }
 
     fn device(&self, device: &Device) {
-        let clock = if device.by_processor_time { ", times are processor time over its cores" } else { "" };
-        self.note(format_args!(
-            "device: {} ({}, {}), {} cores{clock}",
-            device.name, device.backend, device.driver, device.cores
-        ));
+        self.note(format_args!("{device}"));
     }
 
     fn limits(&self, limits: &Limits) {
@@ -314,42 +324,34 @@ impl Printer {
             output::note(format_args!("error: {}: {error}", case.name()));
             return;
         }
+        let begins = std::mem::replace(&mut self.family, case.family.clone()) != case.family;
+        let first = begins && self.first;
+        self.first &= !begins;
         let share = case.of_limit.map(|share| format!("{:.1}", 100.0 * share)).unwrap_or_default();
-        let limit = if case.by_operations { "operations" } else { "memory" };
-        let gflops = if case.flops > 0.0 { format!("{:.2}", case.gflops()) } else { String::new() };
         let (milliseconds, gb) = (1e3 * case.seconds, case.gb_per_second());
+        let gflops = if case.flops > 0.0 { format!("{:.2}", case.gflops()) } else { String::new() };
+        let (name, limit) = (&case.case, case.limit());
         match self.format {
             Format::Table => {
-                if self.family != case.family {
-                    self.family = case.family.clone();
+                if begins {
                     let family = FAMILIES.iter().find(|family| family.name == case.family);
                     let about = family.map(|family| family.about).unwrap_or_default();
-                    self.print(format_args!("\n{}: {about}", case.family));
-                    self.print(format_args!("{:<38} {:>10} {:>9} {:>8}  of the limit", "", "ms", "GFLOP/s", "GB/s"));
+                    self.print(format_args!("\n{}: {about}\n{}", case.family, CaseResult::HEADER));
                 }
-                let limit = if share.is_empty() { "" } else { limit };
-                self.print(format_args!(
-                    "{:<38} {milliseconds:>10.3} {gflops:>9} {gb:>8.2}  {share:>5} % {limit}",
-                    case.case
-                ));
+                self.print(format_args!("{case}"));
             }
             Format::Csv => {
-                if self.family.is_empty() {
+                if first {
                     self.print(format_args!("family,case,milliseconds,gflops,gb_per_second,percent_of_limit,limit"));
                 }
-                self.family = case.family.clone();
-                self.print(format_args!("{},{},{milliseconds},{gflops},{gb},{share},{limit}", case.family, case.case));
+                self.print(format_args!("{},{name},{milliseconds},{gflops},{gb},{share},{limit}", case.family));
             }
             Format::Md => {
-                if self.family != case.family {
-                    self.family = case.family.clone();
+                if begins {
                     self.print(format_args!("\n| {} | ms | GFLOP/s | GB/s | % of the limit | limit |", case.family));
                     self.print(format_args!("|---|---|---|---|---|---|"));
                 }
-                self.print(format_args!(
-                    "| {} | {milliseconds:.3} | {gflops} | {gb:.2} | {share} | {limit} |",
-                    case.case
-                ));
+                self.print(format_args!("| {name} | {milliseconds:.3} | {gflops} | {gb:.2} | {share} | {limit} |"));
             }
             Format::Json => {}
         }
@@ -394,7 +396,8 @@ impl Printer {
 
     fn end(&self, results: &Results) {
         if self.format == Format::Json {
-            output::print(&results.to_json());
+            let line = serde_json::to_string(results).expect("numbers and texts");
+            output::print(&(line + "\n"));
         }
     }
 }
