@@ -340,7 +340,7 @@ fn wgpu_version() -> &'static str {
 pub(super) mod tests {
     use super::*;
 
-    pub fn device(name: &str, by_processor_time: bool) -> Device {
+    pub(in crate::bench) fn device(name: &str, by_processor_time: bool) -> Device {
         Device {
             name: name.to_owned(),
             backend: "vulkan".to_owned(),
@@ -358,7 +358,7 @@ pub(super) mod tests {
         }
     }
 
-    pub fn case(name: &str, seconds: &[f64]) -> CaseResult {
+    pub(in crate::bench) fn case(name: &str, seconds: &[f64]) -> CaseResult {
         CaseResult {
             family: "product".to_owned(),
             case: name.to_owned(),
@@ -375,7 +375,7 @@ pub(super) mod tests {
         }
     }
 
-    pub fn results(device: Device, cases: Vec<CaseResult>) -> Results {
+    pub(in crate::bench) fn results(device: Device, cases: Vec<CaseResult>) -> Results {
         Results {
             schema: SCHEMA,
             fourbit: "0.1.0".to_owned(),
@@ -392,7 +392,7 @@ pub(super) mod tests {
     fn results_are_read_as_they_were_written() {
         let all = results(device("a", true), vec![case("y/nf4/1x2x3", &[0.1, 0.2, 0.3]), case("dx/nf4/1x2x3", &[0.5])]);
         let text = all.to_json();
-        assert_eq!(text.lines().count(), 5, "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
         assert_eq!(Results::from_json("a.json", &text).unwrap(), all);
     }
 

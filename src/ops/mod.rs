@@ -1,6 +1,6 @@
 //! What runs at once: records kernels, submits them, and waits for what they tell.
 //!
-//! One file for each thing that is done once (a tensor quantized or read back, a device measured). Kernels only record; whoever wants a
+//! One file for each thing that is done once (a tensor quantized, filled or read back). Kernels only record; whoever wants a
 //! result now asks here. On a device that only counts ([`GpuOptions::dry`](crate::gpu::GpuOptions::dry)) nothing runs.
 
 pub mod codebook;

@@ -68,7 +68,7 @@ fn back(scheme: Scheme, layer: [usize; 2]) -> Case {
     })
 }
 
-/// Activations rounded to 8 bits, one scale a row, and back.
+/// Activations rounded to 8 bits, one scale per row, and back.
 fn rows([_, width]: [usize; 2]) -> Case {
     Case::program(format!("rows-to-int8/256x{width}"), 0.0, move |inputs| {
         let (x, xv) = inputs.floats([256, width])?;

@@ -6,6 +6,7 @@ use crate::{
     arch::Architecture,
     bench::case::{Case, check_equal, check_some},
     kernels::{diagonal, fake_quantize, observe, squared_error, statistics},
+    ops,
     quant::Scheme,
 };
 
@@ -15,7 +16,16 @@ pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
     let of = |shape: &Architecture| {
         let layer = layers(shape)[0];
         let width = layer[1];
-        [moments(width), channels(width), range(width), histogram(width), mask(layer), error(width), sums(width)]
+        [
+            moments(width),
+            channels(width),
+            range(width),
+            histogram(width),
+            mask(layer),
+            error(width),
+            sums(width),
+            books(layer),
+        ]
     };
     shapes.iter().flat_map(of).collect()
 }
@@ -102,6 +112,27 @@ fn error(width: usize) -> Case {
             let [y, w] = read([&y, &w])?;
             check_some(program, &errors, 1e-5, |_, row| {
                 (row * width..(row + 1) * width).map(|i| (f64::from(y[i]) - f64::from(w[i])).powi(2)).sum()
+            })
+        }))
+    })
+}
+
+/// The gradients of AQLM's books and scales, which its fine-tuning learns.
+fn books([out, width]: [usize; 2]) -> Case {
+    Case::program(format!("books/aqlm/{out}x{width}"), 0.0, move |inputs| {
+        let gpu = inputs.gpu();
+        let weight = QuantizedTensor::random(&gpu, "bench", Scheme::Aqlm, [out, width], 1.0, 3)?;
+        let codes = ops::codebook::sort(&gpu, &weight)?;
+        let (packed, (dw, dwv)) = (weight.download()?, inputs.floats([out, width])?);
+        let (books, scales) =
+            (inputs.given([packed.nested.len()], &packed.nested)?, inputs.given([out], &vec![1.0; out])?);
+        let (dbooks, dscales) = (inputs.floats([packed.nested.len()])?.1, inputs.floats([out])?.1);
+        let replace = inputs.given([1], &[0.0])?;
+        codes.gradient(&mut inputs.graph, &dwv, [&books, &scales], [&dbooks, &dscales], &replace)?;
+        Ok(Box::new(move |program: &_| {
+            let (w, [dw]) = (packed.dequantize(), read([&dw])?);
+            check_some(program, &dscales, 1e-4, |_, row| {
+                (row * width..(row + 1) * width).map(|i| f64::from(dw[i]) * f64::from(w[i])).sum()
             })
         }))
     })

@@ -80,6 +80,7 @@ impl Plan {
             "activation_bytes": activations,
             "other_bytes": other,
             "peak_bytes": peak,
+            "parameters": chosen.arch().parameters(),
             "trainable_parameters": trainable,
             "batch_size": batch_size,
             "max_seq_length": length,
