@@ -36,7 +36,7 @@ fn quantize(bencher: Bencher<'_, '_>, scheme: Scheme) {
 fn unpack(bencher: Bencher<'_, '_>, scheme: Scheme) {
     let Scheme::Ggml(block) = scheme else { unreachable!("all of these are") };
     let bytes = block.encode(&numbers()).unwrap();
-    let unpack = || ggml::unpack_blocks("bench", block, SHAPE, black_box(&bytes)).unwrap();
+    let unpack = || ggml::unpack_blocks("bench", scheme, SHAPE, black_box(&bytes)).unwrap();
     bencher.counter(BytesCount::of_slice(&bytes)).bench(unpack);
 }
 

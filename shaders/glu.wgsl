@@ -16,8 +16,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> h: array<f32>; // [len]
 // backward
 @group(0) @binding(4) var<storage, read> dh: array<f32>; // [len]
-@group(0) @binding(5) var<storage, read_write> dgate: array<f32>; // [len]
-@group(0) @binding(6) var<storage, read_write> dup: array<f32>; // [len]
+@group(0) @binding(5) var<storage, read_write> dgate: array<f32>; // [len], gate before
+@group(0) @binding(6) var<storage, read_write> dup: array<f32>; // [len], up before
 
 // h = activation(gate) * up
 @compute @workgroup_size(256)
@@ -36,7 +36,7 @@ fn forward(
     }
 }
 
-// dgate = dh * up * activation'(gate);  dup = dh * activation(gate)
+// gate = dh * up * activation'(gate);  up = dh * activation(gate)
 @compute @workgroup_size(256)
 fn backward(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -49,9 +49,9 @@ fn backward(
     }
     let end = min((group + 1u) * 1024u, params.len);
     for (var i = group * 1024u + lane; i < end; i += 256u) {
-        let value_and_slope = activation(gate[i]);
+        let value_and_slope = activation(dgate[i]);
         let upstream = dh[i];
-        dgate[i] = upstream * up[i] * value_and_slope.y;
+        dgate[i] = upstream * dup[i] * value_and_slope.y;
         dup[i] = upstream * value_and_slope.x;
     }
 }

@@ -10,6 +10,9 @@ use crate::{
 /// A check of what a program computed.
 pub(super) type Check = Box<dyn FnOnce(&Program) -> Result<()>>;
 
+/// Makes what is timed, on a device.
+type Make = Box<dyn Fn(&Gpu) -> Result<Work>>;
+
 /// What is timed.
 pub(super) enum Work {
     /// Launches of a program, many of them before the device is waited for.
@@ -26,7 +29,7 @@ pub struct Case {
     pub flops: f64,
     /// Bytes that must be read and written at least, where that is not what the dispatches bind.
     pub bytes: Option<f64>,
-    pub(super) make: Box<dyn Fn(&Gpu) -> Result<Work>>,
+    pub(super) make: Make,
 }
 
 impl Case {

@@ -57,24 +57,15 @@ pub fn glu(g: &mut Graph, activation: Activation, gate: &Value, up: &Value) -> R
     Ok(h)
 }
 
-/// dgate = dh · up · activation′(gate), dup = dh · activation(gate)
+/// gate ← dh · up · activation′(gate), up ← dh · activation(gate): both are overwritten by their gradients, since nothing reads them
+/// once these are known, and they are a block's widest activations.
 ///
-/// dh, gate, up, dgate, dup: one shape, f32. Returns (dgate, dup). Errors: Shape.
-pub fn glu_backward(
-    g: &mut Graph,
-    activation: Activation,
-    dh: &Value,
-    gate: &Value,
-    up: &Value,
-) -> Result<(Value, Value)> {
+/// dh, gate, up: one shape, f32. Errors: Shape.
+pub fn glu_backward(g: &mut Graph, activation: Activation, dh: &Value, gate: &Value, up: &Value) -> Result<()> {
     up.expect("glu_backward", gate.shape().dims())?;
     dh.expect("glu_backward", gate.shape().dims())?;
-    let dgate = g.value(gate.shape().clone(), DType::F32)?;
-    let dup = g.value(gate.shape().clone(), DType::F32)?;
     let len = gate.shape().len();
     let params = Params { len: len as u32 };
-    let args = [gate, up, dh, &dgate, &dup];
     let kernel = kernel("backward", activation);
-    g.dispatch(kernel, &params, &args, len.div_ceil(PER_GROUP), 36.0 * len as f64)?;
-    Ok((dgate, dup))
+    g.dispatch(kernel, &params, &[dh, gate, up], len.div_ceil(PER_GROUP), 36.0 * len as f64)
 }

@@ -53,8 +53,8 @@ impl Sample {
 enum Memory {
     /// Copies on the device, to the shared tensor and back.
     Device {
-        load: Program,
-        save: Program,
+        load: Box<Program>,
+        save: Box<Program>,
     },
     Host(Vec<f32>),
 }
@@ -69,7 +69,7 @@ impl Memory {
         let own = gpu.zeros("hidden states of a calibration sample", shared.shape().clone(), DType::F32)?;
         let mut save = copy(gpu, &own, shared)?;
         save.run()?;
-        Ok(Memory::Device { load: copy(gpu, shared, &own)?, save })
+        Ok(Memory::Device { load: Box::new(copy(gpu, shared, &own)?), save: Box::new(save) })
     }
 }
 

@@ -56,7 +56,7 @@ impl FeedForward {
     pub fn backward(&self, g: &mut Graph, saved: &Saved, dy: &Value, cx: &Context) -> Result<Value> {
         let step = cx.pass.training_step()?;
         let dh = self.down.backward(g, &saved.down, dy, None, step)?;
-        let (dgate, dup) = glu::glu_backward(g, self.activation, &dh, &saved.gate, &saved.up)?;
-        self.gate_up.backward(g, &saved.gate_up, [dgate, dup], step)
+        glu::glu_backward(g, self.activation, &dh, &saved.gate, &saved.up)?;
+        self.gate_up.backward(g, &saved.gate_up, [saved.gate.clone(), saved.up.clone()], step)
     }
 }

@@ -117,6 +117,7 @@ fn what_cannot_be_measured_is_refused() {
         (&["bench", "limits", "--repeat", "0"], "--repeat: expected at least 1, got 0"),
         (&["bench", "limits", "--shape", "gpt-2"], "unsupported shape: gpt-2; supported: smollm2-135m"),
         (&["plan", "--shape", "smollm2-135m", "--data", "rows.jsonl"], "--data: needs a model's files"),
+        (&["plan", "--shape", "smollm2-135m", "--blocks", "31"], "--blocks: smollm2-135m has 30 blocks, expected 1 to"),
         (&["bench", "--compare", "Cargo.toml", "Cargo.toml"], "no results of fourbit bench"),
     ] {
         let done = fourbit(words);

@@ -159,7 +159,7 @@ impl Bench {
     /// The model, or the shape that stands for it.
     fn chosen(&self) -> Result<Chosen> {
         match (&self.model.shape, &self.model.model.model, &self.model.model.adapter) {
-            (None, None, None) => Chosen::shape(SHAPE),
+            (None, None, None) => Chosen::shape(SHAPE, None),
             _ => self.model.choose(),
         }
     }
@@ -169,6 +169,7 @@ impl Bench {
         let mut words = vec!["fourbit bench".to_owned()];
         words.extend(self.filters.iter().cloned());
         words.extend(self.model.shape.iter().map(|shape| format!("--shape {shape}")));
+        words.extend(self.model.blocks.iter().map(|blocks| format!("--blocks {blocks}")));
         if self.model.model.model.is_some() {
             words.push("--model ...".to_owned());
         }

@@ -19,6 +19,9 @@ pub struct ShapeArgs {
     /// Instead of a model's files the shape of one, with random weights: smollm2-135m, llama-3.2-1b, llama-2-7b, qwen3-4b, ...
     #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "adapter"])]
     pub shape: Option<String>,
+    /// Of the shape only so many blocks
+    #[arg(long, value_name = "N", requires = "shape")]
+    pub blocks: Option<usize>,
 }
 
 /// What was chosen.
@@ -33,7 +36,7 @@ impl ShapeArgs {
     /// Errors: Unsupported for an unknown shape; those of [`Source::open`].
     pub fn choose(&self) -> Result<Chosen> {
         match &self.shape {
-            Some(name) => Chosen::shape(name),
+            Some(name) => Chosen::shape(name, self.blocks),
             None => {
                 let base = self.model.base()?;
                 let source = Source::open(&base.path)?;
@@ -44,9 +47,16 @@ impl ShapeArgs {
 }
 
 impl Chosen {
-    /// The shape of that name. Errors: Unsupported.
-    pub fn shape(name: &str) -> Result<Chosen> {
-        Ok(Chosen::Shape(name.to_owned(), Box::new(Architecture::of_shape(name)?)))
+    /// The shape of that name, or its first blocks. Errors: Unsupported; Config for more blocks than there are, or none.
+    pub fn shape(name: &str, blocks: Option<usize>) -> Result<Chosen> {
+        let mut arch = Architecture::of_shape(name)?;
+        let Some(count) = blocks else { return Ok(Chosen::Shape(name.to_owned(), Box::new(arch))) };
+        if !(1..=arch.blocks.len()).contains(&count) {
+            let message = format!("{name} has {} blocks, expected 1 to so many, got {count}", arch.blocks.len());
+            return Err(Error::config("--blocks", message));
+        }
+        arch.blocks.truncate(count);
+        Ok(Chosen::Shape(format!("{name}, {count} blocks"), Box::new(arch)))
     }
 
     /// The shape's name, or what files hold, without their path.
