@@ -297,9 +297,14 @@ impl Program {
         self.tensor(value)?.read()
     }
 
-    /// Dispatches of the recording, and calls to the device after long ones are split.
+    /// Dispatches of the recording, and calls to the device after long ones are split by the rates known so far.
     pub fn len(&self) -> (usize, usize) {
-        (self.dispatches.len(), self.steps.len())
+        let cut = |(dispatch, pipeline): (&Dispatch, &Arc<Pipeline>)| parts(&self.gpu, dispatch, pipeline) as usize;
+        let calls = match self.steps.is_empty() {
+            true => self.dispatches.iter().zip(&self.pipelines).map(cut).sum(),
+            false => self.steps.len(),
+        };
+        (self.dispatches.len(), calls)
     }
 
     /// Whether there is nothing to run.
