@@ -42,6 +42,7 @@ fn short(path: &Path) -> String {
 
 /// Who may import whom, apart from what follows: whoever may import a room may import what that room may.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("bench", &["method", "train", "generate"]),
     ("train", &["model", "adapter", "nn", "data", "kernels", "format", "run"]),
     ("generate", &["model", "adapter", "nn", "data", "kernels", "format"]),
     ("evaluate", &["model", "adapter", "nn", "data", "kernels", "format"]),
