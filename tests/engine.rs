@@ -6,7 +6,7 @@ use fourbit::{
     DType, Error,
     gpu::{Gpu, GpuOptions},
     graph::{Graph, Pool, Value},
-    kernels::elementwise,
+    kernels::{elementwise, roofline},
 };
 use support::{Rng, gpu};
 
@@ -98,6 +98,28 @@ fn a_long_dispatch_runs_in_parts_that_add_up() {
     pipeline.set_rate(rate.unwrap_or(1.0));
     let after = y.read::<f32>().unwrap();
     assert!(before.iter().zip(&after).all(|(b, a)| *a == b + 1.0));
+}
+
+/// A kernel that is not known yet is cut by a guess; the next dispatches of it are cut by what the first one took, before anything is
+/// made for them.
+#[test]
+fn one_dispatch_of_an_unknown_kernel_tells_how_the_others_are_cut() {
+    let Some(gpu) = gpu() else { return };
+    let mut g = Graph::new(&gpu);
+    let (rows, dispatches) = (1 << 16, 20);
+    let y = g.value([rows, 4], DType::F32).unwrap();
+    // Some 13 GFLOP in all: a second by the first guess for drivers on the processor.
+    (0..dispatches).for_each(|_| roofline::multiply_add(&mut g, &y, 27).unwrap());
+    let mut program = g.plan().build(&mut Pool::default()).unwrap();
+    let guessed = program.len().1;
+    let before = gpu.created().bind_groups;
+    program.run().unwrap();
+    let (made, cut) = ((gpu.created().bind_groups - before) as usize, program.len().1);
+    if guessed > dispatches {
+        // Those of the first dispatch, of the others, and of all once more where that was badly cut.
+        assert!(made < guessed && cut < guessed, "{made} made and {cut} left of {guessed}");
+    }
+    assert!(cut >= dispatches);
 }
 
 #[test]

@@ -164,13 +164,6 @@ impl QuantArgs {
         Ok(LoadOptions { quantization })
     }
 
-    /// What the options ask for, in a word.
-    pub fn name(&self) -> String {
-        let nested = if self.double_quant { "-double" } else { "" };
-        let block = self.block_size.map(|size| format!("-g{size}")).unwrap_or_default();
-        format!("{}{block}{nested}", self.quantization.as_deref().unwrap_or("nf4"))
-    }
-
     /// Whether a scheme was asked for: by name, or as the default in another form.
     pub fn is_given(&self) -> bool {
         self.quantization.is_some() || self.double_quant || self.block_size.is_some()

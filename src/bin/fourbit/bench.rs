@@ -13,7 +13,7 @@ use fourbit::{
     },
     format::atomic,
     gpu::{Gpu, GpuOptions},
-    model::Model,
+    model::{Model, Quantization},
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -193,7 +193,10 @@ impl Bench {
             Ok(model)
         };
         let options = ModelOptions {
-            scheme: self.quant.name(),
+            scheme: match load.quantization {
+                Quantization::To(scheme) => scheme.to_string(),
+                Quantization::AsStored => "as stored".to_owned(),
+            },
             lora: adapter.is_none().then(|| self.lora.config(0)),
             batch_size: self.batch_size,
             max_seq_length: self.max_seq_length,
