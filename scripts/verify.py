@@ -1,12 +1,11 @@
 """Compare fourbit with transformers, PEFT and bitsandbytes on a real model, both sides in one run.
 
     python scripts/verify.py --model FOLDER                 all parts (scripts/verify.sh prepares everything)
-    python scripts/verify.py --model FOLDER --only speed    some: quantize, adapter, perplexity, speed
+    python scripts/verify.py --model FOLDER --only adapter  some: quantize, adapter, perplexity
 
 quantize    `fourbit quantize` writes a bitsandbytes folder that transformers loads; its logits are fourbit's
 adapter     `fourbit finetune` on that folder writes an adapter that PeftModel loads onto it; its logits are fourbit's
 perplexity  f32, NF4, NF4 with double quantization and FP4, on a text file: torch's figure and fourbit's
-speed       a training step (NF4 with double quantization, r 16 on all linear layers, 1x256 tokens): both sides' tokens/s
 
 Everything is computed in f32 out of the same stored weights. A figure outside its bound ends the script with status 1.
 """
@@ -19,7 +18,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,7 +26,7 @@ warnings.simplefilter("ignore", FutureWarning)
 import bitsandbytes.functional as bnb
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,7 +35,6 @@ from transformers.trainer_callback import TrainerState
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 LOGITS_BOUND = 1e-2  # largest difference over largest value; f32 sums in another order stay far below it
 PERPLEXITY_BOUND = 0.01  # relative
-SPEED_BOUND = 0.08  # fourbit on software Vulkan over PyTorch's native kernels, on the same cores
 PROMPT = "What is the capital of France? Answer in one sentence."
 
 failures = []
@@ -171,42 +168,7 @@ def part_perplexity(arguments, tokenizer):
         report(f"perplexity {name}", off, PERPLEXITY_BOUND, off <= PERPLEXITY_BOUND, f"fourbit {mine:.3f}, torch {theirs:.3f}")
 
 
-def part_speed(arguments, tokenizer):
-    folder = quantized_folder(arguments)
-    model = get_peft_model(load_4bit(folder), LoraConfig(r=16, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    model.train()
-    model.config.use_cache = False
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    with open(arguments.text) as file:
-        ids = tokenizer(file.read(), add_special_tokens=False).input_ids[:256]
-    batch = torch.tensor([ids])
-
-    def theirs(steps):
-        seconds = []
-        for _ in range(steps):
-            start = time.time()
-            model(input_ids=batch, labels=batch).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            seconds.append(time.time() - start)
-        return seconds
-
-    rows, adapter = os.path.join(arguments.work, "speed.jsonl"), os.path.join(arguments.work, "speed")
-    with open(rows, "w") as file:
-        file.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
-    seconds = theirs(3)[1:]  # the first is a warm-up; measured on both sides of fourbit's run
-    shutil.rmtree(adapter, ignore_errors=True)
-    fourbit(arguments, "finetune", "--model", folder, "--data", rows, "--output", adapter, "--max-steps", "6", "--max-seq-length", "256")
-    seconds += theirs(2)
-    with open(os.path.join(adapter, "trainer_state.json")) as file:
-        history = json.load(file)["log_history"]
-    mine = statistics.median(entry["tokens_per_second"] for entry in history[1:] if "tokens_per_second" in entry)
-    native = len(ids) / statistics.median(seconds)
-    ratio = mine / native
-    report("speed: fourbit over torch", ratio, SPEED_BOUND, ratio >= SPEED_BOUND, f"{mine:.1f} and {native:.1f} tokens/s")
-
-
-PARTS = dict(quantize=part_quantize, adapter=part_adapter, perplexity=part_perplexity, speed=part_speed)
+PARTS = dict(quantize=part_quantize, adapter=part_adapter, perplexity=part_perplexity)
 
 
 def main():
@@ -214,7 +176,7 @@ def main():
     parser.add_argument("--model", required=True, help="a Hugging Face folder (gguf2hf.py makes one)")
     parser.add_argument("--fourbit", default=os.path.join(ROOT, "target", "release", "fourbit"), help="the binary")
     parser.add_argument("--data", default=os.path.join(ROOT, "assets", "embedded", "train.jsonl"), help="rows to fine-tune on")
-    parser.add_argument("--text", default=os.path.join(ROOT, "ARCHITECTURE.md"), help="text for perplexity and speed")
+    parser.add_argument("--text", default=os.path.join(ROOT, "ARCHITECTURE.md"), help="text for perplexity")
     parser.add_argument("--max-tokens", type=int, default=2048)
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=60)
