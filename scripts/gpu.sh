@@ -26,6 +26,7 @@ loader=$(ldconfig -p | sed -n 's/.*libvulkan\.so\.1 .*x86-64.* => //p' | head -n
 mkdir -p "$folder/loader"
 cp -L "$loader" "$folder/loader/libvulkan.so.1"
 cp scripts/gpu/run.py scripts/gpu/lora_step.py "$folder"
+cp -r assets/shapes "$folder"
 git rev-parse HEAD >"$folder/commit"
 size=$(du -sm "$folder" | cut -f1)
 ((size < 40)) || { echo "gpu.sh: $folder has $size MiB, expected below 40" >&2; exit 1; }

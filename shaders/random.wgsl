@@ -36,15 +36,8 @@ fn floats(
         return;
     }
     let bits = uniform_quad(quad);
-    y[i] = bits.x;
-    if (i + 1u < params.len) {
-        y[i + 1u] = bits.y;
-    }
-    if (i + 2u < params.len) {
-        y[i + 2u] = bits.z;
-    }
-    if (i + 3u < params.len) {
-        y[i + 3u] = bits.w;
+    for (var part = 0u; part < min(4u, params.len - i); part += 1u) {
+        y[i + part] = bits[part];
     }
 }
 

@@ -21,7 +21,11 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 FOURBIT, KERNELS = HERE / "fourbit", HERE / "kernels"
-STEPS = {"smollm2-135m": [], "llama-3.2-1b": [], "llama-2-7b": ["--double-quant", "--gradient-checkpointing"]}
+# Shapes of which a step is measured, and whether activations are computed again in its backward pass.
+STEPS = {"smollm2-135m": False, "llama-3.2-1b": False, "llama-2-7b": True}
+FAMILIES = ["product", "adapter", "attention", "layers", "loss", "optimizer", "quantize", "rounding", "method"]
+# The filters of a rehearsal.
+QUICK = {"product": "product/y/nf4-g64/256", "layers": "layers/norm/"}
 # Where drivers of machines for computing are, which a loader does not look at by itself.
 DRIVERS = ["/usr/local/nvidia/share/vulkan/icd.d/*.json", "/usr/share/vulkan/icd.d/nvidia*.json", "/etc/vulkan/icd.d/nvidia*.json"]
 TAIL = 4000
@@ -94,32 +98,39 @@ def finetune(env, quick):
     return part
 
 
-def lora_step(env, shape, quick):
+def report(env):
+    """What `fourbit devices --report` says, self-tests included."""
+    part, out = run([FOURBIT, "devices", "--report"], env, 900)
+    return {**part, "stdout": out[-5 * TAIL:]}
+
+
+def lora_step(env, shape, tokens, checkpointing):
     """A step of LoRA in bf16 by torch and peft, of the same shape."""
     missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
     if missing:
         return {"status": "left out", "missing": missing}
-    return json_of([sys.executable, HERE / "lora_step.py", shape, "64" if quick else "512"], env, 1800)
+    return json_of([sys.executable, HERE / "lora_step.py", shape, tokens, *(["--checkpointing"] if checkpointing else [])], env, 1800)
 
 
 def parts(env, quick):
     """Names, and what runs each."""
     rounds, tokens = ("1", "64") if quick else ("5", "512")
     bench = [FOURBIT, "bench", "--json", "--repeat", rounds]
+    small = ["--shape", "smollm2-135m"] if quick else []
     yield "devices", lambda: json_of([FOURBIT, "devices", "--json"], env, 300)
-    yield "report", lambda: dict(zip(("status", "text"), (lambda part, out: (part["status"], out[-20000:]))(*run([FOURBIT, "devices", "--report"], env, 900))))
+    yield "report", lambda: report(env)
     yield "kernels", lambda: kernels(env, quick)
     yield "finetune", lambda: finetune(env, quick)
     yield "limits", lambda: json_of([*bench, "limits"], env, 600)
-    for family in ("product", "adapter", "attention", "layers", "loss", "optimizer", "quantize", "rounding", "method"):
-        shapes = [[]] if not quick else [["--shape", "smollm2-135m"]]
-        filters = [f"{family}/"] if not quick else {"product": ["product/y/nf4-g64/256"], "layers": ["layers/norm/"]}.get(family)
-        if filters:
-            yield f"bench {family}", lambda filters=filters, shape=shapes[0]: json_of([*bench, *filters, *shape], env, 3600)
-    for shape, options in STEPS.items():
-        if not quick or shape == "smollm2-135m":
-            yield f"model {shape}", lambda shape=shape, options=options: json_of([*bench, "model/", "--shape", shape, "--max-seq-length", tokens, *options], env, 3600)
-            yield f"torch {shape}", lambda shape=shape: lora_step(env, shape, quick)
+    for family in QUICK if quick else FAMILIES:
+        words = [QUICK[family] if quick else f"{family}/", *small]
+        yield f"bench {family}", lambda words=words: json_of([*bench, *words], env, 3600)
+    for shape, checkpointing in STEPS.items():
+        if quick and shape != "smollm2-135m":
+            continue
+        words = ["model/", "--shape", shape, "--max-seq-length", tokens, "--double-quant", *(["--gradient-checkpointing"] if checkpointing else [])]
+        yield f"model {shape}", lambda words=words: json_of([*bench, *words], env, 3600)
+        yield f"torch {shape}", lambda shape=shape, checkpointing=checkpointing: lora_step(env, shape, tokens, checkpointing)
 
 
 def main():

@@ -18,8 +18,14 @@ pub(super) enum Work {
     /// Launches of a program, many of them before the device is waited for.
     Launches(Graph, Check),
     /// Whole calls, with what they do on the host, which wait for the device by themselves.
-    Calls(Box<dyn FnMut() -> Result<()>>),
+    Calls(Prepare),
 }
+
+/// One call, which is timed.
+type Call = Box<dyn FnOnce() -> Result<()>>;
+
+/// Makes what one call needs, which is not timed.
+pub(super) type Prepare = Box<dyn FnMut() -> Result<Call>>;
 
 /// One thing that is measured.
 pub struct Case {
@@ -47,13 +53,13 @@ impl Case {
         Case { name: name.into(), flops, bytes: None, make: Box::new(make) }
     }
 
-    /// Calls of what `prepare` gives back.
-    pub(super) fn calls<F: FnMut() -> Result<()> + 'static>(
+    /// Calls, each of which what `prepare` gives back makes anew.
+    pub(super) fn calls(
         name: impl Into<String>,
         [flops, bytes]: [f64; 2],
-        prepare: impl Fn(&Gpu) -> Result<F> + 'static,
+        prepare: impl Fn(&Gpu) -> Result<Prepare> + 'static,
     ) -> Case {
-        let make = move |gpu: &Gpu| Ok(Work::Calls(Box::new(prepare(gpu)?)));
+        let make = move |gpu: &Gpu| Ok(Work::Calls(prepare(gpu)?));
         Case { name: name.into(), flops, bytes: Some(bytes), make: Box::new(make) }
     }
 }
@@ -139,6 +145,15 @@ pub(super) fn check_equal<T: PartialEq + std::fmt::Debug>(what: &str, got: T, wa
     }
     let message = format!("{what} is {got:?}, expected {want:?}");
     Err(Error::Device { op: "checking a result before it is timed".to_owned(), message })
+}
+
+/// Tensors on the host.
+pub(super) fn read<const N: usize>(tensors: [&Tensor; N]) -> Result<[Vec<f32>; N]> {
+    let mut all = [const { Vec::new() }; N];
+    for (values, tensor) in all.iter_mut().zip(tensors) {
+        *values = tensor.read::<f32>()?;
+    }
+    Ok(all)
 }
 
 /// A value that is kept to be checked.

@@ -11,6 +11,24 @@ pub struct Seconds {
     pub processor: Option<f64>,
 }
 
+impl Seconds {
+    /// Those of one of `times` that were timed together.
+    pub fn of_one(self, times: usize) -> Seconds {
+        let one = |seconds: f64| seconds / times as f64;
+        Seconds { wall: one(self.wall), processor: self.processor.map(one) }
+    }
+}
+
+impl std::iter::Sum for Seconds {
+    fn sum<I: Iterator<Item = Seconds>>(all: I) -> Seconds {
+        let nothing = Seconds { wall: 0.0, processor: Some(0.0) };
+        all.fold(nothing, |sum, one| Seconds {
+            wall: sum.wall + one.wall,
+            processor: sum.processor.zip(one.processor).map(|(a, b)| a + b),
+        })
+    }
+}
+
 /// A running clock.
 pub struct Clock {
     start: Instant,
@@ -73,16 +91,30 @@ mod tests {
 
     #[test]
     fn a_busy_thread_takes_processor_time_and_a_sleeping_one_none() {
-        let clock = Clock::start();
-        std::thread::sleep(std::time::Duration::from_millis(30));
-        let slept = clock.seconds();
-        assert!(slept.wall >= 0.03);
-        let before = of_thread();
+        let (clock, before) = (Clock::start(), of_thread());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let (slept, of_sleep) = (clock.seconds(), of_thread() - before);
+        assert!(slept.wall >= 0.1);
+        if cfg!(unix) {
+            assert!(of_sleep < 0.05, "{of_sleep}");
+        }
         let mut sum = 0u64;
-        while of_thread() - before < 0.01 {
+        while of_thread() - before < of_sleep + 0.01 {
             sum = sum.wrapping_mul(3).wrapping_add(1);
         }
-        assert!(std::hint::black_box(sum) > 0 && clock.seconds().wall >= slept.wall);
+        let all = clock.seconds();
+        assert!(std::hint::black_box(sum) > 0 && all.wall >= slept.wall);
+        // The process's clock holds this thread's part.
+        let since = all.processor.zip(slept.processor).map(|(now, then)| now - then);
+        assert!(since.is_none_or(|since| since > 0.009), "{since:?}");
+    }
+
+    #[test]
+    fn seconds_are_added_and_divided() {
+        let one = Seconds { wall: 1.0, processor: Some(3.0) };
+        assert_eq!([one, one].into_iter().sum::<Seconds>().of_one(2), one);
+        let unknown = Seconds { processor: None, ..one };
+        assert_eq!([one, unknown].into_iter().sum::<Seconds>(), Seconds { wall: 2.0, processor: None });
     }
 
     #[test]

@@ -45,13 +45,12 @@ pub fn compare(first: &Results, second: &Results, threshold: f64) -> Comparison 
     }
     let times = |results: &Results| -> Vec<(String, Vec<f64>)> {
         let case = |case: &super::CaseResult| {
-            let rounds = case.rounds(&results.device);
-            let relative = rounds
-                .iter()
-                .zip(&case.peaks)
-                .map(|(seconds, [gflops, gb])| seconds / (1e-9 * case.flops / gflops).max(1e-9 * case.bytes / gb));
-            let times = if same_device && case.of_limit.is_some() { relative.collect() } else { rounds.clone() };
-            (case.name(), if case.error.is_some() { Vec::new() } else { times })
+            let times = match case.of_limit {
+                _ if case.error.is_some() => Vec::new(),
+                Some(_) if same_device => case.shares(&results.device).iter().map(|share| share.recip()).collect(),
+                _ => case.rounds(&results.device),
+            };
+            (case.name(), times)
         };
         let models = results.models.iter().flat_map(|model| model.times(&results.device, same_device));
         results.cases.iter().map(case).chain(models).collect()

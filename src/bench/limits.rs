@@ -1,6 +1,9 @@
 //! What the device can do at most, measured in the same rounds as what is set beside it.
 
-use super::clock::{Clock, Seconds};
+use super::{
+    Device, Limits,
+    clock::{Clock, Seconds, median},
+};
 use crate::{
     DType, Result,
     gpu::{DeviceKind, Gpu},
@@ -14,25 +17,31 @@ const INVOCATIONS: usize = 1 << 16;
 const DISPATCHES: usize = 256;
 
 /// The device's own limits, of one round.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct OneRound {
+struct OneRound {
     /// Multiply-adds of f32 in registers, two operations each, in GFLOP/s.
-    pub(super) gflops: f64,
+    gflops: f64,
     /// Multiplications and additions of packed signed bytes, in billions a second.
-    pub(super) int8_gops: f64,
+    int8_gops: f64,
     /// Bytes read, in GB/s.
-    pub(super) read_gb: f64,
+    read_gb: f64,
     /// Bytes read and written by a copy, in GB/s.
-    pub(super) copy_gb: f64,
+    copy_gb: f64,
     /// Seconds that one more small dispatch takes.
-    pub(super) dispatch: f64,
+    dispatch: f64,
     /// Seconds from a submit of next to nothing to the end of waiting for it, by the wall.
-    pub(super) submit: f64,
+    submit: f64,
 }
 
-/// The programs that measure them.
-pub(super) struct Meter {
+/// Measures an open device's limits, whenever something is to be set beside them.
+pub struct Meter {
     gpu: Gpu,
+    device: Device,
+    /// Made when they are first needed.
+    programs: Option<Programs>,
+}
+
+/// What runs.
+struct Programs {
     multiply_add: (Program, f64),
     dot_bytes: (Program, f64),
     read: (Program, f64),
@@ -49,7 +58,74 @@ pub(super) fn warm(graph: Graph) -> Result<Program> {
 }
 
 impl Meter {
-    pub(super) fn new(gpu: &Gpu) -> Result<Meter> {
+    /// Of this device.
+    pub fn new(gpu: &Gpu) -> Meter {
+        Meter { gpu: gpu.clone(), device: Device::of(gpu), programs: None }
+    }
+
+    /// What is measured.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    fn programs(&mut self) -> Result<&mut Programs> {
+        if self.programs.is_none() {
+            self.programs = Some(Programs::new(&self.gpu)?);
+        }
+        Ok(self.programs.as_mut().expect("made above"))
+    }
+
+    /// Medians of `rounds` rounds, one at least. Errors: OutOfMemory, Device, DeviceLost.
+    pub fn limits(&mut self, rounds: usize) -> Result<Limits> {
+        let all = (0..rounds.max(1)).map(|_| self.all()).collect::<Result<Vec<OneRound>>>()?;
+        let of = |field: fn(&OneRound) -> f64| median(all.iter().map(field));
+        let meaning = match self.gpu.caps().kind {
+            DeviceKind::Cpu => "a multiply and an add, two instructions: these drivers do not contract fma()",
+            _ => "fma() of f32 in registers, counted as two operations; halves and cooperative matrices are not used",
+        };
+        Ok(Limits {
+            gflops: of(|limits| limits.gflops),
+            int8_gops: of(|limits| limits.int8_gops),
+            read_gb_per_second: of(|limits| limits.read_gb),
+            copy_gb_per_second: of(|limits| limits.copy_gb),
+            dispatch_us: 1e6 * of(|limits| limits.dispatch),
+            submit_us: 1e6 * of(|limits| limits.submit),
+            meaning: meaning.to_owned(),
+        })
+    }
+
+    /// All limits, once.
+    fn all(&mut self) -> Result<OneRound> {
+        let (gpu, device) = (self.gpu.clone(), self.device.clone());
+        let programs = self.programs()?;
+        let many = launch(&gpu, &mut programs.dispatches, 1)?;
+        let one = launch(&gpu, &mut programs.one, 1)?;
+        let mut rate = |of: fn(&mut Programs) -> &mut (Program, f64)| rate(&gpu, &device, of(programs));
+        Ok(OneRound {
+            gflops: rate(|p| &mut p.multiply_add)?,
+            int8_gops: rate(|p| &mut p.dot_bytes)?,
+            read_gb: rate(|p| &mut p.read)?,
+            copy_gb: rate(|p| &mut p.copy)?,
+            dispatch: ((many.wall - one.wall) / (DISPATCHES - 1) as f64).max(0.0),
+            submit: one.wall,
+        })
+    }
+
+    /// The two that products and memory are set beside: GFLOP/s and GB/s, the larger of reading and copying.
+    pub(super) fn peaks(&mut self) -> Result<[f64; 2]> {
+        let (gpu, device) = (self.gpu.clone(), self.device.clone());
+        let programs = self.programs()?;
+        let mut rate = |of: fn(&mut Programs) -> &mut (Program, f64)| rate(&gpu, &device, of(programs));
+        Ok([rate(|p| &mut p.multiply_add)?, rate(|p| &mut p.read)?.max(rate(|p| &mut p.copy)?)])
+    }
+}
+
+impl Programs {
+    fn new(gpu: &Gpu) -> Result<Programs> {
         let computing = |record: fn(&mut Graph, &Value, u32) -> Result<()>, round: f64| {
             // Rounds grow until a run is long beside the cost of a submit.
             let mut rounds = 4;
@@ -79,8 +155,7 @@ impl Meter {
             (0..dispatches).try_for_each(|number| roofline::nothing(&mut g, &y, number as u32))?;
             warm(g)
         };
-        Ok(Meter {
-            gpu: gpu.clone(),
+        Ok(Programs {
             multiply_add: computing(roofline::multiply_add, roofline::ROUND)?,
             dot_bytes: computing(roofline::dot_bytes, roofline::DOT_ROUND)?,
             read: moving(roofline::read, 16)?,
@@ -89,59 +164,18 @@ impl Meter {
             one: small(1)?,
         })
     }
-
-    /// All limits, once.
-    pub(super) fn all(&mut self) -> Result<OneRound> {
-        let gpu = &self.gpu;
-        let (gflops, int8_gops) = (rate(gpu, &mut self.multiply_add)?, rate(gpu, &mut self.dot_bytes)?);
-        let (read_gb, copy_gb) = (rate(gpu, &mut self.read)?, rate(gpu, &mut self.copy)?);
-        let many = launch(gpu, &mut self.dispatches, 1)?;
-        let one = launch(gpu, &mut self.one, 1)?;
-        let dispatch = ((many.wall - one.wall) / (DISPATCHES - 1) as f64).max(0.0);
-        Ok(OneRound { gflops, int8_gops, read_gb, copy_gb, dispatch, submit: one.wall })
-    }
-
-    /// The two that products and memory are set beside: GFLOP/s and GB/s, the larger of reading and copying.
-    pub(super) fn peaks(&mut self) -> Result<[f64; 2]> {
-        let gpu = &self.gpu;
-        let gflops = rate(gpu, &mut self.multiply_add)?;
-        Ok([gflops, rate(gpu, &mut self.read)?.max(rate(gpu, &mut self.copy)?)])
-    }
 }
 
 /// Billions of operations or bytes a second.
-fn rate(gpu: &Gpu, (program, work): &mut (Program, f64)) -> Result<f64> {
-    Ok(1e-9 * *work / effective(gpu, launch(gpu, program, 2)?))
+fn rate(gpu: &Gpu, device: &Device, (program, work): &mut (Program, f64)) -> Result<f64> {
+    Ok(1e-9 * *work / device.counted(launch(gpu, program, 2)?))
 }
 
 /// Seconds of one of `launches` runs that are waited for together.
 pub(super) fn launch(gpu: &Gpu, program: &mut Program, launches: usize) -> Result<Seconds> {
     gpu.wait()?;
     let clock = Clock::start();
-    for _ in 0..launches {
-        program.run()?;
-    }
+    (0..launches).try_for_each(|_| program.run())?;
     gpu.wait()?;
-    let all = clock.seconds();
-    let each = |seconds: f64| seconds / launches as f64;
-    Ok(Seconds { wall: each(all.wall), processor: all.processor.map(each) })
-}
-
-/// Whether the device's work is processor time of this process.
-pub fn is_by_processor(gpu: &Gpu) -> bool {
-    gpu.caps().kind == DeviceKind::Cpu && Clock::start().seconds().processor.is_some()
-}
-
-/// The seconds by which speeds are told: those of the wall, but where the device is the processor its time, as if all cores had shared
-/// it evenly, since the wall's counts what other programs take.
-pub fn effective(gpu: &Gpu, seconds: Seconds) -> f64 {
-    match seconds.processor {
-        Some(processor) if is_by_processor(gpu) => processor / cores(),
-        _ => seconds.wall,
-    }
-}
-
-/// Cores that this process may use.
-pub(super) fn cores() -> f64 {
-    std::thread::available_parallelism().map_or(1, usize::from) as f64
+    Ok(clock.seconds().of_one(launches))
 }

@@ -14,11 +14,12 @@ mod model;
 mod result;
 
 pub use case::Case;
-use case::Work;
+use case::{Prepare, Work};
+use clock::{Clock, Seconds};
 pub use compare::{Change, Comparison, compare};
-pub use limits::{effective, is_by_processor};
+pub use limits::Meter;
 pub use model::{KernelShare, ModelOptions, ModelResult, Rounds, measure as measure_model};
-pub use result::{CaseResult, Device, Limits, Results, SCHEMA, limits as measure_limits};
+pub use result::{CaseResult, Device, Limits, Results, SCHEMA};
 
 use crate::{
     Error, Result,
@@ -26,7 +27,7 @@ use crate::{
     gpu::{DeviceKind, Gpu, GpuOptions},
     graph::Program,
 };
-use limits::{Meter, launch};
+use limits::launch;
 
 /// Launches of a case that are waited for together take at least this many seconds.
 const ROUND_SECONDS: f64 = 0.03;
@@ -84,10 +85,11 @@ pub fn cargo(family: &str) -> Result<()> {
         false => words.iter().map(|word| format!("{family}/{word}")).collect(),
     };
     let options = Options { filters, shapes: Options::shapes_for(gpu.caps().kind), rounds: 5 };
-    println!("{}", Device::of(&gpu));
+    let mut meter = Meter::new(&gpu);
+    println!("{}", meter.device());
     println!("{}", CaseResult::HEADER);
     let mut failed = Vec::new();
-    run(&gpu, &options.cases()?, options.rounds, |case| {
+    run(&mut meter, &options, |case| {
         println!("{case}");
         failed.extend(case.error.as_ref().map(|error| format!("{}: {error}", case.name())));
         Ok(())
@@ -100,38 +102,36 @@ pub fn cargo(family: &str) -> Result<()> {
 
 enum Made {
     Program(Program),
-    Calls(Box<dyn FnMut() -> Result<()>>),
+    Calls(Prepare),
 }
 
 impl Made {
-    fn run(&mut self, gpu: &Gpu, times: usize) -> Result<clock::Seconds> {
+    /// Seconds of one of `times` runs.
+    fn run(&mut self, gpu: &Gpu, times: usize) -> Result<Seconds> {
         match self {
             Made::Program(program) => launch(gpu, program, times),
-            Made::Calls(call) => {
-                let clock = clock::Clock::start();
-                (0..times).try_for_each(|_| call())?;
-                let all = clock.seconds();
-                let each = |seconds: f64| seconds / times as f64;
-                Ok(clock::Seconds { wall: each(all.wall), processor: all.processor.map(each) })
+            Made::Calls(prepare) => {
+                let calls = (0..times).map(|_| {
+                    let call = prepare()?;
+                    gpu.wait()?;
+                    let clock = Clock::start();
+                    call()?;
+                    Ok(clock.seconds())
+                });
+                Ok(calls.collect::<Result<Vec<Seconds>>>()?.into_iter().sum::<Seconds>().of_one(times))
             }
         }
     }
 }
 
-/// Measures the cases one by one and hands each result on. A case that fails is told with its error, and the next one is measured.
-/// Errors: those of the device's limits, Interrupted, and what `each` gives back.
-pub fn run(
-    gpu: &Gpu,
-    cases: &[(&'static str, Case)],
-    rounds: usize,
-    mut each: impl FnMut(CaseResult) -> Result<()>,
-) -> Result<()> {
-    let mut meter = Meter::new(gpu)?;
-    for (family, case) in cases {
-        gpu.cancel().check()?;
-        let result = match measure(gpu, &mut meter, family, case, rounds) {
+/// Measures the cases that are asked for one by one and hands each result on. A case that fails is told with its error, and the next one is measured.
+/// Errors: Unsupported for an unknown shape, Interrupted, DeviceLost, and what `each` gives back.
+pub fn run(meter: &mut Meter, options: &Options, mut each: impl FnMut(CaseResult) -> Result<()>) -> Result<()> {
+    for (family, case) in options.cases()? {
+        meter.gpu().cancel().check()?;
+        let result = match measure(meter, family, &case, options.rounds) {
             Err(error @ (Error::Interrupted(_) | Error::DeviceLost(_))) => return Err(error),
-            Err(error) => CaseResult::failed(family, case, &error),
+            Err(error) => CaseResult::failed(family, &case, &error),
             Ok(result) => result,
         };
         each(result)?;
@@ -139,7 +139,8 @@ pub fn run(
     Ok(())
 }
 
-fn measure(gpu: &Gpu, meter: &mut Meter, family: &str, case: &Case, rounds: usize) -> Result<CaseResult> {
+fn measure(meter: &mut Meter, family: &str, case: &Case, rounds: usize) -> Result<CaseResult> {
+    let gpu = &meter.gpu().clone();
     let (mut made, bytes) = match (case.make)(gpu)? {
         Work::Launches(graph, check) => {
             let bytes = case.bytes.unwrap_or(graph.bytes() as f64);
@@ -149,9 +150,9 @@ fn measure(gpu: &Gpu, meter: &mut Meter, family: &str, case: &Case, rounds: usiz
             program.run()?;
             (Made::Program(program), bytes)
         }
-        Work::Calls(mut call) => {
-            call()?;
-            (Made::Calls(call), case.bytes.unwrap_or(0.0))
+        Work::Calls(mut prepare) => {
+            prepare()?()?;
+            (Made::Calls(prepare), case.bytes.unwrap_or(0.0))
         }
     };
     let once = made.run(gpu, 1)?.wall;
@@ -162,7 +163,7 @@ fn measure(gpu: &Gpu, meter: &mut Meter, family: &str, case: &Case, rounds: usiz
         let seconds = made.run(gpu, launches)?;
         samples.push((peaks, seconds));
     }
-    Ok(CaseResult::new(gpu, family, case, bytes, launches, &samples))
+    Ok(CaseResult::new(meter.device(), family, case, bytes, launches, &samples))
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! A whole model: start-up, a training step with the time of its kernels, and generation.
 
 use super::{
-    Device,
-    clock::{Clock, Seconds, median, of_thread},
-    effective,
-    limits::Meter,
+    Device, Meter,
+    clock::{Clock, median, of_thread},
 };
 use crate::{
     Error, Result,
@@ -12,6 +10,7 @@ use crate::{
     data::Batch,
     generate::{Generator, Sampling},
     gpu::{Gpu, GpuOptions},
+    graph::KernelTime,
     model::Model,
     train::{TrainConfig, Trainer},
 };
@@ -104,27 +103,26 @@ pub struct KernelShare {
     pub work: f64,
 }
 
+impl From<KernelTime> for KernelShare {
+    fn from(time: KernelTime) -> KernelShare {
+        let KernelTime { kernel, calls, seconds, work } = time;
+        KernelShare { kernel, calls, seconds, work }
+    }
+}
+
 impl Rounds {
     /// Times `run`, which computes `tokens` tokens and waits, beside the device's peak.
-    fn of(
-        gpu: &Gpu,
-        meter: &mut Meter,
-        tokens: usize,
-        rounds: usize,
-        mut run: impl FnMut() -> Result<()>,
-    ) -> Result<Rounds> {
+    fn of(meter: &mut Meter, tokens: usize, rounds: usize, mut run: impl FnMut() -> Result<()>) -> Result<Rounds> {
         let mut all = Rounds { tokens, ..Rounds::default() };
-        let mut counted = Vec::new();
         for _ in 0..rounds {
             all.gflops.push(meter.peaks()?[0]);
             let clock = Clock::start();
             run()?;
-            let seconds: Seconds = clock.seconds();
+            let seconds = clock.seconds();
             all.wall.push(seconds.wall);
             all.processor.extend(seconds.processor);
-            counted.push(effective(gpu, seconds));
         }
-        all.seconds = median(counted);
+        all.seconds = median(all.counted(meter.device()));
         Ok(all)
     }
 
@@ -133,11 +131,12 @@ impl Rounds {
         self.tokens as f64 / self.seconds
     }
 
+    fn counted(&self, device: &Device) -> Vec<f64> {
+        device.counted_rounds(&self.wall, &self.processor)
+    }
+
     fn times(&self, device: &Device, relative: bool) -> Vec<f64> {
-        let seconds: Vec<f64> = match device.by_processor_time {
-            true => self.processor.iter().map(|seconds| seconds / device.cores as f64).collect(),
-            false => self.wall.clone(),
-        };
+        let seconds = self.counted(device);
         let beside = seconds.iter().zip(&self.gflops).map(|(seconds, gflops)| seconds * gflops);
         if relative { beside.collect() } else { seconds }
     }
@@ -194,6 +193,7 @@ fn of_device(
         }
         Ok(model)
     };
+    let mut meter = Meter::new(gpu);
     let mut model = attached(gpu)?;
     result.load_seconds = clock.seconds().wall;
     if options.step {
@@ -202,24 +202,22 @@ fn of_device(
             max_seq_length: options.max_seq_length.min(model.arch().max_positions),
             gradient_checkpointing: options.gradient_checkpointing,
             max_steps: usize::MAX,
-            // Without a device that computes, no step has a loss.
-            max_bad_steps: if gpu.caps().backend == "noop" { usize::MAX } else { 3 },
             ..TrainConfig::default()
         };
         result.batch = [config.batch_size, config.max_seq_length];
         let dry = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..gpu_options.clone() })?;
         drop(Trainer::new(attached(&dry)?, config.clone())?);
         result.planned_bytes = dry.peak_bytes();
-        model = step(gpu, clock, model, config, options.rounds, result)?;
+        model = step(&mut meter, clock, model, config, options.rounds, result)?;
     }
     if options.generation {
-        generation(gpu, &model, options.rounds, result)?;
+        generation(&mut meter, &model, options.rounds, result)?;
     }
     Ok(())
 }
 
 fn step(
-    gpu: &Gpu,
+    meter: &mut Meter,
     clock: &Clock,
     model: Model,
     config: TrainConfig,
@@ -232,11 +230,11 @@ fn step(
     result.first_step_seconds = clock.seconds().wall;
     // From the third on a step is what a run takes: programs time their kernels in the first two.
     let (_, times) = trainer.profile(&batches)?;
-    result.peak_bytes = gpu.peak_bytes();
+    result.peak_bytes = meter.gpu().peak_bytes();
     let (micro, optimizer) = trainer.dispatches();
     result.dispatches = micro + optimizer;
     let mut host = 0.0;
-    let measured = Rounds::of(gpu, &mut Meter::new(gpu)?, batches[0].tokens(), rounds, || {
+    let measured = Rounds::of(meter, batches[0].tokens(), rounds, || {
         let before = of_thread();
         trainer.step(&batches)?;
         host += of_thread() - before;
@@ -244,33 +242,15 @@ fn step(
     });
     result.step = Some(measured?);
     result.host_seconds = host / rounds as f64;
-    for time in times {
-        let kernel = time.kernel.split(['/', ' ']).take(kernel_parts(&time.kernel)).collect::<Vec<_>>().join("/");
-        match result.kernels.iter_mut().find(|share| share.kernel == kernel) {
-            Some(share) => {
-                share.calls += time.calls;
-                share.seconds = share.seconds.zip(time.seconds).map(|(a, b)| a + b);
-                share.work += time.work;
-            }
-            None => {
-                result.kernels.push(KernelShare { kernel, calls: time.calls, seconds: time.seconds, work: time.work })
-            }
-        }
-    }
-    result.kernels.sort_by(|a, b| b.seconds.unwrap_or(0.0).total_cmp(&a.seconds.unwrap_or(0.0)));
+    result.kernels = times.into_iter().map(KernelShare::from).collect();
     Ok(trainer.into_model())
 }
 
-/// Parts of a kernel's label that say its shader and entry point: a family's shader has its folder's name in front.
-fn kernel_parts(label: &str) -> usize {
-    if label.split('/').next().is_some_and(|first| first.contains('.')) { 1 } else { 2 }
-}
-
-fn generation(gpu: &Gpu, model: &Model, rounds: usize, result: &mut ModelResult) -> Result<()> {
+fn generation(meter: &mut Meter, model: &Model, rounds: usize, result: &mut ModelResult) -> Result<()> {
     let vocab = model.arch().vocab_size;
     let prompt: Vec<u32> = tokens(PROMPT.min(model.arch().max_positions), vocab);
     let mut generator = Generator::new(model, PROMPT.max(GENERATED + 1))?;
-    let mut meter = Meter::new(gpu)?;
+    let gpu = meter.gpu().clone();
     let mut run = |prompt: &[u32], count: usize, rounds: usize| {
         let sampling = Sampling { max_new_tokens: count, ..Sampling::default() };
         let mut once = || -> Result<()> {
@@ -281,7 +261,7 @@ fn generation(gpu: &Gpu, model: &Model, rounds: usize, result: &mut ModelResult)
         // The driver compiles, and each program's first two runs are timed.
         once()?;
         once()?;
-        Rounds::of(gpu, &mut meter, prompt.len().max(count), rounds, once)
+        Rounds::of(meter, prompt.len().max(count), rounds, once)
     };
     result.pp512 = Some(run(&prompt, 1, rounds)?);
     result.tg128 = Some(run(&prompt[..1], GENERATED, rounds)?);

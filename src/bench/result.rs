@@ -2,9 +2,7 @@
 
 use super::{
     Case, ModelResult,
-    clock::{Seconds, median},
-    effective, is_by_processor,
-    limits::{Meter, OneRound, cores},
+    clock::{Clock, Seconds, median},
 };
 use crate::{
     Error, Result,
@@ -90,9 +88,24 @@ impl Device {
             subgroup_size: caps.subgroup_size,
             packed_dot: caps.packed_dot,
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            cores: cores() as usize,
-            by_processor_time: is_by_processor(gpu),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            by_processor_time: caps.kind == DeviceKind::Cpu && Clock::start().seconds().processor.is_some(),
         }
+    }
+
+    /// The seconds by which speeds are told: those of the wall, but where the device is the processor its time, as if all cores had
+    /// shared it evenly, since the wall's counts what other programs take.
+    pub fn counted(&self, seconds: Seconds) -> f64 {
+        match seconds.processor {
+            Some(processor) if self.by_processor_time => processor / self.cores as f64,
+            _ => seconds.wall,
+        }
+    }
+
+    /// The same of each round; `processor` is empty where the system does not tell it.
+    pub(super) fn counted_rounds(&self, wall: &[f64], processor: &[f64]) -> Vec<f64> {
+        let round = |(number, &wall): (usize, &f64)| Seconds { wall, processor: processor.get(number).copied() };
+        wall.iter().enumerate().map(|both| self.counted(round(both))).collect()
     }
 }
 
@@ -113,26 +126,6 @@ pub struct Limits {
     pub submit_us: f64,
     /// What the device does for a multiply-add.
     pub meaning: String,
-}
-
-/// Measures the device's limits. Errors: OutOfMemory, Device.
-pub fn limits(gpu: &Gpu, rounds: usize) -> Result<Limits> {
-    let mut meter = Meter::new(gpu)?;
-    let all = (0..rounds.max(1)).map(|_| meter.all()).collect::<Result<Vec<OneRound>>>()?;
-    let of = |field: fn(&OneRound) -> f64| median(all.iter().map(field));
-    let meaning = match gpu.caps().kind {
-        DeviceKind::Cpu => "a multiply and an add, two instructions: these drivers do not contract fma()",
-        _ => "fma() of f32 in registers, counted as two operations; halves and cooperative matrices are not used",
-    };
-    Ok(Limits {
-        gflops: of(|limits| limits.gflops),
-        int8_gops: of(|limits| limits.int8_gops),
-        read_gb_per_second: of(|limits| limits.read_gb),
-        copy_gb_per_second: of(|limits| limits.copy_gb),
-        dispatch_us: 1e6 * of(|limits| limits.dispatch),
-        submit_us: 1e6 * of(|limits| limits.submit),
-        meaning: meaning.to_owned(),
-    })
 }
 
 /// What was measured of one case.
@@ -167,39 +160,35 @@ pub struct CaseResult {
 
 impl CaseResult {
     pub(super) fn new(
-        gpu: &Gpu,
+        device: &Device,
         family: &str,
         case: &Case,
         bytes: f64,
         launches: usize,
         samples: &[([f64; 2], Seconds)],
     ) -> CaseResult {
-        let seconds = |sample: &Seconds| effective(gpu, *sample);
-        let least = |[gflops, gb]: [f64; 2]| [1e-9 * case.flops / gflops, 1e-9 * bytes / gb];
-        let share = |(peaks, sample): &([f64; 2], Seconds)| {
-            let [operations, moved] = least(*peaks);
-            operations.max(moved) / seconds(sample)
-        };
-        let counted = case.flops > 0.0 || bytes > 0.0;
-        let middle = [0, 1].map(|i| median(samples.iter().map(|(peaks, _)| peaks[i])));
-        let [operations, moved] = least(middle);
-        CaseResult {
-            family: family.to_owned(),
-            case: case.name.clone(),
-            flops: case.flops,
+        let mut result = CaseResult {
             bytes,
             launches,
             wall: samples.iter().map(|(_, seconds)| seconds.wall).collect(),
             processor: samples.iter().filter_map(|(_, seconds)| seconds.processor).collect(),
             peaks: samples.iter().map(|(peaks, _)| *peaks).collect(),
-            seconds: median(samples.iter().map(|(_, sample)| seconds(sample))),
-            of_limit: counted.then(|| median(samples.iter().map(share))),
-            by_operations: operations >= moved,
-            error: None,
-        }
+            ..CaseResult::empty(family, case)
+        };
+        let middle = [0, 1].map(|i| median(result.peaks.iter().map(|peaks| peaks[i])));
+        let [operations, moved] = result.least(middle);
+        result.by_operations = operations >= moved;
+        result.seconds = median(result.rounds(device));
+        let counted = case.flops > 0.0 || bytes > 0.0;
+        result.of_limit = counted.then(|| median(result.shares(device)));
+        result
     }
 
     pub(super) fn failed(family: &str, case: &Case, error: &Error) -> CaseResult {
+        CaseResult { error: Some(error.to_string()), ..CaseResult::empty(family, case) }
+    }
+
+    fn empty(family: &str, case: &Case) -> CaseResult {
         CaseResult {
             family: family.to_owned(),
             case: case.name.clone(),
@@ -212,7 +201,7 @@ impl CaseResult {
             seconds: f64::NAN,
             of_limit: None,
             by_operations: false,
-            error: Some(error.to_string()),
+            error: None,
         }
     }
 
@@ -236,12 +225,23 @@ impl CaseResult {
         1e-9 * self.bytes / self.seconds
     }
 
-    /// Seconds that count, round by round, `cores` being those of the device where processor time counts.
+    /// Seconds that its operations and its bytes take at least, where these are the device's limits.
+    fn least(&self, [gflops, gb]: [f64; 2]) -> [f64; 2] {
+        [1e-9 * self.flops / gflops, 1e-9 * self.bytes / gb]
+    }
+
+    /// Seconds that count, round by round.
     pub(super) fn rounds(&self, device: &Device) -> Vec<f64> {
-        match device.by_processor_time {
-            true => self.processor.iter().map(|seconds| seconds / device.cores as f64).collect(),
-            false => self.wall.clone(),
-        }
+        device.counted_rounds(&self.wall, &self.processor)
+    }
+
+    /// Shares of the nearer limit, round by round.
+    pub(super) fn shares(&self, device: &Device) -> Vec<f64> {
+        let share = |(seconds, peaks): (f64, &[f64; 2])| {
+            let [operations, moved] = self.least(*peaks);
+            operations.max(moved) / seconds
+        };
+        self.rounds(device).into_iter().zip(&self.peaks).map(share).collect()
     }
 }
 
@@ -276,13 +276,13 @@ impl std::fmt::Display for Device {
 
 impl Results {
     /// Nothing measured yet. `command`: without paths.
-    pub fn new(gpu: &Gpu, command: String) -> Results {
+    pub fn new(device: Device, command: String) -> Results {
         Results {
             schema: SCHEMA,
             fourbit: env!("CARGO_PKG_VERSION").to_owned(),
             wgpu: wgpu_version().to_owned(),
             command,
-            device: Device::of(gpu),
+            device,
             limits: None,
             cases: Vec::new(),
             models: Vec::new(),

@@ -227,6 +227,11 @@ impl Gpu {
         &self.inner.caps
     }
 
+    /// Whether this device validates and computes nothing (see [`GpuOptions::noop`]).
+    pub fn is_noop(&self) -> bool {
+        self.caps().backend == "noop"
+    }
+
     /// Whether this device only counts (see [`GpuOptions::dry`]).
     pub fn is_dry(&self) -> bool {
         self.inner.dry

@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     DType, Error, Result,
-    gpu::{BindGroup, Buffer, Gpu, Pipeline, Stamps, Tensor, Timings},
+    gpu::{BindGroup, Buffer, Gpu, Kernel, Pipeline, Stamps, Tensor, Timings},
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     ops::Range,
     sync::Arc,
     time::Instant,
@@ -23,7 +23,6 @@ const DISPATCH_NS: f64 = 100e6;
 /// One call to the device: a dispatch, or a part of one.
 struct Step {
     dispatch: usize,
-    pipeline: Arc<Pipeline>,
     bind_group: BindGroup,
     counts: [u32; 2],
     work: f64,
@@ -34,7 +33,7 @@ struct Step {
 /// The time one kernel took over a run.
 #[derive(Clone, Debug)]
 pub struct KernelTime {
-    /// The kernel's label.
+    /// Its shader and entry point, whatever they are specialised for.
     pub kernel: String,
     /// How often it ran.
     pub calls: usize,
@@ -42,6 +41,33 @@ pub struct KernelTime {
     pub seconds: Option<f64>,
     /// Floating point operations in all, as its host code counts them.
     pub work: f64,
+}
+
+impl KernelTime {
+    /// The times of each kernel together, longest first; what is not known of one call is not known of all.
+    pub(crate) fn sum(times: impl IntoIterator<Item = KernelTime>) -> Vec<KernelTime> {
+        let mut kernels: HashMap<String, KernelTime> = HashMap::new();
+        for time in times {
+            match kernels.entry(time.kernel.clone()) {
+                Entry::Vacant(place) => {
+                    place.insert(time);
+                }
+                Entry::Occupied(mut place) => {
+                    let sum = place.get_mut();
+                    sum.calls += time.calls;
+                    sum.seconds = sum.seconds.zip(time.seconds).map(|(a, b)| a + b);
+                    sum.work += time.work;
+                }
+            }
+        }
+        let mut kernels: Vec<KernelTime> = kernels.into_values().collect();
+        let order = |a: &KernelTime, b: &KernelTime| {
+            let seconds = b.seconds.unwrap_or(0.0).total_cmp(&a.seconds.unwrap_or(0.0));
+            seconds.then_with(|| a.kernel.cmp(&b.kernel))
+        };
+        kernels.sort_by(order);
+        kernels
+    }
 }
 
 /// A planned recording with everything made that a run needs.
@@ -82,11 +108,11 @@ impl Program {
             let (dispatch, pipeline) = (&self.dispatches[index], &self.pipelines[index]);
             let size = dispatch.groups.div_ceil(parts(&gpu, dispatch, pipeline));
             for base in (0..dispatch.groups).step_by(size as usize) {
-                pieces.push((index, pipeline.clone(), base, dispatch.groups.min(base.saturating_add(size))));
+                pieces.push((index, base, dispatch.groups.min(base.saturating_add(size))));
             }
         }
         let mut bytes = vec![0u8; stride as usize * pieces.len()];
-        for ((index, _, base, end), slot) in pieces.iter().zip(bytes.chunks_exact_mut(stride as usize)) {
+        for ((index, base, end), slot) in pieces.iter().zip(bytes.chunks_exact_mut(stride as usize)) {
             let params = &self.dispatches[*index].params;
             slot[..4].copy_from_slice(&base.to_le_bytes());
             slot[4..8].copy_from_slice(&end.to_le_bytes());
@@ -94,15 +120,16 @@ impl Program {
         }
         let params = gpu.buffer("parameters", bytes.len() as u64)?;
         Tensor::view(params.clone(), 0, [bytes.len()].into(), DType::U8).write(&bytes)?;
-        for (slot, (index, pipeline, base, end)) in pieces.into_iter().enumerate() {
+        for (slot, (index, base, end)) in pieces.into_iter().enumerate() {
             let dispatch = &self.dispatches[index];
             let args = dispatch.args.iter().map(|v| self.tensor(v)).collect::<Result<Vec<_>>>()?;
-            let bind_group = gpu.bind(&pipeline, (&params, slot as u64 * stride, PARAM_BYTES as u64), &args)?;
+            let bind_group =
+                gpu.bind(&self.pipelines[index], (&params, slot as u64 * stride, PARAM_BYTES as u64), &args)?;
             let groups = end - base;
             let x = groups.min(gpu.caps().max_groups);
             let work = dispatch.work * f64::from(groups) / f64::from(dispatch.groups);
             let counts = [x, groups.div_ceil(x)];
-            self.steps.push(Step { dispatch: index, pipeline, bind_group, counts, work, took: None });
+            self.steps.push(Step { dispatch: index, bind_group, counts, work, took: None });
         }
         self.params.push(params);
         Ok(())
@@ -134,6 +161,10 @@ impl Program {
         self.gpu.check()
     }
 
+    fn pipeline(&self, step: &Step) -> &Arc<Pipeline> {
+        &self.pipelines[step.dispatch]
+    }
+
     fn submit(&self) -> Result<()> {
         let mut start = 0;
         while start < self.steps.len() {
@@ -148,7 +179,7 @@ impl Program {
     /// Nanoseconds that a step is expected to take. One that was timed runs again as it did.
     fn estimate(&self, step: &Step) -> f64 {
         let kind = self.gpu.caps().kind;
-        let unknown = || step.work * step.pipeline.rate().unwrap_or_else(|| rates::default_rate(kind));
+        let unknown = || step.work * self.pipeline(step).rate().unwrap_or_else(|| rates::default_rate(kind));
         step.took.map_or_else(unknown, |ns| ns.max(step.work * rates::least_rate(kind)))
     }
 
@@ -164,13 +195,16 @@ impl Program {
 
     fn submit_range(&self, range: Range<usize>) -> Result<()> {
         let mut commands = self.gpu.commands()?;
-        commands.pass(self.steps[range].iter().map(|s| (&*s.pipeline, &s.bind_group, s.counts)));
+        commands.pass(self.steps[range].iter().map(|s| (&**self.pipeline(s), &s.bind_group, s.counts)));
         commands.submit()
     }
 
     /// Runs the recording once, waiting for each submit, with a timestamp around every dispatch where the device has them, and
     /// returns the time of each kernel, longest first. Errors: Device, DeviceLost, OutOfMemory.
     pub fn profile(&mut self) -> Result<Vec<KernelTime>> {
+        if self.gpu.is_dry() {
+            return Ok(Vec::new());
+        }
         // The host's clock is for this run alone.
         self.gpu.wait()?;
         let (mut times, mut best) = (Vec::new(), HashMap::new());
@@ -226,7 +260,7 @@ impl Program {
             Some(timings) => {
                 let mut commands = self.gpu.commands()?;
                 for step in &self.steps[range] {
-                    commands.timed(timings, &step.pipeline, &step.bind_group, step.counts);
+                    commands.timed(timings, self.pipeline(step), &step.bind_group, step.counts);
                 }
                 commands.submit()?;
                 timings.take(&self.gpu)?
@@ -242,16 +276,17 @@ impl Program {
         for (step, time) in self.steps[range.clone()].iter_mut().zip(&times[range]) {
             step.took = Some(time.ns);
             if let Some(rate) = rates::rate(*time, step.work, kind) {
-                let best = best.entry(Arc::as_ptr(&step.pipeline)).or_insert(f64::INFINITY);
+                let pipeline = &self.pipelines[step.dispatch];
+                let best = best.entry(Arc::as_ptr(pipeline)).or_insert(f64::INFINITY);
                 *best = best.min(rate);
-                step.pipeline.set_rate(*best);
+                pipeline.set_rate(*best);
             }
         }
     }
 
     /// Whether some dispatch is now known to be too long for one call, or was cut without need.
     fn is_badly_cut(&self) -> bool {
-        let rate = |step: &Step| step.pipeline.rate().unwrap_or_default();
+        let rate = |step: &Step| self.pipeline(step).rate().unwrap_or_default();
         let too_long = |step: &Step| step.work * rate(step) > 1.5 * DISPATCH_NS && step.counts != [1, 1];
         if self.steps.iter().any(too_long) {
             return true;
@@ -260,27 +295,19 @@ impl Program {
         let mut needed = 0;
         for step in &self.steps {
             if last.replace(step.dispatch) != Some(step.dispatch) {
-                needed += parts(&self.gpu, &self.dispatches[step.dispatch], &step.pipeline) as usize;
+                needed += parts(&self.gpu, &self.dispatches[step.dispatch], self.pipeline(step)) as usize;
             }
         }
         self.steps.len() > 2 * needed
     }
 
     fn sum(&self, all: &[Time]) -> Vec<KernelTime> {
-        let mut kernels: Vec<KernelTime> = Vec::new();
-        let mut index: HashMap<&str, usize> = HashMap::new();
-        for (step, time) in self.steps.iter().zip(all) {
-            let label = step.pipeline.label.as_str();
-            let at = *index.entry(label).or_insert_with(|| {
-                kernels.push(KernelTime { kernel: label.to_owned(), calls: 0, seconds: Some(0.0), work: 0.0 });
-                kernels.len() - 1
-            });
-            kernels[at].calls += 1;
-            kernels[at].seconds = kernels[at].seconds.filter(|_| time.measured).map(|sum| sum + time.ns * 1e-9);
-            kernels[at].work += step.work;
-        }
-        kernels.sort_by(|a, b| b.seconds.unwrap_or(0.0).total_cmp(&a.seconds.unwrap_or(0.0)));
-        kernels
+        let times = self.steps.iter().zip(all).map(|(step, time)| {
+            let Kernel { shader, entry, .. } = self.dispatches[step.dispatch].kernel;
+            let seconds = time.measured.then_some(time.ns * 1e-9);
+            KernelTime { kernel: format!("{shader}.{entry}"), calls: 1, seconds, work: step.work }
+        });
+        KernelTime::sum(times)
     }
 
     /// The memory of a value that was [kept](Graph::keep) or imported. Errors: Shape where it was neither.

@@ -71,18 +71,18 @@ impl QuantizedTensor {
             return QuantizedTensor::zeros(gpu, name, scheme, shape);
         }
         let mut random = Random::new(u64::from(seed));
-        let mut numbers =
-            |len: usize| -> Vec<f32> { (0..len).map(|_| spread * (2.0 * unit(random.bits()) - 1.0) as f32).collect() };
+        let number = |bits: u64| spread * (2.0 * unit(bits) - 1.0) as f32;
         if scheme.is_vector() {
-            let [codes, scales, nested] = scheme.words(shape);
-            let codes = numbers(codes).into_iter().map(|value| value.to_bits().wrapping_mul(0x9e37_79b9)).collect();
+            let [codes, scales, vectors] = scheme.words(shape);
+            let codes = (0..codes).map(|_| random.bits() as u32).collect();
             let scales = vec![1.0f32.to_bits(); scales];
-            let packed = Packed::new(scheme, shape, codes, scales, numbers(nested))?;
-            return QuantizedTensor::upload(gpu, name, &packed);
+            let vectors = (0..vectors).map(|_| number(random.bits())).collect();
+            return QuantizedTensor::upload(gpu, name, &Packed::new(scheme, shape, codes, scales, vectors)?);
         }
         let [rows, cols] = shape;
         let panel = [rows.min(PANEL), cols];
-        let packed = Packed::quantize_named(name, scheme, panel, &numbers(panel[0] * cols))?;
+        let numbers: Vec<f32> = (0..panel[0] * cols).map(|_| number(random.bits())).collect();
+        let packed = Packed::quantize_named(name, scheme, panel, &numbers)?;
         let repeated = |words: &[u32], bytes: &dyn Fn(usize) -> usize| -> Vec<u8> {
             let first = &bytemuck::cast_slice(words)[..bytes(panel[0])];
             first.iter().copied().cycle().take(bytes(rows)).collect()

@@ -1,9 +1,9 @@
 //! The products of LoRA that are not part of a product with the base.
 
-use super::{layers, product::read};
+use super::layers;
 use crate::{
     arch::Architecture,
-    bench::case::{Case, check_some, kept},
+    bench::case::{Case, check_some, kept, read},
     kernels::dense,
 };
 

@@ -1,10 +1,9 @@
 //! Attention at the heads of the shapes.
 
-use super::product::read;
 use crate::{
     DType, Result,
     arch::Architecture,
-    bench::case::{Case, Check, Inputs, check_some, kept},
+    bench::case::{Case, Check, Inputs, check_some, kept, read},
     kernels::{
         attention::{Attention, attention, attention_backward, attention_cached},
         kv_cache::cache_append,

@@ -1,9 +1,9 @@
 //! What lies between the products: memory-bound work over rows.
 
-use super::{distinct, product::read};
+use super::distinct;
 use crate::{
     arch::Architecture,
-    bench::case::{Case, check_some, kept},
+    bench::case::{Case, check_some, kept, read},
     kernels::{columns, dropout, elementwise, glu, hadamard::Hadamard, norm, permute, rope},
 };
 use std::f64::consts::PI;

@@ -1,10 +1,10 @@
 //! The ends of the model: embedding and head.
 
-use super::{distinct, product::read};
+use super::distinct;
 use crate::{
     DType, QuantizedTensor,
     arch::Architecture,
-    bench::case::{Case, check_equal, check_some, kept},
+    bench::case::{Case, check_equal, check_some, kept, read},
     kernels::{
         embedding::embed,
         logits::{self, LogitShape},

@@ -11,6 +11,7 @@ use crate::{
     method::{ChannelStats, InputStats, Layer, Method, Recipe},
     ops,
 };
+use std::rc::Rc;
 
 /// Tokens of the input that methods look at.
 const TOKENS: usize = 1024;
@@ -27,23 +28,26 @@ fn case(method: Method, [out, width]: [usize; 2]) -> Case {
     let bytes = (4 * out * width) as f64;
     Case::calls(format!("{}/{out}x{width}", method.name()), [0.0, bytes], move |gpu| {
         let gpu = gpu.clone();
-        let stats = input(&gpu, width)?;
-        let built = Recipe::new(method, method.default_scheme()).build()?;
+        let method = Rc::new((Recipe::new(method, method.default_scheme()).build()?, input(&gpu, width)?));
         let mut first = true;
-        Ok(move || {
+        Ok(Box::new(move || {
             let weight = gpu.zeros("bench", [out, width], DType::F32)?;
             ops::random::fill(&weight, 3, 1.0)?;
-            let before = if first { weight.read::<f32>()? } else { Vec::new() };
-            let layer = Layer { id: LinearId::Down, name: "bench", weight, bias: None, stats: &stats };
-            let done = built.quantize(&gpu, &layer)?;
-            gpu.wait()?;
-            // A transform of the layer's input hides how near its weight is.
-            if std::mem::take(&mut first) && done.transform.is_none() {
-                let near = apart(&before, &done.weight.download()?.dequantize());
-                check_equal(&format!("whether a weight {near:.2} apart is near"), near < 0.5, true)?;
-            }
-            Ok(())
-        })
+            let before = if std::mem::take(&mut first) { Some(weight.read::<f32>()?) } else { None };
+            let (gpu, method) = (gpu.clone(), method.clone());
+            Ok(Box::new(move || {
+                let (method, stats) = &*method;
+                let layer = Layer { id: LinearId::Down, name: "bench", weight, bias: None, stats };
+                let done = method.quantize(&gpu, &layer)?;
+                gpu.wait()?;
+                // A transform of the layer's input hides how near its weight is.
+                if let (Some(before), None) = (before, &done.transform) {
+                    let near = apart(&before, &done.weight.download()?.dequantize());
+                    check_equal(&format!("whether a weight {near:.2} apart is near"), near < 0.5, true)?;
+                }
+                Ok(())
+            }))
+        }))
     })
 }
 

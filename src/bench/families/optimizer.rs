@@ -1,9 +1,8 @@
 //! The optimizer's step over an adapter's parameters.
 
-use super::product::read;
 use crate::{
     arch::Architecture,
-    bench::case::{Case, check_some},
+    bench::case::{Case, check_some, read},
     kernels::optimizer::{AdamW, Stepped, adamw, grad_norm},
 };
 

@@ -4,8 +4,7 @@ use super::{ROWS, layers};
 use crate::{
     QuantizedTensor, Result,
     arch::Architecture,
-    bench::case::{Case, Check, Inputs, check_some, kept},
-    gpu::Tensor,
+    bench::case::{Case, Check, Inputs, check_some, kept, read},
     kernels::{
         product::{LowRank, matmul, matmul_dx},
         product_int8,
@@ -118,13 +117,4 @@ fn integers(rows: usize, layer: [usize; 2]) -> Case {
             })
         }))
     })
-}
-
-/// Tensors on the host.
-pub(super) fn read<const N: usize>(tensors: [&Tensor; N]) -> Result<[Vec<f32>; N]> {
-    let mut all = [const { Vec::new() }; N];
-    for (values, tensor) in all.iter_mut().zip(tensors) {
-        *values = tensor.read::<f32>()?;
-    }
-    Ok(all)
 }

@@ -1,10 +1,10 @@
 //! Rounding weights to schemes and back, and what it needs: ranges, tables, rows of activations.
 
-use super::{layers, product::read};
+use super::layers;
 use crate::{
     DType, QuantizedTensor,
     arch::Architecture,
-    bench::case::{Case, check_equal, check_some, kept},
+    bench::case::{Case, check_equal, check_some, kept, read},
     kernels::{
         dequantize::dequantize,
         quantize::{self as kernel, lanes, rounds, status},

@@ -1,10 +1,10 @@
 //! What calibration and training through rounding add to a pass: statistics of inputs, masks of what is clipped, errors.
 
-use super::{layers, product::read};
+use super::layers;
 use crate::{
     DType, QuantizedTensor,
     arch::Architecture,
-    bench::case::{Case, check_equal, check_some},
+    bench::case::{Case, check_equal, check_some, read},
     kernels::{diagonal, fake_quantize, observe, squared_error, statistics},
     ops,
     quant::Scheme,

@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use fourbit::{
     Error, Result,
     bench::{
-        self, CaseResult, Comparison, Device, Limits, ModelOptions, ModelResult, Options, Results, families::FAMILIES,
+        self, CaseResult, Comparison, Device, Limits, Meter, ModelOptions, ModelResult, Options, Results,
+        families::FAMILIES,
     },
     format::atomic,
     gpu::{Gpu, GpuOptions},
@@ -116,20 +117,22 @@ impl Bench {
             return Err(Error::config("FILTER", format!("{:?} is in no name; --list prints them", self.filters)));
         }
         let format = if global.json { Format::Json } else { self.output };
-        let mut results = Results::new(&gpu, self.command());
+        let mut meter = Meter::new(&gpu);
+        let mut results = Results::new(meter.device().clone(), self.command());
         let mut printer = Printer::new(format);
         printer.device(&results.device);
         if wants(LIMITS) {
-            let limits = bench::measure_limits(&gpu, self.repeat)?;
+            let limits = meter.limits(self.repeat)?;
             printer.limits(&limits);
             results.limits = Some(limits);
         }
-        let measured = bench::run(&gpu, &cases, self.repeat, |case| {
+        let measured = bench::run(&mut meter, &options, |case| {
             printer.case(&case);
             results.cases.push(case);
             Ok(())
         });
-        drop(gpu);
+        // A model has the device's memory for itself.
+        drop((meter, gpu));
         measured?;
         if wants(STEP) || wants(GENERATION) {
             let model = self.measure_model(&gpu_options, wants(STEP), wants(GENERATION))?;
@@ -211,12 +214,7 @@ impl Bench {
     /// What a replayed step costs the host, on a device that runs nothing.
     fn host(&self, printer: &mut Printer) -> Result<()> {
         let noop = GpuOptions { noop: true, cancel: interrupt::cancel(), ..GpuOptions::default() };
-        // Nothing is computed there, so that each step's loss is 0 and told as left out.
-        let level = log::max_level();
-        log::set_max_level(log::LevelFilter::Error);
-        let model = self.measure_model(&noop, true, false);
-        log::set_max_level(level);
-        let model = model?;
+        let model = self.measure_model(&noop, true, false)?;
         if let Some(error) = model.error {
             return Err(Error::Device { op: HOST.to_owned(), message: error });
         }
