@@ -99,7 +99,13 @@ def llama_cpp(a):
     return [Bench(a.fourbit, words), *peers]
 
 
-PARTS = {"transformers": transformers, "llama.cpp": llama_cpp}
+def inferena(a):
+    """The row of kvark/inferena: SmolLM2-135M in f32, tokens 0 to 127; a forward pass, one of one token, and the gradients."""
+    script = os.path.join(HERE, "inferena_torch.py")
+    return [Peer("fourbit", [a.inferena, a.model]), Peer("PyTorch", [a.python, script, a.model])]
+
+
+PARTS = {"transformers": transformers, "llama.cpp": llama_cpp, "inferena": inferena}
 
 
 def fastest(rounds, which):
@@ -164,7 +170,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--turns", type=int, default=5)
-    for name in ("fourbit", "model", "gguf", "python", "node", "out"):
+    for name in ("fourbit", "inferena", "model", "gguf", "python", "node", "out"):
         parser.add_argument(f"--{name}")
     a = parser.parse_args()
     os.makedirs(a.out, exist_ok=True)
