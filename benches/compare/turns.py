@@ -22,6 +22,9 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
+# rows x out x in
+PRODUCTS = ["f32/1024x1024x1024", "f32/256x2048x2048", "f32/256x576x1536", "int8-g64/256x576x1536"]
+
 
 class Peer:
     """A process that stays, so that it loads and compiles once."""
@@ -99,7 +102,19 @@ def llama_cpp(a):
     return [Bench(a.fourbit, words), *peers]
 
 
-PARTS = {"transformers": transformers, "llama.cpp": llama_cpp}
+def burn(a):
+    """Products y = x * W: rows x out x in, weights in f32 and in 8 bits with a scale per 64 elements."""
+    words = [*(f"product/y/{case}" for case in PRODUCTS), "--shape", "smollm2-135m", "--repeat", "5"]
+    return [Bench(a.fourbit, words), Peer("burn", [a.burn, *PRODUCTS])]
+
+
+def inferena(a):
+    """The row of kvark/inferena: SmolLM2-135M in f32, tokens 0 to 127; a forward pass, one of one token, and the gradients."""
+    script = os.path.join(HERE, "inferena_torch.py")
+    return [Peer("fourbit", [a.inferena, a.model]), Peer("PyTorch", [a.python, script, a.model])]
+
+
+PARTS = {"transformers": transformers, "llama.cpp": llama_cpp, "burn": burn, "inferena": inferena}
 
 
 def fastest(rounds, which):
@@ -164,7 +179,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--turns", type=int, default=5)
-    for name in ("fourbit", "model", "gguf", "python", "node", "out"):
+    for name in ("fourbit", "inferena", "model", "gguf", "python", "node", "burn", "out"):
         parser.add_argument(f"--{name}")
     a = parser.parse_args()
     os.makedirs(a.out, exist_ok=True)

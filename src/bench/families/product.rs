@@ -19,7 +19,7 @@ const RANK: usize = 16;
 pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
     let nf4 = Scheme::Nf4 { block_size: 64, double_quant: false };
     let nested = Scheme::Nf4 { block_size: 64, double_quant: true };
-    let mut all = vec![forward(Scheme::F32, 1024, [1024, 1024], 0)];
+    let mut all = vec![forward(Scheme::F32, 1024, [1024, 1024], 0), forward(Scheme::F32, 256, [2048, 2048], 0)];
     for shape in shapes {
         let layers = layers(shape);
         for &layer in &layers {
