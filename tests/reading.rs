@@ -451,6 +451,24 @@ fn gguf_metadata_of_another_meaning_are_refused_by_key() {
     }
 }
 
+/// Longer texts have other rotations in these files: one list alone would be right for some texts only.
+#[test]
+fn one_of_two_lists_of_factors_is_refused() {
+    let lists = ["rope_factors_short.weight", "rope_factors_long.weight"];
+    for (there, missing) in [(lists[0], lists[1]), (lists[1], lists[0])] {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata = [("general.architecture".to_owned(), MetaValue::Text("phi3".to_owned()))];
+        let tensors = Tensors::from([
+            ("token_embd.weight".to_owned(), (vec![8, 4], vec![1.0; 32])),
+            (there.to_owned(), (vec![2], vec![1.0; 2])),
+        ]);
+        let path = write_part(folder.path(), 0, 1, &metadata, &tensors);
+        let error =
+            Source::open(&path).err().map(|e| e.to_string()).unwrap_or_else(|| panic!("{missing} is not missed"));
+        assert!(error.contains(missing), "{error}");
+    }
+}
+
 const CHECKPOINTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/checkpoints");
 
 /// A copy of a quantized folder; `change` may take from its configuration and add tensors.
