@@ -28,6 +28,19 @@ var<workgroup> tile_stats: array<vec2<f32>, BLOCK>;
 var<workgroup> partial: array<f32, BLOCK * THREADS>;
 var<workgroup> partial_pair: array<vec2<f32>, BLOCK * THREADS>;
 
+// What a workgroup works on: a tile of rows of one head.
+struct Task {
+    tile: u32,
+    head: u32,
+    sequence: u32,
+}
+
+// Long rows of the triangle first, so that the last workgroups to start are short.
+fn query_task(g: u32) -> Task {
+    let tiles = (params.seq + ROWS - 1u) / ROWS;
+    return Task(tiles - 1u - g / params.heads % tiles, g % params.heads, g / params.heads / tiles);
+}
+
 // Brings keys and values j0.. of one head into workgroup memory; past `end` the last row is repeated,
 // so that no index leaves the buffers.
 fn stage_keys(lane: u32, sequence: u32, kv_head: u32, j0: u32, end: u32) {
@@ -70,7 +83,7 @@ fn forward(
     if (g >= params.group_end) {
         return;
     }
-    let task = query_task(g, ROWS);
+    let task = query_task(g);
     let kv_head = task.head / (params.heads / params.kv_heads);
     let part = lane % PARTS;
     let row = lane / PARTS;
@@ -168,7 +181,7 @@ fn backward_q(
     if (g >= params.group_end) {
         return;
     }
-    let task = query_task(g, ROWS);
+    let task = query_task(g);
     let kv_head = task.head / (params.heads / params.kv_heads);
     let part = lane % PARTS;
     let row = lane / PARTS;

@@ -11,12 +11,11 @@ struct Params {
     soft_cap: f32, // in base 2; of score_soft_cap
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [batch * seq, heads * head_dim]
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>; // [batch * capacity, kv_heads * head_dim]
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>; // [batch * capacity, kv_heads * head_dim]
+import params
+
+import attention_rows
+
 @group(0) @binding(4) var<storage, read> segments: array<u32>; // [batch, seq]
-@group(0) @binding(5) var<storage, read> d_o: array<vec4<f32>>; // [batch * seq, heads * head_dim]
 @group(0) @binding(6) var<storage, read> stats: array<vec2<f32>>; // [batch * seq, heads]: lse and rowsum(dO * O)
 @group(0) @binding(7) var<storage, read_write> o: array<vec4<f32>>; // [batch * seq, heads * head_dim]
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>; // [batch * seq, heads]
@@ -38,7 +37,7 @@ const MASKED_TOKEN: u32 = 0x80000000u;
 
 fn visible(query: u32, key: u32, query_segment: u32, key_segment: u32) -> bool {
     let own = query_segment & ~MASKED_TOKEN;
-    return key <= query && query - key < params.window && own == key_segment && key_segment != 0u;
+    return (key <= query) & (query - key < params.window) & (own == key_segment) & (key_segment != 0u);
 }
 
 // The first key that any query from `query` on sees, and the end of the queries that see a key before `key_end`.
@@ -48,19 +47,6 @@ fn first_key(query: u32) -> u32 {
 
 fn end_query(key_end: u32) -> u32 {
     return key_end - 1u + min(params.seq - (key_end - 1u), params.window);
-}
-
-// What a workgroup or a subgroup works on: a tile of `rows` rows of one head.
-struct Task {
-    tile: u32,
-    head: u32,
-    sequence: u32,
-}
-
-// Long rows of the triangle first, so that the last workgroups to start are short.
-fn query_task(g: u32, rows: u32) -> Task {
-    let tiles = (params.seq + rows - 1u) / rows;
-    return Task(tiles - 1u - g / params.heads % tiles, g % params.heads, g / params.heads / tiles);
 }
 
 fn query_row(sequence: u32, i: u32, head: u32) -> u32 {

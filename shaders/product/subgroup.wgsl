@@ -59,8 +59,16 @@ fn sum_parts(own: vec4<f32>) -> vec4<f32> {
     return v;
 }
 
-// acc[i][j] += x[i] · w[j] over four terms of the sum, for eight rows; row i's are in lane i * PARTS of the spread operand.
-// Longer loops are not unrolled by every driver, and sums that a loop indexes lie in memory.
+// Row i's terms of the spread operand, which are in lane i * PARTS.
+fn spread(xs: ptr<function, array<vec4<f32>, REGS>>, i: u32, part: u32) -> vec4<f32> {
+    if (PARTS == 1u) {
+        return subgroupShuffle((*xs)[i / SG], lane_of[i % SG]);
+    }
+    return subgroupShuffle((*xs)[i * PARTS / SG], lane_index(i * PARTS % SG + part));
+}
+
+// acc[i][j] += x[i] · w[j] over four terms of the sum, for eight rows. Longer loops are not unrolled by every driver, and sums that a
+// loop indexes lie in memory.
 fn multiply_rows(
     acc: ptr<function, array<array<f32, TN>, TM>>,
     xs: ptr<function, array<vec4<f32>, REGS>>,
@@ -69,7 +77,7 @@ fn multiply_rows(
     first: u32,
 ) {
     for (var i = first; i < first + 8u; i++) {
-        let v = subgroupShuffle((*xs)[i * PARTS / SG], lane_index(i * PARTS % SG + part));
+        let v = spread(xs, i, part);
         for (var j = 0u; j < TN; j++) {
             var s = (*acc)[i][j];
             s = fma(v.x, (*w)[j].x, s);
@@ -93,6 +101,8 @@ fn multiply4(
     }
     if (TM > 16u) {
         multiply_rows(acc, xs, w, part, 16u);
+    }
+    if (TM > 24u) {
         multiply_rows(acc, xs, w, part, 24u);
     }
 }
@@ -121,10 +131,12 @@ fn forward(
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) sg_lane: u32,
 ) {
+    load_params();
     if (group_index(wg, counts) >= params.group_end) {
         return;
     }
     let at = place(wg, counts, subgroup, size, sg_lane);
+    number_lanes(params.rows >> 31u);
     decode_init(at.lane);
     let tiles = (params.rows + TM - 1u) / TM;
     let row0 = at.tile % tiles * TM;
@@ -187,6 +199,8 @@ fn forward(
     }
     if (TM > 16u) {
         store_rows(&acc, row0, col0, at.part, 16u);
+    }
+    if (TM > 24u) {
         store_rows(&acc, row0, col0, at.part, 24u);
     }
 }
@@ -200,7 +214,7 @@ fn spread_rows(
     first: u32,
 ) {
     for (var i = first; i < first + 8u; i++) {
-        let v = subgroupShuffle((*xs)[i * PARTS / SG], lane_index(i * PARTS % SG + part));
+        let v = spread(xs, i, part);
         var lo = (*acc)[i].lo;
         var hi = (*acc)[i].hi;
         lo = fma(vec4<f32>(v.x), (*w)[0].lo, lo);
@@ -228,6 +242,8 @@ fn spread4(
     }
     if (TM > 16u) {
         spread_rows(acc, xs, w, part, 16u);
+    }
+    if (TM > 24u) {
         spread_rows(acc, xs, w, part, 24u);
     }
 }
@@ -287,10 +303,12 @@ fn backward(
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) sg_lane: u32,
 ) {
+    load_params();
     if (group_index(wg, counts) >= params.group_end) {
         return;
     }
     let at = place(wg, counts, subgroup, size, sg_lane);
+    number_lanes(params.rows >> 31u);
     decode_init(at.lane);
     let tiles = (params.rows + TM - 1u) / TM;
     let row0 = at.tile % tiles * TM;
@@ -338,6 +356,8 @@ fn backward(
         for (var i = 16u; i < 24u; i++) {
             store_row(acc[i], row0 + i, 8u * word, at.part);
         }
+    }
+    if (TM > 24u) {
         for (var i = 24u; i < 32u; i++) {
             store_row(acc[i], row0 + i, 8u * word, at.part);
         }
@@ -354,6 +374,7 @@ fn gradient(
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) sg_lane: u32,
 ) {
+    load_params();
     if (group_index(wg, counts) >= params.group_end) {
         return;
     }

@@ -338,7 +338,9 @@ pub(super) fn used_features(
     subgroups: Option<bool>,
 ) -> wgpu::Features {
     let mut used = wgpu::Features::TIMESTAMP_QUERY;
-    used.set(wgpu::Features::SUBGROUP, subgroups.unwrap_or(caps::kind(info.device_type) == DeviceKind::Cpu));
+    let with_subgroups = subgroups.unwrap_or(caps::kind(info.device_type) == DeviceKind::Cpu);
+    // Subgroup designs alone load them.
+    used.set(wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64, with_subgroups);
     offered & used
 }
 

@@ -44,6 +44,8 @@ pub struct Caps {
     pub subgroups: bool,
     /// Smallest and largest subgroup.
     pub subgroup_size: (u32, u32),
+    /// Whether kernels may load integers of 64 bits.
+    pub long_loads: bool,
     /// Whether passes can be timed.
     pub timestamps: bool,
     /// Whether WGSL has `dot4I8Packed`. naga writes it as one instruction where the device has one
@@ -76,6 +78,7 @@ impl Caps {
             .max(256),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
+            long_loads: features.contains(wgpu::Features::SHADER_INT64),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             packed_dot,
         }

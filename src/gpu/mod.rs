@@ -43,6 +43,8 @@ pub struct GpuOptions {
     /// Use subgroup operations where the device has them. `None`: on drivers that run on the processor alone, since kernels
     /// for GPUs do without.
     pub subgroups: Option<bool>,
+    /// Load integers of 64 bits where the device has them and subgroup operations are used.
+    pub long_loads: bool,
     /// Use the packed integer dot product where WGSL has it.
     pub packed_dot: bool,
     /// Ask for WebGPU's default limits instead of the adapter's own.
@@ -68,6 +70,7 @@ impl Default for GpuOptions {
             device: None,
             search: Search::default(),
             subgroups: None,
+            long_loads: true,
             packed_dot: true,
             baseline: false,
             checked: false,
@@ -82,7 +85,7 @@ impl Default for GpuOptions {
 
 impl GpuOptions {
     /// The defaults, changed by `FOURBIT_DEVICE`, `WGPU_BACKEND`, `WGPU_DX12_COMPILER`, `FOURBIT_SUBGROUPS=0|1`,
-    /// `FOURBIT_PACKED_DOT=0`, `FOURBIT_BASELINE=1`, `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` (bytes).
+    /// `FOURBIT_LONG_LOADS=0`, `FOURBIT_PACKED_DOT=0`, `FOURBIT_BASELINE=1`, `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` (bytes).
     /// Errors: Config, Unsupported.
     pub fn from_env() -> Result<GpuOptions> {
         let given = |name: &str| match var(name).as_deref() {
@@ -103,6 +106,7 @@ impl GpuOptions {
             device: var("FOURBIT_DEVICE"),
             search: Search::from_env()?,
             subgroups: given("FOURBIT_SUBGROUPS")?,
+            long_loads: flag("FOURBIT_LONG_LOADS", true)?,
             packed_dot: flag("FOURBIT_PACKED_DOT", true)?,
             baseline: flag("FOURBIT_BASELINE", false)?,
             checked: flag("FOURBIT_CHECKED", false)?,
@@ -186,7 +190,10 @@ impl Gpu {
         };
         // The noop device stands for all of them: it accepts every kernel.
         let subgroups = options.subgroups.or(options.noop.then_some(true));
-        let features = adapter::used_features(&adapter.get_info(), adapter.features(), subgroups);
+        let mut features = adapter::used_features(&adapter.get_info(), adapter.features(), subgroups);
+        if !options.long_loads {
+            features.remove(wgpu::Features::SHADER_INT64);
+        }
         let limits = if options.baseline || options.noop { wgpu::Limits::default() } else { adapter.limits() };
         let packed_dot = options.packed_dot && adapter::has_packed_dot(&instance);
         let mut caps = Caps::of(&adapter.get_info(), features, &limits, packed_dot);

@@ -51,6 +51,9 @@ impl Gpu {
         if kernel.needs_subgroups() && !self.caps().subgroups {
             return missing("subgroup operations");
         }
+        if kernel.needs_long() && !self.caps().long_loads {
+            return missing("integers of 64 bits");
+        }
         let expanded = kernel.expanded()?;
         let entries: Vec<_> = expanded.bindings.iter().map(layout_entry).collect();
         let (raw, layout) = self.attempt(&label, || self.create(kernel, &label, expanded.module, &entries))?;

@@ -18,12 +18,13 @@ pub struct Kernel {
     consts: Vec<(&'static str, u32)>,
     imports: Vec<(&'static str, &'static str)>,
     subgroups: bool,
+    long: bool,
 }
 
 impl Kernel {
     /// The entry point `entry` of `shaders/<shader>.wgsl`, not specialised.
     pub fn new(shader: &'static str, entry: &'static str) -> Kernel {
-        Kernel { shader, entry, consts: Vec::new(), imports: Vec::new(), subgroups: false }
+        Kernel { shader, entry, consts: Vec::new(), imports: Vec::new(), subgroups: false, long: false }
     }
 
     /// Prepends `const name: u32 = value;`.
@@ -47,6 +48,26 @@ impl Kernel {
     /// Whether the kernel uses subgroup operations.
     pub fn needs_subgroups(&self) -> bool {
         self.subgroups
+    }
+
+    /// Declares that the kernel loads integers of 64 bits.
+    pub fn long(mut self) -> Kernel {
+        self.long = true;
+        self
+    }
+
+    /// Whether the kernel loads integers of 64 bits.
+    pub fn needs_long(&self) -> bool {
+        self.long
+    }
+
+    /// naga's capabilities that the kernel's module is validated with.
+    pub fn capabilities(&self) -> naga::valid::Capabilities {
+        use naga::valid::Capabilities;
+        let mut capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        capabilities.set(Capabilities::SUBGROUP, self.subgroups);
+        capabilities.set(Capabilities::SHADER_INT64, self.long);
+        capabilities
     }
 
     /// `shader.entry` and the specialisation, for labels, timings and messages.
@@ -98,11 +119,7 @@ impl Kernel {
         let fail = |message: String| Error::Device { op: self.label(), message };
         let module = naga::front::wgsl::parse_str(&source)
             .map_err(|e| fail(e.emit_to_string_with_path(&source, self.shader)))?;
-        let mut caps = naga::valid::Capabilities::default() | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-        if self.subgroups {
-            caps |= naga::valid::Capabilities::SUBGROUP;
-        }
-        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), caps)
+        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), self.capabilities())
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)

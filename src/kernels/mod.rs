@@ -67,7 +67,7 @@ pub fn designs(caps: &Caps) -> Vec<(&'static str, &'static str)> {
     let by = |subgroups: bool| if subgroups { "by subgroup shuffles" } else { "through workgroup memory" };
     vec![
         ("products", by(product::prefers_subgroups(caps))),
-        ("attention", by(matches!(attention::Design::of(caps, HEAD_DIM), attention::Design::Lanes(_)))),
+        ("attention", by(matches!(attention::Design::of(caps, HEAD_DIM), attention::Design::Lanes { .. }))),
         ("int8 products", if caps.packed_dot { "by packed dot products" } else { "by shifts" }),
     ]
 }

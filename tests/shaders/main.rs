@@ -13,7 +13,7 @@ mod text;
 mod written;
 
 fn needs_baseline_only(kernel: &Kernel) -> bool {
-    !kernel.needs_subgroups()
+    !kernel.needs_subgroups() && !kernel.needs_long()
 }
 
 /// Each kernel once, with its module.
@@ -94,7 +94,8 @@ fn a_device_without_hardware_accepts_every_kernel() {
     let gpu = Gpu::open(&GpuOptions { noop: true, ..GpuOptions::default() }).unwrap();
     let mut made = 0;
     for kernel in variants() {
-        let offered = gpu.caps().subgroups || !kernel.needs_subgroups();
+        let offered =
+            (gpu.caps().subgroups || !kernel.needs_subgroups()) && (gpu.caps().long_loads || !kernel.needs_long());
         if offered {
             gpu.pipeline(&kernel).unwrap_or_else(|e| panic!("{}: {e}", kernel.label()));
             made += 1;

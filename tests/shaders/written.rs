@@ -46,11 +46,15 @@ pub const FORMS: &[Form] = &[
 ];
 
 impl Form {
-    /// Whether the form has words for what the kernel uses: subgroups came to HLSL with 6.0.
+    /// Whether the form has words for what the kernel uses: subgroups and integers of 64 bits came to HLSL with 6.0, and WebGPU's WGSL
+    /// has none of 64 bits, which are naga's own.
     pub fn can_express(&self, kernel: &Kernel) -> bool {
-        let Language::Hlsl(model) = self.language else { return true };
-        let least = if kernel.needs_subgroups() { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 };
-        model >= least
+        let beyond_5 = kernel.needs_subgroups() || kernel.needs_long();
+        match self.language {
+            Language::Hlsl(model) => !beyond_5 || model >= hlsl::ShaderModel::V6_0,
+            Language::Wgsl => !kernel.needs_long(),
+            Language::Spirv(..) | Language::Msl(..) => true,
+        }
     }
 }
 
@@ -70,9 +74,7 @@ pub struct Variant<'a> {
 impl Variant<'_> {
     pub fn of(kernel: &Kernel) -> Variant<'_> {
         let expanded = kernel.expanded().unwrap_or_else(|e| panic!("{e}"));
-        let mut caps = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-        caps.set(Capabilities::SUBGROUP, kernel.needs_subgroups());
-        let info = Validator::new(ValidationFlags::all(), caps)
+        let info = Validator::new(ValidationFlags::all(), kernel.capabilities())
             .subgroup_stages(ShaderStages::COMPUTE)
             .subgroup_operations(SubgroupOperationSet::all())
             .validate(&expanded.module)
@@ -243,6 +245,9 @@ fn capabilities(kernel: &Kernel, lang_version: (u8, u8)) -> Vec<spv::Capability>
             spv::Capability::GroupNonUniformShuffleRelative,
             spv::Capability::GroupNonUniformQuad,
         ]);
+    }
+    if kernel.needs_long() {
+        capabilities.push(spv::Capability::Int64);
     }
     if lang_version >= (1, 6) {
         capabilities.extend([

@@ -23,6 +23,11 @@ pub fn without_subgroups() -> Option<Gpu> {
     leased(Asked { subgroups: Some(false), ..Asked::default() })
 }
 
+/// The same without loads of 64-bit integers, as devices that have subgroup operations alone.
+pub fn without_long_loads() -> Option<Gpu> {
+    leased(Asked { without_long_loads: true, ..Asked::default() })
+}
+
 /// The same with bindings of at most so many bytes, so that what is small is cut as what is large.
 pub fn binding(bytes: u64) -> Option<Gpu> {
     leased(Asked { max_binding: Some(bytes), ..Asked::default() })
@@ -32,6 +37,7 @@ pub fn binding(bytes: u64) -> Option<Gpu> {
 #[derive(Clone, Copy, Default, PartialEq)]
 struct Asked {
     subgroups: Option<bool>,
+    without_long_loads: bool,
     max_binding: Option<u64>,
 }
 
@@ -52,7 +58,8 @@ fn leased(asked: Asked) -> Option<Gpu> {
     let open = || -> fourbit::Result<Gpu> {
         let options = GpuOptions::from_env()?;
         let subgroups = asked.subgroups.or(options.subgroups);
-        Gpu::open(&GpuOptions { subgroups, max_binding: asked.max_binding, ..options })
+        let long_loads = options.long_loads && !asked.without_long_loads;
+        Gpu::open(&GpuOptions { subgroups, long_loads, max_binding: asked.max_binding, ..options })
     };
     let free = || {
         let mut free = FREE.lock().unwrap();

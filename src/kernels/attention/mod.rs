@@ -18,16 +18,21 @@ use crate::{
     gpu::{Caps, DeviceKind, Kernel},
     graph::{Graph, Value},
 };
+use spec::Mask;
 pub(super) use spec::expect;
-use spec::{Mask, Scores};
 
 /// Which kernels do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Design {
     /// Tiles in workgroup memory, on any device; a thread holds at most so many vec4s of a head.
     Tiles(u32),
-    /// One row per lane, operands passed round by shuffles, in subgroups of exactly so many lanes: software drivers.
-    Lanes(u32),
+    /// Whole rows in a lane, operands passed round by shuffles, in subgroups of exactly so many lanes: software drivers.
+    Lanes {
+        /// How many.
+        lanes: u32,
+        /// Whether rows are loaded as integers of 64 bits.
+        long: bool,
+    },
 }
 
 impl Design {
@@ -41,24 +46,18 @@ impl Design {
         let (least, most) = caps.subgroup_size;
         let fits = least == most && lanes::LANES.contains(&least) && head_dim <= lanes::MAX_HEAD_DIM;
         match caps.kind {
-            DeviceKind::Cpu if caps.subgroups && fits => Design::Lanes(least),
+            DeviceKind::Cpu if caps.subgroups && fits => Design::Lanes { lanes: least, long: caps.long_loads },
             DeviceKind::Cpu => Design::NARROW,
             DeviceKind::Discrete | DeviceKind::Integrated | DeviceKind::Virtual | DeviceKind::Other => Design::WIDE,
         }
     }
 }
 
-fn forward_kernel(design: Design, head_dim: usize, scores: Scores) -> (Kernel, usize) {
+/// The kernel of an entry point, and its workgroups.
+fn kernel(design: Design, entry: &'static str, spec: &Attention, mask: Mask) -> (Kernel, usize) {
     match design {
-        Design::Tiles(share) => tiles::forward(head_dim, share, scores),
-        Design::Lanes(lanes) => lanes::kernel("forward", head_dim, lanes, scores),
-    }
-}
-
-fn backward_kernel(design: Design, entry: &'static str, head_dim: usize, scores: Scores) -> (Kernel, usize) {
-    match design {
-        Design::Tiles(share) => tiles::backward(entry, head_dim, share, scores),
-        Design::Lanes(lanes) => lanes::kernel(entry, head_dim, lanes, scores),
+        Design::Tiles(share) => tiles::kernel(entry, spec, share, spec.scores(mask)),
+        Design::Lanes { lanes, long } => lanes::kernel(entry, spec, (lanes, long), spec.scores(mask)),
     }
 }
 
@@ -118,8 +117,7 @@ fn record_forward(
     spec.expect_rows("attention v", v, spec.batch * capacity, spec.kv_heads)?;
     let o = g.value(q.shape().clone(), DType::F32)?;
     let lse = g.value([spec.batch * spec.seq, spec.heads], DType::F32)?;
-    let (kernel, rows) = forward_kernel(design, spec.head_dim, spec.scores(kind));
-    let groups = spec.seq.div_ceil(rows) * spec.heads * spec.batch;
+    let (kernel, groups) = kernel(design, "forward", spec, kind);
     let work = 4.0 * spec.products(capacity);
     g.dispatch(kernel, &spec.params(capacity), &[q, k, v, mask, &o, &lse], groups, work)?;
     Ok((o, lse))
@@ -178,17 +176,15 @@ pub fn attention_backward_with(
 
     let params = spec.params(spec.seq);
     let dq = g.value(q.shape().clone(), DType::F32)?;
-    let (kernel, tile) = backward_kernel(design, "backward_q", head_dim, spec.scores(Mask::Segments));
-    let groups = spec.seq.div_ceil(tile) * spec.heads * spec.batch;
+    let (backward_q, groups) = kernel(design, "backward_q", spec, Mask::Segments);
     let args = [q, k, v, segments, d_o, &stats, &dq];
-    g.dispatch(kernel, &params, &args, groups, 6.0 * spec.products(spec.seq))?;
+    g.dispatch(backward_q, &params, &args, groups, 6.0 * spec.products(spec.seq))?;
 
     let dk = g.value(k.shape().clone(), DType::F32)?;
     let dv = g.value(v.shape().clone(), DType::F32)?;
-    let (kernel, tile) = backward_kernel(design, "backward_kv", head_dim, spec.scores(Mask::Segments));
-    let groups = spec.seq.div_ceil(tile) * spec.kv_heads * spec.batch;
+    let (backward_kv, groups) = kernel(design, "backward_kv", spec, Mask::Segments);
     let args = [q, k, v, segments, d_o, &stats, &dk, &dv];
-    g.dispatch(kernel, &params, &args, groups, 8.0 * spec.products(spec.seq))?;
+    g.dispatch(backward_kv, &params, &args, groups, 8.0 * spec.products(spec.seq))?;
     Ok((dq, dk, dv))
 }
 

@@ -1,6 +1,6 @@
 //! Flash attention through tiles in workgroup memory, on any device.
 
-use super::spec::{HEAD_DIMS, Mask, Scores};
+use super::spec::{Attention, HEAD_DIMS, Mask, Scores};
 use crate::gpu::Kernel;
 
 /// How many vec4s of a head a thread holds, at most: more suit the registers of GPUs; fewer suit drivers on the processor, which
@@ -26,15 +26,19 @@ fn tile_kernel(entry: &'static str, head_dim: usize, share: u32, pairs: usize, s
     (scores.apply(kernel), THREADS / parts)
 }
 
-/// The forward kernel, and the rows one of its workgroups owns.
-pub(super) fn forward(head_dim: usize, share: u32, scores: Scores) -> (Kernel, usize) {
-    tile_kernel("forward", head_dim, share, 1, scores)
+/// The kernel, and its workgroups for `spec`.
+pub(super) fn kernel(entry: &'static str, spec: &Attention, share: u32, scores: Scores) -> (Kernel, usize) {
+    let (kernel, rows) = specialised(entry, spec.head_dim, share, scores);
+    let heads = if entry == "backward_kv" { spec.kv_heads } else { spec.heads };
+    (kernel, spec.seq.div_ceil(rows) * heads * spec.batch)
 }
 
-/// A backward kernel, and the rows one of its workgroups owns.
-pub(super) fn backward(entry: &'static str, head_dim: usize, share: u32, scores: Scores) -> (Kernel, usize) {
-    // Twice the operands and sums a row.
-    tile_kernel(entry, head_dim, share / 2, 2, scores)
+fn specialised(entry: &'static str, head_dim: usize, share: u32, scores: Scores) -> (Kernel, usize) {
+    match entry {
+        "forward" => tile_kernel(entry, head_dim, share, 1, scores),
+        // Twice the operands and sums a row.
+        _ => tile_kernel(entry, head_dim, share / 2, 2, scores),
+    }
 }
 
 /// The kernel of the sums over a row that both backward kernels read; every design uses it.
@@ -49,9 +53,11 @@ pub(super) fn variants() -> Vec<Kernel> {
         all.push(statistics(head_dim));
         for share in SHARES {
             for scores in Scores::of(head_dim) {
-                all.push(forward(head_dim, share, scores).0);
+                all.push(specialised("forward", head_dim, share, scores).0);
                 if scores.mask == Mask::Segments {
-                    all.extend(["backward_q", "backward_kv"].map(|entry| backward(entry, head_dim, share, scores).0));
+                    all.extend(
+                        ["backward_q", "backward_kv"].map(|entry| specialised(entry, head_dim, share, scores).0),
+                    );
                 }
             }
         }

@@ -29,6 +29,7 @@ fn suits_subgroups(spec: &Spec) -> bool {
 fn choose(caps: &Caps, product: &Product) -> (Kernel, usize) {
     let (spec, sizes) = (product.spec(), caps.subgroup_size);
     let subgroups = prefers_subgroups(caps) && suits_subgroups(&spec);
+    let spec = if subgroups && caps.long_loads { spec.long() } else { spec };
     let most = if subgroups { gemv_subgroup::MOST_ROWS } else { gemv::MOST_ROWS };
     // Reading the weight is what takes long; the factors of adapters are small.
     let few = spec.entry == Entry::Forward && !product.weight.dense && product.rows <= most;

@@ -169,7 +169,10 @@ impl<'a> Product<'a> {
             entry: self.entry,
             encoding: self.weight.encoding,
             ragged: self.weight.width % 8 != 0,
-            ragged_x: run % 4 != 0 || self.stride % 4 != 0 || self.first % 4 != 0,
+            operand: match run % 4 != 0 || self.stride % 4 != 0 || self.first % 4 != 0 {
+                true => Operand::Scalar,
+                false => Operand::Vec4,
+            },
             ragged_y: self.cols % 4 != 0 || self.out_stride % 4 != 0 || self.out_first % 4 != 0,
             low: match self.low.map(|low| low.rank) {
                 None => LowRows::None,
@@ -261,6 +264,17 @@ pub(crate) enum LowRows {
     Ragged,
 }
 
+/// How x is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// Element by element: rows may begin inside a vec4.
+    Scalar,
+    /// By vec4.
+    Vec4,
+    /// By pairs of integers of 64 bits, as large as a vec4.
+    Long,
+}
+
 /// What a pipeline is specialised for, sizes aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spec {
@@ -268,8 +282,7 @@ pub(crate) struct Spec {
     pub encoding: Encoding,
     /// Whether rows of the weight may begin inside a word.
     pub ragged: bool,
-    /// Whether rows of x may begin inside a vec4.
-    pub ragged_x: bool,
+    pub operand: Operand,
     /// Whether rows of the result may begin inside a vec4.
     pub ragged_y: bool,
     pub low: LowRows,
@@ -285,7 +298,8 @@ impl Spec {
             let some = if ragged { LowRows::Ragged } else { LowRows::Aligned };
             let mut push = |entry, low, base| {
                 let bias = entry == Entry::Forward && low != LowRows::None;
-                all.push(Spec { entry, encoding, ragged, ragged_x: ragged, ragged_y: ragged, low, bias, base });
+                let operand = if ragged { Operand::Scalar } else { Operand::Vec4 };
+                all.push(Spec { entry, encoding, ragged, operand, ragged_y: ragged, low, bias, base });
             };
             push(Entry::Forward, LowRows::None, Base::None);
             push(Entry::Forward, some, Base::None);
@@ -312,6 +326,13 @@ impl Spec {
         self.encoding.block.is_some_and(|block| block % 32 == 0) && width % 32 == 0 && !self.ragged
     }
 
+    /// The same for a device that may load integers of 64 bits. The gradient keeps to vec4: measured on lavapipe.
+    pub(crate) fn long(&self) -> Spec {
+        let gains = self.operand == Operand::Vec4 && self.entry != Entry::Gradient;
+        let operand = if gains { Operand::Long } else { self.operand };
+        Spec { operand, ..*self }
+    }
+
     /// For results that lie apart by a row of the weight: they are stored one by one.
     pub(crate) fn one_by_one(&self) -> Spec {
         Spec { ragged_y: true, ..*self }
@@ -325,10 +346,24 @@ impl Spec {
             LowRows::Aligned => "low_rank_vec4",
             LowRows::Ragged => "low_rank_scalar",
         };
+        let operand = match self.operand {
+            Operand::Scalar => "operand_scalar",
+            Operand::Vec4 => "operand_vec4",
+            Operand::Long => "operand_long",
+        };
         let unit = if self.ragged { Unit::One } else { Unit::Eight };
+        let kernel = match (self.operand, self.encoding.scheme, unit) {
+            (Operand::Long, Scheme::F32, Unit::Eight) => kernel.long().import("decode", "decode_f32_long"),
+            (Operand::Long, ..) => kernel.long(),
+            _ => kernel,
+        };
+        let kernel = match lookup {
+            Lookup::Memory => kernel,
+            Lookup::Subgroup => kernel.import("params", "params_private"),
+        };
         decode(kernel, self.encoding, unit, lookup)
             .import("weights", vec4(["weight_rows", "weight_rows_ragged"], self.ragged))
-            .import("operand", vec4(["operand_vec4", "operand_scalar"], self.ragged_x))
+            .import("operand", operand)
             .import("low_rank", low)
             .import("bias", if self.bias { "bias_add" } else { "bias_none" })
             .import("base", self.base.snippet())

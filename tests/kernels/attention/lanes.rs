@@ -10,7 +10,9 @@ fn lanes_equal_the_reference() {
         return;
     }
     for (name, c) in attention::cases().iter().filter(|(_, c)| c.head_dim <= MAX_HEAD_DIM) {
-        attention::check(&gpu, name, c, Some(Design::Lanes(least)));
+        for long in [false, gpu.caps().long_loads] {
+            attention::check(&gpu, name, c, Some(Design::Lanes { lanes: least, long }));
+        }
     }
 }
 
@@ -21,8 +23,10 @@ fn the_design_follows_the_device() {
     caps.subgroup_size = (8, 8);
     caps.subgroups = true;
     caps.kind = fourbit::gpu::DeviceKind::Cpu;
-    assert_eq!(Design::of(&caps, 64), Design::Lanes(8));
-    assert_eq!(Design::of(&caps, MAX_HEAD_DIM), Design::Lanes(8));
+    caps.long_loads = false;
+    assert_eq!(Design::of(&caps, 64), Design::Lanes { lanes: 8, long: false });
+    caps.long_loads = true;
+    assert_eq!(Design::of(&caps, MAX_HEAD_DIM), Design::Lanes { lanes: 8, long: true });
     assert_eq!(Design::of(&caps, MAX_HEAD_DIM + 4), Design::NARROW);
     caps.kind = fourbit::gpu::DeviceKind::Integrated;
     assert_eq!(Design::of(&caps, 64), Design::WIDE);

@@ -1,4 +1,10 @@
 use super::{awkward_sizes, blocks, check, every_scheme, floats_of_any_length, ranks, with_subgroups};
+use crate::support::without_long_loads;
+
+#[test]
+fn rows_by_vec4_where_there_are_no_long_loads() {
+    check(without_long_loads().filter(|gpu| gpu.caps().subgroups), ranks());
+}
 
 #[test]
 fn every_scheme_by_subgroups() {
