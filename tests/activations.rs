@@ -37,7 +37,7 @@ fn check(gpu: &Gpu, scheme: Scheme, activation: InputRounding, tokens: usize) {
     let (tx, tdy) = (import([tokens, cols], &x), import([tokens, rows], &dy));
     let (txa, tb) = (import([tokens, rank], &xa), import([rows, rank], &b));
     let (tdxa, ta) = (import([tokens, rank], &dxa), import([rank, cols], &a));
-    let y = layer.forward(&mut g, &tx, Some(LowRank { xa: &txa, factor: &tb, scale: 0.5 })).unwrap();
+    let y = layer.forward(&mut g, &tx, Some(LowRank { xa: &txa, factor: &tb, scale: 0.5 }), None).unwrap();
     let dx = layer.backward(&mut g, &tdy, Some(LowRank { xa: &tdxa, factor: &ta, scale: 0.5 }), None).unwrap();
     let rounded = activation.round(&mut g, &tx).unwrap();
     [&y, &dx, &rounded].iter().for_each(|v| g.keep(v));

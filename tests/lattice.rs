@@ -33,7 +33,7 @@ impl Contest {
         let unit: Vec<f32> = (0..cols * cols).map(|i| f32::from(u8::from(i / cols == i % cols))).collect();
         let mut g = Graph::new(gpu);
         let x = g.import(&gpu.tensor("unit", [cols, cols], DType::F32, &unit)?);
-        let y = linear.forward(&mut g, &x, None)?;
+        let y = linear.forward(&mut g, &x, None, None)?;
         g.keep(&y);
         let y = g.run()?.read::<f32>(&y)?;
         let mut loss = 0.0;

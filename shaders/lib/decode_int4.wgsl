@@ -1,14 +1,12 @@
 // Unsigned nibbles, eight to a u32, the high nibble of a byte first.
+import nibbles
+
 alias Word = u32;
 
 fn decode_init(lane: u32) {}
 
 fn decode8(i: u32) -> Eight {
-    let w = codes[i];
-    return Eight(
-        vec4<f32>(vec4<u32>(w >> 4u, w, w >> 12u, w >> 8u) & vec4<u32>(15u)),
-        vec4<f32>(vec4<u32>(w >> 20u, w >> 16u, w >> 28u, w >> 24u) & vec4<u32>(15u)),
-    );
+    return eight_of(codes[i]);
 }
 
 fn code_at(i: u32) -> f32 {

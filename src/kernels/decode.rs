@@ -190,6 +190,11 @@ impl Encoding {
         Encoding { scheme, block }
     }
 
+    /// Whether codes of four bits stand for numbers of a table.
+    pub(super) fn has_table(self) -> bool {
+        decoder(self.scheme).codes == Codes::Table
+    }
+
     pub(super) fn of(w: &QuantizedTensor) -> Encoding {
         Encoding::new(w.scheme(), w.shape())
     }

@@ -110,7 +110,7 @@ impl Probe<'_> {
         let weight = Linear { bias: None, rounding: None, ..linear.clone() };
         let mut g = Graph::new(gpu);
         let x = g.import(&self.rows);
-        let y = weight.forward(&mut g, &x, None)?;
+        let y = weight.forward(&mut g, &x, None, None)?;
         g.keep(&y);
         let stored: Vec<f32> = g.run()?.read(&y)?;
         let b: Vec<f32> = self.pair.b.values.read()?;

@@ -85,8 +85,8 @@ impl Reference {
             let unlimited = g.import(&self.unlimited);
             for (((id, made), float), sums) in block.linears().zip(&self.linears).zip(&outputs) {
                 let input = saved.input(id.reads());
-                let y = float.forward(g, input, None)?;
-                let rounded = made.base.forward(g, input, None)?;
+                let y = float.forward(g, input, None, None)?;
+                let rounded = made.base.forward(g, input, None, None)?;
                 sums.record(g, &y, &rounded, Limits { limits: &unlimited, block: usize::MAX, first: 0 })?;
             }
             Ok(())
@@ -142,7 +142,8 @@ impl Reference {
             (0..count).for_each(|r| rows[r * cols + start + r] = 1.0);
             let mut g = Graph::new(gpu);
             let identity = g.import(&gpu.tensor("rows of the identity", [count, cols], DType::F32, &rows)?);
-            let (y, rounded) = (float.forward(&mut g, &identity, None)?, made.forward(&mut g, &identity, None)?);
+            let (y, rounded) =
+                (float.forward(&mut g, &identity, None, None)?, made.forward(&mut g, &identity, None, None)?);
             let limits = g.import(&self.unlimited);
             sums.record(&mut g, &y, &rounded, Limits { limits: &limits, block: usize::MAX, first: 0 })?;
             g.run()?;

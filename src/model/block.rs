@@ -147,13 +147,13 @@ impl Block {
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context, keys: Keys<'_>) -> Result<(Value, Saved)> {
         let (n, attention_norm) = normed(g, self.attention_norm.as_ref(), x)?;
-        let (y, attention) = self.attention.forward(g, &n, cx, keys)?;
-        let (y, after_attention_norm) = normed(g, self.after_attention_norm.as_ref(), &y)?;
-        let x1 = elementwise::add(g, x, &y, self.residual_factor)?;
+        let add = self.added_by_part(self.after_attention_norm.as_ref(), x);
+        let (y, attention) = self.attention.forward(g, &n, add, cx, keys)?;
+        let (x1, after_attention_norm) = self.past(g, self.after_attention_norm.as_ref(), add, x, y)?;
         let (m, feed_forward_norm) = normed(g, self.feed_forward_norm.as_ref(), &x1)?;
-        let (y, feed_forward) = self.feed_forward.forward(g, &m, cx)?;
-        let (y, after_feed_forward_norm) = normed(g, self.after_feed_forward_norm.as_ref(), &y)?;
-        let x2 = elementwise::add(g, &x1, &y, self.residual_factor)?;
+        let add = self.added_by_part(self.after_feed_forward_norm.as_ref(), &x1);
+        let (y, feed_forward) = self.feed_forward.forward(g, &m, add, cx)?;
+        let (x2, after_feed_forward_norm) = self.past(g, self.after_feed_forward_norm.as_ref(), add, &x1, y)?;
         let saved = Saved {
             attention_norm,
             attention,
@@ -163,6 +163,27 @@ impl Block {
             after_feed_forward_norm,
         };
         Ok((x2, saved))
+    }
+
+    /// The residual stream `x`, where a part's last product may add it: where nothing is done to what the part gives.
+    fn added_by_part<'x>(&self, after: Option<&RmsNorm>, x: &'x Value) -> Option<&'x Value> {
+        (after.is_none() && self.residual_factor == 1.0).then_some(x)
+    }
+
+    /// The residual stream behind a part that gave `y`, which has `added` in it already where that is something.
+    fn past(
+        &self,
+        g: &mut Graph,
+        after: Option<&RmsNorm>,
+        added: Option<&Value>,
+        x: &Value,
+        y: Value,
+    ) -> Result<(Value, Option<SavedNorm>)> {
+        if added.is_some() {
+            return Ok((y, None));
+        }
+        let (y, saved) = normed(g, after, &y)?;
+        Ok((elementwise::add(g, x, &y, self.residual_factor)?, saved))
     }
 
     /// dx from dy, and the gradients of what is trained. Errors: Shape; Config for a forward pass over a cache, or in inference.

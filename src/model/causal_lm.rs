@@ -270,7 +270,7 @@ impl Model {
 
     /// [`Model::logits`] into memory that is there. Errors: Shape.
     pub fn logits_into(&self, g: &mut Graph, hidden: &Value, logits: &Value) -> Result<()> {
-        product::matmul_into(g, hidden, self.head(), None, None, logits)?;
+        product::matmul_into(g, hidden, self.head(), None, None, None, logits)?;
         logits::shape(g, logits, self.arch.logits)
     }
 

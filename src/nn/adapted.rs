@@ -44,9 +44,9 @@ impl Adapted {
         format!("{}.weight", self.name)
     }
 
-    /// Errors: Shape; Config for the base alone of a layer whose own weight is trained.
-    pub fn forward(&self, g: &mut Graph, x: &Value, pass: &Pass) -> Result<(Value, Saved)> {
-        let (y, xa) = self.change.forward(g, &self.name, &self.base, x, pass)?;
+    /// y, plus `add`. Errors: Shape; Config for the base alone of a layer whose own weight is trained.
+    pub fn forward(&self, g: &mut Graph, x: &Value, add: Option<&Value>, pass: &Pass) -> Result<(Value, Saved)> {
+        let (y, xa) = self.change.forward(g, &self.name, &self.base, x, add, pass)?;
         Ok((y, Saved { x: x.clone(), xa }))
     }
 

@@ -100,8 +100,15 @@ impl Saved {
 }
 
 impl Attention {
-    /// Errors: Shape.
-    pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context, keys: Keys<'_>) -> Result<(Value, Saved)> {
+    /// y, plus `add`. Errors: Shape.
+    pub fn forward(
+        &self,
+        g: &mut Graph,
+        x: &Value,
+        add: Option<&Value>,
+        cx: &Context,
+        keys: Keys<'_>,
+    ) -> Result<(Value, Saved)> {
         let ([q, k, v], qkv) = self.qkv.forward(g, x, &cx.pass)?;
         let (q, q_norm) = normed(g, self.q_norm.as_ref(), q)?;
         let (k, k_norm) = normed(g, self.k_norm.as_ref(), k)?;
@@ -120,7 +127,7 @@ impl Attention {
                 (attention::attention_cached(g, &sizes, &q, &keys, &values, position)?, None)
             }
         };
-        let (y, o) = self.o.forward(g, &attended, &cx.pass)?;
+        let (y, o) = self.o.forward(g, &attended, add, &cx.pass)?;
         Ok((y, Saved { qkv, o, q_norm, k_norm, own }))
     }
 

@@ -44,11 +44,11 @@ impl Saved {
 }
 
 impl FeedForward {
-    /// Errors: Shape.
-    pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context) -> Result<(Value, Saved)> {
+    /// y, plus `add`. Errors: Shape.
+    pub fn forward(&self, g: &mut Graph, x: &Value, add: Option<&Value>, cx: &Context) -> Result<(Value, Saved)> {
         let ([gate, up], gate_up) = self.gate_up.forward(g, x, &cx.pass)?;
         let h = glu::glu(g, self.activation, &gate, &up)?;
-        let (y, down) = self.down.forward(g, &h, &cx.pass)?;
+        let (y, down) = self.down.forward(g, &h, add, &cx.pass)?;
         Ok((y, Saved { gate_up, gate, up, down }))
     }
 

@@ -1,7 +1,7 @@
 //! A frozen linear layer over a weight in any scheme.
 
 use crate::{
-    Result,
+    DType, Result,
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{QuantizedTensor, dense, elementwise, product},
@@ -33,9 +33,20 @@ impl Linear {
         Linear { weight, bias, transform: None, rounding: None }
     }
 
-    /// U(Q(T(x)) · Wᵀ) + bias, plus the low-rank product `scale * xa · Bᵀ` where given. A low-rank update is one of the layer as
-    /// a whole: its xa comes from x itself, which is not rounded. Errors: Shape.
-    pub fn forward(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>) -> Result<Value> {
+    /// U(Q(T(x)) · Wᵀ) + bias, plus the low-rank product `scale * xa · Bᵀ` where given, plus `add`. A low-rank update is one of the
+    /// layer as a whole: its xa comes from x itself, which is not rounded. Errors: Shape.
+    pub fn forward(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>, add: Option<&Value>) -> Result<Value> {
+        if let (None, None, None, Some(_)) = (&self.transform, &self.rounding, &self.bias, add) {
+            let y = g.value([x.rows_cols().0, self.outputs()], DType::F32)?;
+            product::matmul_into(g, x, &self.weight, update, None, add, &y)?;
+            return Ok(y);
+        }
+        // A bias and a sum beside a low-rank update are more buffers than WebGPU binds.
+        let y = self.product(g, x, update)?;
+        add.map_or(Ok(y.clone()), |add| elementwise::add(g, add, &y, 1.0))
+    }
+
+    fn product(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>) -> Result<Value> {
         let bias = self.bias.as_ref().map(|b| g.import(b));
         let transformed = self.transform.as_ref().map(|t| t.forward(g, x)).transpose()?;
         let x = transformed.as_ref().unwrap_or(x);

@@ -78,7 +78,7 @@ impl<const PARTS: usize> Projections<PARTS> {
         let mut made = Vec::with_capacity(PARTS);
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
-            let (y, saved) = layer.forward(g, x, pass)?;
+            let (y, saved) = layer.forward(g, x, None, pass)?;
             made.push(y);
             layers.push(saved);
         }

@@ -106,8 +106,8 @@ fn whole(gpu: &Gpu, base: Base, packed: &Packed) -> (Vec<f64>, Option<Transform>
     }
 }
 
-/// y, dx, dA and dB of an adapter on a base in this scheme, in the middle of a graph, after an earlier micro-batch.
-fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
+/// y and dx, added to others, dA and dB of an adapter on a base in this scheme, in the middle of a graph, after an earlier micro-batch.
+fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3], with_bias: bool) {
     const RANK: usize = 3;
     const SCALE: f32 = 0.75;
     let mut rng = Rng((m * 31 + n * 7 + k) as u64);
@@ -115,6 +115,8 @@ fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
     let (w, input) = whole(gpu, base, &packed);
     let mut random = |rows: usize, cols: usize| rng.normals(rows * cols);
     let (x, dy, add, bias) = (random(m, k), random(m, n), random(m, k), random(1, n));
+    let bias = if with_bias { bias } else { vec![0.0; n] };
+    let add_y = random(m, n);
     let (a, b, old_a, old_b) = (random(RANK, k), random(n, RANK), random(RANK, k), random(n, RANK));
     let [ta, ga] = [&a, &old_a].map(|v| upload(gpu, [RANK, k], v));
     let [tb, gb] = [&b, &old_b].map(|v| upload(gpu, [n, RANK], v));
@@ -133,18 +135,18 @@ fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
                 transform: input,
                 ..Linear::new(
                     QuantizedTensor::upload(gpu, "w", &packed).unwrap(),
-                    Some(gpu.tensor("bias", [n], DType::F32, &bias).unwrap()),
+                    with_bias.then(|| gpu.tensor("bias", [n], DType::F32, &bias).unwrap()),
                 )
             },
         )
     };
     let mut g = Graph::new(gpu);
     let [vx, vadd] = [&x, &add].map(|v| g.import(&upload(gpu, [m, k], v)));
-    let vdy = g.import(&upload(gpu, [m, n], &dy));
+    let [vdy, vadd_y] = [&dy, &add_y].map(|v| g.import(&upload(gpu, [m, n], v)));
     let seed = g.import(&gpu.tensor("seed", [2], DType::U32, &[1u32, 0]).unwrap());
     let accumulate = g.import(&gpu.tensor("accumulate", [1], DType::F32, &[1.0f32]).unwrap());
     let pass = Pass::training(StepValues { seed: Some(seed), accumulate });
-    let (y, saved) = layer.forward(&mut g, &vx, &pass).unwrap();
+    let (y, saved) = layer.forward(&mut g, &vx, Some(&vadd_y), &pass).unwrap();
     let dx = layer.backward(&mut g, &saved, &vdy, Some(&vadd), pass.training_step().unwrap()).unwrap();
     g.keep(&y);
     g.keep(&dx);
@@ -156,7 +158,7 @@ fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
     let [x, dy, add, a, b] = [&x, &dy, &add, &a, &b].map(|v| wide(v));
     let xa = product(&x, &a, k);
     let dxa: Vec<f64> = product(&dy, &transposed(&b, RANK), n).iter().map(|v| scale * v).collect();
-    let biased: Vec<f64> = (0..m * n).map(|i| f64::from(bias[i % n])).collect();
+    let biased: Vec<f64> = (0..m * n).map(|i| f64::from(bias[i % n]) + f64::from(add_y[i])).collect();
     let want_y = sum(&sum(&biased, &product(&x, &w, k), 1.0), &product(&xa, &b, RANK), scale);
     let through = sum(&product(&dy, &transposed(&w, k), n), &product(&dxa, &transposed(&a, k), RANK), 1.0);
     let want_a = sum(&wide(&old_a), &product(&transposed(&dxa, RANK), &transposed(&x, k), m), 1.0);
@@ -173,13 +175,17 @@ fn check_adapted(gpu: &Gpu, scheme: Scheme, base: Base, [m, n, k]: [usize; 3]) {
 #[test]
 fn adapters_learn_on_every_base() {
     let Some(gpu) = gpu() else { return };
-    for scheme in schemes() {
+    for (number, scheme) in schemes().into_iter().enumerate() {
         // Rows of 88 cut blocks in two; 8 divides them, as vectors need.
-        check_adapted(&gpu, scheme, Base::Plain, [5, 24, row_of(scheme, 88)]);
+        check_adapted(&gpu, scheme, Base::Plain, [5, 24, row_of(scheme, 88)], number % 2 == 0);
     }
-    check_adapted(&gpu, Scheme::E8p, Base::Rotated, [5, 24, 96]);
-    check_adapted(&gpu, Scheme::E8p, Base::Rotated, [3, 64, 40]);
-    check_adapted(&gpu, Scheme::Aqlm, Base::Plain, [1, 9, 72]);
-    check_adapted(&gpu, int(4, 32, false), Base::Permuted, [7, 33, 96]);
-    check_adapted(&gpu, Scheme::int(3, 32), Base::Permuted, [1, 40, 64]);
+    for (number, sizes) in [[1, 33, 128], [40, 17, 64]].into_iter().enumerate() {
+        check_adapted(&gpu, Scheme::Nf4 { block_size: 64, double_quant: true }, Base::Plain, sizes, number > 0);
+        check_adapted(&gpu, Scheme::Q4_1, Base::Plain, sizes, number == 0);
+    }
+    check_adapted(&gpu, Scheme::E8p, Base::Rotated, [5, 24, 96], true);
+    check_adapted(&gpu, Scheme::E8p, Base::Rotated, [3, 64, 40], false);
+    check_adapted(&gpu, Scheme::Aqlm, Base::Plain, [1, 9, 72], true);
+    check_adapted(&gpu, int(4, 32, false), Base::Permuted, [7, 33, 96], true);
+    check_adapted(&gpu, Scheme::int(3, 32), Base::Permuted, [1, 40, 64], false);
 }

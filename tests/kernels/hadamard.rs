@@ -175,7 +175,7 @@ fn check_layer(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, rank: usize, 
     let (tx, tdy, tadd) = (import(tokens, cols, &x), import(tokens, rows, &dy), import(tokens, cols, &add));
     let (txa, tb) = (import(tokens, rank, &xa), import(rows, rank, &b));
     let (tdxa, ta) = (import(tokens, rank, &dxa), import(rank, cols, &a));
-    let y = layer.forward(&mut g, &tx, Some(LowRank { xa: &txa, factor: &tb, scale: 0.5 })).unwrap();
+    let y = layer.forward(&mut g, &tx, Some(LowRank { xa: &txa, factor: &tb, scale: 0.5 }), None).unwrap();
     let update = LowRank { xa: &tdxa, factor: &ta, scale: 0.5 };
     let dx = layer.backward(&mut g, &tdy, Some(update), Some(&tadd)).unwrap();
     g.keep(&y);

@@ -77,7 +77,7 @@ fn check_layer(gpu: &Gpu, tokens: usize, cols: usize, rows: usize, rank: usize) 
     let (tx, tdy, ta, tb) =
         (import([tokens, cols], &x), import([tokens, rows], &dy), import([rank, cols], &a), import([rows, rank], &b));
     let (txa, tdxa, tadd) = (import([tokens, rank], &xa), import([tokens, rank], &dxa), import([tokens, cols], &add));
-    let y = layer.forward(&mut g, &tx, Some(LowRank { xa: &txa, factor: &tb, scale: 0.5 })).unwrap();
+    let y = layer.forward(&mut g, &tx, Some(LowRank { xa: &txa, factor: &tb, scale: 0.5 }), None).unwrap();
     let update = LowRank { xa: &tdxa, factor: &ta, scale: 0.5 };
     let dx = layer.backward(&mut g, &tdy, Some(update), Some(&tadd)).unwrap();
     g.keep(&y);

@@ -102,7 +102,7 @@ fn run(gpu: &Gpu, case: &Case, x: &[f32], dy: &[f32], add: &[f32]) -> Got {
     };
     let (first, second) = (step(&mut g, 0.0), step(&mut g, 1.0));
     let pass = Pass::training(first);
-    let (y, saved) = case.linear.forward(&mut g, &x, &pass).unwrap();
+    let (y, saved) = case.linear.forward(&mut g, &x, None, &pass).unwrap();
     case.linear.gradients(&mut g, &saved, &dy, pass.training_step().unwrap()).unwrap();
     // Accumulated once: the gradients come out doubled.
     let dx = case.linear.backward(&mut g, &saved, &dy, Some(&add), &second).unwrap();

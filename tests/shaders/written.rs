@@ -5,7 +5,7 @@ use fourbit::gpu::{Access, Expanded, Kernel};
 use naga::{
     back::{TaskDispatchLimits, hlsl, msl, pipeline_constants::process_overrides, spv},
     proc::{BoundsCheckPolicies, BoundsCheckPolicy},
-    valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
+    valid::{ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator},
 };
 
 const STAGE: naga::ShaderStage = naga::ShaderStage::Compute;

@@ -1,7 +1,7 @@
 //! Which design computes a product on a device. The designs know nothing of each other.
 
 use super::{
-    gemv, gemv_subgroup,
+    gemv, gemv_rows, gemv_subgroup,
     spec::{Entry, Product, Spec},
     subgroup::{self, Tile},
     tiles,
@@ -35,6 +35,9 @@ fn choose(caps: &Caps, product: &Product) -> (Kernel, usize) {
     let few = spec.entry == Entry::Forward && !product.weight.dense && product.rows <= most;
     let vectors = product.rows.next_power_of_two();
     match (few, subgroups) {
+        (true, true) if gemv_rows::serves(sizes, &spec, product.weight.width) => {
+            (gemv_rows::kernel(&spec, vectors), gemv_rows::groups(product))
+        }
         (true, true) => {
             (gemv_subgroup::kernel(sizes, &spec, product.weight.width, vectors), gemv_subgroup::groups(sizes, product))
         }
@@ -63,6 +66,7 @@ pub fn variants() -> Vec<Kernel> {
     let mut all = tiles::variants();
     all.extend(subgroup::variants(suits_subgroups));
     all.extend(gemv::variants());
+    all.extend(gemv_rows::variants());
     all.extend(gemv_subgroup::variants(suits_subgroups));
     all
 }

@@ -6,6 +6,7 @@
 
 mod choose;
 mod gemv;
+mod gemv_rows;
 mod gemv_subgroup;
 mod spec;
 mod subgroup;
@@ -48,17 +49,18 @@ pub fn matmul(
     shape.pop();
     shape.push(w.rows());
     let y = g.value(shape, DType::F32)?;
-    matmul_into(g, x, w, update, bias, &y)?;
+    matmul_into(g, x, w, update, bias, None, &y)?;
     Ok(y)
 }
 
-/// [`matmul`] into `y`: [.., out], which may be rows of a larger value.
+/// [`matmul`], plus `add` where given, into `y`: both [.., out], which may be rows of larger values.
 pub fn matmul_into(
     g: &mut Graph,
     x: &Value,
     w: &QuantizedTensor,
     update: Option<LowRank>,
     bias: Option<&Value>,
+    add: Option<&Value>,
     y: &Value,
 ) -> Result<()> {
     let (rows, _) = x.rows_cols();
@@ -69,11 +71,16 @@ pub fn matmul_into(
     if let Some(bias) = bias {
         expect(op, "bias", bias, [1, cols])?;
     }
+    if let Some(add) = add {
+        expect(op, "add", add, [rows, cols])?;
+    }
+    let base = add.map_or(Base::None, Base::Value);
     let low = update.map(|u| Low::new(op, u, rows, |rank| [cols, rank])).transpose()?;
     for shard in w.shards() {
         let weight = Weight::shard(g, w, &shard);
         let out_first = shard.row0;
-        Product { low: low.as_ref(), bias, out_first, ..Product::new(Entry::Forward, x, weight, y) }.record(g)?;
+        let product = Product::new(Entry::Forward, x, weight, y);
+        Product { low: low.as_ref(), bias, base, out_first, ..product }.record(g)?;
     }
     Ok(())
 }

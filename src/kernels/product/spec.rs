@@ -297,12 +297,13 @@ impl Spec {
         for (encoding, ragged) in Encoding::all().flat_map(|e| [(e, false), (e, true)]) {
             let some = if ragged { LowRows::Ragged } else { LowRows::Aligned };
             let mut push = |entry, low, base| {
-                let bias = entry == Entry::Forward && low != LowRows::None;
+                let bias = entry == Entry::Forward && low != LowRows::None && base == Base::None;
                 let operand = if ragged { Operand::Scalar } else { Operand::Vec4 };
                 all.push(Spec { entry, encoding, ragged, operand, ragged_y: ragged, low, bias, base });
             };
             push(Entry::Forward, LowRows::None, Base::None);
             push(Entry::Forward, some, Base::None);
+            push(Entry::Forward, some, Base::Value(()));
             push(Entry::Backward, some, Base::Value(()));
             push(Entry::Backward, LowRows::None, Base::Itself);
             if encoding.scheme == Scheme::F32 {

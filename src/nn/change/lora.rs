@@ -25,19 +25,20 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// y, and drop(x) · Aᵀ. Errors: Shape.
+    /// y, plus `add`, and drop(x) · Aᵀ. Errors: Shape.
     pub(super) fn forward(
         &self,
         g: &mut Graph,
         base: &Linear,
         x: &Value,
+        add: Option<&Value>,
         step: Option<&StepValues>,
     ) -> Result<(Value, Value)> {
         let (a, b) = (g.import(&self.a.values), g.import(&self.b.values));
         let dropped = step.map_or(Ok(None), |step| self.drop(g, x, step))?;
         let xa = dense::x_wt(g, dropped.as_ref().unwrap_or(x), &a)?;
         let update = LowRank { xa: &xa, factor: &b, scale: self.scale };
-        Ok((base.forward(g, x, Some(update))?, xa))
+        Ok((base.forward(g, x, Some(update), add)?, xa))
     }
 
     /// dxa = scale · dy · B, with dB = scale · dyᵀ · xa and dA = dxaᵀ · drop(x) written where they are trained. Errors: Shape.

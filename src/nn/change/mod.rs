@@ -57,13 +57,14 @@ impl Change {
         matches!(self, Change::None | Change::Lora(_))
     }
 
-    /// y, and what a low-rank update keeps for the backward pass. Errors: as [`super::Adapted::forward`].
+    /// y, plus `add`, and what a low-rank update keeps for the backward pass. Errors: as [`super::Adapted::forward`].
     pub(super) fn forward(
         &self,
         g: &mut Graph,
         name: &str,
         base: &Linear,
         x: &Value,
+        add: Option<&Value>,
         pass: &Pass,
     ) -> Result<(Value, Option<Value>)> {
         if pass.base_only && !self.leaves_base() {
@@ -71,10 +72,10 @@ impl Change {
         }
         match self {
             Change::Lora(lora) if !pass.base_only => {
-                let (y, xa) = lora.forward(g, base, x, pass.step.as_ref())?;
+                let (y, xa) = lora.forward(g, base, x, add, pass.step.as_ref())?;
                 Ok((y, Some(xa)))
             }
-            _ => Ok((base.forward(g, x, None)?, None)),
+            _ => Ok((base.forward(g, x, None, add)?, None)),
         }
     }
 

@@ -1,0 +1,52 @@
+//! y = x · Wᵀ for a few rows of x and codes of four bits, on drivers that run on the processor: lanes own rows of the weight.
+
+use super::spec::{Entry, LowRows, Operand, Product, Spec};
+use crate::{gpu::Kernel, kernels::decode::Lookup};
+
+/// Rows of the weight that a lane owns.
+const ROWS: usize = 2;
+/// Shortest row of the weight. Of shorter ones the lanes' places in memory lie so near that processors fetch none of them ahead: on lavapipe
+/// SmolLM2-135M (rows of 576 and 1536) generated 28 tokens a second so and 32 by `gemv_subgroup`, Llama-3.2-1B's shape 7.0 and 6.2.
+const LEAST_WIDTH: usize = 2048;
+/// Lanes of the workgroup and of every subgroup.
+const LANES: u32 = 8;
+
+/// Whether the design takes products of this kind, with rows of the weight of `width`.
+pub(super) fn serves(sizes: (u32, u32), spec: &Spec, width: usize) -> bool {
+    let blocks = spec.encoding.block.is_some_and(|block| block == 32 || block % 64 == 0);
+    let codes = spec.encoding.scheme.code_bits() == 4;
+    sizes == (LANES, LANES)
+        && spec.operand == Operand::Long
+        && blocks
+        && codes
+        && width >= LEAST_WIDTH
+        && width % 64 == 0
+}
+
+/// The specialised kernel for up to `vectors` rows of x.
+pub(super) fn kernel(spec: &Spec, vectors: usize) -> Kernel {
+    let blocks = if spec.encoding.block == Some(32) { 2 } else { 1 };
+    let kernel = Kernel::new("product/gemv_rows", "forward")
+        .with("SG", LANES)
+        .with("WHOLE", 1)
+        .with("ROWS", ROWS as u32)
+        .with("VECTORS", vectors as u32)
+        .with("BLOCKS", blocks);
+    let words = if spec.encoding.has_table() { "words_table" } else { "words_int4" };
+    spec.one_by_one().import(kernel.import("decode", words), Lookup::Subgroup).subgroups()
+}
+
+/// Workgroups for `product`.
+pub(super) fn groups(product: &Product) -> usize {
+    product.cols.div_ceil(ROWS * LANES as usize)
+}
+
+/// Every specialisation.
+pub(super) fn variants() -> Vec<Kernel> {
+    let all = Spec::all().into_iter().map(|spec| spec.long());
+    let taken = all.filter(|spec| serves((LANES, LANES), spec, LEAST_WIDTH));
+    taken
+        .filter(|spec| spec.entry == Entry::Forward && spec.low != LowRows::None)
+        .map(|spec| kernel(&spec, 1))
+        .collect()
+}
