@@ -39,7 +39,6 @@ fn forward(
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) sg_lane: u32,
 ) {
-    load_params();
     let g = group_index(wg, counts);
     if (g >= params.group_end) {
         return;

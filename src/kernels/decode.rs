@@ -195,6 +195,11 @@ impl Encoding {
         decoder(self.scheme).codes == Codes::Table
     }
 
+    /// Whether codes lie one after the other, across words.
+    pub(super) fn is_stream(self) -> bool {
+        decoder(self.scheme).codes == Codes::Stream
+    }
+
     pub(super) fn of(w: &QuantizedTensor) -> Encoding {
         Encoding::new(w.scheme(), w.shape())
     }

@@ -29,22 +29,23 @@ fn suits_subgroups(spec: &Spec) -> bool {
 fn choose(caps: &Caps, product: &Product) -> (Kernel, usize) {
     let (spec, sizes) = (product.spec(), caps.subgroup_size);
     let subgroups = prefers_subgroups(caps) && suits_subgroups(&spec);
-    let spec = if subgroups && caps.long_loads { spec.long() } else { spec };
+    // What reads the most of x gains by them.
+    let long = if caps.long_loads { spec.long() } else { spec };
     let most = if subgroups { gemv_subgroup::MOST_ROWS } else { gemv::MOST_ROWS };
     // Reading the weight is what takes long; the factors of adapters are small.
     let few = spec.entry == Entry::Forward && !product.weight.dense && product.rows <= most;
     let vectors = product.rows.next_power_of_two();
     match (few, subgroups) {
-        (true, true) if gemv_rows::serves(sizes, &spec, product.weight.width) => {
-            (gemv_rows::kernel(&spec, vectors), gemv_rows::groups(product))
+        (true, true) if gemv_rows::serves(sizes, &long, product.weight.width) => {
+            (gemv_rows::kernel(&long, vectors), gemv_rows::groups(product))
         }
         (true, true) => {
             (gemv_subgroup::kernel(sizes, &spec, product.weight.width, vectors), gemv_subgroup::groups(sizes, product))
         }
         (true, false) => (gemv::kernel(&spec, vectors), gemv::groups(product)),
         (false, true) => {
-            let tile = Tile::of(sizes, product, &spec);
-            (tile.kernel(&spec), tile.groups(product))
+            let tile = Tile::of(sizes, product, &long);
+            (tile.kernel(&long), tile.groups(product))
         }
         (false, false) => (tiles::kernel(&spec), tiles::groups(product)),
     }

@@ -31,7 +31,8 @@ pub(super) fn kernel(spec: &Spec, vectors: usize) -> Kernel {
         .with("WHOLE", 1)
         .with("ROWS", ROWS as u32)
         .with("VECTORS", vectors as u32)
-        .with("BLOCKS", blocks);
+        .with("BLOCKS", blocks)
+        .import("params", "params_private");
     let words = if spec.encoding.has_table() { "words_table" } else { "words_int4" };
     spec.one_by_one().import(kernel.import("decode", words), Lookup::Subgroup).subgroups()
 }

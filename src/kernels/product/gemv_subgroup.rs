@@ -33,5 +33,5 @@ pub(super) fn groups((sg, lanes): (u32, u32), product: &Product) -> usize {
 pub(super) fn variants(serves: fn(&Spec) -> bool) -> Vec<Kernel> {
     let all = Spec::all().into_iter().filter(serves);
     let forward = all.filter(|spec| spec.entry == Entry::Forward && spec.low != LowRows::None);
-    forward.flat_map(|spec| [kernel((8, 8), &spec.long(), 64, 1), kernel((4, 64), &spec, 40, 4)]).collect()
+    forward.flat_map(|spec| [kernel((8, 8), &spec, 64, 1), kernel((4, 64), &spec, 40, 4)]).collect()
 }

@@ -358,10 +358,6 @@ impl Spec {
             (Operand::Long, ..) => kernel.long(),
             _ => kernel,
         };
-        let kernel = match lookup {
-            Lookup::Memory => kernel,
-            Lookup::Subgroup => kernel.import("params", "params_private"),
-        };
         decode(kernel, self.encoding, unit, lookup)
             .import("weights", vec4(["weight_rows", "weight_rows_ragged"], self.ragged))
             .import("operand", operand)

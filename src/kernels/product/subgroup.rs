@@ -29,6 +29,8 @@ fn most(spec: &Spec) -> [usize; 2] {
     match spec.entry {
         Entry::Forward if spec.encoding.scheme == Scheme::F32 => [24, 4],
         Entry::Forward => [16, 4],
+        // Codes that are not whole words are decoded by so much code that it is too much.
+        Entry::Backward if spec.encoding.is_stream() => [16, 8],
         Entry::Backward => [24, 8],
         Entry::Gradient => [16, 8],
     }
@@ -60,7 +62,8 @@ impl Tile {
             .with("TN", self.tn as u32)
             .with("PARTS", self.parts as u32)
             .with("REGS", (self.tm * self.parts).div_ceil(self.sg) as u32)
-            .with("SHARED", u32::from(self.shared));
+            .with("SHARED", u32::from(self.shared))
+            .import("params", "params_private");
         spec.import(kernel, Lookup::Subgroup).subgroups()
     }
 
