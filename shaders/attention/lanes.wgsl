@@ -2,7 +2,7 @@
 // decides and workgroup memory and barriers are slow.
 //
 // A subgroup owns LANES * ROWS rows wholly in registers: queries of all heads that share a key head in `forward` and `backward_q`,
-// keys in `backward_kv`. Rows of the other side are loaded once per subgroup, one vec4 per lane, and passed round by shuffles, so
+// keys in `backward_kv`. Rows of the other side are loaded once per subgroup, a piece per lane, and passed round by shuffles, so
 // that each load serves ROWS rows a lane. The workgroup is one subgroup: the host picks these kernels only where the subgroup size is
 // LANES and nothing else.
 //

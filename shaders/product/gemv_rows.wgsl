@@ -72,6 +72,19 @@ fn finish(acc: ptr<function, Sums>, sums: ptr<function, Sums>, rows: array<u32, 
     }
 }
 
+// Reads a part of each cache line (64 bytes) of the workgroup's rows, which lie one after the other, so that memory brings many at a time:
+// read where they are computed, each would be waited for. SmolLM2-135M generated 32 tokens a second without and 38 with.
+fn touch(g: u32, lane: u32) -> u32 {
+    let row = params.width / 64u;
+    let first = g * ROWS * SG * row;
+    let end = min((g + 1u) * ROWS * SG, params.cols) * row;
+    var all = 0u;
+    for (var at = first + 2u * lane; at < end; at += 2u * SG) {
+        all ^= u32(codes[at].x);
+    }
+    return all;
+}
+
 // y = scale * (x · Wᵀ + alpha * low_x · low_wᵀ) + bias
 // x: [rows, depth], rows <= VECTORS; W: [cols, depth]; y: [rows, cols]
 @compute @workgroup_size(SG)
@@ -93,6 +106,13 @@ fn forward(
     }
     let end = params.first + params.depth;
     var acc: Sums;
+    // 0, which no compiler knows: what is read has to be read.
+    let touched = touch(g, lane) & (params.rows >> 31u);
+    for (var r = 0u; r < ROWS; r++) {
+        for (var m = 0u; m < VECTORS; m++) {
+            acc[r][m] = f32(touched);
+        }
+    }
     for (var at = 0u; at < params.depth / 64u; at++) {
         var x: Spread;
         for (var m = 0u; m < VECTORS; m++) {

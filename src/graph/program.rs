@@ -298,7 +298,7 @@ impl Program {
                 needed += parts(&self.gpu, &self.dispatches[step.dispatch], self.pipeline(step)) as usize;
             }
         }
-        self.steps.len() > 2 * needed
+        4 * self.steps.len() > 5 * needed
     }
 
     fn sum(&self, all: &[Time]) -> Vec<KernelTime> {

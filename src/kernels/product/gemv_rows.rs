@@ -5,9 +5,6 @@ use crate::{gpu::Kernel, kernels::decode::Lookup};
 
 /// Rows of the weight that a lane owns.
 const ROWS: usize = 2;
-/// Shortest row of the weight. Of shorter ones the lanes' places in memory lie so near that processors fetch none of them ahead: on lavapipe
-/// SmolLM2-135M (rows of 576 and 1536) generated 28 tokens a second so and 32 by `gemv_subgroup`, Llama-3.2-1B's shape 7.0 and 6.2.
-const LEAST_WIDTH: usize = 2048;
 /// Lanes of the workgroup and of every subgroup.
 const LANES: u32 = 8;
 
@@ -15,12 +12,7 @@ const LANES: u32 = 8;
 pub(super) fn serves(sizes: (u32, u32), spec: &Spec, width: usize) -> bool {
     let blocks = spec.encoding.block.is_some_and(|block| block == 32 || block % 64 == 0);
     let codes = spec.encoding.scheme.code_bits() == 4;
-    sizes == (LANES, LANES)
-        && spec.operand == Operand::Long
-        && blocks
-        && codes
-        && width >= LEAST_WIDTH
-        && width % 64 == 0
+    sizes == (LANES, LANES) && spec.operand == Operand::Long && blocks && codes && width % 64 == 0
 }
 
 /// The specialised kernel for up to `vectors` rows of x.
@@ -45,7 +37,7 @@ pub(super) fn groups(product: &Product) -> usize {
 /// Every specialisation.
 pub(super) fn variants() -> Vec<Kernel> {
     let all = Spec::all().into_iter().map(|spec| spec.long());
-    let taken = all.filter(|spec| serves((LANES, LANES), spec, LEAST_WIDTH));
+    let taken = all.filter(|spec| serves((LANES, LANES), spec, 64));
     taken
         .filter(|spec| spec.entry == Entry::Forward && spec.low != LowRows::None)
         .map(|spec| kernel(&spec, 1))

@@ -230,7 +230,7 @@ pub fn few_rows() -> Vec<Case> {
     cases
 }
 
-/// Rows of four-bit codes so long that a lane owns them.
+/// Rows of four-bit codes that a lane owns, longer than those of [`few_rows`].
 pub fn long_rows() -> Vec<Case> {
     let case = |scheme| Case { scheme, sizes: [1, 33, 2304], rank: 4, bias: true, add: false };
     let mut cases: Vec<Case> = schemes().into_iter().filter(|scheme| scheme.code_bits() == 4).map(case).collect();
