@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     // Record, then run: y = x · Wᵀ, decoding W on the way.
     let mut graph = Graph::new(&gpu);
     let x_value = graph.import(&gpu.tensor("x", [rows, inputs], DType::F32, &x)?);
-    let y_value = matmul(&mut graph, &x_value, &packed, None, None)?;
+    let y_value = matmul(&mut graph, &x_value, &packed, None, None, None)?;
     graph.keep(&y_value);
     let y: Vec<f32> = graph.run()?.read(&y_value)?;
 

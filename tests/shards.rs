@@ -46,7 +46,7 @@ fn a_weight_beyond_one_binding_embeds_and_multiplies_both_ways() {
     let vx = g.import(&gpu.tensor("x", [tokens, COLS], DType::F32, &x).unwrap());
     let vdy = g.import(&gpu.tensor("dy", [tokens, ROWS], DType::F32, &dy).unwrap());
     let vids = g.import(&gpu.tensor("ids", [ids.len()], DType::U32, &ids).unwrap());
-    let y = product::matmul(&mut g, &vx, &w, None, None).unwrap();
+    let y = product::matmul(&mut g, &vx, &w, None, None, None).unwrap();
     let dx = product::matmul_dx(&mut g, &vdy, &w, None, None).unwrap();
     let embedded = embedding::embed(&mut g, &vids, &w, 1.0).unwrap();
     for value in [&y, &dx, &embedded] {

@@ -169,7 +169,6 @@ fn forward(
     @builtin(num_workgroups) counts: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    load_params();
     let g = group_index(wg, counts);
     if (g >= params.group_end) {
         return;
@@ -184,9 +183,9 @@ fn forward(
     for (var r = 0u; r < ROWS; r++) {
         own[r] = own_query(at, lane, r);
         for (var d = 0u; d < PIECES; d++) {
-            let piece = query_piece(own[r].row * PIECES + d);
+            let query = piece(q[own[r].row * PIECES + d]);
             for (var w = 0u; w < WIDE; w++) {
-                x[r][d * WIDE + w] = piece[w] * (params.scale * LOG2_E);
+                x[r][d * WIDE + w] = query[w] * (params.scale * LOG2_E);
             }
         }
         m[r] = MASKED;
@@ -202,7 +201,7 @@ fn forward(
             let key_segment = subgroupShuffle(key_segments, b);
             var keys: Spread;
             for (var c = 0u; c < CHUNKS; c++) {
-                keys[c] = key_piece(row + chunk(c, lane));
+                keys[c] = piece(k[row + chunk(c, lane)]);
             }
             var p = dots(&x, &keys);
             var shrink: Weights;
@@ -217,7 +216,7 @@ fn forward(
             }
             var values: Spread;
             for (var c = 0u; c < CHUNKS; c++) {
-                values[c] = value_piece(row + chunk(c, lane));
+                values[c] = piece(v[row + chunk(c, lane)]);
             }
             add(&acc, shrink, p, &values);
         }
@@ -241,7 +240,6 @@ fn backward_q(
     @builtin(num_workgroups) counts: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    load_params();
     let g = group_index(wg, counts);
     if (g >= params.group_end) {
         return;
@@ -257,8 +255,8 @@ fn backward_q(
         own[r] = own_query(at, lane, r);
         own_stats[r] = stats[own[r].row];
         for (var d = 0u; d < PIECES; d++) {
-            let query = query_piece(own[r].row * PIECES + d);
-            let gradient = gradient_piece(own[r].row * PIECES + d);
+            let query = piece(q[own[r].row * PIECES + d]);
+            let gradient = piece(d_o[own[r].row * PIECES + d]);
             for (var w = 0u; w < WIDE; w++) {
                 x[r][d * WIDE + w] = query[w] * (params.scale * LOG2_E);
                 y[r][d * WIDE + w] = gradient[w];
@@ -277,8 +275,8 @@ fn backward_q(
             var keys: Spread;
             var values: Spread;
             for (var c = 0u; c < CHUNKS; c++) {
-                keys[c] = key_piece(row + chunk(c, lane));
-                values[c] = value_piece(row + chunk(c, lane));
+                keys[c] = piece(k[row + chunk(c, lane)]);
+                values[c] = piece(v[row + chunk(c, lane)]);
             }
             let s = dots(&x, &keys);
             let dp = dots(&y, &values);
@@ -306,7 +304,6 @@ fn backward_kv(
     @builtin(num_workgroups) counts: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    load_params();
     let g = group_index(wg, counts);
     if (g >= params.group_end) {
         return;
@@ -331,8 +328,8 @@ fn backward_kv(
         own[r] = key_row(sequence, held, kv_head);
         own_segment[r] = select(0u, segment(sequence, held), j[r] < params.seq);
         for (var d = 0u; d < PIECES; d++) {
-            let key = key_piece(own[r] * PIECES + d);
-            let value = value_piece(own[r] * PIECES + d);
+            let key = piece(k[own[r] * PIECES + d]);
+            let value = piece(v[own[r] * PIECES + d]);
             for (var w = 0u; w < WIDE; w++) {
                 x[r][d * WIDE + w] = key[w] * (params.scale * LOG2_E);
                 y[r][d * WIDE + w] = value[w];
@@ -348,8 +345,8 @@ fn backward_kv(
         var queries: Spread;
         var grads: Spread;
         for (var c = 0u; c < CHUNKS; c++) {
-            queries[c] = query_piece(row * PIECES + chunk(c, lane));
-            grads[c] = gradient_piece(row * PIECES + chunk(c, lane));
+            queries[c] = piece(q[row * PIECES + chunk(c, lane)]);
+            grads[c] = piece(d_o[row * PIECES + chunk(c, lane)]);
         }
         let s = dots(&x, &queries);
         let dp = dots(&y, &grads);

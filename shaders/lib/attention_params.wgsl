@@ -11,11 +11,14 @@ struct Params {
     soft_cap: f32, // in base 2; of score_soft_cap
 }
 
-import params
-
 import attention_rows
 
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<Stored>; // [batch * seq, heads * head_dim]
+@group(0) @binding(2) var<storage, read> k: array<Stored>; // [batch * capacity, kv_heads * head_dim]
+@group(0) @binding(3) var<storage, read> v: array<Stored>; // [batch * capacity, kv_heads * head_dim]
 @group(0) @binding(4) var<storage, read> segments: array<u32>; // [batch, seq]
+@group(0) @binding(5) var<storage, read> d_o: array<Stored>; // [batch * seq, heads * head_dim]
 @group(0) @binding(6) var<storage, read> stats: array<vec2<f32>>; // [batch * seq, heads]: lse and rowsum(dO * O)
 @group(0) @binding(7) var<storage, read_write> o: array<vec4<f32>>; // [batch * seq, heads * head_dim]
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>; // [batch * seq, heads]

@@ -18,6 +18,6 @@ struct Params {
     out_first: u32, // of a shard: the first column of the result
 }
 
-import params
+@group(0) @binding(0) var<uniform> params: Params;
 
 import weight

@@ -1,7 +1,5 @@
 // Rows of the weight that begin at a word: row length a multiple of eight.
-fn weight_scale(row: u32, word: u32) -> vec2<f32> {
-    return load_scale(block_of(row * params.width + 8u * word));
-}
+import weight_scale
 
 // Elements 8 * word .. + 7 of a row.
 fn weight8(row: u32, word: u32, s: vec2<f32>) -> Eight {

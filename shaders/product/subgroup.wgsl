@@ -131,7 +131,6 @@ fn forward(
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) sg_lane: u32,
 ) {
-    load_params();
     if (group_index(wg, counts) >= params.group_end) {
         return;
     }
@@ -303,7 +302,6 @@ fn backward(
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) sg_lane: u32,
 ) {
-    load_params();
     if (group_index(wg, counts) >= params.group_end) {
         return;
     }
@@ -374,7 +372,6 @@ fn gradient(
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) sg_lane: u32,
 ) {
-    load_params();
     if (group_index(wg, counts) >= params.group_end) {
         return;
     }

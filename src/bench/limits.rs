@@ -72,11 +72,14 @@ impl Meter {
         &self.gpu
     }
 
-    fn programs(&mut self) -> Result<&mut Programs> {
-        if self.programs.is_none() {
-            self.programs = Some(Programs::new(&self.gpu)?);
-        }
-        Ok(self.programs.as_mut().expect("made above"))
+    /// The device, and the programs, which are made where they are not.
+    fn parts(&mut self) -> Result<(&Gpu, &Device, &mut Programs)> {
+        let Meter { gpu, device, programs } = self;
+        let programs = match programs {
+            Some(programs) => programs,
+            None => programs.insert(Programs::new(gpu)?),
+        };
+        Ok((gpu, device, programs))
     }
 
     /// Medians of `rounds` rounds, one at least. Errors: OutOfMemory, Device, DeviceLost.
@@ -100,11 +103,10 @@ impl Meter {
 
     /// All limits, once.
     fn all(&mut self) -> Result<OneRound> {
-        let (gpu, device) = (self.gpu.clone(), self.device.clone());
-        let programs = self.programs()?;
-        let many = launch(&gpu, &mut programs.dispatches, 1)?;
-        let one = launch(&gpu, &mut programs.one, 1)?;
-        let mut rate = |of: fn(&mut Programs) -> &mut (Program, f64)| rate(&gpu, &device, of(programs));
+        let (gpu, device, programs) = self.parts()?;
+        let many = launch(gpu, &mut programs.dispatches, 1)?;
+        let one = launch(gpu, &mut programs.one, 1)?;
+        let mut rate = |of: fn(&mut Programs) -> &mut (Program, f64)| rate(gpu, device, of(programs));
         Ok(OneRound {
             gflops: rate(|p| &mut p.multiply_add)?,
             int8_gops: rate(|p| &mut p.dot_bytes)?,
@@ -117,9 +119,8 @@ impl Meter {
 
     /// The two that products and memory are set beside: GFLOP/s and GB/s, the larger of reading and copying.
     pub(super) fn peaks(&mut self) -> Result<[f64; 2]> {
-        let (gpu, device) = (self.gpu.clone(), self.device.clone());
-        let programs = self.programs()?;
-        let mut rate = |of: fn(&mut Programs) -> &mut (Program, f64)| rate(&gpu, &device, of(programs));
+        let (gpu, device, programs) = self.parts()?;
+        let mut rate = |of: fn(&mut Programs) -> &mut (Program, f64)| rate(gpu, device, of(programs));
         Ok([rate(|p| &mut p.multiply_add)?, rate(|p| &mut p.read)?.max(rate(|p| &mut p.copy)?)])
     }
 }

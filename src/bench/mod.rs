@@ -124,8 +124,8 @@ impl Made {
     }
 }
 
-/// Measures the cases that are asked for one by one and hands each result on. A case that fails is told with its error, and the next one is measured.
-/// Errors: Unsupported for an unknown shape, Interrupted, DeviceLost, and what `each` gives back.
+/// Measures the cases that are asked for one by one and hands each result on. A case that fails is told with its error, and the next
+/// one is measured. Errors: Unsupported for an unknown shape, Interrupted, DeviceLost, and what `each` gives back.
 pub fn run(meter: &mut Meter, options: &Options, mut each: impl FnMut(CaseResult) -> Result<()>) -> Result<()> {
     for (family, case) in options.cases()? {
         meter.gpu().cancel().check()?;

@@ -11,6 +11,10 @@ use crate::{
 pub(super) enum Unit {
     /// The eight of a word of 4-bit codes; rows begin at such a word.
     Eight,
+    /// The same, those of f32 by integers of 64 bits.
+    EightLong,
+    /// Codes of four bits in eight words, by integers of 64 bits; rows begin at such words.
+    SixtyFour,
     /// One, wherever it lies.
     One,
 }
@@ -144,11 +148,14 @@ pub(super) fn decode(kernel: Kernel, encoding: Encoding, unit: Unit, lookup: Loo
         Lookup::Subgroup => "decode_table_subgroup",
     };
     let [eight, one] = match codes {
+        Codes::F32 if unit == Unit::EightLong => ["decode_f32_long"; 2],
         Codes::F32 => ["decode_f32", "codes_f32"],
         Codes::F16 => ["decode_f16", "codes_f16"],
         Codes::BF16 => ["decode_bf16", "codes_bf16"],
         Codes::Bytes => ["decode_int8", "codes_int8"],
+        Codes::Nibbles if unit == Unit::SixtyFour => ["words_int4"; 2],
         Codes::Nibbles => ["decode_int4"; 2],
+        Codes::Table if unit == Unit::SixtyFour => ["words_table"; 2],
         Codes::Table => [table; 2],
         Codes::Stream => ["decode_stream"; 2],
         Codes::Lattice => ["decode_lattice"; 2],
@@ -190,9 +197,9 @@ impl Encoding {
         Encoding { scheme, block }
     }
 
-    /// Whether codes of four bits stand for numbers of a table.
-    pub(super) fn has_table(self) -> bool {
-        decoder(self.scheme).codes == Codes::Table
+    /// Whether [`Unit::SixtyFour`] decodes it.
+    pub(super) fn has_words(self) -> bool {
+        matches!(decoder(self.scheme).codes, Codes::Nibbles | Codes::Table)
     }
 
     /// Whether codes lie one after the other, across words.

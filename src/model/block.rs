@@ -147,13 +147,13 @@ impl Block {
     /// Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, cx: &Context, keys: Keys<'_>) -> Result<(Value, Saved)> {
         let (n, attention_norm) = normed(g, self.attention_norm.as_ref(), x)?;
-        let add = self.added_by_part(self.after_attention_norm.as_ref(), x);
-        let (y, attention) = self.attention.forward(g, &n, add, cx, keys)?;
-        let (x1, after_attention_norm) = self.past(g, self.after_attention_norm.as_ref(), add, x, y)?;
+        let after = self.after_attention_norm.as_ref();
+        let (y, attention) = self.attention.forward(g, &n, self.adds(after).then_some(x), cx, keys)?;
+        let (x1, after_attention_norm) = self.past(g, after, x, y)?;
         let (m, feed_forward_norm) = normed(g, self.feed_forward_norm.as_ref(), &x1)?;
-        let add = self.added_by_part(self.after_feed_forward_norm.as_ref(), &x1);
-        let (y, feed_forward) = self.feed_forward.forward(g, &m, add, cx)?;
-        let (x2, after_feed_forward_norm) = self.past(g, self.after_feed_forward_norm.as_ref(), add, &x1, y)?;
+        let after = self.after_feed_forward_norm.as_ref();
+        let (y, feed_forward) = self.feed_forward.forward(g, &m, self.adds(after).then_some(&x1), cx)?;
+        let (x2, after_feed_forward_norm) = self.past(g, after, &x1, y)?;
         let saved = Saved {
             attention_norm,
             attention,
@@ -165,21 +165,14 @@ impl Block {
         Ok((x2, saved))
     }
 
-    /// The residual stream `x`, where a part's last product may add it: where nothing is done to what the part gives.
-    fn added_by_part<'x>(&self, after: Option<&RmsNorm>, x: &'x Value) -> Option<&'x Value> {
-        (after.is_none() && self.residual_factor == 1.0).then_some(x)
+    /// Whether a part's last product adds the residual stream: where nothing is done to what the part gives.
+    fn adds(&self, after: Option<&RmsNorm>) -> bool {
+        after.is_none() && self.residual_factor == 1.0
     }
 
-    /// The residual stream behind a part that gave `y`, which has `added` in it already where that is something.
-    fn past(
-        &self,
-        g: &mut Graph,
-        after: Option<&RmsNorm>,
-        added: Option<&Value>,
-        x: &Value,
-        y: Value,
-    ) -> Result<(Value, Option<SavedNorm>)> {
-        if added.is_some() {
+    /// The residual stream `x` behind a part that gave `y`.
+    fn past(&self, g: &mut Graph, after: Option<&RmsNorm>, x: &Value, y: Value) -> Result<(Value, Option<SavedNorm>)> {
+        if self.adds(after) {
             return Ok((y, None));
         }
         let (y, saved) = normed(g, after, &y)?;

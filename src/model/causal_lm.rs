@@ -263,7 +263,7 @@ impl Model {
 
     /// Logits of all tokens. [tokens, vocab]: for inspection; training never holds them all.
     pub fn logits(&self, g: &mut Graph, hidden: &Value) -> Result<Value> {
-        let logits = product::matmul(g, hidden, self.head(), None, None)?;
+        let logits = product::matmul(g, hidden, self.head(), None, None, None)?;
         logits::shape(g, &logits, self.arch.logits)?;
         Ok(logits)
     }
@@ -332,7 +332,7 @@ impl Model {
         for start in (0..tokens).step_by(chunk) {
             let count = chunk.min(tokens - start);
             let h = g.rows(hidden, start, count)?;
-            let logits = product::matmul(g, &h, self.head(), None, None)?;
+            let logits = product::matmul(g, &h, self.head(), None, None, None)?;
             match gradient {
                 None => loss::cross_entropy_losses(g, &logits, self.arch.logits, &labels, start, &losses)?,
                 Some(dh) => {

@@ -44,7 +44,7 @@ impl InputRounding {
     pub fn product(&self, g: &mut Graph, x: &Value, w: &QuantizedTensor, bias: Option<&Value>) -> Result<Value> {
         if x.rows_cols().0 < FEW || !product_int8::serves(w) {
             let rounded = self.round(g, x)?;
-            return product::matmul(g, &rounded, w, None, bias);
+            return product::matmul(g, &rounded, w, None, bias, None);
         }
         let outliers = self.outliers(g, x)?;
         let given = self.given(g);

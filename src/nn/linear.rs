@@ -1,7 +1,7 @@
 //! A frozen linear layer over a weight in any scheme.
 
 use crate::{
-    DType, Result,
+    Result,
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{QuantizedTensor, dense, elementwise, product},
@@ -36,14 +36,15 @@ impl Linear {
     /// U(Q(T(x)) · Wᵀ) + bias, plus the low-rank product `scale * xa · Bᵀ` where given, plus `add`. A low-rank update is one of the
     /// layer as a whole: its xa comes from x itself, which is not rounded. Errors: Shape.
     pub fn forward(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>, add: Option<&Value>) -> Result<Value> {
-        if let (None, None, None, Some(_)) = (&self.transform, &self.rounding, &self.bias, add) {
-            let y = g.value([x.rows_cols().0, self.outputs()], DType::F32)?;
-            product::matmul_into(g, x, &self.weight, update, None, add, &y)?;
-            return Ok(y);
+        if let (None, None, None) = (&self.transform, &self.rounding, &self.bias) {
+            return product::matmul(g, x, &self.weight, update, None, add);
         }
-        // A bias and a sum beside a low-rank update are more buffers than WebGPU binds.
+        // With a bias, the sum and a low-rank update would be more buffers than WebGPU binds.
         let y = self.product(g, x, update)?;
-        add.map_or(Ok(y.clone()), |add| elementwise::add(g, add, &y, 1.0))
+        match add {
+            Some(add) => elementwise::add(g, add, &y, 1.0),
+            None => Ok(y),
+        }
     }
 
     fn product(&self, g: &mut Graph, x: &Value, update: Option<LowRank<'_>>) -> Result<Value> {
@@ -52,14 +53,14 @@ impl Linear {
         let x = transformed.as_ref().unwrap_or(x);
         let Some(output) = self.transform.as_ref().and_then(Transform::output) else {
             let Some(rounding) = &self.rounding else {
-                return product::matmul(g, x, &self.weight, update, bias.as_ref());
+                return product::matmul(g, x, &self.weight, update, bias.as_ref(), None);
             };
             let y = rounding.product(g, x, &self.weight, bias.as_ref())?;
             add_low_rank(g, &y, update)?;
             return Ok(y);
         };
         let z = match &self.rounding {
-            None => product::matmul(g, x, &self.weight, None, None)?,
+            None => product::matmul(g, x, &self.weight, None, None, None)?,
             Some(rounding) => rounding.product(g, x, &self.weight, None)?,
         };
         let y = output.backward(g, &z)?;

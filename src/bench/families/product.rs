@@ -81,7 +81,7 @@ fn product(
     let update = (rank > 0).then_some(LowRank { xa: &xa_value, factor: &factor_value, scale: 1.0 });
     let y = match backward {
         true => matmul_dx(&mut inputs.graph, &recorded, &weight, update, None)?,
-        false => matmul(&mut inputs.graph, &recorded, &weight, update, None)?,
+        false => matmul(&mut inputs.graph, &recorded, &weight, update, None, None)?,
     };
     let y = kept(inputs, &y);
     Ok(Box::new(move |program| {

@@ -37,8 +37,7 @@ fn specialised(entry: &'static str, head_dim: usize, (lanes, long): (u32, bool),
         .with("LANES", lanes)
         .with("ROWS", rows as u32)
         .with("SG", lanes)
-        .with("WHOLE", 1)
-        .import("params", "params_private");
+        .with("WHOLE", 1);
     let kernel = match long && head_dim.is_multiple_of(8) {
         true => kernel.import("attention_rows", "attention_rows_long").long(),
         false => kernel,

@@ -1,7 +1,10 @@
 //! y = x · Wᵀ for a few rows of x and codes of four bits, on drivers that run on the processor: lanes own rows of the weight.
 
 use super::spec::{Entry, LowRows, Operand, Product, Spec};
-use crate::{gpu::Kernel, kernels::decode::Lookup};
+use crate::{
+    gpu::Kernel,
+    kernels::decode::{Lookup, Unit},
+};
 
 /// Rows of the weight that a lane owns.
 const ROWS: usize = 2;
@@ -11,8 +14,7 @@ const LANES: u32 = 8;
 /// Whether the design takes products of this kind, with rows of the weight of `width`.
 pub(super) fn serves(sizes: (u32, u32), spec: &Spec, width: usize) -> bool {
     let blocks = spec.encoding.block.is_some_and(|block| block == 32 || block % 64 == 0);
-    let codes = spec.encoding.scheme.code_bits() == 4;
-    sizes == (LANES, LANES) && spec.operand == Operand::Long && blocks && codes && width % 64 == 0
+    sizes == (LANES, LANES) && spec.operand == Operand::Long && blocks && spec.encoding.has_words() && width % 64 == 0
 }
 
 /// The specialised kernel for up to `vectors` rows of x.
@@ -23,10 +25,8 @@ pub(super) fn kernel(spec: &Spec, vectors: usize) -> Kernel {
         .with("WHOLE", 1)
         .with("ROWS", ROWS as u32)
         .with("VECTORS", vectors as u32)
-        .with("BLOCKS", blocks)
-        .import("params", "params_private");
-    let words = if spec.encoding.has_table() { "words_table" } else { "words_int4" };
-    spec.one_by_one().import(kernel.import("decode", words), Lookup::Subgroup).subgroups()
+        .with("BLOCKS", blocks);
+    spec.one_by_one().import_by(kernel, Unit::SixtyFour, Lookup::Subgroup).subgroups()
 }
 
 /// Workgroups for `product`.

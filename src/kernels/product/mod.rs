@@ -34,9 +34,9 @@ pub struct LowRank<'a> {
     pub scale: f32,
 }
 
-/// y = x · Wᵀ + scale · xa · Bᵀ + bias
+/// y = x · Wᵀ + scale · xa · Bᵀ + bias + add
 ///
-/// x: [.., in]; w: [out, in]; bias: [out]; y: [.., out], f32. Errors: Shape. LoRA, Hu et al. 2021; QLoRA, Dettmers et al.
+/// x: [.., in]; w: [out, in]; bias: [out]; add, y: [.., out], f32. Errors: Shape. LoRA, Hu et al. 2021; QLoRA, Dettmers et al.
 /// 2023.
 pub fn matmul(
     g: &mut Graph,
@@ -44,16 +44,17 @@ pub fn matmul(
     w: &QuantizedTensor,
     update: Option<LowRank>,
     bias: Option<&Value>,
+    add: Option<&Value>,
 ) -> Result<Value> {
     let mut shape = x.shape().to_vec();
     shape.pop();
     shape.push(w.rows());
     let y = g.value(shape, DType::F32)?;
-    matmul_into(g, x, w, update, bias, None, &y)?;
+    matmul_into(g, x, w, update, bias, add, &y)?;
     Ok(y)
 }
 
-/// [`matmul`], plus `add` where given, into `y`: both [.., out], which may be rows of larger values.
+/// [`matmul`] into `y`: [.., out], which may be rows of a larger value.
 pub fn matmul_into(
     g: &mut Graph,
     x: &Value,

@@ -341,6 +341,16 @@ impl Spec {
 
     /// Specialises `kernel`.
     pub(crate) fn import(&self, kernel: Kernel, lookup: Lookup) -> Kernel {
+        let unit = match self.operand {
+            _ if self.ragged => Unit::One,
+            Operand::Long => Unit::EightLong,
+            Operand::Scalar | Operand::Vec4 => Unit::Eight,
+        };
+        self.import_by(kernel, unit, lookup)
+    }
+
+    /// [`Spec::import`] for a design that decodes so much at a time.
+    pub(crate) fn import_by(&self, kernel: Kernel, unit: Unit, lookup: Lookup) -> Kernel {
         let vec4 = |name: [&'static str; 2], ragged: bool| name[usize::from(ragged)];
         let low = match self.low {
             LowRows::None => "low_rank_none",
@@ -352,12 +362,7 @@ impl Spec {
             Operand::Vec4 => "operand_vec4",
             Operand::Long => "operand_long",
         };
-        let unit = if self.ragged { Unit::One } else { Unit::Eight };
-        let kernel = match (self.operand, self.encoding.scheme, unit) {
-            (Operand::Long, Scheme::F32, Unit::Eight) => kernel.long().import("decode", "decode_f32_long"),
-            (Operand::Long, ..) => kernel.long(),
-            _ => kernel,
-        };
+        let kernel = if self.operand == Operand::Long { kernel.long() } else { kernel };
         decode(kernel, self.encoding, unit, lookup)
             .import("weights", vec4(["weight_rows", "weight_rows_ragged"], self.ragged))
             .import("operand", operand)

@@ -62,8 +62,7 @@ impl Tile {
             .with("TN", self.tn as u32)
             .with("PARTS", self.parts as u32)
             .with("REGS", (self.tm * self.parts).div_ceil(self.sg) as u32)
-            .with("SHARED", u32::from(self.shared))
-            .import("params", "params_private");
+            .with("SHARED", u32::from(self.shared));
         spec.import(kernel, Lookup::Subgroup).subgroups()
     }
 

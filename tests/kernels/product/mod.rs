@@ -144,7 +144,7 @@ impl Case {
         fn update<'a>((xa, factor): &'a (fourbit::graph::Value, fourbit::graph::Value)) -> LowRank<'a> {
             LowRank { xa, factor, scale: 0.5 }
         }
-        let y = matmul(&mut g, &x, &w, b.as_ref().map(update), self.bias.then_some(&bias)).unwrap();
+        let y = matmul(&mut g, &x, &w, b.as_ref().map(update), self.bias.then_some(&bias), None).unwrap();
         let dx = matmul_dx(&mut g, &dy, &w, a.as_ref().map(update), self.add.then_some(&add)).unwrap();
         g.keep(&y);
         g.keep(&dx);
@@ -306,7 +306,7 @@ fn shapes_must_fit() {
     let w = QuantizedTensor::zeros(&gpu, "w", Scheme::F32, [3, 5]).unwrap();
     let mut g = Graph::new(&gpu);
     let x = g.import(&upload(&gpu, [2, 4], &[0.0; 8]));
-    let message = matmul(&mut g, &x, &w, None, None).unwrap_err().to_string();
+    let message = matmul(&mut g, &x, &w, None, None, None).unwrap_err().to_string();
     assert_eq!(message, "matmul: expected x [2, 5] F32, got [2, 4] F32");
     let message = matmul_dx(&mut g, &x, &w, None, None).unwrap_err().to_string();
     assert_eq!(message, "matmul_dx: expected dy [2, 3] F32, got [2, 4] F32");

@@ -3,7 +3,7 @@ use crate::support::without_long_loads;
 
 #[test]
 fn rows_by_vec4_where_there_are_no_long_loads() {
-    check(without_long_loads().filter(|gpu| gpu.caps().subgroups), ranks());
+    check(with_subgroups().and_then(|_| without_long_loads()), ranks());
 }
 
 #[test]
