@@ -82,6 +82,8 @@ static HRESULT dxc(DxcCompiler *compiler, const char *text, SIZE_T size, const c
 static void print_flat(ID3DBlob *said) {
   SIZE_T size = said ? ID3D10Blob_GetBufferSize(said) : 0;
   const char *text = said ? ID3D10Blob_GetBufferPointer(said) : "";
+  const char *fault = strstr(text, "error"); // warnings may come first
+  if (fault) { size -= (SIZE_T)(fault - text); text = fault; }
   for (SIZE_T i = 0; i < size && i < 400 && text[i]; i++) putchar(strchr("\r\n\t", text[i]) ? ' ' : text[i]);
 }
 

@@ -22,14 +22,14 @@ EXACT = ["wave", "spills", "scratch", "lds_bytes", "of"]
 LOOSE = ["vgprs", "sgprs", "waves", "code", "busy", "fma", "valu", "dual", "lds", "vmem", "smem", "salu"]
 
 PLAIN = "weight_rows/operand_vec4/low_rank_none/bias_none"
-TILES = "store_vec4 TILE=64 STEP=32 POW2=1"
-NF4 = "decode_table/scale_absmax/codebook_nf4"
+TILES = "store_vec4 ROWS=128 COLS=64 TM=8 TN=4 STEP=16 POW2=1"
+NF4 = "decode_table/scale_absmax/codebook_nf4/table_workgroup"
 CHECKED = [
     f"product/tiles.forward/decode_f32/scale_none/{PLAIN}/base_none/{TILES}",
     f"product/tiles.backward/decode_f32/scale_none/{PLAIN}/base_self/{TILES}",
-    f"product/tiles.forward/{NF4}/{PLAIN}/base_none/{TILES}",
-    f"product/tiles.backward/{NF4}/{PLAIN}/base_self/{TILES}",
-    f"product/gemv.forward/{NF4}/weight_rows/operand_vec4/low_rank_vec4/bias_add/base_none/store_scalar LANES=64 ROWS=4 VECTORS=2 POW2=1",
+    f"product/tiles.forward/{NF4}/{PLAIN}/base_none/{TILES} BITS=4",
+    f"product/tiles.backward/{NF4}/{PLAIN}/base_self/{TILES} BITS=4",
+    f"product/gemv.forward/{NF4}/weight_rows/operand_vec4/low_rank_vec4/bias_add/base_none/store_scalar LANES=64 ROWS=4 VECTORS=2 POW2=1 BITS=4",
     "attention/tiles.forward HEAD_DIM=64 PARTS=2 BLOCK=8",
     "norm.forward LANES=256 SIDE=16",
     "optimizer.adamw LANES=256 SIDE=16 CHUNK=2048",

@@ -3,7 +3,9 @@ import value
 
 alias Word = u32;
 
-fn decode_init(lane: u32) {}
+fn decode_init(lane: u32) {
+    value_init(lane);
+}
 
 // At least `count` <= 28 bits from bit `at` of word `word` on; what lies above is left over.
 fn bits_from(word: u32, at: u32, count: u32) -> u32 {

@@ -1,12 +1,11 @@
-// 4-bit codes of a table of 16 numbers, eight to a u32, the high nibble of a byte first. The table is a private copy:
-// drivers are slow at indexing a constant array.
-import codebook
+// 4-bit codes of a table of 16 numbers, eight to a u32, the high nibble of a byte first.
+import table
 
 alias Word = u32;
 
-var<private> table: array<f32, 16> = CODEBOOK;
-
-fn decode_init(lane: u32) {}
+fn decode_init(lane: u32) {
+    table_init(lane);
+}
 
 fn decode8(i: u32) -> Eight {
     let w = codes[i];

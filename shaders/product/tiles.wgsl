@@ -1,7 +1,11 @@
-// Products with a packed weight through workgroup memory, for GPUs: a workgroup computes a tile of TILE x TILE, each invocation
-// 4 x 4, in steps of STEP terms; the weight is decoded once per tile. Needs nothing beyond WebGPU's limits.
+// Products with a packed weight through workgroup memory, for GPUs: a workgroup computes a tile of ROWS x COLS, each invocation TM x TN
+// of it, in steps of STEP terms; the weight is decoded once per tile. Needs nothing beyond WebGPU's limits.
 //
-// In both tiles column c of term k lies at (c + 4 * (k / 4)) % TILE, which spreads stores over the memory banks.
+// Both tiles hold blocks of four terms by four rows (or columns), each as four vec4s: as read, a vec4 has four terms of a row, or four rows
+// of a term, and turning a block costs nothing once it is in registers. Slot s of quad q lies at (q + SKEW * (s / 4)) % quads of its line,
+// which spreads what neighbouring invocations store over the memory banks.
+//
+// Constants: ROWS, COLS, STEP; TM, 4 or 8; TN, 4, or 8 where TM is.
 
 import index
 import product
@@ -14,60 +18,224 @@ import bias
 import base
 import store
 
-const SIDE: u32 = TILE / 4u; // invocations along each side of the tile
-const THREADS: u32 = SIDE * SIDE;
+const QUADS_X: u32 = ROWS / 4u;
+const QUADS_W: u32 = COLS / 4u;
+const SKEW: u32 = 32u / STEP;
+const DOWN: u32 = ROWS / TM; // invocations along each side of the tile
+const ACROSS: u32 = COLS / TN;
+const THREADS: u32 = DOWN * ACROSS;
 
-var<workgroup> tile_x: array<f32, STEP * TILE>; // [term, row]
-var<workgroup> tile_w: array<f32, STEP * TILE>; // [term, column]
+// A row of four per vec4. The second block lies below the first (TM = 8), the others to the right of both (TN = 8).
+// Sums are named by literals: FXC unrolls every loop around a sum that it finds by an index.
+alias Sums = array<mat4x4<f32>, 4>;
 
-fn spot(term: u32, at: u32) -> u32 {
-    return term * TILE + (at + term / 4u * 4u) % TILE;
+var<workgroup> tile_x: array<vec4<f32>, STEP * QUADS_X>; // [slot, quad of rows]
+var<workgroup> tile_w: array<vec4<f32>, STEP * QUADS_W>; // [slot, quad of columns]
+
+// Where a vec4 lies: slot t has term t of the quad's four rows, or terms t / 4 * 4 .. + 3 of row t % 4.
+fn spot_x(slot: u32, quad: u32) -> u32 {
+    return slot * QUADS_X + (quad + slot / 4u * SKEW) % QUADS_X;
 }
 
-fn put_x(term: u32, row: u32, v: vec4<f32>) {
-    for (var t = 0u; t < 4u; t++) {
-        tile_x[spot(term + t, row)] = v[t];
-    }
-}
-
-fn put_w(term: u32, col: u32, v: vec4<f32>) {
-    for (var t = 0u; t < 4u; t++) {
-        tile_w[spot(term + t, col)] = v[t];
-    }
+fn spot_w(slot: u32, quad: u32) -> u32 {
+    return slot * QUADS_W + (quad + slot / 4u * SKEW) % QUADS_W;
 }
 
 // Eight columns of one term.
-fn put_w_columns(term: u32, col: u32, e: Eight) {
-    for (var t = 0u; t < 4u; t++) {
-        tile_w[spot(term, col + t)] = e.lo[t];
-        tile_w[spot(term, col + 4u + t)] = e.hi[t];
-    }
+fn put_columns(term: u32, word: u32, e: Eight) {
+    tile_w[spot_w(term, 2u * word)] = e.lo;
+    tile_w[spot_w(term, 2u * word + 1u)] = e.hi;
 }
 
-// Terms d .. d + STEP - 1 of the operand's rows from row0 on into the tile.
-fn put_operand(lane: u32, d: u32, row0: u32) {
-    for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
-        let term = i % (STEP / 4u) * 4u;
-        var v = vec4<f32>();
-        if (d + term < params.depth) {
-            let r = min(row0 + i / (STEP / 4u), params.rows - 1u);
-            v = operand4(r, params.first + d + term, params.first + params.depth);
+// sums + x · wᵀ
+fn outer(x: vec4<f32>, w: vec4<f32>, sums: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        fma(vec4<f32>(x.x), w, sums[0]),
+        fma(vec4<f32>(x.y), w, sums[1]),
+        fma(vec4<f32>(x.z), w, sums[2]),
+        fma(vec4<f32>(x.w), w, sums[3]),
+    );
+}
+
+fn add_block(x: mat4x4<f32>, w: mat4x4<f32>, sums: mat4x4<f32>) -> mat4x4<f32> {
+    return outer(x[3], w[3], outer(x[2], w[2], outer(x[1], w[1], outer(x[0], w[0], sums))));
+}
+
+// Four terms of four rows, a term per vec4.
+fn block_x(at: u32, by_terms: bool) -> mat4x4<f32> {
+    let block = mat4x4<f32>(tile_x[at], tile_x[at + QUADS_X], tile_x[at + 2u * QUADS_X], tile_x[at + 3u * QUADS_X]);
+    if (by_terms) {
+        return transpose(block);
+    }
+    return block;
+}
+
+fn block_w(at: u32, by_terms: bool) -> mat4x4<f32> {
+    let block = mat4x4<f32>(tile_w[at], tile_w[at + QUADS_W], tile_w[at + 2u * QUADS_W], tile_w[at + 3u * QUADS_W]);
+    if (by_terms) {
+        return transpose(block);
+    }
+    return block;
+}
+
+// acc += the product of both tiles for this invocation's results. x_by_terms, w_by_terms: whether a vec4 of the tile has four terms.
+fn multiply(acc: ptr<function, Sums>, lane: u32, x_by_terms: bool, w_by_terms: bool) {
+    let row = lane / ACROSS;
+    let col = lane % ACROSS;
+    for (var k = 0u; k < STEP; k += 4u) {
+        let x = block_x(spot_x(k, row), x_by_terms);
+        let w = block_w(spot_w(k, col), w_by_terms);
+        (*acc)[0] = add_block(x, w, (*acc)[0]);
+        if (TM == 8u) {
+            let lower = block_x(spot_x(k, row + DOWN), x_by_terms);
+            (*acc)[1] = add_block(lower, w, (*acc)[1]);
+            if (TN == 8u) {
+                let right = block_w(spot_w(k, col + ACROSS), w_by_terms);
+                (*acc)[2] = add_block(x, right, (*acc)[2]);
+                (*acc)[3] = add_block(lower, right, (*acc)[3]);
+            }
         }
-        put_x(term, i / (STEP / 4u), v);
     }
 }
 
-// acc += the product of both tiles for this invocation's 4 x 4 results.
-fn multiply(acc: ptr<function, array<vec4<f32>, 4>>, row: u32, col: u32) {
-    for (var k = 0u; k < STEP; k++) {
-        let ax = spot(k, row);
-        let aw = spot(k, col);
-        let w = vec4<f32>(tile_w[aw], tile_w[aw + 1u], tile_w[aw + 2u], tile_w[aw + 3u]);
-        (*acc)[0] = fma(vec4<f32>(tile_x[ax]), w, (*acc)[0]);
-        (*acc)[1] = fma(vec4<f32>(tile_x[ax + 1u]), w, (*acc)[1]);
-        (*acc)[2] = fma(vec4<f32>(tile_x[ax + 2u]), w, (*acc)[2]);
-        (*acc)[3] = fma(vec4<f32>(tile_x[ax + 3u]), w, (*acc)[3]);
+fn store_block(row: u32, col: u32, sums: mat4x4<f32>) {
+    let last = params.out_first + params.cols - 1u;
+    let c = params.out_first + col;
+    let b = vec4<f32>(
+        bias_at(min(c, last)),
+        bias_at(min(c + 1u, last)),
+        bias_at(min(c + 2u, last)),
+        bias_at(min(c + 3u, last)),
+    );
+    let scale = vec4<f32>(params.scale);
+    store4(row, col, fma(scale, sums[0], b));
+    store4(row + 1u, col, fma(scale, sums[1], b));
+    store4(row + 2u, col, fma(scale, sums[2], b));
+    store4(row + 3u, col, fma(scale, sums[3], b));
+}
+
+fn finish(acc: ptr<function, Sums>, row0: u32, col0: u32, lane: u32) {
+    let row = row0 + lane / ACROSS * 4u;
+    let col = col0 + lane % ACROSS * 4u;
+    store_block(row, col, (*acc)[0]);
+    if (TM == 8u) {
+        store_block(row + 4u * DOWN, col, (*acc)[1]);
+        if (TN == 8u) {
+            store_block(row, col + 4u * ACROSS, (*acc)[2]);
+            store_block(row + 4u * DOWN, col + 4u * ACROSS, (*acc)[3]);
+        }
     }
+}
+
+// The loops that fill tiles have uniform bounds: FXC unrolls one of a single turn, and where it depends on the invocation refuses barriers
+// behind it.
+
+// Terms d .. d + STEP - 1 of the operand's rows from row0 on into the tile, by terms.
+fn put_operand(lane: u32, d: u32, row0: u32) {
+    for (var n = 0u; n < ROWS * STEP / 4u; n += THREADS) {
+        let i = n + lane;
+        if (i < ROWS * STEP / 4u) {
+            let term = i % (STEP / 4u) * 4u;
+            let row = i / (STEP / 4u);
+            var v = vec4<f32>();
+            if (d + term < params.depth) {
+                v = operand4(min(row0 + row, params.rows - 1u), params.first + d + term, params.first + params.depth);
+            }
+            tile_x[spot_x(term + row % 4u, row / 4u)] = v;
+        }
+    }
+}
+
+// The same of the low-rank term.
+fn put_low_x(lane: u32, d: u32, row0: u32) {
+    for (var n = 0u; n < ROWS * STEP / 4u; n += THREADS) {
+        let i = n + lane;
+        if (i < ROWS * STEP / 4u) {
+            let term = i % (STEP / 4u) * 4u;
+            let row = i / (STEP / 4u);
+            var v = vec4<f32>();
+            if (d + term < params.rank) {
+                v = low_x4(min(row0 + row, params.rows - 1u), d + term);
+            }
+            tile_x[spot_x(term + row % 4u, row / 4u)] = v;
+        }
+    }
+}
+
+// Terms d .. d + STEP - 1 of the weight's rows from col0 on, which are columns of the result, by terms.
+fn put_weight_terms(lane: u32, d: u32, col0: u32) {
+    for (var n = 0u; n < COLS * STEP / 8u; n += THREADS) {
+        let i = n + lane;
+        if (i < COLS * STEP / 8u) {
+            let term = i % (STEP / 8u) * 8u;
+            let col = i / (STEP / 8u);
+            var e = Eight();
+            if (d + term < params.depth) {
+                let row = min(col0 + col, params.cols - 1u);
+                let word = (d + term) / 8u;
+                e = weight8(row, word, weight_scale(row, word));
+            }
+            tile_w[spot_w(term + col % 4u, col / 4u)] = e.lo;
+            tile_w[spot_w(term + 4u + col % 4u, col / 4u)] = e.hi;
+        }
+    }
+}
+
+// Terms d .. d + STEP - 1 of the weight's columns from col0 on.
+fn put_weight_columns(lane: u32, d: u32, col0: u32) {
+    let words = (params.cols + 7u) / 8u;
+    for (var n = 0u; n < STEP * COLS / 8u; n += THREADS) {
+        let i = n + lane;
+        if (i < STEP * COLS / 8u) {
+            let term = i / (COLS / 8u);
+            let word = col0 / 8u + i % (COLS / 8u);
+            var e = Eight();
+            if (d + term < params.depth && word < words) {
+                e = weight8(d + term, word, weight_scale(d + term, word));
+            }
+            put_columns(term, i % (COLS / 8u), e);
+        }
+    }
+}
+
+// The low-rank term's factor, as the weight's by terms and by columns.
+fn put_low_terms(lane: u32, d: u32, col0: u32) {
+    for (var n = 0u; n < COLS * STEP / 4u; n += THREADS) {
+        let i = n + lane;
+        if (i < COLS * STEP / 4u) {
+            let term = i % (STEP / 4u) * 4u;
+            let col = i / (STEP / 4u);
+            var v = vec4<f32>();
+            if (d + term < params.rank) {
+                v = low_w4(params.out_first + min(col0 + col, params.cols - 1u), d + term);
+            }
+            tile_w[spot_w(term + col % 4u, col / 4u)] = v;
+        }
+    }
+}
+
+fn put_low_columns(lane: u32, d: u32, col0: u32) {
+    let words = (params.cols + 7u) / 8u;
+    for (var n = 0u; n < STEP * COLS / 8u; n += THREADS) {
+        let i = n + lane;
+        if (i < STEP * COLS / 8u) {
+            let term = i / (COLS / 8u);
+            let word = col0 / 8u + i % (COLS / 8u);
+            var e = Eight();
+            if (d + term < params.rank && word < words) {
+                e = low_w8(d + term, word);
+            }
+            put_columns(term, i % (COLS / 8u), e);
+        }
+    }
+}
+
+fn steps(terms: u32) -> u32 {
+    return (terms + STEP - 1u) / STEP;
+}
+
+fn low_steps() -> u32 {
+    return LOW_RANK * steps(params.rank);
 }
 
 // y = scale * (x · Wᵀ + alpha * low_x · low_wᵀ) + bias + base
@@ -83,67 +251,23 @@ fn forward(
         return;
     }
     decode_init(lane);
-    let tiles = (params.rows + TILE - 1u) / TILE;
-    let row0 = g % tiles * TILE;
-    let col0 = g / tiles * TILE;
-    let row = lane / SIDE * 4u;
-    let col = lane % SIDE * 4u;
-    var acc: array<vec4<f32>, 4>;
-    for (var d = 0u; d < params.depth; d += STEP) {
-        put_operand(lane, d, row0);
-        for (var i = lane; i < TILE * STEP / 8u; i += THREADS) {
-            let term = i % (STEP / 8u) * 8u;
-            var e = Eight();
-            if (d + term < params.depth) {
-                let r = min(col0 + i / (STEP / 8u), params.cols - 1u);
-                let word = (d + term) / 8u;
-                e = weight8(r, word, weight_scale(r, word));
-            }
-            put_w(term, i / (STEP / 8u), e.lo);
-            put_w(term + 4u, i / (STEP / 8u), e.hi);
+    let tiles = (params.rows + ROWS - 1u) / ROWS;
+    let row0 = g % tiles * ROWS;
+    let col0 = g / tiles * COLS;
+    var acc: Sums;
+    for (var s = 0u; s < steps(params.depth) + low_steps(); s++) {
+        if (s < steps(params.depth)) {
+            put_operand(lane, s * STEP, row0);
+            put_weight_terms(lane, s * STEP, col0);
+        } else {
+            put_low_x(lane, (s - steps(params.depth)) * STEP, row0);
+            put_low_terms(lane, (s - steps(params.depth)) * STEP, col0);
         }
         workgroupBarrier();
-        multiply(&acc, row, col);
+        multiply(&acc, lane, true, true);
         workgroupBarrier();
     }
-    if (LOW_RANK == 1u) {
-        for (var d = 0u; d < params.rank; d += STEP) {
-            for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
-                let term = i % (STEP / 4u) * 4u;
-                let at = i / (STEP / 4u);
-                var v = vec4<f32>();
-                var w = vec4<f32>();
-                if (d + term < params.rank) {
-                    v = low_x4(min(row0 + at, params.rows - 1u), d + term);
-                    w = low_w4(params.out_first + min(col0 + at, params.cols - 1u), d + term);
-                }
-                put_x(term, at, v);
-                put_w(term, at, w);
-            }
-            workgroupBarrier();
-            multiply(&acc, row, col);
-            workgroupBarrier();
-        }
-    }
-    let c = min(col0 + col, params.cols - 1u) + params.out_first;
-    let last = params.cols - 1u + params.out_first;
-    let b = vec4<f32>(bias_at(c), bias_at(min(c + 1u, last)), bias_at(min(c + 2u, last)), bias_at(min(c + 3u, last)));
-    for (var i = 0u; i < 4u; i++) {
-        store4(row0 + row + i, col0 + col, fma(vec4<f32>(params.scale), acc[i], b));
-    }
-}
-
-// Decodes terms d .. d + 31 of eight words of columns into the tile.
-fn put_weight_rows(lane: u32, d: u32, word0: u32, words: u32) {
-    for (var i = lane; i < TILE * STEP / 8u; i += THREADS) {
-        let term = d + i / (TILE / 8u);
-        let word = word0 + i % (TILE / 8u);
-        var e = Eight();
-        if (term < params.depth && word < words) {
-            e = weight8(term, word, weight_scale(term, word));
-        }
-        put_w_columns(i / (TILE / 8u), i % (TILE / 8u) * 8u, e);
-    }
+    finish(&acc, row0, col0, lane);
 }
 
 // y = scale * (x · W + alpha * low_x · low_w) + base
@@ -159,47 +283,23 @@ fn backward(
         return;
     }
     decode_init(lane);
-    let tiles = (params.rows + TILE - 1u) / TILE;
-    let row0 = g % tiles * TILE;
-    let col0 = g / tiles * TILE;
-    let row = lane / SIDE * 4u;
-    let col = lane % SIDE * 4u;
-    let words = (params.cols + 7u) / 8u;
-    var acc: array<vec4<f32>, 4>;
-    if (LOW_RANK == 1u) {
-        for (var d = 0u; d < params.rank; d += STEP) {
-            for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
-                let term = i % (STEP / 4u) * 4u;
-                var v = vec4<f32>();
-                if (d + term < params.rank) {
-                    v = low_x4(min(row0 + i / (STEP / 4u), params.rows - 1u), d + term);
-                }
-                put_x(term, i / (STEP / 4u), v);
-            }
-            for (var i = lane; i < TILE * STEP / 8u; i += THREADS) {
-                let term = d + i / (TILE / 8u);
-                let word = col0 / 8u + i % (TILE / 8u);
-                var e = Eight();
-                if (term < params.rank && word < words) {
-                    e = low_w8(term, word);
-                }
-                put_w_columns(i / (TILE / 8u), i % (TILE / 8u) * 8u, e);
-            }
-            workgroupBarrier();
-            multiply(&acc, row, col);
-            workgroupBarrier();
+    let tiles = (params.rows + ROWS - 1u) / ROWS;
+    let row0 = g % tiles * ROWS;
+    let col0 = g / tiles * COLS;
+    var acc: Sums;
+    for (var s = 0u; s < steps(params.depth) + low_steps(); s++) {
+        if (s < steps(params.depth)) {
+            put_operand(lane, s * STEP, row0);
+            put_weight_columns(lane, s * STEP, col0);
+        } else {
+            put_low_x(lane, (s - steps(params.depth)) * STEP, row0);
+            put_low_columns(lane, (s - steps(params.depth)) * STEP, col0);
         }
-    }
-    for (var d = 0u; d < params.depth; d += STEP) {
-        put_operand(lane, d, row0);
-        put_weight_rows(lane, d, col0 / 8u, words);
         workgroupBarrier();
-        multiply(&acc, row, col);
+        multiply(&acc, lane, true, false);
         workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
-        store4(row0 + row + i, col0 + col, params.scale * acc[i]);
-    }
+    finish(&acc, row0, col0, lane);
 }
 
 // y = scale * (xᵀ · W) + base
@@ -215,30 +315,27 @@ fn gradient(
         return;
     }
     decode_init(lane);
-    let tiles = (params.rows + TILE - 1u) / TILE;
-    let row0 = g % tiles * TILE;
-    let col0 = g / tiles * TILE;
-    let row = lane / SIDE * 4u;
-    let col = lane % SIDE * 4u;
-    var acc: array<vec4<f32>, 4>;
+    let tiles = (params.rows + ROWS - 1u) / ROWS;
+    let row0 = g % tiles * ROWS;
+    let col0 = g / tiles * COLS;
+    var acc: Sums;
     for (var d = 0u; d < params.depth; d += STEP) {
-        for (var i = lane; i < TILE * STEP / 4u; i += THREADS) {
-            let term = i / (TILE / 4u);
-            let at = i % (TILE / 4u) * 4u;
-            var v = vec4<f32>();
-            if (d + term < params.depth && row0 + at < params.rows) {
-                v = operand4(d + term, row0 + at, params.rows);
-            }
-            for (var t = 0u; t < 4u; t++) {
-                tile_x[spot(term, at + t)] = v[t];
+        for (var n = 0u; n < STEP * QUADS_X; n += THREADS) {
+            let i = n + lane;
+            if (i < STEP * QUADS_X) {
+                let term = i / QUADS_X;
+                let quad = i % QUADS_X;
+                var v = vec4<f32>();
+                if (d + term < params.depth && row0 + 4u * quad < params.rows) {
+                    v = operand4(d + term, row0 + 4u * quad, params.rows);
+                }
+                tile_x[spot_x(term, quad)] = v;
             }
         }
-        put_weight_rows(lane, d, col0 / 8u, (params.cols + 7u) / 8u);
+        put_weight_columns(lane, d, col0);
         workgroupBarrier();
-        multiply(&acc, row, col);
+        multiply(&acc, lane, false, false);
         workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
-        store4(row0 + row + i, col0 + col, params.scale * acc[i]);
-    }
+    finish(&acc, row0, col0, lane);
 }

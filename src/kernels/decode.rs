@@ -22,8 +22,10 @@ pub(super) enum Unit {
 /// Where the values of a code book of 16 are looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lookup {
-    /// In memory.
-    Memory,
+    /// In an array of each invocation.
+    Private,
+    /// In workgroup memory; `decode_init` has a barrier then.
+    Workgroup,
     /// In the lanes of a subgroup, by a shuffle.
     Subgroup,
 }
@@ -143,10 +145,7 @@ fn decoder(scheme: Scheme) -> Decoder {
 pub(super) fn decode(kernel: Kernel, encoding: Encoding, unit: Unit, lookup: Lookup) -> Kernel {
     let Encoding { scheme, block } = encoding;
     let Decoder { codes, codebook, scale, zero } = decoder(scheme);
-    let table = match lookup {
-        Lookup::Memory => "decode_table",
-        Lookup::Subgroup => "decode_table_subgroup",
-    };
+    let table = if lookup == Lookup::Subgroup { "decode_table_subgroup" } else { "decode_table" };
     let [eight, one] = match codes {
         Codes::F32 if unit == Unit::EightLong => ["decode_f32_long"; 2],
         Codes::F32 => ["decode_f32", "codes_f32"],
@@ -166,11 +165,16 @@ pub(super) fn decode(kernel: Kernel, encoding: Encoding, unit: Unit, lookup: Loo
         .import("decode", if unit == Unit::One { one } else { eight })
         .import("scale", scale);
     if codes == Codes::Stream {
-        kernel = kernel.with("BITS", scheme.code_bits() as u32);
         kernel = kernel.import("value", if codebook.is_some() { "value_table" } else { "value_code" });
+    }
+    if codes == Codes::Stream || codebook.is_some() {
+        kernel = kernel.with("BITS", scheme.code_bits() as u32);
     }
     if let Some(codebook) = codebook {
         kernel = kernel.import("codebook", codebook);
+        if lookup == Lookup::Workgroup {
+            kernel = kernel.import("table", "table_workgroup");
+        }
     }
     if let Some(zero) = zero {
         kernel = kernel.with("ZERO", zero);

@@ -24,7 +24,7 @@ crate::graph::params! {
 
 /// `unit`: the elements per thread.
 fn kernel(encoding: Encoding, unit: Unit) -> Kernel {
-    let kernel = decode(Kernel::new("dequantize", "values"), encoding, unit, Lookup::Memory);
+    let kernel = decode(Kernel::new("dequantize", "values"), encoding, unit, Lookup::Private);
     kernel.import("write", if unit == Unit::One { "write_one" } else { "write_eight" })
 }
 

@@ -24,7 +24,7 @@ crate::graph::params! {
 
 fn kernel(encoding: Encoding, cols: usize) -> Kernel {
     let lanes = if cols <= 1024 { 64 } else { 256 };
-    decode(Kernel::new("embedding", "gather").with("LANES", lanes), encoding, Unit::One, Lookup::Memory)
+    decode(Kernel::new("embedding", "gather").with("LANES", lanes), encoding, Unit::One, Lookup::Private)
 }
 
 /// Every specialisation.

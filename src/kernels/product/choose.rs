@@ -47,7 +47,10 @@ fn choose(caps: &Caps, product: &Product) -> (Kernel, usize) {
             let tile = Tile::of(sizes, product, &long);
             (tile.kernel(&long), tile.groups(product))
         }
-        (false, false) => (tiles::kernel(&spec), tiles::groups(product)),
+        (false, false) => {
+            let tile = tiles::Tile::of(caps.kind, product);
+            (tile.kernel(&spec), tile.groups(product))
+        }
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) fn kernel(spec: &Spec, vectors: usize) -> Kernel {
         .with("LANES", LANES as u32)
         .with("ROWS", ROWS as u32)
         .with("VECTORS", vectors as u32);
-    spec.one_by_one().import(kernel, Lookup::Memory)
+    spec.one_by_one().import(kernel, Lookup::Workgroup)
 }
 
 /// Workgroups for `product`.

@@ -2,6 +2,7 @@ mod gemv;
 mod gemv_rows;
 mod gemv_subgroup;
 mod subgroup;
+mod tiles;
 
 use crate::support::{Rng, gpu, int, packed, without_subgroups};
 use fourbit::{
