@@ -1,11 +1,11 @@
 // Causal grouped-query flash attention, workgroup tiles: for GPUs.
 //
 // A workgroup owns ROWS rows of one head (queries in `forward` and `backward_q`, keys in `backward_kv`), and PARTS
-// neighbouring threads share a row: each holds the row's vec4s part, part + PARTS, ... in registers. Blocks of BLOCK rows of
-// the other side pass through workgroup memory. A score is the sum of its PARTS partial dot products, always in the
-// same order, so that all threads of a row agree on it to the bit.
+// neighbouring threads share EACH of them, which lie HALF apart: a thread holds its rows' vec4s part, part + PARTS, ... in registers, so
+// that what it reads serves EACH rows. Blocks of BLOCK rows of the other side pass through workgroup memory. A score is the sum of its PARTS
+// partial dot products; one thread adds them up, always one of the same row, and the others read what it makes of the score.
 //
-// Constants from the host: HEAD_DIM, PARTS, BLOCK.
+// Constants from the host: HEAD_DIM, PARTS, EACH (1, or 2 where PARTS is even), BLOCK.
 
 import index
 import attention_params
@@ -13,9 +13,15 @@ import attention_gradient
 import mask_segments
 
 const THREADS = 128u;
-const ROWS = THREADS / PARTS;
+const HALF = THREADS / PARTS;
+const ROWS = HALF * EACH;
 const SLICE = (D4 + PARTS - 1u) / PARTS;
 const STRIDE = SLICE * PARTS; // D4, padded with zeros
+
+// What stands for the largest score where there is none yet: above what stands for a masked one, whose exponential is then 0.
+const EMPTY = 0.5 * MASKED;
+
+alias Share = array<array<vec4<f32>, SLICE>, EACH>; // of a thread: its vec4s of its rows
 
 @group(0) @binding(12) var<storage, read> o_in: array<vec4<f32>>; // [batch * seq, heads * head_dim]
 @group(0) @binding(13) var<storage, read> lse_in: array<f32>; // [batch * seq, heads]
@@ -25,8 +31,8 @@ var<workgroup> tile_a: array<vec4<f32>, BLOCK * STRIDE>; // k, or q in backward_
 var<workgroup> tile_b: array<vec4<f32>, BLOCK * STRIDE>; // v, or dO in backward_kv
 var<workgroup> tile_segments: array<u32, BLOCK>;
 var<workgroup> tile_stats: array<vec2<f32>, BLOCK>;
-var<workgroup> partial: array<f32, BLOCK * THREADS>;
-var<workgroup> partial_pair: array<vec2<f32>, BLOCK * THREADS>;
+var<workgroup> partial: array<f32, BLOCK * EACH * THREADS>;
+var<workgroup> partial_pair: array<vec2<f32>, BLOCK * EACH * THREADS>;
 
 // What a workgroup works on: a tile of rows of one head.
 struct Task {
@@ -55,19 +61,40 @@ fn stage_keys(lane: u32, sequence: u32, kv_head: u32, j0: u32, end: u32) {
     }
 }
 
-// The sum of a row's partial products with row b of the block.
-fn score(b: u32, row: u32) -> f32 {
-    var sum = 0.0;
-    for (var p = 0u; p < PARTS; p++) {
-        sum += partial[b * THREADS + row * PARTS + p];
-    }
-    return capped(sum).x;
+// Where the partial sums of row b of the block with a thread's row r begin, and what is made of them lies.
+fn first_part(b: u32, r: u32, row: u32) -> u32 {
+    return (b * EACH + r) * THREADS + row * PARTS;
 }
 
-fn score_pair(b: u32, row: u32) -> vec2<f32> {
-    var sum = vec2<f32>(0.0);
+fn sum4(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+// Backward: the partial sums of x with the block's tile_a and of y with its tile_b.
+fn put_pairs(lane: u32, many: u32, x: ptr<function, Share>, y: ptr<function, Share>) {
+    for (var b = 0u; b < many; b++) {
+        var s: array<vec4<f32>, EACH>;
+        var dp: array<vec4<f32>, EACH>;
+        for (var c = 0u; c < SLICE; c++) {
+            let at = b * STRIDE + c * PARTS + lane % PARTS;
+            let first = tile_a[at];
+            let second = tile_b[at];
+            for (var r = 0u; r < EACH; r++) {
+                s[r] = fma((*x)[r][c], first, s[r]);
+                dp[r] = fma((*y)[r][c], second, dp[r]);
+            }
+        }
+        for (var r = 0u; r < EACH; r++) {
+            partial_pair[(b * EACH + r) * THREADS + lane] = vec2<f32>(sum4(s[r]), sum4(dp[r]));
+        }
+    }
+}
+
+// The sums of a row's parts from `at` on.
+fn pair_of(at: u32) -> vec2<f32> {
+    var sum = vec2<f32>();
     for (var p = 0u; p < PARTS; p++) {
-        sum += partial_pair[b * THREADS + row * PARTS + p];
+        sum += partial_pair[at + p];
     }
     return sum;
 }
@@ -87,20 +114,26 @@ fn forward(
     let kv_head = task.head / (params.heads / params.kv_heads);
     let part = lane % PARTS;
     let row = lane / PARTS;
-    let i = task.tile * ROWS + row;
+    let i0 = task.tile * ROWS + row;
+    // The row whose scores this thread adds up.
+    let i = i0 + part % EACH * HALF;
     let position = first_position() + i;
-    let source = query_row(task.sequence, min(i, params.seq - 1u), task.head) * D4;
     let own_segment = select(0u, segment(task.sequence, min(i, params.seq - 1u)), i < params.seq);
 
-    var x: array<vec4<f32>, SLICE>;
-    var acc: array<vec4<f32>, SLICE>;
-    for (var c = 0u; c < SLICE; c++) {
-        let d = c * PARTS + part;
-        x[c] = select(ZERO, q[source + min(d, D4 - 1u)] * (params.scale * LOG2_E), d < D4);
-        acc[c] = ZERO;
+    var x: Share;
+    var acc: Share;
+    var m: array<f32, EACH>;
+    var l: array<f32, EACH>;
+    for (var r = 0u; r < EACH; r++) {
+        let source = query_row(task.sequence, min(i0 + r * HALF, params.seq - 1u), task.head) * D4;
+        for (var c = 0u; c < SLICE; c++) {
+            let d = c * PARTS + part;
+            x[r][c] = select(ZERO, q[source + min(d, D4 - 1u)] * (params.scale * LOG2_E), d < D4);
+            acc[r][c] = ZERO;
+        }
+        m[r] = EMPTY;
+        l[r] = 0.0;
     }
-    var m = MASKED;
-    var l = 0.0;
 
     let end = min(first_position() + min((task.tile + 1u) * ROWS, params.seq), key_count());
     for (var j0 = first_key(first_position() + task.tile * ROWS); j0 < end; j0 += BLOCK) {
@@ -110,44 +143,72 @@ fn forward(
         stage_keys(lane, task.sequence, kv_head, j0, end);
         workgroupBarrier();
         for (var b = 0u; b < many; b++) {
-            var sum = ZERO;
+            var sum: array<vec4<f32>, EACH>;
             for (var c = 0u; c < SLICE; c++) {
-                sum = fma(x[c], tile_a[b * STRIDE + c * PARTS + part], sum);
+                let key = tile_a[b * STRIDE + c * PARTS + part];
+                for (var r = 0u; r < EACH; r++) {
+                    sum[r] = fma(x[r][c], key, sum[r]);
+                }
             }
-            partial[b * THREADS + lane] = (sum.x + sum.y) + (sum.z + sum.w);
+            for (var r = 0u; r < EACH; r++) {
+                partial[(b * EACH + r) * THREADS + lane] = sum4(sum[r]);
+            }
         }
         workgroupBarrier();
-        var top = m;
-        for (var b = 0u; b < many; b++) {
-            let seen = visible(position, j0 + b, own_segment, tile_segments[b]);
-            top = max(top, select(MASKED, score(b, row), seen));
+        for (var n = 0u; n < BLOCK * EACH; n += PARTS) {
+            let b = (n + part) / EACH;
+            if (b < many) {
+                let at = first_part(b, part % EACH, row);
+                var sum = 0.0;
+                for (var p = 0u; p < PARTS; p++) {
+                    sum += partial[at + p];
+                }
+                partial[at] = select(MASKED, capped(sum).x, visible(position, j0 + b, own_segment, tile_segments[b]));
+            }
         }
-        let shrink = exp2(m - top);
-        m = top;
-        l *= shrink;
-        for (var c = 0u; c < SLICE; c++) {
-            acc[c] *= shrink;
-        }
-        for (var b = 0u; b < many; b++) {
-            let seen = visible(position, j0 + b, own_segment, tile_segments[b]);
-            let p = select(0.0, exp2(select(-200.0, score(b, row) - m, seen)), seen);
-            l += p;
+        workgroupBarrier();
+        for (var r = 0u; r < EACH; r++) {
+            var top = m[r];
+            for (var b = 0u; b < many; b++) {
+                top = max(top, partial[first_part(b, r, row)]);
+            }
+            let shrink = exp2(m[r] - top);
+            m[r] = top;
+            l[r] *= shrink;
             for (var c = 0u; c < SLICE; c++) {
-                acc[c] = fma(vec4<f32>(p), tile_b[b * STRIDE + c * PARTS + part], acc[c]);
+                acc[r][c] *= shrink;
+            }
+        }
+        for (var b = 0u; b < many; b++) {
+            var p: array<f32, EACH>;
+            for (var r = 0u; r < EACH; r++) {
+                let score = partial[first_part(b, r, row)];
+                p[r] = exp2(max(score - m[r], -200.0));
+                l[r] += p[r];
+            }
+            for (var c = 0u; c < SLICE; c++) {
+                let value = tile_b[b * STRIDE + c * PARTS + part];
+                for (var r = 0u; r < EACH; r++) {
+                    acc[r][c] = fma(vec4<f32>(p[r]), value, acc[r][c]);
+                }
             }
         }
     }
-    if (i < params.seq) {
-        // A row with a key has l >= 1; one without has acc = 0.
-        let inverse = 1.0 / max(l, 1.0e-30);
-        for (var c = 0u; c < SLICE; c++) {
-            let d = c * PARTS + part;
-            if (d < D4) {
-                o[source + d] = acc[c] * inverse;
+    for (var r = 0u; r < EACH; r++) {
+        let own = i0 + r * HALF;
+        if (own < params.seq) {
+            // A row with a key has l >= 1; one without has acc = 0.
+            let sum = max(l[r], 1.0e-30);
+            let at = query_row(task.sequence, own, task.head);
+            for (var c = 0u; c < SLICE; c++) {
+                let d = c * PARTS + part;
+                if (d < D4) {
+                    o[at * D4 + d] = acc[r][c] * (1.0 / sum);
+                }
             }
-        }
-        if (part == 0u) {
-            lse[query_row(task.sequence, i, task.head)] = select(MASKED, (m + log2(max(l, 1.0e-30))) * LN_2, l > 0.0);
+            if (part == 0u) {
+                lse[at] = select(MASKED, (m[r] + log2(sum)) * LN_2, l[r] > 0.0);
+            }
         }
     }
 }
@@ -185,20 +246,24 @@ fn backward_q(
     let kv_head = task.head / (params.heads / params.kv_heads);
     let part = lane % PARTS;
     let row = lane / PARTS;
-    let i = task.tile * ROWS + row;
-    let own = query_row(task.sequence, min(i, params.seq - 1u), task.head);
+    let i0 = task.tile * ROWS + row;
+    // The row whose scores this thread adds up.
+    let i = i0 + part % EACH * HALF;
     let own_segment = select(0u, segment(task.sequence, min(i, params.seq - 1u)), i < params.seq);
-    let own_stats = stats[own];
+    let own_stats = stats[query_row(task.sequence, min(i, params.seq - 1u), task.head)];
 
-    var x: array<vec4<f32>, SLICE>;
-    var y: array<vec4<f32>, SLICE>;
-    var acc: array<vec4<f32>, SLICE>;
-    for (var c = 0u; c < SLICE; c++) {
-        let d = c * PARTS + part;
-        let source = own * D4 + min(d, D4 - 1u);
-        x[c] = select(ZERO, q[source] * (params.scale * LOG2_E), d < D4);
-        y[c] = select(ZERO, d_o[source], d < D4);
-        acc[c] = ZERO;
+    var x: Share;
+    var y: Share;
+    var acc: Share;
+    for (var r = 0u; r < EACH; r++) {
+        let own = query_row(task.sequence, min(i0 + r * HALF, params.seq - 1u), task.head);
+        for (var c = 0u; c < SLICE; c++) {
+            let d = c * PARTS + part;
+            let source = own * D4 + min(d, D4 - 1u);
+            x[r][c] = select(ZERO, q[source] * (params.scale * LOG2_E), d < D4);
+            y[r][c] = select(ZERO, d_o[source], d < D4);
+            acc[r][c] = ZERO;
+        }
     }
 
     let end = min((task.tile + 1u) * ROWS, params.seq);
@@ -208,29 +273,38 @@ fn backward_q(
         workgroupBarrier();
         stage_keys(lane, task.sequence, kv_head, j0, end);
         workgroupBarrier();
-        for (var b = 0u; b < many; b++) {
-            var s = ZERO;
-            var dp = ZERO;
-            for (var c = 0u; c < SLICE; c++) {
-                let at = b * STRIDE + c * PARTS + part;
-                s = fma(x[c], tile_a[at], s);
-                dp = fma(y[c], tile_b[at], dp);
+        put_pairs(lane, many, &x, &y);
+        workgroupBarrier();
+        for (var n = 0u; n < BLOCK * EACH; n += PARTS) {
+            let b = (n + part) / EACH;
+            if (b < many) {
+                let at = first_part(b, part % EACH, row);
+                let seen = visible(i, j0 + b, own_segment, tile_segments[b]);
+                partial_pair[at] = score_gradient(pair_of(at), own_stats, seen);
             }
-            partial_pair[b * THREADS + lane] = vec2<f32>((s.x + s.y) + (s.z + s.w), (dp.x + dp.y) + (dp.z + dp.w));
         }
         workgroupBarrier();
         for (var b = 0u; b < many; b++) {
-            let ds = score_gradient(score_pair(b, row), own_stats, visible(i, j0 + b, own_segment, tile_segments[b])).y;
+            var ds: array<f32, EACH>;
+            for (var r = 0u; r < EACH; r++) {
+                ds[r] = partial_pair[first_part(b, r, row)].y;
+            }
             for (var c = 0u; c < SLICE; c++) {
-                acc[c] = fma(vec4<f32>(ds), tile_a[b * STRIDE + c * PARTS + part], acc[c]);
+                let key = tile_a[b * STRIDE + c * PARTS + part];
+                for (var r = 0u; r < EACH; r++) {
+                    acc[r][c] = fma(vec4<f32>(ds[r]), key, acc[r][c]);
+                }
             }
         }
     }
-    if (i < params.seq) {
-        for (var c = 0u; c < SLICE; c++) {
-            let d = c * PARTS + part;
-            if (d < D4) {
-                dq[own * D4 + d] = acc[c] * params.scale;
+    for (var r = 0u; r < EACH; r++) {
+        let own = i0 + r * HALF;
+        if (own < params.seq) {
+            for (var c = 0u; c < SLICE; c++) {
+                let d = c * PARTS + part;
+                if (d < D4) {
+                    dq[query_row(task.sequence, own, task.head) * D4 + d] = acc[r][c] * params.scale;
+                }
             }
         }
     }
@@ -255,21 +329,25 @@ fn backward_kv(
     let repeat = params.heads / params.kv_heads;
     let part = lane % PARTS;
     let row = lane / PARTS;
-    let j = tile * ROWS + row;
-    let own = key_row(sequence, min(j, params.seq - 1u), kv_head) * D4;
+    let held = tile * ROWS + row;
+    // The row whose scores this thread adds up.
+    let j = held + part % EACH * HALF;
     let own_segment = select(0u, segment(sequence, min(j, params.seq - 1u)), j < params.seq);
 
-    var x: array<vec4<f32>, SLICE>;
-    var y: array<vec4<f32>, SLICE>;
-    var acc_k: array<vec4<f32>, SLICE>;
-    var acc_v: array<vec4<f32>, SLICE>;
-    for (var c = 0u; c < SLICE; c++) {
-        let d = c * PARTS + part;
-        let source = own + min(d, D4 - 1u);
-        x[c] = select(ZERO, k[source] * (params.scale * LOG2_E), d < D4);
-        y[c] = select(ZERO, v[source], d < D4);
-        acc_k[c] = ZERO;
-        acc_v[c] = ZERO;
+    var x: Share;
+    var y: Share;
+    var acc_k: Share;
+    var acc_v: Share;
+    for (var r = 0u; r < EACH; r++) {
+        let own = key_row(sequence, min(held + r * HALF, params.seq - 1u), kv_head) * D4;
+        for (var c = 0u; c < SLICE; c++) {
+            let d = c * PARTS + part;
+            let source = own + min(d, D4 - 1u);
+            x[r][c] = select(ZERO, k[source] * (params.scale * LOG2_E), d < D4);
+            y[r][c] = select(ZERO, v[source], d < D4);
+            acc_k[r][c] = ZERO;
+            acc_v[r][c] = ZERO;
+        }
     }
 
     let start = tile * ROWS;
@@ -282,33 +360,42 @@ fn backward_kv(
         workgroupBarrier();
         stage_queries(lane, sequence, head, i0, end);
         workgroupBarrier();
-        for (var b = 0u; b < many; b++) {
-            var s = ZERO;
-            var dp = ZERO;
-            for (var c = 0u; c < SLICE; c++) {
-                let at = b * STRIDE + c * PARTS + part;
-                s = fma(x[c], tile_a[at], s);
-                dp = fma(y[c], tile_b[at], dp);
+        put_pairs(lane, many, &x, &y);
+        workgroupBarrier();
+        for (var t = 0u; t < BLOCK * EACH; t += PARTS) {
+            let b = (t + part) / EACH;
+            if (b < many) {
+                let at = first_part(b, part % EACH, row);
+                let seen = visible(i0 + b, j, tile_segments[b], own_segment);
+                partial_pair[at] = score_gradient(pair_of(at), tile_stats[b], seen);
             }
-            partial_pair[b * THREADS + lane] = vec2<f32>((s.x + s.y) + (s.z + s.w), (dp.x + dp.y) + (dp.z + dp.w));
         }
         workgroupBarrier();
         for (var b = 0u; b < many; b++) {
-            let seen = visible(i0 + b, j, tile_segments[b], own_segment);
-            let grad = score_gradient(score_pair(b, row), tile_stats[b], seen);
+            var grad: array<vec2<f32>, EACH>;
+            for (var r = 0u; r < EACH; r++) {
+                grad[r] = partial_pair[first_part(b, r, row)];
+            }
             for (var c = 0u; c < SLICE; c++) {
                 let at = b * STRIDE + c * PARTS + part;
-                acc_v[c] = fma(vec4<f32>(grad.x), tile_b[at], acc_v[c]);
-                acc_k[c] = fma(vec4<f32>(grad.y), tile_a[at], acc_k[c]);
+                let query = tile_a[at];
+                let gradient = tile_b[at];
+                for (var r = 0u; r < EACH; r++) {
+                    acc_v[r][c] = fma(vec4<f32>(grad[r].x), gradient, acc_v[r][c]);
+                    acc_k[r][c] = fma(vec4<f32>(grad[r].y), query, acc_k[r][c]);
+                }
             }
         }
     }
-    if (j < params.seq) {
-        for (var c = 0u; c < SLICE; c++) {
-            let d = c * PARTS + part;
-            if (d < D4) {
-                dk[own + d] = acc_k[c] * params.scale;
-                dv[own + d] = acc_v[c];
+    for (var r = 0u; r < EACH; r++) {
+        if (held + r * HALF < params.seq) {
+            let own = key_row(sequence, held + r * HALF, kv_head) * D4;
+            for (var c = 0u; c < SLICE; c++) {
+                let d = c * PARTS + part;
+                if (d < D4) {
+                    dk[own + d] = acc_k[r][c] * params.scale;
+                    dv[own + d] = acc_v[r][c];
+                }
             }
         }
     }

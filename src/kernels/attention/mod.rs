@@ -24,7 +24,7 @@ pub(super) use spec::expect;
 /// Which kernels do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Design {
-    /// Tiles in workgroup memory, on any device; a thread holds at most so many vec4s of a head.
+    /// Tiles in workgroup memory, on any device; a thread holds at most so many vec4s of each of two rows.
     Tiles(u32),
     /// Whole rows in a lane, operands passed round by shuffles, in subgroups of exactly so many lanes: software drivers.
     Lanes {

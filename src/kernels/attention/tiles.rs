@@ -3,27 +3,29 @@
 use super::spec::{Attention, HEAD_DIMS, Mask, Scores};
 use crate::gpu::Kernel;
 
-/// How many vec4s of a head a thread holds, at most: more suit the registers of GPUs; fewer suit drivers on the processor, which
+/// How many vec4s of a head a thread holds of each of its rows, at most: more suit the registers of GPUs; fewer suit drivers on the processor, which
 /// spend seconds compiling long straight code.
-pub(super) const SHARES: [u32; 2] = [8, 2];
+pub(super) const SHARES: [u32; 2] = [4, 2];
 
 /// Threads of a tile's workgroup.
 const THREADS: usize = 128;
 
-/// A tile kernel and the rows one of its workgroups owns. `share`: vec4s of a head that a thread holds, at most;
+/// A tile kernel and the rows one of its workgroups owns. `share`: vec4s of a head that a thread holds of each of two rows, at most;
 /// `pairs`: partial sums a score has.
 fn tile_kernel(entry: &'static str, head_dim: usize, share: u32, pairs: usize, scores: Scores) -> (Kernel, usize) {
     let vec4s = head_dim / 4;
     let parts = vec4s.div_ceil(share as usize).next_power_of_two();
+    let each = if parts == 1 { 1 } else { 2 };
     let stride = vec4s.next_multiple_of(parts);
     // Two tiles, the partial sums, segments and statistics of a block's rows; WebGPU grants 16384 bytes.
-    let bytes = |block: usize| block * (2 * stride * 16 + THREADS * pairs * 4 + 12);
-    let block = [8, 4].into_iter().find(|&b| bytes(b) < 16000).expect("four rows fit for every head_dim up to 256");
+    let bytes = |block: usize| block * (2 * stride * 16 + each * THREADS * pairs * 4 + 12);
+    let block = [8, 4, 2].into_iter().find(|&b| bytes(b) < 16000).expect("two rows fit for every head_dim up to 256");
     let kernel = Kernel::new("attention/tiles", entry)
         .with("HEAD_DIM", head_dim as u32)
         .with("PARTS", parts as u32)
+        .with("EACH", each as u32)
         .with("BLOCK", block as u32);
-    (scores.apply(kernel), THREADS / parts)
+    (scores.apply(kernel), THREADS / parts * each)
 }
 
 /// The kernel, and its workgroups for `spec`.
