@@ -1,4 +1,4 @@
-// Adding rows to a cache of keys or values, one vec4 per thread.
+// Adding rows to the caches of keys and values, one vec4 of each per thread.
 
 import index
 
@@ -12,11 +12,13 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> rows: array<vec4<f32>>; // [tokens, width]
-@group(0) @binding(2) var<storage, read> position: array<u32>; // [1]
-@group(0) @binding(3) var<storage, read_write> cache: array<vec4<f32>>; // [capacity, width]
+@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>; // [tokens, width]
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>; // [tokens, width]
+@group(0) @binding(3) var<storage, read> position: array<u32>; // [1]
+@group(0) @binding(4) var<storage, read_write> keys: array<vec4<f32>>; // [capacity, width]
+@group(0) @binding(5) var<storage, read_write> values: array<vec4<f32>>; // [capacity, width]
 
-// cache[position + t] = rows[t]; rows past the capacity go to its beginning, or are dropped
+// keys[position + t] = k[t], values[position + t] = v[t]; rows past the capacity go to its beginning, or are dropped
 @compute @workgroup_size(128)
 fn append(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -29,12 +31,11 @@ fn append(
         return;
     }
     let token = at / params.width4;
-    if (params.wraps == 1u) {
-        cache[(position[0] + token) % params.capacity * params.width4 + at % params.width4] = rows[at];
-        return;
-    }
     // Compared without a sum, which could wrap.
-    if (position[0] < params.capacity && token < params.capacity - position[0]) {
-        cache[position[0] * params.width4 + at] = rows[at];
+    let fits = position[0] < params.capacity && token < params.capacity - position[0];
+    if (params.wraps == 1u || fits) {
+        let to = (position[0] + token) % params.capacity * params.width4 + at % params.width4;
+        keys[to] = k[at];
+        values[to] = v[at];
     }
 }

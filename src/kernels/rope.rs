@@ -234,9 +234,9 @@ crate::graph::params! {
     struct Params {
         rows: u32,
         heads: u32,
+        kv_heads: u32,
         head_dim: u32,
         half_dim: u32,
-        head_blocks: u32,
         positions: u32,
         sign: f32,
     }
@@ -254,25 +254,26 @@ pub fn variants() -> Vec<Kernel> {
     vec![kernel()]
 }
 
-/// (a, b) ← (a·cos − b·sin, b·cos + a·sin) for a = x\[r, h, i\], b = x\[r, h, i + rotary_dim/2\], i < rotary_dim/2, in place
+/// (a, b) ← (a·cos − b·sin, b·cos + a·sin) for a = x\[r, h, i\], b = x\[r, h, i + rotary_dim/2\], i < rotary_dim/2, in place, for x = q and x = k
 ///
-/// x: [rows, heads · head_dim] f32, overwritten where it turns; table: [positions, rotary_dim] f32 of [`RopeTable`], where
-/// rotary_dim ≤ head_dim: the features behind it stay as they are. positions: [rows] u32, each inside the table. `inverse` takes −sin,
-/// which is the gradient. Errors: Shape. The halves pair up as in transformers' `rotate_half`; GGUF files of Llama models store q and
-/// k permuted.
+/// q: [rows, heads · head_dim], k: [rows, kv_heads · head_dim], each with its number of heads; f32, overwritten where they turn. table:
+/// [positions, rotary_dim] f32 of [`RopeTable`], where rotary_dim ≤ head_dim: the features behind it stay as they are. positions: [rows] u32,
+/// each inside the table. `inverse` takes −sin, which is the gradient. Errors: Shape. The halves pair up as in transformers'
+/// `rotate_half`; GGUF files of Llama models store q and k permuted.
 pub fn rope(
     g: &mut Graph,
-    x: &Value,
+    [(q, heads), (k, kv_heads)]: [(&Value, usize); 2],
     table: &Value,
     positions: &Value,
-    heads: usize,
     head_dim: usize,
     inverse: bool,
 ) -> Result<()> {
-    let (rows, cols) = x.rows_cols();
+    let (rows, _) = q.rows_cols();
     let (entries, width) = table.rows_cols();
-    if heads * head_dim != cols || cols == 0 {
-        return Err(Error::shape("rope", format!("[rows, {heads} heads of {head_dim}]"), x.shape()));
+    for (x, heads) in [(q, heads), (k, kv_heads)] {
+        if x.rows_cols() != (rows, heads * head_dim) || heads * head_dim == 0 {
+            return Err(Error::shape("rope", format!("[{rows}, {heads} heads of {head_dim}]"), x.shape()));
+        }
     }
     if !(2..=head_dim).contains(&width) || !width.is_multiple_of(2) || entries == 0 {
         return Err(Error::shape("rope", format!("a table [positions, even and up to {head_dim}]"), table.shape()));
@@ -281,16 +282,18 @@ pub fn rope(
         let got = format!("{} {}", positions.dtype(), positions.shape());
         return Err(Error::shape("rope", format!("positions U32 [{rows}]"), got));
     }
-    let (half, head_blocks) = (width / 2, heads.div_ceil(HEADS));
+    let half = width / 2;
     let params = Params {
         rows: rows as u32,
         heads: heads as u32,
+        kv_heads: kv_heads as u32,
         head_dim: head_dim as u32,
         half_dim: half as u32,
-        head_blocks: head_blocks as u32,
         positions: entries as u32,
         sign: if inverse { -1.0 } else { 1.0 },
     };
-    let groups = (rows * head_blocks * half).div_ceil(256);
-    g.dispatch(kernel(), &params, &[table, positions, x], groups, 12.0 * (rows * heads * width) as f64)
+    let blocks = heads.div_ceil(HEADS) + kv_heads.div_ceil(HEADS);
+    let groups = (rows * blocks * half).div_ceil(256);
+    let work = 12.0 * (rows * (heads + kv_heads) * width) as f64;
+    g.dispatch(kernel(), &params, &[table, positions, q, k], groups, work)
 }

@@ -122,8 +122,7 @@ impl Attention {
             }
             Keys::Cache { cache, position } => {
                 let (keys, values) = (g.import(&cache.keys), g.import(&cache.values));
-                kv_cache::cache_append(g, &k, &keys, position, self.window)?;
-                kv_cache::cache_append(g, &v, &values, position, self.window)?;
+                kv_cache::cache_append(g, [&k, &v], [&keys, &values], position, self.window)?;
                 (attention::attention_cached(g, &sizes, &q, &keys, &values, position)?, None)
             }
         };
@@ -161,8 +160,7 @@ impl Attention {
     /// Rotates queries and keys in place, or back.
     fn rotate(&self, g: &mut Graph, q: &Value, k: &Value, cx: &Context, back: bool) -> Result<()> {
         let Some(table) = self.rope.map(|rope| &cx.ropes[rope]) else { return Ok(()) };
-        rope::rope(g, q, table, &cx.positions, self.heads, self.head_dim, back)?;
-        rope::rope(g, k, table, &cx.positions, self.kv_heads, self.head_dim, back)
+        rope::rope(g, [(q, self.heads), (k, self.kv_heads)], table, &cx.positions, self.head_dim, back)
     }
 
     fn sizes(&self, cx: &Context) -> Sizes {

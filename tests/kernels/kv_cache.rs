@@ -12,17 +12,22 @@ fn rows_go_to_their_position_and_nowhere_else() {
         let mut g = Graph::new(&gpu);
         let at = g.import(&gpu.tensor("position", [1], DType::U32, &[position]).unwrap());
         let from = g.import(&gpu.tensor("rows", [tokens, width], DType::F32, &rows).unwrap());
-        let cache = g.import(&gpu.tensor("cache", [capacity, width], DType::F32, &before).unwrap());
-        cache_append(&mut g, &from, &cache, &at, None).unwrap();
-        let got = g.run().unwrap().read::<f32>(&cache).unwrap();
-        let mut want = before;
-        for (t, row) in rows.chunks(width).enumerate() {
-            let to = position as usize + t;
-            if to < capacity {
-                want[to * width..][..width].copy_from_slice(row);
+        let values: Vec<f32> = rows.iter().map(|v| -v).collect();
+        let from_values = g.import(&gpu.tensor("values", [tokens, width], DType::F32, &values).unwrap());
+        let mut cache = || g.import(&gpu.tensor("cache", [capacity, width], DType::F32, &before).unwrap());
+        let caches = [cache(), cache()];
+        cache_append(&mut g, [&from, &from_values], caches.each_ref(), &at, None).unwrap();
+        let ran = g.run().unwrap();
+        for (rows, cache) in [rows, values].iter().zip(&caches) {
+            let mut want = before.clone();
+            for (t, row) in rows.chunks(width).enumerate() {
+                let to = position as usize + t;
+                if to < capacity {
+                    want[to * width..][..width].copy_from_slice(row);
+                }
             }
+            assert_eq!(ran.read::<f32>(cache).unwrap(), want);
         }
-        assert_eq!(got, want);
     }
 }
 
@@ -36,14 +41,19 @@ fn with_a_window_rows_go_round() {
         let mut g = Graph::new(&gpu);
         let at = g.import(&gpu.tensor("position", [1], DType::U32, &[position as u32]).unwrap());
         let from = g.import(&gpu.tensor("rows", [tokens, width], DType::F32, &rows).unwrap());
-        let cache = g.import(&gpu.tensor("cache", [capacity, width], DType::F32, &before).unwrap());
-        cache_append(&mut g, &from, &cache, &at, Some(7)).unwrap();
-        let got = g.run().unwrap().read::<f32>(&cache).unwrap();
-        let mut want = before;
-        for (t, row) in rows.chunks(width).enumerate() {
-            want[(position + t) % capacity * width..][..width].copy_from_slice(row);
+        let values: Vec<f32> = rows.iter().map(|v| -v).collect();
+        let from_values = g.import(&gpu.tensor("values", [tokens, width], DType::F32, &values).unwrap());
+        let mut cache = || g.import(&gpu.tensor("cache", [capacity, width], DType::F32, &before).unwrap());
+        let caches = [cache(), cache()];
+        cache_append(&mut g, [&from, &from_values], caches.each_ref(), &at, Some(7)).unwrap();
+        let ran = g.run().unwrap();
+        for (rows, cache) in [rows, values].iter().zip(&caches) {
+            let mut want = before.clone();
+            for (t, row) in rows.chunks(width).enumerate() {
+                want[(position + t) % capacity * width..][..width].copy_from_slice(row);
+            }
+            assert_eq!(ran.read::<f32>(cache).unwrap(), want);
         }
-        assert_eq!(got, want);
     }
 }
 
@@ -55,7 +65,10 @@ fn bad_shapes_are_refused() {
     let position = g.value([1], DType::U32).unwrap();
     for shape in [[5, 8], [2, 6], [2, 4]] {
         let rows = g.value(shape, DType::F32).unwrap();
-        let message = cache_append(&mut g, &rows, &cache, &position, None).unwrap_err().to_string();
+        let message = cache_append(&mut g, [&rows; 2], [&cache; 2], &position, None).unwrap_err().to_string();
         assert!(message.starts_with("cache_append"), "{message}");
     }
+    let [k, v] = [[2, 8], [1, 8]].map(|shape| g.value(shape, DType::F32).unwrap());
+    let message = cache_append(&mut g, [&k, &v], [&cache; 2], &position, None).unwrap_err().to_string();
+    assert!(message.starts_with("cache_append v"), "{message}");
 }

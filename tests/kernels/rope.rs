@@ -122,17 +122,28 @@ fn rotates_and_turns_back() {
         let table = g.import(&table);
         let tp = g.import(&gpu.tensor("positions", [rows], DType::U32, &positions).unwrap());
         let tx = g.import(&gpu.tensor("x", [rows, heads * head_dim], DType::F32, &x).unwrap());
-        let turned = elementwise::add(&mut g, &tx, &tx, 1.0).unwrap();
-        let inverse = elementwise::add(&mut g, &tx, &tx, 1.0).unwrap();
-        rope::rope(&mut g, &turned, &table, &tp, heads, head_dim, false).unwrap();
-        rope::rope(&mut g, &inverse, &table, &tp, heads, head_dim, true).unwrap();
-        g.keep(&turned);
-        g.keep(&inverse);
+        // Keys of fewer heads, or of more, than the queries have.
+        let kv_heads = if heads == 1 { 6 } else { 1 };
+        let keys = rng.normals(rows * kv_heads * head_dim);
+        let tk = g.import(&gpu.tensor("k", [rows, kv_heads * head_dim], DType::F32, &keys).unwrap());
+        let mut doubled = |x| elementwise::add(&mut g, x, x, 1.0).unwrap();
+        let [turned, inverse] = [doubled(&tx), doubled(&tx)];
+        let [turned_keys, inverse_keys] = [doubled(&tk), doubled(&tk)];
+        rope::rope(&mut g, [(&turned, heads), (&turned_keys, kv_heads)], &table, &tp, head_dim, false).unwrap();
+        rope::rope(&mut g, [(&inverse, heads), (&inverse_keys, kv_heads)], &table, &tp, head_dim, true).unwrap();
+        for value in [&turned, &inverse, &turned_keys, &inverse_keys] {
+            g.keep(value);
+        }
         let ran = g.run().unwrap();
-        let x64: Vec<f64> = x.iter().map(|v| 2.0 * f64::from(*v)).collect();
+        let twice = |x: &[f32]| x.iter().map(|v| 2.0 * f64::from(*v)).collect::<Vec<_>>();
         let f = reference::frequencies(1e4, rotary_dim);
-        for (what, value, sign) in [("rope", &turned, 1.0), ("inverse", &inverse, -1.0)] {
-            let want = reference::partial_rope(&x64, &positions, &f, heads, sign, attention);
+        for (what, value, before, heads, sign) in [
+            ("queries", &turned, &x, heads, 1.0),
+            ("queries back", &inverse, &x, heads, -1.0),
+            ("keys", &turned_keys, &keys, kv_heads, 1.0),
+            ("keys back", &inverse_keys, &keys, kv_heads, -1.0),
+        ] {
+            let want = reference::partial_rope(&twice(before), &positions, &f, heads, sign, attention);
             // Two products below 10 of f32 factors, and their sum.
             assert_close(what, &ran.read::<f32>(value).unwrap(), &want, 2e-6, 1e-6);
         }
@@ -147,9 +158,17 @@ fn other_shapes_are_refused() {
     let table = g.import(&gpu.zeros("table", [8, 6], DType::F32).unwrap());
     let positions = g.import(&gpu.zeros("positions", [2], DType::U32).unwrap());
     let signed = g.import(&gpu.zeros("positions", [2], DType::I32).unwrap());
-    assert!(rope::rope(&mut g, &x, &table, &positions, 2, 6, false).is_ok());
-    assert!(rope::rope(&mut g, &x, &table, &positions, 1, 12, false).is_ok(), "the first 6 turn");
-    assert!(rope::rope(&mut g, &x, &table, &positions, 3, 6, false).is_err());
-    assert!(rope::rope(&mut g, &x, &table, &positions, 3, 4, false).is_err());
-    assert!(rope::rope(&mut g, &x, &table, &signed, 2, 6, false).is_err());
+    let k = g.import(&gpu.zeros("k", [2, 6], DType::F32).unwrap());
+    let other = g.import(&gpu.zeros("k", [1, 6], DType::F32).unwrap());
+    assert!(rope::rope(&mut g, [(&x, 2), (&k, 1)], &table, &positions, 6, false).is_ok());
+    assert!(rope::rope(&mut g, [(&x, 1), (&x, 1)], &table, &positions, 12, false).is_ok(), "the first 6 turn");
+    for (pair, positions, head_dim) in [
+        ([(&x, 3), (&k, 1)], &positions, 6),
+        ([(&x, 2), (&k, 2)], &positions, 6),
+        ([(&x, 2), (&other, 1)], &positions, 6),
+        ([(&x, 3), (&x, 3)], &positions, 4),
+        ([(&x, 2), (&k, 1)], &signed, 6),
+    ] {
+        assert!(rope::rope(&mut g, pair, &table, positions, head_dim, false).is_err());
+    }
 }

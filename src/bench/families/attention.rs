@@ -161,11 +161,12 @@ fn append(width: usize) -> Case {
     const ROWS: usize = 512;
     let capacity = 1024;
     Case::program(format!("append/{ROWS}x{width}"), 0.0, move |inputs| {
-        let (rows_tensor, rows_value) = inputs.floats([ROWS, width])?;
+        let (rows_tensor, rows) = inputs.floats([ROWS, width])?;
+        let (_, keys) = inputs.floats([capacity, width])?;
         let (cache_tensor, cache) = inputs.floats([capacity, width])?;
         let [before] = read([&cache_tensor])?;
         let position = inputs.words([1], |_| 100)?;
-        cache_append(&mut inputs.graph, &rows_value, &cache, &position, None)?;
+        cache_append(&mut inputs.graph, [&rows, &rows], [&keys, &cache], &position, None)?;
         Ok(Box::new(move |program: &_| {
             let [rows] = read([&rows_tensor])?;
             check_some(program, &cache, 0.0, |row, col| match row.checked_sub(100).filter(|&row| row < ROWS) {

@@ -200,6 +200,7 @@ fn rotate(heads: usize, head_dim: usize) -> Case {
     Case::program(name("rope", width), 0.0, move |inputs| {
         let (x, xv) = inputs.floats([ROWS, width])?;
         let before = x.read::<f32>()?;
+        let (_, kv) = inputs.floats([ROWS, width])?;
         // Any table of cosines and sines will do: those of frequency i + 1.
         let angle = |row: usize, i: usize| PI * ((row * (i + 1)) % 1000) as f64 / 1000.0;
         let half = head_dim / 2;
@@ -211,7 +212,7 @@ fn rotate(heads: usize, head_dim: usize) -> Case {
             .collect();
         let table = inputs.given([ROWS, head_dim], &table)?;
         let positions = inputs.words([ROWS], |i| i as u32)?;
-        rope::rope(&mut inputs.graph, &xv, &table, &positions, heads, head_dim, false)?;
+        rope::rope(&mut inputs.graph, [(&xv, heads), (&kv, heads)], &table, &positions, head_dim, false)?;
         Ok(Box::new(move |program: &_| {
             check_some(program, &xv, 1e-5, |row, col| {
                 let (start, i) = (row * width + col / head_dim * head_dim, col % head_dim);

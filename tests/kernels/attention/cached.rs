@@ -56,10 +56,8 @@ fn run(gpu: &Gpu, spec: &Attention, x: [&[f32]; 3], position: usize, capacity: u
         }
         (load(tokens, width, &values[position * width..]), load(capacity, width, &cache))
     });
-    for (rows, cache) in &caches {
-        cache_append(&mut g, rows, cache, &at, spec.window).unwrap();
-    }
-    let [(_, k), (_, v)] = &caches;
+    let [(own_k, k), (own_v, v)] = &caches;
+    cache_append(&mut g, [own_k, own_v], [k, v], &at, spec.window).unwrap();
     let o = match how {
         How::Chosen => attention_cached(&mut g, spec, &q, k, v, &at),
         How::Decode { split } => decode(&mut g, spec, &q, k, v, &at, split),
@@ -122,9 +120,10 @@ fn a_replay_reads_the_new_position() {
     let at = g.import(&position);
     let rows = g.import(&row);
     let cache = g.import(&gpu.zeros("cache", [8, 4], DType::F32).unwrap());
-    cache_append(&mut g, &rows, &cache, &at, None).unwrap();
     // Keys are zero, so each visible row weighs the same and o is the mean of the values.
     let zeros = g.import(&gpu.zeros("keys", [8, 4], DType::F32).unwrap());
+    let zero = g.import(&gpu.zeros("key", [1, 4], DType::F32).unwrap());
+    cache_append(&mut g, [&zero, &rows], [&zeros, &cache], &at, None).unwrap();
     let spec =
         Attention { batch: 1, seq: 1, heads: 1, kv_heads: 1, head_dim: 4, scale: 0.5, soft_cap: None, window: None };
     let o = attention_cached(&mut g, &spec, &rows, &zeros, &cache, &at).unwrap();
