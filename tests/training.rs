@@ -106,6 +106,46 @@ fn checkpointing_gives_the_same_gradients_with_less_memory() {
     assert!(lean.activation_bytes() < plain.activation_bytes());
 }
 
+/// Below a limit of memory the fewest blocks are computed again that it takes, and every number stays.
+#[test]
+fn a_limit_of_memory_keeps_what_fits() {
+    let Some(gpu) = gpu() else { return };
+    let data = batch(2, 90, 2);
+    let limited = |memory_limit| GpuOptions { memory_limit, ..GpuOptions::from_env().unwrap() };
+    let counted = |memory_limit, gradient_checkpointing| {
+        let dry = Gpu::open(&GpuOptions { dry: true, ..limited(memory_limit) }).unwrap();
+        let trainer = Trainer::new(model(&dry, 0.1), TrainConfig { gradient_checkpointing, ..config(2) })?;
+        Ok::<_, Error>((trainer.checkpointed_blocks(), dry.peak_bytes()))
+    };
+    let blocks = model(&gpu, 0.1).arch().blocks.len();
+    let (none, most) = counted(None, false).unwrap();
+    let (all, least) = counted(None, true).unwrap();
+    assert_eq!((none, all), (0, blocks));
+    assert_eq!(counted(Some(2 * most), false).unwrap(), (0, most));
+    // A sixteenth stays free, so that what takes all of it does not fit.
+    let (some, less) = counted(Some(most), false).unwrap();
+    assert!(
+        0 < some && some < blocks && least < less && less <= most - most / 16,
+        "{some} of {blocks}, {less} bytes of {most}"
+    );
+    assert_eq!(counted(Some(least), false).unwrap().0, blocks, "all, where none suffice");
+    let refused = counted(Some(least - 1), false).unwrap_err().to_string();
+    assert!(refused.contains("raise the limit"), "{refused}");
+
+    let mut plain = Trainer::new(model(&gpu, 0.1), config(2)).unwrap();
+    plain.step(std::slice::from_ref(&data)).unwrap();
+    let gpu = Gpu::open(&limited(Some(most))).unwrap();
+    let mut within = Trainer::new(model(&gpu, 0.1), config(2)).unwrap();
+    assert_eq!(within.checkpointed_blocks(), some, "as counted");
+    within.step(std::slice::from_ref(&data)).unwrap();
+    assert_eq!(read(&within).0, read(&plain).0);
+    // Programs are cut anew in their second run, and shorter rows have programs of their own.
+    for (step, seq_len) in [90, 90, 30].into_iter().enumerate() {
+        within.step(&[batch(2, seq_len, step as u64)]).unwrap();
+    }
+    assert!(gpu.peak_bytes() <= most, "{} bytes of {most}", gpu.peak_bytes());
+}
+
 #[test]
 fn the_same_seed_gives_the_same_bits() {
     let Some(gpu) = gpu() else { return };

@@ -205,7 +205,7 @@ fn of_device(
             ..TrainConfig::default()
         };
         result.batch = [config.batch_size, config.max_seq_length];
-        let dry = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..gpu_options.clone() })?;
+        let dry = Gpu::open(&GpuOptions { dry: true, ..gpu_options.clone() })?;
         drop(Trainer::new(attached(&dry)?, config.clone())?);
         result.planned_bytes = dry.peak_bytes();
         model = step(&mut meter, clock, model, config, options.rounds, result)?;

@@ -55,7 +55,7 @@ impl Gpu {
         if let Some(limit) = self.inner.memory_limit.filter(|&limit| used + size > limit) {
             return too_much(
                 limit.saturating_sub(used),
-                "lower `max_seq_length` or `batch_size`, turn on `gradient_checkpointing`, or quantize to 4 bits",
+                "raise the limit, lower `max_seq_length` or `batch_size`, or quantize to 4 bits",
             );
         }
         let raw = match self.inner.dry {

@@ -54,7 +54,8 @@ pub struct GpuOptions {
     /// Bytes of one storage binding, where fewer than the device's own are to be used: [`Caps::max_binding`], rounded down to
     /// 256. What is larger is cut as on a device that binds no more.
     pub max_binding: Option<u64>,
-    /// Device memory that may be used, in bytes.
+    /// Device memory that may be used, in bytes. What needs more is an error, and training computes as many blocks again in its backward
+    /// pass as it must to stay below ([`Trainer::checkpointed_blocks`](crate::train::Trainer::checkpointed_blocks)).
     pub memory_limit: Option<u64>,
     /// Open wgpu's noop device: everything is validated, nothing runs.
     pub noop: bool,
@@ -85,7 +86,7 @@ impl Default for GpuOptions {
 
 impl GpuOptions {
     /// The defaults, changed by `FOURBIT_DEVICE`, `WGPU_BACKEND`, `WGPU_DX12_COMPILER`, `FOURBIT_SUBGROUPS=0|1`,
-    /// `FOURBIT_LONG_LOADS=0`, `FOURBIT_PACKED_DOT=0`, `FOURBIT_BASELINE=1`, `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` (bytes).
+    /// `FOURBIT_LONG_LOADS=0`, `FOURBIT_PACKED_DOT=0`, `FOURBIT_BASELINE=1`, `FOURBIT_CHECKED=1` and `FOURBIT_MEMORY_LIMIT` ([`parse_bytes`]).
     /// Errors: Config, Unsupported.
     pub fn from_env() -> Result<GpuOptions> {
         let given = |name: &str| match var(name).as_deref() {
@@ -95,13 +96,8 @@ impl GpuOptions {
             Some(other) => Err(Error::config(name, format!("expected 0 or 1, got {other}"))),
         };
         let flag = |name: &str, default: bool| Ok::<_, Error>(given(name)?.unwrap_or(default));
-        let memory_limit = match var("FOURBIT_MEMORY_LIMIT") {
-            None => None,
-            Some(text) => Some(
-                text.parse()
-                    .map_err(|_| Error::config("FOURBIT_MEMORY_LIMIT", format!("expected bytes, got {text}")))?,
-            ),
-        };
+        let memory_limit =
+            var("FOURBIT_MEMORY_LIMIT").map(|text| parse_bytes("FOURBIT_MEMORY_LIMIT", &text)).transpose()?;
         Ok(GpuOptions {
             device: var("FOURBIT_DEVICE"),
             search: Search::from_env()?,
@@ -155,6 +151,33 @@ struct Inner {
 #[derive(Clone)]
 pub struct Gpu {
     inner: Arc<Inner>,
+}
+
+/// Bytes as people write them: `1500000000`, `1.5GB` (powers of 1000) or `1.5GiB` (powers of 1024); `what` is named in the error.
+/// Errors: Config.
+pub fn parse_bytes(what: &str, text: &str) -> Result<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024f64.powi(2),
+        "gib" => 1024f64.powi(3),
+        _ => f64::NAN,
+    };
+    // Whole bytes are read as they are; f64 tells all others apart to a byte up to 2^53.
+    let bytes = match number.trim().parse::<u64>() {
+        Ok(bytes) if factor == 1.0 => return Ok(bytes),
+        _ => number.trim().parse::<f64>().unwrap_or(f64::NAN) * factor,
+    };
+    if !(0.0..9e15).contains(&bytes) {
+        let expected = "expected bytes, as 1500000000, 1.5GB or 1.5GiB (also KB, MB, KiB, MiB)";
+        return Err(Error::config(what, format!("{expected}, got {text}")));
+    }
+    Ok(bytes as u64)
 }
 
 /// An environment variable that is set to something.
@@ -249,6 +272,11 @@ impl Gpu {
         self.inner.counters.bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that may be in use (see [`GpuOptions::memory_limit`]).
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.inner.memory_limit
+    }
+
     /// The most bytes that were in use at once.
     pub fn peak_bytes(&self) -> u64 {
         self.inner.counters.peak.load(Ordering::Relaxed)
@@ -287,6 +315,30 @@ impl Gpu {
 mod tests {
     use super::*;
     use crate::DType;
+
+    #[test]
+    fn bytes_as_people_write_them() {
+        let of = |text| parse_bytes("--memory-budget", text).ok();
+        for (text, bytes) in [
+            ("0", 0),
+            ("18446744073709551615", u64::MAX),
+            ("1.5GB", 1_500_000_000),
+            ("1.5 GiB", 3 << 29),
+            ("512mib", 512 << 20),
+            ("64KB", 64_000),
+            ("3B", 3),
+        ] {
+            assert_eq!(of(text), Some(bytes), "{text}");
+        }
+        for text in ["", "GiB", "6G", "-1", "-1GB", "nan", "inf", "1e30", "1TB", "1.2.3MB", "0x10"] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        let message = parse_bytes("--memory-budget", "6G").unwrap_err().to_string();
+        assert!(
+            message.contains("--memory-budget") && message.contains("1.5GiB") && message.ends_with("got 6G"),
+            "{message}"
+        );
+    }
 
     #[test]
     fn nothing_more_is_handed_over_but_reading_back_and_what_is_shielded() {

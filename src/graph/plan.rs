@@ -1,6 +1,6 @@
 //! Lifetimes to memory: which values share a buffer, and how many bytes that takes.
 
-use super::{Graph, Memory, Program};
+use super::{Graph, Memory, Program, program};
 use crate::{
     Result,
     gpu::{Buffer, Tensor},
@@ -70,6 +70,19 @@ impl Plan {
     /// Bytes of activations: what [`Plan::build`] takes from an empty pool.
     pub fn bytes(&self) -> u64 {
         self.slot_bytes.iter().sum()
+    }
+
+    /// Bytes that [`Plan::build`] takes beside what `pool` has, as on a dry device: activations, and parameters of dispatches that are not cut.
+    pub fn growth(&self, pool: &Pool) -> u64 {
+        let mut sizes: Vec<u64> = pool.buffers.iter().map(|buffer| buffer.size()).collect();
+        let mut grown = program::stride(&self.graph.gpu) * self.len() as u64;
+        for (i, &bytes) in self.slot_bytes.iter().enumerate() {
+            if sizes.get(i).is_none_or(|&size| size < bytes) {
+                sizes.insert(sizes.partition_point(|&size| size >= bytes), bytes);
+                grown += bytes;
+            }
+        }
+        grown
     }
 
     /// The most bytes that are alive at once: no layout can take less.

@@ -369,7 +369,8 @@ fn check(dispatch: &Dispatch, pipeline: &Pipeline) -> Result<()> {
 }
 
 /// Bytes between the parameters of two dispatches.
-fn stride(gpu: &Gpu) -> u64 {
+/// From the parameters of one dispatch to those of the next.
+pub(super) fn stride(gpu: &Gpu) -> u64 {
     gpu.caps().offset_alignment.max(PARAM_BYTES as u64)
 }
 

@@ -280,23 +280,24 @@ impl Model {
         self.loss(g, &hidden, inputs, out, None)
     }
 
-    /// Records forward, loss and backward of one micro-batch. With `checkpointing` each block keeps only its input and is
-    /// recorded again before its backward pass: the same gradients with less memory. Errors: Shape.
+    /// Records forward, loss and backward of one micro-batch. The first `checkpointed` blocks keep only their inputs and are recorded again
+    /// before their backward pass: the same gradients with less memory. Those are the first, since what the others keep is free again by
+    /// then. Errors: Shape.
     pub fn train(
         &self,
         g: &mut Graph,
         inputs: &Inputs,
         cx: &Context,
         out: &LossValues<'_>,
-        checkpointing: bool,
+        checkpointed: usize,
     ) -> Result<()> {
         cx.pass.training_step()?;
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(g, &ids)?;
         let mut kept: Vec<Kept> = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
+        for (index, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(g, &x, cx, Keys::Own(&segments))?;
-            kept.push(if checkpointing { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
+            kept.push(if index < checkpointed { Kept::Input(x) } else { Kept::All(Box::new(saved)) });
             x = y;
         }
         let (hidden, saved_norm) = self.norm.forward(g, &x)?;

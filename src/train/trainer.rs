@@ -79,7 +79,13 @@ const NORM: usize = 64;
 struct Micro {
     inputs: Inputs,
     program: Program,
+    /// Blocks that keep only their inputs.
+    checkpointed: usize,
 }
+
+/// The part of a memory limit that training leaves for what comes later: the pieces that long dispatches are cut into, and a model that
+/// speaks before the trainer is gone.
+const LEFT_OF_LIMIT: u64 = 16;
 
 impl<M: Borrow<Model>> Trainer<M> {
     /// A trainer for what the model has to train, with memory for the longest rows reserved. Errors: Config, OutOfMemory, Shape.
@@ -188,6 +194,13 @@ impl<M: Borrow<Model>> Trainer<M> {
     /// Bytes of activations, shared by all programs.
     pub fn activation_bytes(&self) -> u64 {
         self.programs.bytes()
+    }
+
+    /// How many blocks keep only their inputs in the longest rows, and are computed again in the backward pass: all with
+    /// `gradient_checkpointing`; else, where the device's memory has a limit, the fewest with which a sixteenth of it stays free, all
+    /// where none suffice; else none. It changes no number.
+    pub fn checkpointed_blocks(&self) -> usize {
+        self.programs.iter().map(|micro| micro.checkpointed).max().unwrap_or(0)
     }
 
     /// Most dispatches of a micro-batch so far, and those of the optimizer.
@@ -344,34 +357,48 @@ impl<M: Borrow<Model>> Trainer<M> {
 
     fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
         let Trainer { model, config, shared, programs, .. } = self;
-        let checkpointing = config.gradient_checkpointing;
         let model: &Model = (*model).borrow();
-        programs.get((batch, seq), |pool| record(model, shared, checkpointing, [batch, seq], pool))
+        programs.get((batch, seq), |pool| {
+            let inputs = Inputs::new(model.gpu(), batch, seq)?;
+            let least = if config.gradient_checkpointing { model.blocks.len() } else { 0 };
+            let checkpointed = fewest_checkpointed(model, shared, &inputs, least, pool)?;
+            let program = record(model, shared, &inputs, checkpointed)?.plan().build(pool)?;
+            Ok(Micro { inputs, program, checkpointed })
+        })
     }
 }
 
-/// Forward, loss and backward over rows of this size.
-fn record(
-    model: &Model,
-    shared: &Shared,
-    checkpointing: bool,
-    [batch, seq]: [usize; 2],
-    pool: &mut Pool,
-) -> Result<Micro> {
-    let inputs = Inputs::new(model.gpu(), batch, seq)?;
+/// The fewest blocks, `least` or more, that must keep only their inputs for a program to leave a part of the device's limit free; all
+/// where none suffice.
+fn fewest_checkpointed(model: &Model, shared: &Shared, inputs: &Inputs, least: usize, pool: &Pool) -> Result<usize> {
+    let Some(limit) = model.gpu().memory_limit() else { return Ok(least) };
+    let room = (limit - limit / LEFT_OF_LIMIT).saturating_sub(model.gpu().allocated_bytes());
+    let (mut low, mut high) = (least, model.blocks.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        match record(model, shared, inputs, middle)?.plan().growth(pool) <= room {
+            true => high = middle,
+            false => low = middle + 1,
+        }
+    }
+    Ok(high)
+}
+
+/// Forward, loss and backward over rows of the size of `inputs`.
+fn record(model: &Model, shared: &Shared, inputs: &Inputs, checkpointed: usize) -> Result<Graph> {
     let mut g = Graph::new(model.gpu());
     let accumulate = g.import(&shared.accumulate);
     let step = StepValues { seed: Some(g.import(&shared.seed)), accumulate: accumulate.clone() };
-    let cx = model.context(&mut g, &inputs, &shared.ropes, Pass::training(step));
+    let cx = model.context(&mut g, inputs, &shared.ropes, Pass::training(step));
     let scale = g.import(&shared.scale);
     let metrics = g.import(&shared.results.slice(0, [4])?);
     let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
-    model.train(&mut g, &inputs, &cx, &out, checkpointing)?;
+    model.train(&mut g, inputs, &cx, &out, checkpointed)?;
     if let Some(training) = model.store().chunks().iter().find_map(|chunk| chunk.training.as_ref()) {
         let grads = g.import(&training.grads);
         optimizer::spoil(&mut g, &metrics, &grads)?;
     }
-    Ok(Micro { inputs, program: g.plan().build(pool)? })
+    Ok(g)
 }
 
 /// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.

@@ -119,10 +119,40 @@ fn what_cannot_be_measured_is_refused() {
         (&["plan", "--shape", "smollm2-135m", "--data", "rows.jsonl"], "--data: needs a model's files"),
         (&["plan", "--shape", "smollm2-135m", "--blocks", "31"], "--blocks: smollm2-135m has 30 blocks, expected 1 to"),
         (&["bench", "--compare", "Cargo.toml", "Cargo.toml"], "no results of fourbit bench"),
+        (&["plan", "--memory-budget", "6 apples"], "--memory-budget: expected bytes, as 1500000000, 1.5GB or 1.5GiB"),
     ] {
         let done = fourbit(words);
         assert!(done.code == 1 && done.error().contains(expected), "{words:?}: {}", done.error());
     }
+}
+
+/// A budget of memory is kept by computing blocks again, as few as that takes; one that is too little is told.
+#[test]
+fn a_budget_of_memory_is_planned() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let plan = |more: &[&str]| {
+        let words = ["plan", "--shape", "smollm2-135m", "--double-quant", "--max-seq-length", "512", "--json"];
+        fourbit(&[&words[..], more].concat()).json()
+    };
+    let number = |plan: &serde_json::Value, name: &str| plan[name].as_u64().unwrap();
+    let whole = plan(&[]);
+    assert!(whole["memory_budget_bytes"].is_null() && number(&whole, "checkpointed_blocks") == 0);
+    let mut before = (0, number(&whole, "peak_bytes"));
+    for budget in [600_000_000, 500_000_000, 400_000_000] {
+        let within = plan(&["--memory-budget", &budget.to_string()]);
+        let now = (number(&within, "checkpointed_blocks"), number(&within, "peak_bytes"));
+        assert!(
+            now.0 > before.0 && now.0 < 30 && now.1 < before.1 && now.1 <= budget,
+            "{budget}: {now:?} after {before:?}"
+        );
+        before = now;
+    }
+    let least = plan(&["--memory-budget", "50MB"]);
+    assert!(number(&least, "checkpointed_blocks") == 30 && number(&least, "peak_bytes") > 50_000_000, "{least}");
+    let said = fourbit(&["plan", "--shape", "smollm2-135m", "--memory-budget", "50MB"]);
+    assert!(said.stdout.contains("which is too little"), "{}", said.stdout);
 }
 
 /// The plan of a model far larger than any device here takes a moment, and holds what its weights take.

@@ -11,7 +11,7 @@ use fourbit::{
     arch::Architecture,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
     format::peft::AdapterConfig,
-    gpu::{Backend, Gpu, GpuOptions, Search},
+    gpu::{Backend, Gpu, GpuOptions, Search, parse_bytes},
     model::{LoadOptions, Model, Quantization, Source},
     quant::{BlockSize, Scheme},
     tokenizer::Tokenizer,
@@ -28,6 +28,10 @@ pub struct Global {
     /// Backend to open, and no other: vulkan, metal, dx12, or a list [default: WGPU_BACKEND, else all there are]
     #[arg(long, global = true, value_name = "NAMES")]
     pub backend: Option<String>,
+    /// Device memory to use at most, as 6GB or 5.5GiB: training computes as many blocks again in its backward pass as that takes, and
+    /// what needs more is refused [default: FOURBIT_MEMORY_LIMIT, else all there is]
+    #[arg(long, global = true, value_name = "BYTES")]
+    pub memory_budget: Option<String>,
     /// Print the result as one line of JSON on stdout, and everything else on stderr
     #[arg(long, global = true)]
     pub json: bool,
@@ -57,10 +61,13 @@ impl Global {
         Ok(search)
     }
 
-    /// The environment's options with `--device` and `--backend` on top. Errors: Config, Unsupported.
+    /// The environment's options with `--device`, `--backend` and `--memory-budget` on top. Errors: Config, Unsupported.
     pub fn gpu_options(&self) -> Result<GpuOptions> {
         let mut options = GpuOptions { search: self.search()?, ..GpuOptions::from_env()? };
         options.device = self.device.clone().or(options.device);
+        if let Some(text) = &self.memory_budget {
+            options.memory_limit = Some(parse_bytes("--memory-budget", text)?);
+        }
         options.cancel = interrupt::cancel();
         Ok(options)
     }

@@ -168,6 +168,13 @@ impl Finetune {
         }
         self.announce(&model, &loader, steps);
         let trainer = Trainer::new(model, config)?;
+        let (checkpointed, blocks) = (trainer.checkpointed_blocks(), trainer.model().arch().blocks.len());
+        if let Some(limit) = gpu.memory_limit().filter(|_| checkpointed > 0) {
+            note(format_args!(
+                "memory: {checkpointed} of {blocks} blocks keep only their inputs, to stay below {}",
+                bytes(limit)
+            ));
+        }
         let mut run = fourbit::train::Finetune::new(trainer, loader, self.logging_steps)?
             .saving(self.save.options(&self.output, base.name()))?;
         if let Some(checkpoint) = &checkpoint {

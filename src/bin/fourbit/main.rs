@@ -47,7 +47,7 @@ Environment:
   FOURBIT_DEVICE=N|NAME       as --device
   WGPU_BACKEND=NAMES          as --backend
   WGPU_DX12_COMPILER=NAME     auto, dxc (dxcompiler.dll), staticdxc or fxc
-  FOURBIT_MEMORY_LIMIT=BYTES  use no more device memory than this
+  FOURBIT_MEMORY_LIMIT=BYTES  as --memory-budget
   FOURBIT_SUBGROUPS=0|1       without subgroup operations, or with them on GPUs too
   FOURBIT_LONG_LOADS=0        without loads of 64-bit integers
   FOURBIT_BASELINE=1          ask for WebGPU's default limits instead of the adapter's own

@@ -5,9 +5,10 @@ use crate::output::bytes;
 use crate::qat::QatArgs;
 use crate::shape::{Chosen, ShapeArgs};
 use fourbit::{
-    Result,
+    Error, Result,
     gpu::{Gpu, GpuOptions},
-    train::Trainer,
+    model::LoadOptions,
+    train::{TrainConfig, Trainer},
 };
 use serde_json::json;
 
@@ -48,21 +49,19 @@ impl Plan {
         let config = self.train.config(showcase, length, 1, self.qat.full)?;
         let options = chosen.options(&self.quant, Some(&self.qat))?;
 
-        // Everything is counted as a run would allocate it; the limit is not applied, so that the answer is whole.
-        let gpu = Gpu::open(&GpuOptions { dry: true, memory_limit: None, ..global.gpu_options()? })?;
-        let mut model = chosen.model(&gpu, &options)?;
-        self.qat.count(&mut model, &self.lora, &self.model.model, config.seed)?;
-        let trained = model.store().bytes();
-        // Reported last: training through rounding puts other weights in the place of those that were loaded.
-        let weights = gpu.allocated_bytes() - trained;
-        let trainable = model.store().parameters();
-        let batch_size = config.batch_size;
-        let trainer = Trainer::new(model, config)?;
-        let activations = trainer.activation_bytes();
-        let other = gpu.allocated_bytes() - weights - trained - activations;
-        let peak = gpu.peak_bytes();
+        // What is more than the limit is counted without one, so that the answer is whole.
+        let gpu_options = GpuOptions { dry: true, ..global.gpu_options()? };
+        let counted = match self.count(&chosen, &options, &config, &gpu_options) {
+            Err(Error::OutOfMemory { .. }) if gpu_options.memory_limit.is_some() => {
+                let least = TrainConfig { gradient_checkpointing: true, ..config.clone() };
+                self.count(&chosen, &options, &least, &GpuOptions { memory_limit: None, ..gpu_options.clone() })?
+            }
+            counted => counted?,
+        };
+        let Counted { device, weights, trained, activations, other, peak, trainable, checkpointed } = counted;
+        let (batch_size, blocks) = (config.batch_size, chosen.arch().blocks.len());
 
-        out.line(format_args!("device       {}", gpu.caps().name));
+        out.line(format_args!("device       {}", device));
         out.line(format_args!("model        {}", chosen.name()));
         out.line(format_args!("batch        {batch_size} x {length} tokens"));
         out.line(format_args!("weights      {:>12}", bytes(weights)));
@@ -73,13 +72,24 @@ impl Plan {
         out.line(format_args!("activations  {:>12}", bytes(activations)));
         out.line(format_args!("other        {:>12}  inputs, tables and parameters of kernels", bytes(other)));
         out.line(format_args!("peak         {:>12}", bytes(peak)));
+        if let Some(limit) = gpu_options.memory_limit {
+            let fits = if peak > limit { ", which is too little" } else { "" };
+            out.line(format_args!("budget       {:>12}{fits}", bytes(limit)));
+        }
+        if checkpointed > 0 {
+            out.line(format_args!(
+                "{checkpointed} of {blocks} blocks keep only their inputs, and are computed again in the backward pass"
+            ));
+        }
         out.result(&json!({
-            "device": gpu.caps().name,
+            "device": device,
             "weights_bytes": weights,
             "adapter_bytes": trained,
             "activation_bytes": activations,
             "other_bytes": other,
             "peak_bytes": peak,
+            "memory_budget_bytes": gpu_options.memory_limit,
+            "checkpointed_blocks": checkpointed,
             "parameters": chosen.arch().parameters(),
             "trainable_parameters": trainable,
             "batch_size": batch_size,
@@ -87,4 +97,41 @@ impl Plan {
         }));
         Ok(())
     }
+
+    /// Counts as a run would allocate. Errors: OutOfMemory beyond the options' limit; those of loading.
+    fn count(&self, chosen: &Chosen, options: &LoadOptions, config: &TrainConfig, on: &GpuOptions) -> Result<Counted> {
+        let gpu = Gpu::open(on)?;
+        let mut model = chosen.model(&gpu, options)?;
+        self.qat.count(&mut model, &self.lora, &self.model.model, config.seed)?;
+        let trained = model.store().bytes();
+        // Reported last: training through rounding puts other weights in the place of those that were loaded.
+        let weights = gpu.allocated_bytes() - trained;
+        let trainable = model.store().parameters();
+        let trainer = Trainer::new(model, config.clone())?;
+        let activations = trainer.activation_bytes();
+        Ok(Counted {
+            device: gpu.caps().name.clone(),
+            weights,
+            trained,
+            activations,
+            other: gpu.allocated_bytes() - weights - trained - activations,
+            peak: gpu.peak_bytes(),
+            trainable,
+            checkpointed: trainer.checkpointed_blocks(),
+        })
+    }
+}
+
+/// What a run takes, in bytes where it says nothing else.
+struct Counted {
+    device: String,
+    weights: u64,
+    trained: u64,
+    activations: u64,
+    other: u64,
+    peak: u64,
+    /// Values.
+    trainable: usize,
+    /// Blocks that keep only their inputs.
+    checkpointed: usize,
 }
