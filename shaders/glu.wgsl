@@ -1,23 +1,24 @@
-// A gated linear unit and its gradient; 1024 elements per workgroup, four per lane.
+// A gated linear unit and its gradient; 1024 elements, a number or four each, per workgroup, four per lane.
 
 import index
+import element
 import activation
 
 struct Params {
     group_base: u32,
     group_end: u32,
-    len: u32,
+    len: u32, // elements
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gate: array<f32>; // [len]
-@group(0) @binding(2) var<storage, read> up: array<f32>; // [len]
+@group(0) @binding(1) var<storage, read> gate: array<Element>; // [len]
+@group(0) @binding(2) var<storage, read> up: array<Element>; // [len]
 // forward
-@group(0) @binding(3) var<storage, read_write> h: array<f32>; // [len]
+@group(0) @binding(3) var<storage, read_write> h: array<Element>; // [len]
 // backward
-@group(0) @binding(4) var<storage, read> dh: array<f32>; // [len]
-@group(0) @binding(5) var<storage, read_write> dgate: array<f32>; // [len], gate before
-@group(0) @binding(6) var<storage, read_write> dup: array<f32>; // [len], up before
+@group(0) @binding(4) var<storage, read> dh: array<Element>; // [len]
+@group(0) @binding(5) var<storage, read_write> dgate: array<Element>; // [len], gate before
+@group(0) @binding(6) var<storage, read_write> dup: array<Element>; // [len], up before
 
 // h = activation(gate) * up
 @compute @workgroup_size(256)
@@ -32,7 +33,7 @@ fn forward(
     }
     let end = min((group + 1u) * 1024u, params.len);
     for (var i = group * 1024u + lane; i < end; i += 256u) {
-        h[i] = activation(gate[i]).x * up[i];
+        h[i] = activation(gate[i]).value * up[i];
     }
 }
 
@@ -49,9 +50,9 @@ fn backward(
     }
     let end = min((group + 1u) * 1024u, params.len);
     for (var i = group * 1024u + lane; i < end; i += 256u) {
-        let value_and_slope = activation(dgate[i]);
+        let activated = activation(dgate[i]);
         let upstream = dh[i];
-        dgate[i] = upstream * dup[i] * value_and_slope.y;
-        dup[i] = upstream * value_and_slope.x;
+        dgate[i] = upstream * dup[i] * activated.slope;
+        dup[i] = upstream * activated.value;
     }
 }

@@ -1,6 +1,7 @@
 // RMSNorm and its gradient with a frozen weight; one row per workgroup of LANES invocations.
 
 import index
+import element
 import workgroup_sum
 
 struct Params {
@@ -12,16 +13,16 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>; // [rows, cols]
-@group(0) @binding(2) var<storage, read> w: array<f32>; // [cols]
+@group(0) @binding(1) var<storage, read> x: array<Element>; // [rows, cols]
+@group(0) @binding(2) var<storage, read> w: array<Element>; // [cols]
 // forward
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, cols]
+@group(0) @binding(3) var<storage, read_write> y: array<Element>; // [rows, cols]
 @group(0) @binding(4) var<storage, read_write> rstd_out: array<f32>; // [rows]
 // backward
-@group(0) @binding(5) var<storage, read> dy: array<f32>; // [rows, cols]
+@group(0) @binding(5) var<storage, read> dy: array<Element>; // [rows, cols]
 @group(0) @binding(6) var<storage, read> rstd: array<f32>; // [rows]
-@group(0) @binding(7) var<storage, read> residual: array<f32>; // [rows, cols]
-@group(0) @binding(8) var<storage, read_write> dx_out: array<f32>; // [rows, cols]
+@group(0) @binding(7) var<storage, read> residual: array<Element>; // [rows, cols]
+@group(0) @binding(8) var<storage, read_write> dx_out: array<Element>; // [rows, cols]
 
 // rstd[r] = 1 / sqrt(mean(x[r]^2) + eps);  y[r, c] = x[r, c] * rstd[r] * (offset + w[c])
 @compute @workgroup_size(LANES)
@@ -34,15 +35,16 @@ fn forward(
     if (row >= params.group_end) {
         return;
     }
-    let base = row * params.cols;
+    let cols = params.cols / WIDTH;
+    let base = row * cols;
     var squares = 0.0;
-    for (var c = lane; c < params.cols; c += LANES) {
+    for (var c = lane; c < cols; c += LANES) {
         let v = x[base + c];
-        squares += v * v;
+        squares += total(v * v);
     }
     let mean = workgroup_sum(lane, squares) / f32(params.cols);
     let r = 1.0 / sqrt(mean + params.eps);
-    for (var c = lane; c < params.cols; c += LANES) {
+    for (var c = lane; c < cols; c += LANES) {
         y[base + c] = x[base + c] * r * (params.offset + w[c]);
     }
     if (lane == 0u) {
@@ -52,10 +54,11 @@ fn forward(
 
 // rstd^2 * mean(dy[r] * (offset + w) * x[r]): how far dx leans along the normalised row.
 fn lean(row: u32, lane: u32) -> f32 {
-    let base = row * params.cols;
+    let cols = params.cols / WIDTH;
+    let base = row * cols;
     var dot = 0.0;
-    for (var c = lane; c < params.cols; c += LANES) {
-        dot += dy[base + c] * (params.offset + w[c]) * x[base + c];
+    for (var c = lane; c < cols; c += LANES) {
+        dot += total(dy[base + c] * (params.offset + w[c]) * x[base + c]);
     }
     let r = rstd[row];
     return workgroup_sum(lane, dot) * r * r / f32(params.cols);
@@ -72,10 +75,11 @@ fn backward(
     if (row >= params.group_end) {
         return;
     }
-    let base = row * params.cols;
+    let cols = params.cols / WIDTH;
+    let base = row * cols;
     let along = lean(row, lane);
     let r = rstd[row];
-    for (var c = lane; c < params.cols; c += LANES) {
+    for (var c = lane; c < cols; c += LANES) {
         dx_out[base + c] = r * (dy[base + c] * (params.offset + w[c]) - x[base + c] * along);
     }
 }
@@ -91,10 +95,11 @@ fn backward_residual(
     if (row >= params.group_end) {
         return;
     }
-    let base = row * params.cols;
+    let cols = params.cols / WIDTH;
+    let base = row * cols;
     let along = lean(row, lane);
     let r = rstd[row];
-    for (var c = lane; c < params.cols; c += LANES) {
+    for (var c = lane; c < cols; c += LANES) {
         dx_out[base + c] = residual[base + c] + r * (dy[base + c] * (params.offset + w[c]) - x[base + c] * along);
     }
 }

@@ -244,11 +244,20 @@ fn what_a_feature_brings_is_named_in_its_room_alone() {
 
 /// Hosts without a shader: what all kernels share, and what records the dispatches of others. In a family's folder: `spec` and
 /// `choose`.
-const WITHOUT_SHADER: &[&str] =
-    &["mod", "quantized", "decode", "dense", "product/spec", "product/choose", "attention/spec", "product_int8/spec"];
+const WITHOUT_SHADER: &[&str] = &[
+    "mod",
+    "quantized",
+    "decode",
+    "element",
+    "dense",
+    "product/spec",
+    "product/choose",
+    "attention/spec",
+    "product_int8/spec",
+];
 
 /// Shaders whose tests are those of their family: its first design.
-const FIRST_DESIGNS: &[&str] = &["product/tiles", "attention/tiles", "product_int8/tiles"];
+const FIRST_DESIGNS: &[&str] = &["attention/tiles", "product_int8/tiles"];
 
 /// `norm`, and `product/tiles` in a folder.
 fn kernels_in(dir: &str, extension: &str) -> BTreeSet<String> {

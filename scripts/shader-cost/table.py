@@ -31,19 +31,20 @@ CHECKED = [
     f"product/tiles.backward/{NF4}/{PLAIN}/base_self/{TILES} BITS=4",
     f"product/gemv.forward/{NF4}/weight_rows/operand_vec4/low_rank_vec4/bias_add/base_none/store_scalar LANES=64 ROWS=4 VECTORS=2 POW2=1 BITS=4",
     "attention/tiles.forward HEAD_DIM=64 PARTS=4 EACH=2 BLOCK=8",
-    "norm.forward LANES=256 SIDE=16",
+    "norm.forward/element_vec4 LANES=256 SIDE=16",
     "optimizer.adamw LANES=256 SIDE=16 CHUNK=2048",
 ]
 
 
 def is_for_processors(needs, variant):
     """Whether the variant is chosen for drivers on the processor alone: what shuffles within subgroups, attention whose threads hold at
-    most two vec4s of a row (one backward), scales by one thread per block."""
+    most two vec4s of a row (one backward), scales by one thread per block, norms by 16."""
     attention = re.match(r"attention/tiles\.(forward|backward).* HEAD_DIM=(\d+) PARTS=(\d+)", variant)
     if attention:
         share = 2 if attention[1] == "forward" else 1
         return int(attention[2]) <= share * 4 * int(attention[3])
-    return needs == "subgroups" or variant.startswith("quantize.block_scales") and " LANES=1 " in variant
+    few = {"quantize.block_scales": " LANES=1 ", "norm.": " LANES=16 "}
+    return needs == "subgroups" or any(variant.startswith(name) and lanes in variant for name, lanes in few.items())
 
 
 def variants(path):

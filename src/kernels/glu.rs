@@ -1,5 +1,6 @@
 //! Gated linear units.
 
+use super::element::Element;
 use crate::{
     DType, Result,
     gpu::Kernel,
@@ -34,14 +35,15 @@ crate::graph::params! {
 
 const PER_GROUP: usize = 1024;
 
-fn kernel(entry: &'static str, activation: Activation) -> Kernel {
-    Kernel::new("glu", entry).import("activation", activation.snippet())
+fn kernel(entry: &'static str, activation: Activation, element: Element) -> Kernel {
+    element.import(Kernel::new("glu", entry)).import("activation", activation.snippet())
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    let both = |activation| ["forward", "backward"].map(|entry| kernel(entry, activation));
-    Activation::ALL.into_iter().flat_map(both).collect()
+    let both = |activation, element| ["forward", "backward"].map(|entry| kernel(entry, activation, element));
+    let all = |activation| Element::ALL.into_iter().flat_map(move |element| both(activation, element));
+    Activation::ALL.into_iter().flat_map(all).collect()
 }
 
 /// h = activation(gate) · up
@@ -50,10 +52,8 @@ pub fn variants() -> Vec<Kernel> {
 pub fn glu(g: &mut Graph, activation: Activation, gate: &Value, up: &Value) -> Result<Value> {
     up.expect("glu", gate.shape().dims())?;
     let h = g.value(gate.shape().clone(), DType::F32)?;
-    let len = gate.shape().len();
-    let params = Params { len: len as u32 };
-    let kernel = kernel("forward", activation);
-    g.dispatch(kernel, &params, &[gate, up, &h], len.div_ceil(PER_GROUP), 20.0 * len as f64)?;
+    let (kernel, params, groups) = sized("forward", activation, gate);
+    g.dispatch(kernel, &params, &[gate, up, &h], groups, 20.0 * gate.shape().len() as f64)?;
     Ok(h)
 }
 
@@ -64,8 +64,13 @@ pub fn glu(g: &mut Graph, activation: Activation, gate: &Value, up: &Value) -> R
 pub fn glu_backward(g: &mut Graph, activation: Activation, dh: &Value, gate: &Value, up: &Value) -> Result<()> {
     up.expect("glu_backward", gate.shape().dims())?;
     dh.expect("glu_backward", gate.shape().dims())?;
-    let len = gate.shape().len();
-    let params = Params { len: len as u32 };
-    let kernel = kernel("backward", activation);
-    g.dispatch(kernel, &params, &[dh, gate, up], len.div_ceil(PER_GROUP), 36.0 * len as f64)
+    let (kernel, params, groups) = sized("backward", activation, gate);
+    g.dispatch(kernel, &params, &[dh, gate, up], groups, 36.0 * gate.shape().len() as f64)
+}
+
+/// The kernel, its parameters and its workgroups for as many numbers as `gate` has.
+fn sized(entry: &'static str, activation: Activation, gate: &Value) -> (Kernel, Params, usize) {
+    let element = Element::of(gate.shape().len());
+    let len = gate.shape().len() / element.width();
+    (kernel(entry, activation, element), Params { len: len as u32 }, len.div_ceil(PER_GROUP))
 }

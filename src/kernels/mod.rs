@@ -15,6 +15,7 @@ pub mod dequantize;
 pub mod diagonal;
 pub mod double_quantize;
 pub mod dropout;
+mod element;
 pub mod elementwise;
 pub mod embedding;
 pub mod fake_quantize;

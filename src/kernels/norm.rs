@@ -1,5 +1,6 @@
 //! RMSNorm.
 
+use super::{element::Element, product::prefers_subgroups};
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
@@ -14,16 +15,21 @@ crate::graph::params! {
     }
 }
 
-/// Narrow rows take a small workgroup, so that few lanes idle.
-fn kernel(entry: &'static str, cols: usize) -> Kernel {
-    let side = if cols <= 1024 { 8 } else { 16 };
-    Kernel::new("norm", entry).with("LANES", side * side).with("SIDE", side)
+/// Narrow rows take a small workgroup, so that few lanes idle; processors the smallest, where a workgroup's lanes take turns at adding up.
+fn kernel(entry: &'static str, cols: usize, on_processor: bool) -> Kernel {
+    let side = match cols {
+        _ if on_processor => 4,
+        ..=1024 => 8,
+        _ => 16,
+    };
+    Element::of(cols).import(Kernel::new("norm", entry)).with("LANES", side * side).with("SIDE", side)
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
+    let sizes = [(1023, false), (1024, false), (1025, false), (1028, false), (1023, true), (1024, true)];
     let entries = ["forward", "backward", "backward_residual"];
-    entries.iter().flat_map(|entry| [kernel(entry, 1), kernel(entry, usize::MAX)]).collect()
+    entries.iter().flat_map(|entry| sizes.map(|(cols, on_processor)| kernel(entry, cols, on_processor))).collect()
 }
 
 fn check(op: &str, x: &Value, w: &Value) -> Result<(usize, usize)> {
@@ -45,7 +51,8 @@ pub fn rms_norm(g: &mut Graph, x: &Value, w: &Value, offset: f32, eps: f32) -> R
     let rstd = g.value([rows], DType::F32)?;
     let params = Params { cols: cols as u32, eps, offset };
     let work = 20.0 * (rows * cols) as f64;
-    g.dispatch(kernel("forward", cols), &params, &[x, w, &y, &rstd], rows, work)?;
+    let kernel = kernel("forward", cols, prefers_subgroups(g.gpu().caps()));
+    g.dispatch(kernel, &params, &[x, w, &y, &rstd], rows, work)?;
     Ok((y, rstd))
 }
 
@@ -69,11 +76,18 @@ pub fn rms_norm_backward(
     let dx = g.value(x.shape().clone(), DType::F32)?;
     let params = Params { cols: cols as u32, eps: 0.0, offset };
     let work = 28.0 * (rows * cols) as f64;
+    let on_processor = prefers_subgroups(g.gpu().caps());
     match residual {
-        None => g.dispatch(kernel("backward", cols), &params, &[x, w, dy, rstd, &dx], rows, work)?,
+        None => g.dispatch(kernel("backward", cols, on_processor), &params, &[x, w, dy, rstd, &dx], rows, work)?,
         Some(residual) => {
             residual.expect(op, x.shape().dims())?;
-            g.dispatch(kernel("backward_residual", cols), &params, &[x, w, dy, rstd, residual, &dx], rows, work)?;
+            g.dispatch(
+                kernel("backward_residual", cols, on_processor),
+                &params,
+                &[x, w, dy, rstd, residual, &dx],
+                rows,
+                work,
+            )?;
         }
     }
     Ok(dx)

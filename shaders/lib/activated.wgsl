@@ -1,0 +1,7 @@
+// What an activation gives.
+import element
+
+struct Activated {
+    value: Element,
+    slope: Element,
+}
