@@ -100,7 +100,7 @@ row() { # NAME FORM COMMAND...
   late=$(awk -F '\t' -v slow=$slow '$2 > slow' "$list.results" | wc -l)
   slowest=$(cut -f2 "$list.results" | sort -n | tail -n 1)
   failed=$((tried - passed))
-  all=$(awk -F '\t' -v quick="$mode" 'quick == "" || $4 == "longest"' "$work/wgsl.list" | wc -l)
+  all=$(awk -F '\t' -v quick="$mode" 'quick == "" || $4 == "longest"' "$work/hlsl_6_6.list" | wc -l) # every variant
   rows+=("| $name | \`$form\` | $tried | $passed | $failed | $late | $(awk "BEGIN { printf \"%.1f s\", ${slowest:-0} / 1000 }") | $((all - tried)) |")
   # Which variant, in the words of the list.
   awk -F '\t' -v name="$name" -v slow=$slow 'NR == FNR { label[$1] = $5; next }
