@@ -41,12 +41,6 @@ fn spot_w(slot: u32, quad: u32) -> u32 {
     return slot * QUADS_W + (quad + slot / 4u * SKEW) % QUADS_W;
 }
 
-// Eight columns of one term.
-fn put_columns(term: u32, word: u32, e: Eight) {
-    tile_w[spot_w(term, 2u * word)] = e.lo;
-    tile_w[spot_w(term, 2u * word + 1u)] = e.hi;
-}
-
 // sums + x · wᵀ
 fn outer(x: vec4<f32>, w: vec4<f32>, sums: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(
@@ -130,102 +124,69 @@ fn finish(acc: ptr<function, Sums>, row0: u32, col0: u32, lane: u32) {
 // The loops that fill tiles have uniform bounds: FXC unrolls one of a single turn, and where it depends on the invocation refuses barriers
 // behind it.
 
-// Terms d .. d + STEP - 1 of the operand's rows from row0 on into the tile, by terms.
-fn put_operand(lane: u32, d: u32, row0: u32) {
+// Terms d .. d + STEP - 1 of the operand's rows from row0 on into the tile, by terms; `low`: of the low-rank term's.
+fn put_operand(lane: u32, d: u32, row0: u32, low: bool) {
     for (var n = 0u; n < ROWS * STEP / 4u; n += THREADS) {
         let i = n + lane;
         if (i < ROWS * STEP / 4u) {
             let term = i % (STEP / 4u) * 4u;
-            let row = i / (STEP / 4u);
+            let at = i / (STEP / 4u);
+            let row = min(row0 + at, params.rows - 1u);
             var v = vec4<f32>();
-            if (d + term < params.depth) {
-                v = operand4(min(row0 + row, params.rows - 1u), params.first + d + term, params.first + params.depth);
+            if (low) {
+                if (d + term < params.rank) {
+                    v = low_x4(row, d + term);
+                }
+            } else if (d + term < params.depth) {
+                v = operand4(row, params.first + d + term, params.first + params.depth);
             }
-            tile_x[spot_x(term + row % 4u, row / 4u)] = v;
+            tile_x[spot_x(term + at % 4u, at / 4u)] = v;
         }
     }
 }
 
-// The same of the low-rank term.
-fn put_low_x(lane: u32, d: u32, row0: u32) {
-    for (var n = 0u; n < ROWS * STEP / 4u; n += THREADS) {
-        let i = n + lane;
-        if (i < ROWS * STEP / 4u) {
-            let term = i % (STEP / 4u) * 4u;
-            let row = i / (STEP / 4u);
-            var v = vec4<f32>();
-            if (d + term < params.rank) {
-                v = low_x4(min(row0 + row, params.rows - 1u), d + term);
-            }
-            tile_x[spot_x(term + row % 4u, row / 4u)] = v;
-        }
-    }
-}
-
-// Terms d .. d + STEP - 1 of the weight's rows from col0 on, which are columns of the result, by terms.
-fn put_weight_terms(lane: u32, d: u32, col0: u32) {
+// The same terms of the weight's rows from col0 on, which are columns of the result, by terms; `low`: of the low-rank factor. What of that
+// lies beyond its rank meets zeros.
+fn put_weight_terms(lane: u32, d: u32, col0: u32, low: bool) {
     for (var n = 0u; n < COLS * STEP / 8u; n += THREADS) {
         let i = n + lane;
         if (i < COLS * STEP / 8u) {
             let term = i % (STEP / 8u) * 8u;
-            let col = i / (STEP / 8u);
+            let at = i / (STEP / 8u);
+            let col = min(col0 + at, params.cols - 1u);
             var e = Eight();
-            if (d + term < params.depth) {
-                let row = min(col0 + col, params.cols - 1u);
+            if (low) {
+                e = Eight(low_w4(params.out_first + col, d + term), low_w4(params.out_first + col, d + term + 4u));
+            } else if (d + term < params.depth) {
                 let word = (d + term) / 8u;
-                e = weight8(row, word, weight_scale(row, word));
+                e = weight8(col, word, weight_scale(col, word));
             }
-            tile_w[spot_w(term + col % 4u, col / 4u)] = e.lo;
-            tile_w[spot_w(term + 4u + col % 4u, col / 4u)] = e.hi;
+            tile_w[spot_w(term + at % 4u, at / 4u)] = e.lo;
+            tile_w[spot_w(term + 4u + at % 4u, at / 4u)] = e.hi;
         }
     }
 }
 
-// Terms d .. d + STEP - 1 of the weight's columns from col0 on.
-fn put_weight_columns(lane: u32, d: u32, col0: u32) {
+// The same terms of the weight's columns from col0 on, or of the low-rank factor's.
+fn put_weight_columns(lane: u32, d: u32, col0: u32, low: bool) {
     let words = (params.cols + 7u) / 8u;
     for (var n = 0u; n < STEP * COLS / 8u; n += THREADS) {
         let i = n + lane;
         if (i < STEP * COLS / 8u) {
             let term = i / (COLS / 8u);
-            let word = col0 / 8u + i % (COLS / 8u);
+            let at = i % (COLS / 8u);
+            let word = col0 / 8u + at;
             var e = Eight();
-            if (d + term < params.depth && word < words) {
+            if (low) {
+                if (d + term < params.rank && word < words) {
+                    e = low_w8(d + term, word);
+                }
+            } else if (d + term < params.depth && word < words) {
                 e = weight8(d + term, word, weight_scale(d + term, word));
             }
-            put_columns(term, i % (COLS / 8u), e);
-        }
-    }
-}
-
-// The low-rank term's factor, as the weight's by terms and by columns.
-fn put_low_terms(lane: u32, d: u32, col0: u32) {
-    for (var n = 0u; n < COLS * STEP / 4u; n += THREADS) {
-        let i = n + lane;
-        if (i < COLS * STEP / 4u) {
-            let term = i % (STEP / 4u) * 4u;
-            let col = i / (STEP / 4u);
-            var v = vec4<f32>();
-            if (d + term < params.rank) {
-                v = low_w4(params.out_first + min(col0 + col, params.cols - 1u), d + term);
-            }
-            tile_w[spot_w(term + col % 4u, col / 4u)] = v;
-        }
-    }
-}
-
-fn put_low_columns(lane: u32, d: u32, col0: u32) {
-    let words = (params.cols + 7u) / 8u;
-    for (var n = 0u; n < STEP * COLS / 8u; n += THREADS) {
-        let i = n + lane;
-        if (i < STEP * COLS / 8u) {
-            let term = i / (COLS / 8u);
-            let word = col0 / 8u + i % (COLS / 8u);
-            var e = Eight();
-            if (d + term < params.rank && word < words) {
-                e = low_w8(d + term, word);
-            }
-            put_columns(term, i % (COLS / 8u), e);
+            // Eight columns of one term.
+            tile_w[spot_w(term, 2u * at)] = e.lo;
+            tile_w[spot_w(term, 2u * at + 1u)] = e.hi;
         }
     }
 }
@@ -255,14 +216,12 @@ fn forward(
     let row0 = g % tiles * ROWS;
     let col0 = g / tiles * COLS;
     var acc: Sums;
-    for (var s = 0u; s < steps(params.depth) + low_steps(); s++) {
-        if (s < steps(params.depth)) {
-            put_operand(lane, s * STEP, row0);
-            put_weight_terms(lane, s * STEP, col0);
-        } else {
-            put_low_x(lane, (s - steps(params.depth)) * STEP, row0);
-            put_low_terms(lane, (s - steps(params.depth)) * STEP, col0);
-        }
+    let whole = steps(params.depth);
+    for (var s = 0u; s < whole + low_steps(); s++) {
+        let low = LOW_RANK == 1u && s >= whole;
+        let d = select(s, s - whole, low) * STEP;
+        put_operand(lane, d, row0, low);
+        put_weight_terms(lane, d, col0, low);
         workgroupBarrier();
         multiply(&acc, lane, true, true);
         workgroupBarrier();
@@ -287,14 +246,12 @@ fn backward(
     let row0 = g % tiles * ROWS;
     let col0 = g / tiles * COLS;
     var acc: Sums;
-    for (var s = 0u; s < steps(params.depth) + low_steps(); s++) {
-        if (s < steps(params.depth)) {
-            put_operand(lane, s * STEP, row0);
-            put_weight_columns(lane, s * STEP, col0);
-        } else {
-            put_low_x(lane, (s - steps(params.depth)) * STEP, row0);
-            put_low_columns(lane, (s - steps(params.depth)) * STEP, col0);
-        }
+    let whole = steps(params.depth);
+    for (var s = 0u; s < whole + low_steps(); s++) {
+        let low = LOW_RANK == 1u && s >= whole;
+        let d = select(s, s - whole, low) * STEP;
+        put_operand(lane, d, row0, low);
+        put_weight_columns(lane, d, col0, low);
         workgroupBarrier();
         multiply(&acc, lane, true, false);
         workgroupBarrier();
@@ -332,7 +289,7 @@ fn gradient(
                 tile_x[spot_x(term, quad)] = v;
             }
         }
-        put_weight_columns(lane, d, col0);
+        put_weight_columns(lane, d, col0, false);
         workgroupBarrier();
         multiply(&acc, lane, false, false);
         workgroupBarrier();

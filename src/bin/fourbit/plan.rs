@@ -61,7 +61,7 @@ impl Plan {
         let Counted { device, weights, trained, activations, other, peak, trainable, checkpointed } = counted;
         let (batch_size, blocks) = (config.batch_size, chosen.arch().blocks.len());
 
-        out.line(format_args!("device       {}", device));
+        out.line(format_args!("device       {device}"));
         out.line(format_args!("model        {}", chosen.name()));
         out.line(format_args!("batch        {batch_size} x {length} tokens"));
         out.line(format_args!("weights      {:>12}", bytes(weights)));

@@ -25,10 +25,10 @@ pub(super) struct Tile {
 
 /// The tiles to choose from. With the table of a code book each stays within WebGPU's 16 KiB of workgroup memory.
 const TILES: [Tile; 4] = [
-    Tile { rows: 16, cols: 64, tm: 4, tn: 4, step: 16, share: 54 },
-    Tile { rows: 64, cols: 64, tm: 4, tn: 4, step: 16, share: 67 },
-    Tile { rows: 128, cols: 64, tm: 8, tn: 4, step: 16, share: 73 },
-    Tile { rows: 128, cols: 128, tm: 8, tn: 8, step: 8, share: 82 },
+    Tile { rows: 16, cols: 64, tm: 4, tn: 4, step: 16, share: 60 },
+    Tile { rows: 64, cols: 64, tm: 4, tn: 4, step: 16, share: 70 },
+    Tile { rows: 128, cols: 64, tm: 8, tn: 4, step: 16, share: 77 },
+    Tile { rows: 128, cols: 128, tm: 8, tn: 8, step: 8, share: 84 },
 ];
 
 impl Tile {
