@@ -7,6 +7,7 @@ use crate::{
     graph::{Graph, Program, Programs},
     model::{BUCKET, Inputs, LossValues, Model, Ropes},
     nn::Pass,
+    ops::tune::tuned,
 };
 
 /// The result of [`loss`].
@@ -162,12 +163,16 @@ impl<'m> Runner<'m> {
         let Runner { model, ropes, scale, accumulate, metrics, programs } = self;
         let (inputs, program) = programs.get(seq, |pool| {
             let inputs = Inputs::new(model.gpu(), 1, seq)?;
-            let mut g = Graph::new(model.gpu());
-            let cx = model.context(&mut g, &inputs, ropes, Pass::inference());
-            let [scale, accumulate, metrics] = [&*scale, &*accumulate, &*metrics].map(|t| g.import(t));
-            let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
-            model.evaluate(&mut g, &inputs, &cx, &out)?;
-            Ok((inputs, g.plan().build(pool)?))
+            let record = || {
+                let mut g = Graph::new(model.gpu());
+                let cx = model.context(&mut g, &inputs, ropes, Pass::inference());
+                let [scale, accumulate, metrics] = [&*scale, &*accumulate, &*metrics].map(|t| g.import(t));
+                let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
+                model.evaluate(&mut g, &inputs, &cx, &out)?;
+                Ok(g)
+            };
+            let program = tuned(model.gpu(), record)?.plan().build(pool)?;
+            Ok((inputs, program))
         })?;
         write(inputs, sequence, seq)?;
         ropes.fit(sequence.input_ids.len())?;

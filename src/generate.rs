@@ -8,6 +8,7 @@ use crate::{
     kernels::{elementwise, sample},
     model::{Model, Ropes},
     nn::{Context, KvCache, Pass},
+    ops::tune::tuned,
     random,
 };
 use std::{borrow::Borrow, sync::Once};
@@ -340,25 +341,29 @@ impl Shared<'_> {
         let gpu = model.gpu();
         let u32s = |what: &str, len: usize| gpu.zeros(what, [len], DType::U32);
         let (ids, positions, last) = (u32s("token ids", width)?, u32s("positions", width)?, u32s("last token", 1)?);
-        let mut g = Graph::new(gpu);
-        let position = g.import(self.position);
-        let cx = Context {
-            batch: 1,
-            seq: width,
-            positions: g.import(&positions),
-            ropes: self.ropes.iter().map(|rope| g.import(rope)).collect(),
-            pass: Pass { step: None, base_only: self.base_only },
+        let record = || {
+            let mut g = Graph::new(gpu);
+            let position = g.import(self.position);
+            let cx = Context {
+                batch: 1,
+                seq: width,
+                positions: g.import(&positions),
+                ropes: self.ropes.iter().map(|rope| g.import(rope)).collect(),
+                pass: Pass { step: None, base_only: self.base_only },
+            };
+            let tokens = g.import(&ids);
+            let mut hidden = model.hidden_cached(&mut g, &tokens, &cx, self.caches, &position)?;
+            if width > 1 {
+                let last = g.import(&last);
+                hidden = elementwise::take_row(&mut g, &hidden, &last)?;
+            }
+            let logits = g.import(self.logits);
+            model.logits_into(&mut g, &hidden, &logits)?;
+            let likeliest = sample::argmax(&mut g, &logits)?;
+            g.keep(&likeliest);
+            Ok((g, likeliest))
         };
-        let tokens = g.import(&ids);
-        let mut hidden = model.hidden_cached(&mut g, &tokens, &cx, self.caches, &position)?;
-        if width > 1 {
-            let last = g.import(&last);
-            hidden = elementwise::take_row(&mut g, &hidden, &last)?;
-        }
-        let logits = g.import(self.logits);
-        model.logits_into(&mut g, &hidden, &logits)?;
-        let likeliest = sample::argmax(&mut g, &logits)?;
-        g.keep(&likeliest);
+        let (g, likeliest) = tuned(gpu, record)?;
         let program = g.plan().build(pool)?;
         let likeliest = program.tensor(&likeliest)?;
         Ok(Reader { ids, positions, last, likeliest, program })

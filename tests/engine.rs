@@ -3,11 +3,14 @@
 mod support;
 
 use fourbit::{
-    DType, Error,
+    DType, Error, QuantizedTensor,
     gpu::{Gpu, GpuOptions},
     graph::{Graph, Pool, Value},
-    kernels::{elementwise, roofline},
+    kernels::{elementwise, product, roofline},
+    ops::tune::tuned,
+    quant::Scheme,
 };
+use std::{collections::BTreeMap, time::Duration};
 use support::{Rng, gpu};
 
 /// y = a + 1 + 1 + ... with `steps` additions of ones.
@@ -203,4 +206,47 @@ fn an_unknown_device_is_named_with_those_there_are() {
     let options = GpuOptions { device: Some("no such card".to_owned()), ..GpuOptions::default() };
     let error = Gpu::open(&options).err().unwrap().to_string();
     assert!(error.contains("no such card") && error.contains("0: "), "{error}");
+}
+
+/// A product that is recorded and measured at once where there is time: by the name of the way that was the fastest.
+#[test]
+fn products_are_measured_once_and_choices_are_repeated() {
+    let Some(gpu) = support::without_subgroups() else { return };
+    let scheme = Scheme::Nf4 { block_size: 64, double_quant: false };
+    let (rows, shape) = (20, [64, 576]);
+    let w = QuantizedTensor::random(&gpu, "w", scheme, shape, 1.0, 3).unwrap();
+    let x = gpu.zeros("x", [rows, shape[1]], DType::F32).unwrap();
+    fourbit::ops::random::fill(&x, 1, 1.0).unwrap();
+    let record = || {
+        let mut g = Graph::new(&gpu);
+        let x = g.import(&x);
+        let y = product::matmul(&mut g, &x, &w, None, None, None)?;
+        g.keep(&y);
+        Ok((g, y))
+    };
+    let run = || {
+        let (g, y) = tuned(&gpu, record).unwrap();
+        g.run().unwrap().read::<f32>(&y).unwrap()
+    };
+    let choices = gpu.choices();
+    // Nobody asked for it.
+    run();
+    assert!(choices.all().is_empty());
+    choices.measure_for(Duration::from_secs(100));
+    let measured = run();
+    let all = choices.all();
+    let class = format!("forward {scheme} {rows}x{}x{}", shape[0], shape[1]);
+    assert!(all.len() == 1 && all[&class].starts_with("tiles "), "{all:?}");
+    assert!(choices.time_left() < Duration::from_secs(100));
+    let left = choices.time_left();
+    assert_eq!(run(), measured);
+    assert_eq!(choices.time_left(), left, "it is measured once");
+    // With no time to measure, what another run measured is repeated.
+    choices.measure_for(Duration::ZERO);
+    choices.repeat(&BTreeMap::from([(class.clone(), "tiles 64x64 in 4 parts".to_owned())]));
+    let (g, _) = tuned(&gpu, record).unwrap();
+    assert_eq!(g.shaders().collect::<Vec<_>>(), ["product/tiles", "product/parts"]);
+    choices.repeat(&BTreeMap::from([(class, "tiles 7x7".to_owned())]));
+    let error = record().err().expect("there is no such way").to_string();
+    assert!(error.contains("tiles 7x7") && error.contains("tiles 64x64 in 2 parts"), "{error}");
 }

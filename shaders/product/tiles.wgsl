@@ -1,11 +1,12 @@
 // Products with a packed weight through workgroup memory, for GPUs: a workgroup computes a tile of ROWS x COLS, each invocation TM x TN
-// of it, in steps of STEP terms; the weight is decoded once per tile. Needs nothing beyond WebGPU's limits.
+// of it, in steps of STEP terms; the weight is decoded once per tile. PARTS workgroups share a tile's terms; product/parts adds what they
+// store. Needs nothing beyond WebGPU's limits.
 //
 // Both tiles hold blocks of four terms by four rows (or columns), each as four vec4s: as read, a vec4 has four terms of a row, or four rows
 // of a term, and turning a block costs nothing once it is in registers. Slot s of quad q lies at (q + SKEW * (s / 4)) % quads of its line,
 // which spreads what neighbouring invocations store over the memory banks.
 //
-// Constants: ROWS, COLS, STEP; TM, 4 or 8; TN, 4, or 8 where TM is.
+// Constants: ROWS, COLS, STEP; TM, 4 or 8; TN, 4, or 8 where TM is; PARTS.
 
 import index
 import product
@@ -28,6 +29,8 @@ const THREADS: u32 = DOWN * ACROSS;
 // A row of four per vec4. The second block lies below the first (TM = 8), the others to the right of both (TN = 8).
 // Sums are named by literals: FXC unrolls every loop around a sum that it finds by an index.
 alias Sums = array<mat4x4<f32>, 4>;
+
+var<private> part: u32; // for store_part
 
 var<workgroup> tile_x: array<vec4<f32>, STEP * QUADS_X>; // [slot, quad of rows]
 var<workgroup> tile_w: array<vec4<f32>, STEP * QUADS_W>; // [slot, quad of columns]
@@ -199,6 +202,17 @@ fn low_steps() -> u32 {
     return LOW_RANK * steps(params.rank);
 }
 
+// The first of so many steps that a part takes.
+fn first_step(part: u32, count: u32) -> u32 {
+    return count / PARTS * part + min(part, count % PARTS);
+}
+
+// First row and column of a tile.
+fn tile_at(tile: u32) -> vec2<u32> {
+    let down = (params.rows + ROWS - 1u) / ROWS;
+    return vec2<u32>(tile % down * ROWS, tile / down * COLS);
+}
+
 // y = scale * (x · Wᵀ + alpha * low_x · low_wᵀ) + bias + base
 // x: [rows, depth]; W: [cols, depth]; y: [rows, cols]
 @compute @workgroup_size(THREADS)
@@ -212,21 +226,21 @@ fn forward(
         return;
     }
     decode_init(lane);
-    let tiles = (params.rows + ROWS - 1u) / ROWS;
-    let row0 = g % tiles * ROWS;
-    let col0 = g / tiles * COLS;
+    part = g % PARTS;
+    let at = tile_at(g / PARTS);
     var acc: Sums;
     let whole = steps(params.depth);
-    for (var s = 0u; s < whole + low_steps(); s++) {
+    let end = first_step(g % PARTS + 1u, whole + low_steps());
+    for (var s = first_step(g % PARTS, whole + low_steps()); s < end; s++) {
         let low = LOW_RANK == 1u && s >= whole;
         let d = select(s, s - whole, low) * STEP;
-        put_operand(lane, d, row0, low);
-        put_weight_terms(lane, d, col0, low);
+        put_operand(lane, d, at.x, low);
+        put_weight_terms(lane, d, at.y, low);
         workgroupBarrier();
         multiply(&acc, lane, true, true);
         workgroupBarrier();
     }
-    finish(&acc, row0, col0, lane);
+    finish(&acc, at.x, at.y, lane);
 }
 
 // y = scale * (x · W + alpha * low_x · low_w) + base
@@ -242,21 +256,21 @@ fn backward(
         return;
     }
     decode_init(lane);
-    let tiles = (params.rows + ROWS - 1u) / ROWS;
-    let row0 = g % tiles * ROWS;
-    let col0 = g / tiles * COLS;
+    part = g % PARTS;
+    let at = tile_at(g / PARTS);
     var acc: Sums;
     let whole = steps(params.depth);
-    for (var s = 0u; s < whole + low_steps(); s++) {
+    let end = first_step(g % PARTS + 1u, whole + low_steps());
+    for (var s = first_step(g % PARTS, whole + low_steps()); s < end; s++) {
         let low = LOW_RANK == 1u && s >= whole;
         let d = select(s, s - whole, low) * STEP;
-        put_operand(lane, d, row0, low);
-        put_weight_columns(lane, d, col0, low);
+        put_operand(lane, d, at.x, low);
+        put_weight_columns(lane, d, at.y, low);
         workgroupBarrier();
         multiply(&acc, lane, true, false);
         workgroupBarrier();
     }
-    finish(&acc, row0, col0, lane);
+    finish(&acc, at.x, at.y, lane);
 }
 
 // y = scale * (xᵀ · W) + base
@@ -272,27 +286,28 @@ fn gradient(
         return;
     }
     decode_init(lane);
-    let tiles = (params.rows + ROWS - 1u) / ROWS;
-    let row0 = g % tiles * ROWS;
-    let col0 = g / tiles * COLS;
+    part = g % PARTS;
+    let at = tile_at(g / PARTS);
     var acc: Sums;
-    for (var d = 0u; d < params.depth; d += STEP) {
+    let end = first_step(g % PARTS + 1u, steps(params.depth));
+    for (var s = first_step(g % PARTS, steps(params.depth)); s < end; s++) {
+        let d = s * STEP;
         for (var n = 0u; n < STEP * QUADS_X; n += THREADS) {
             let i = n + lane;
             if (i < STEP * QUADS_X) {
                 let term = i / QUADS_X;
                 let quad = i % QUADS_X;
                 var v = vec4<f32>();
-                if (d + term < params.depth && row0 + 4u * quad < params.rows) {
-                    v = operand4(d + term, row0 + 4u * quad, params.rows);
+                if (d + term < params.depth && at.x + 4u * quad < params.rows) {
+                    v = operand4(d + term, at.x + 4u * quad, params.rows);
                 }
                 tile_x[spot_x(term, quad)] = v;
             }
         }
-        put_weight_columns(lane, d, col0, false);
+        put_weight_columns(lane, d, at.y, false);
         workgroupBarrier();
         multiply(&acc, lane, false, false);
         workgroupBarrier();
     }
-    finish(&acc, row0, col0, lane);
+    finish(&acc, at.x, at.y, lane);
 }

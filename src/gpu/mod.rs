@@ -5,6 +5,7 @@
 mod adapter;
 mod buffer;
 mod caps;
+mod choices;
 mod commands;
 mod faults;
 mod known;
@@ -17,6 +18,7 @@ pub use crate::cancel::Cancel;
 pub use adapter::{Adapter, Backend, Dx12Compiler, Search};
 pub use buffer::{Buffer, Readback, Tensor};
 pub use caps::{Caps, DeviceKind};
+pub use choices::Choices;
 pub use commands::{BindGroup, Commands, Stamps, Timings};
 pub use faults::is_catching;
 pub use known::{Known, known};
@@ -145,6 +147,7 @@ struct Inner {
     timings: OnceLock<Mutex<Timings>>,
     faults: Faults,
     ahead: queue::Ahead,
+    choices: Choices,
 }
 
 /// An open device. Cloning shares it.
@@ -248,6 +251,7 @@ impl Gpu {
                 timings: OnceLock::new(),
                 faults,
                 ahead: queue::Ahead::default(),
+                choices: Choices::default(),
             }),
         })
     }
@@ -255,6 +259,11 @@ impl Gpu {
     /// What the device can do.
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
+    }
+
+    /// Which of several kernels that compute the same are taken on it.
+    pub fn choices(&self) -> &Choices {
+        &self.inner.choices
     }
 
     /// Whether this device validates and computes nothing (see [`GpuOptions::noop`]).

@@ -10,3 +10,4 @@ pub mod hqq;
 pub mod lattice;
 pub mod quantize;
 pub mod random;
+pub mod tune;

@@ -10,6 +10,7 @@ use crate::{
     kernels::optimizer::{self, AdamW},
     model::{BUCKET, Inputs, LossValues, Model, Ropes},
     nn::{Pass, StepValues},
+    ops::tune::tuned,
 };
 use serde::{Deserialize, Serialize};
 use std::{borrow::Borrow, time::Instant};
@@ -362,7 +363,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             let inputs = Inputs::new(model.gpu(), batch, seq)?;
             let least = if config.gradient_checkpointing { model.blocks.len() } else { 0 };
             let checkpointed = fewest_checkpointed(model, shared, &inputs, least, pool)?;
-            let program = record(model, shared, &inputs, checkpointed)?.plan().build(pool)?;
+            let program = tuned(model.gpu(), || record(model, shared, &inputs, checkpointed))?.plan().build(pool)?;
             Ok(Micro { inputs, program, checkpointed })
         })
     }

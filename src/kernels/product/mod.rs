@@ -1,20 +1,23 @@
 //! Products with a weight in any scheme, and the products of low-rank updates, which ride along.
 //!
 //! `spec` says what a product is. Each design computes it its own way: `tiles` through workgroup memory, `subgroup` by
-//! shuffles, and `gemv` and `gemv_subgroup` for a few rows; they import `spec` and never each other. `choose` stands on top.
+//! shuffles, and the `gemv`s for a few rows; `parts` adds what workgroups share. They import `spec` and never each other. `choose` stands on top.
 //! A shader is specialised by how the weight is stored, by whether rows begin at whole words, and by the device.
 
 mod choose;
 mod gemv;
 mod gemv_rows;
 mod gemv_subgroup;
+mod parts;
 mod spec;
 mod subgroup;
 mod tiles;
 
+pub(crate) use choose::Class;
 pub(super) use choose::prefers_subgroups;
 pub use choose::variants;
-pub(super) use spec::{Base, Entry, Product};
+pub(crate) use spec::Entry;
+pub(super) use spec::{Base, Product};
 
 use super::{QuantizedTensor, expect};
 use crate::{

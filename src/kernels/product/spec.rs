@@ -25,6 +25,9 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
+    /// All of them.
+    pub(crate) const ALL: [Entry; 3] = [Entry::Forward, Entry::Backward, Entry::Gradient];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Entry::Forward => "forward",
@@ -58,6 +61,7 @@ impl Base<()> {
 }
 
 /// The matrix that is decoded on the fly.
+#[derive(Clone)]
 pub(crate) struct Weight {
     encoding: Encoding,
     args: Vec<Value>,
@@ -104,6 +108,7 @@ impl<'a> Low<'a> {
 }
 
 /// One product of a matrix with a shard of a weight.
+#[derive(Clone)]
 pub(crate) struct Product<'a> {
     pub entry: Entry,
     pub x: &'a Value,
@@ -173,7 +178,10 @@ impl<'a> Product<'a> {
                 true => Operand::Scalar,
                 false => Operand::Vec4,
             },
-            ragged_y: self.cols % 4 != 0 || self.out_stride % 4 != 0 || self.out_first % 4 != 0,
+            store: match self.cols % 4 != 0 || self.out_stride % 4 != 0 || self.out_first % 4 != 0 {
+                true => Store::Scalar,
+                false => Store::Vec4,
+            },
             low: match self.low.map(|low| low.rank) {
                 None => LowRows::None,
                 Some(rank) if rank % 4 != 0 => LowRows::Ragged,
@@ -218,12 +226,23 @@ impl<'a> Product<'a> {
         if let Some(low) = self.low {
             args.extend([low.update.xa, low.update.factor]);
         }
-        args.extend(self.bias);
+        args.extend(self.end_args());
+        args
+    }
+
+    /// Those of what becomes of the sums.
+    pub(crate) fn end_args(&self) -> Vec<&Value> {
+        let mut args: Vec<&Value> = self.bias.into_iter().collect();
         if let Base::Value(value) | Base::Gate(value) = self.base {
             args.push(value);
         }
         args.push(self.y);
         args
+    }
+
+    /// Records one dispatch of `kernel`, which computes the product.
+    pub(crate) fn dispatch(&self, g: &mut Graph, kernel: Kernel, groups: usize) -> Result<()> {
+        g.dispatch(kernel, &self.params(), &self.args(), groups, self.work())
     }
 
     /// Floating point operations.
@@ -275,6 +294,32 @@ pub(crate) enum Operand {
     Long,
 }
 
+/// How the result is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// Element by element: rows may begin inside a vec4.
+    Scalar,
+    /// By vec4.
+    Vec4,
+    /// By vec4, one of several parts of every sum.
+    Part,
+}
+
+impl Store {
+    fn snippet(self) -> &'static str {
+        match self {
+            Store::Scalar => "store_scalar",
+            Store::Vec4 => "store_vec4",
+            Store::Part => "store_part",
+        }
+    }
+}
+
+/// Numbers from one row of a part to the next, where sums are stored in parts: whole vec4.
+pub(crate) fn part_stride(cols: usize) -> usize {
+    cols.next_multiple_of(4)
+}
+
 /// What a pipeline is specialised for, sizes aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spec {
@@ -283,8 +328,7 @@ pub(crate) struct Spec {
     /// Whether rows of the weight may begin inside a word.
     pub ragged: bool,
     pub operand: Operand,
-    /// Whether rows of the result may begin inside a vec4.
-    pub ragged_y: bool,
+    pub store: Store,
     pub low: LowRows,
     pub bias: bool,
     pub base: Base<()>,
@@ -299,7 +343,8 @@ impl Spec {
             let mut push = |entry, low, base| {
                 let bias = entry == Entry::Forward && low != LowRows::None && base == Base::None;
                 let operand = if ragged { Operand::Scalar } else { Operand::Vec4 };
-                all.push(Spec { entry, encoding, ragged, operand, ragged_y: ragged, low, bias, base });
+                let store = if ragged { Store::Scalar } else { Store::Vec4 };
+                all.push(Spec { entry, encoding, ragged, operand, store, low, bias, base });
             };
             push(Entry::Forward, LowRows::None, Base::None);
             push(Entry::Forward, some, Base::None);
@@ -336,7 +381,20 @@ impl Spec {
 
     /// For results that lie apart by a row of the weight: they are stored one by one.
     pub(crate) fn one_by_one(&self) -> Spec {
-        Spec { ragged_y: true, ..*self }
+        Spec { store: Store::Scalar, ..*self }
+    }
+
+    /// For one of several parts of the sums, to which nothing is added yet.
+    pub(crate) fn part(&self) -> Spec {
+        Spec { store: Store::Part, bias: false, base: Base::None, ..*self }
+    }
+
+    /// Specialises `kernel` by what becomes of the sums.
+    pub(crate) fn import_end(&self, kernel: Kernel) -> Kernel {
+        kernel
+            .import("bias", if self.bias { "bias_add" } else { "bias_none" })
+            .import("base", self.base.snippet())
+            .import("store", self.store.snippet())
     }
 
     /// Specialises `kernel`.
@@ -351,7 +409,6 @@ impl Spec {
 
     /// [`Spec::import`] for a design that decodes so much at a time.
     pub(crate) fn import_by(&self, kernel: Kernel, unit: Unit, lookup: Lookup) -> Kernel {
-        let vec4 = |name: [&'static str; 2], ragged: bool| name[usize::from(ragged)];
         let low = match self.low {
             LowRows::None => "low_rank_none",
             LowRows::Aligned => "low_rank_vec4",
@@ -363,12 +420,10 @@ impl Spec {
             Operand::Long => "operand_long",
         };
         let kernel = if self.operand == Operand::Long { kernel.long() } else { kernel };
-        decode(kernel, self.encoding, unit, lookup)
-            .import("weights", vec4(["weight_rows", "weight_rows_ragged"], self.ragged))
+        let kernel = decode(kernel, self.encoding, unit, lookup)
+            .import("weights", if self.ragged { "weight_rows_ragged" } else { "weight_rows" })
             .import("operand", operand)
-            .import("low_rank", low)
-            .import("bias", if self.bias { "bias_add" } else { "bias_none" })
-            .import("base", self.base.snippet())
-            .import("store", vec4(["store_vec4", "store_scalar"], self.ragged_y))
+            .import("low_rank", low);
+        self.import_end(kernel)
     }
 }

@@ -5,6 +5,7 @@
 
 use super::spec::{Entry, Product, Spec};
 use crate::{gpu::Kernel, kernels::decode::Lookup, quant::Scheme};
+use std::fmt;
 
 /// Sizes of a lane's, a cluster's and a workgroup's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,20 +37,24 @@ fn most(spec: &Spec) -> [usize; 2] {
     }
 }
 
+/// Rows of the result that a lane may hold.
+const HEIGHTS: [usize; 3] = [24, 16, 8];
+
 impl Tile {
-    /// The tile for `product`, on a device with subgroups of these sizes (smallest, largest).
-    pub(super) fn of((sg, lanes): (u32, u32), product: &Product, spec: &Spec) -> Tile {
+    /// The tiles for `product`, on a device with subgroups of these sizes (smallest, largest), the likely fastest first.
+    pub(super) fn all((sg, lanes): (u32, u32), product: &Product, spec: &Spec) -> Vec<Tile> {
         let (sg, lanes) = (sg as usize, lanes as usize);
         let [highest, tn] = most(spec);
         // Reading the weight takes a tile about as long as three rows do.
         let cost = |tm: &usize| product.rows.div_ceil(*tm) * (tm + 3);
-        let tm = [24, 16, 8].into_iter().filter(|&tm| tm <= highest).min_by_key(cost).expect("8 is there");
+        let mut heights: Vec<usize> = HEIGHTS.into_iter().filter(|&tm| tm <= highest).collect();
+        heights.sort_by_key(cost);
         let parts = match spec.may_split() {
             true => (sg / product.cols.div_ceil(tn).next_power_of_two()).max(1),
             false => 1,
         };
         let shared = spec.entry != Entry::Forward && parts == 1 && spec.may_share_scales(product.weight.width);
-        Tile { sg, lanes, tm, tn, parts, shared }
+        heights.into_iter().map(|tm| Tile { sg, lanes, tm, tn, parts, shared }).collect()
     }
 
     /// The specialised kernel.
@@ -70,6 +75,12 @@ impl Tile {
     pub(super) fn groups(&self, product: &Product) -> usize {
         let tiles = product.rows.div_ceil(self.tm) * product.cols.div_ceil(self.sg / self.parts * self.tn);
         tiles.div_ceil(self.lanes / self.sg)
+    }
+}
+
+impl fmt::Display for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.tm, self.tn)
     }
 }
 

@@ -1,6 +1,7 @@
 mod gemv;
 mod gemv_rows;
 mod gemv_subgroup;
+mod parts;
 mod subgroup;
 mod tiles;
 
@@ -125,6 +126,14 @@ impl Case {
             }
         }
         dx
+    }
+
+    /// [`Case::check`], computed by `way`.
+    fn check_by(&self, gpu: &Gpu, way: &str) {
+        let ([m, n, k], scheme) = (self.sizes, self.scheme);
+        let classes = [format!("forward {scheme} {m}x{n}x{k}"), format!("backward {scheme} {m}x{k}x{n}")];
+        gpu.choices().repeat(&classes.map(|class| (class, way.to_owned())).into());
+        self.check(gpu);
     }
 
     fn check(&self, gpu: &Gpu) {
