@@ -91,7 +91,7 @@ fn a_long_dispatch_runs_in_parts_that_add_up() {
     let (vy, vb) = (g.import(&y), g.import(&b));
     elementwise::accumulate(&mut g, &vy, &vb, 1.0).unwrap();
     let kernel = fourbit::gpu::Kernel::new("elementwise", "accumulate");
-    let pipeline = gpu.pipeline(&kernel).unwrap();
+    let pipeline = gpu.pipelines([&kernel].into_iter()).unwrap().remove(0);
     let rate = pipeline.rate();
     // As if the device took 700 ms for it.
     pipeline.set_rate(700e6 / (2.0 * len as f64));

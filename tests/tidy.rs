@@ -211,6 +211,7 @@ fn only_the_gpu_room_names_wgpu() {
 /// Where what a feature switches on may be named: an app that leaves the feature out does not compile it.
 const OPTIONAL: &[(&str, &str)] = &[
     ("clap", "src/bin/"),
+    ("dirs", "src/bin/"),
     ("signal-hook", "src/bin/"),
     ("env_logger", "src/bin/"),
     ("indicatif", "src/bin/"),

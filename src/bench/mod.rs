@@ -26,6 +26,7 @@ use crate::{
     arch::Architecture,
     gpu::{DeviceKind, Gpu, GpuOptions},
     graph::Program,
+    ops::tune::tuned,
 };
 use limits::launch;
 
@@ -141,7 +142,7 @@ pub fn run(meter: &mut Meter, options: &Options, mut each: impl FnMut(CaseResult
 
 fn measure(meter: &mut Meter, family: &str, case: &Case, rounds: usize) -> Result<CaseResult> {
     let gpu = &meter.gpu().clone();
-    let (mut made, bytes) = match (case.make)(gpu)? {
+    let (mut made, bytes) = match tuned(gpu, || (case.make)(gpu))? {
         Work::Launches(graph, check) => {
             let bytes = case.bytes.unwrap_or(graph.bytes() as f64);
             // Checked after one run: what accumulates has done so once.

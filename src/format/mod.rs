@@ -13,6 +13,7 @@ pub mod atomic;
 mod awq;
 pub mod bitsandbytes;
 pub mod checkpoint;
+pub mod choices;
 mod claim;
 mod compressed_tensors;
 pub mod fields;

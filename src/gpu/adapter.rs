@@ -329,7 +329,7 @@ impl Adapter {
     }
 }
 
-/// The features of an adapter that some kernel uses: timestamps everywhere, subgroups on drivers that run on the processor
+/// The features of an adapter that are used: timestamps and caches of pipelines everywhere, subgroups on drivers that run on the processor
 /// (see `kernels::product`), unless `subgroups` says otherwise. What is not used is not requested: DXC compiles other code
 /// for devices with 16-bit types, and drivers have faults of their own.
 pub(super) fn used_features(
@@ -337,7 +337,7 @@ pub(super) fn used_features(
     offered: wgpu::Features,
     subgroups: Option<bool>,
 ) -> wgpu::Features {
-    let mut used = wgpu::Features::TIMESTAMP_QUERY;
+    let mut used = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE;
     let with_subgroups = subgroups.unwrap_or(caps::kind(info.device_type) == DeviceKind::Cpu);
     // Subgroup designs alone load them.
     used.set(wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64, with_subgroups);

@@ -76,6 +76,14 @@ impl Choices {
     pub fn repeat(&self, choices: &BTreeMap<String, String>) {
         self.state(|state| state.made.extend(choices.clone()));
     }
+
+    /// Makes these choices and no others from now on; nothing more is measured. Whether there were others.
+    pub(crate) fn replace(&self, choices: &BTreeMap<String, String>) -> bool {
+        self.state(|state| {
+            state.left = Duration::ZERO;
+            std::mem::replace(&mut state.made, choices.clone()) != *choices
+        })
+    }
 }
 
 #[cfg(test)]

@@ -137,6 +137,7 @@ struct Counters {
 struct Inner {
     device: Held<wgpu::Device>,
     queue: Held<wgpu::Queue>,
+    info: wgpu::AdapterInfo,
     caps: Caps,
     checked: bool,
     dry: bool,
@@ -148,6 +149,7 @@ struct Inner {
     faults: Faults,
     ahead: queue::Ahead,
     choices: Choices,
+    pipeline_cache: OnceLock<Held<wgpu::PipelineCache>>,
 }
 
 /// An open device. Cloning shares it.
@@ -241,6 +243,7 @@ impl Gpu {
             inner: Arc::new(Inner {
                 device: Held::new(device),
                 queue: Held::new(queue),
+                info: adapter.get_info(),
                 caps,
                 checked: options.checked,
                 dry: options.dry,
@@ -252,6 +255,7 @@ impl Gpu {
                 faults,
                 ahead: queue::Ahead::default(),
                 choices: Choices::default(),
+                pipeline_cache: OnceLock::new(),
             }),
         })
     }

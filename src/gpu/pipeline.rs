@@ -2,7 +2,10 @@
 
 use super::{Access, Binding, Gpu, Kernel, Uniform, faults::Held};
 use crate::{Error, Result};
-use std::sync::{Arc, Mutex, atomic::Ordering};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// A compiled kernel.
 pub struct Pipeline {
@@ -30,19 +33,45 @@ impl Pipeline {
 }
 
 impl Gpu {
-    /// The pipeline of `kernel`, compiled at the first call. What a driver will not compile is an
-    /// error here, with what its compiler said, and is not kept. Errors: Device, DeviceLost, OutOfMemory, Unsupported,
+    /// The pipelines of `kernels`; those that are not there yet are compiled, by all the processor's threads. What a driver will not
+    /// compile is an error here, with what its compiler said, and is not kept. Errors: Device, DeviceLost, OutOfMemory, Unsupported,
     /// Interrupted.
-    pub fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
-        self.cancel().check()?;
-        let mut cache = self.inner.pipelines.lock().expect("no thread panics while it holds the pipelines");
-        if let Some(pipeline) = cache.get(kernel) {
-            return Ok(pipeline.clone());
+    pub fn pipelines<'a>(&self, kernels: impl Iterator<Item = &'a Kernel> + Clone) -> Result<Vec<Arc<Pipeline>>> {
+        // Whoever else compiles waits, and finds what was compiled here.
+        let mut all = self.inner.pipelines.lock().expect("no thread panics while it holds the pipelines");
+        let mut missing = Vec::new();
+        for kernel in kernels.clone() {
+            if !all.contains_key(kernel) && !missing.contains(&kernel) {
+                missing.push(kernel);
+            }
         }
-        let pipeline = Arc::new(self.compile(kernel)?);
-        self.inner.counters.pipelines.fetch_add(1, Ordering::Relaxed);
-        cache.insert(kernel.clone(), pipeline.clone());
-        Ok(pipeline)
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done = Vec::new();
+            while let Some(&kernel) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let compiled = self.cancel().check().and_then(|()| self.compile(kernel));
+                let failed = compiled.is_err();
+                done.push((kernel, compiled));
+                if failed {
+                    next.store(missing.len(), Ordering::Relaxed);
+                }
+            }
+            done
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let compiled = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut compiled = work();
+            for other in others {
+                compiled.extend(other.join().expect("a panic of wgpu is caught where it is called"));
+            }
+            compiled
+        });
+        for (kernel, pipeline) in compiled {
+            all.insert(kernel.clone(), Arc::new(pipeline?));
+            self.inner.counters.pipelines.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(kernels.map(|kernel| all[kernel].clone()).collect())
     }
 
     fn compile(&self, kernel: &Kernel) -> Result<Pipeline> {
@@ -103,9 +132,39 @@ impl Gpu {
                 constants: &[],
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.inner.pipeline_cache.get().map(|cache| &**cache),
         });
         (Held::new(raw), layout)
+    }
+}
+
+impl Gpu {
+    /// What the cache of this device's pipelines is called, where its driver can give one away (Vulkan's do).
+    pub fn pipeline_cache_key(&self) -> Option<String> {
+        wgpu::util::pipeline_cache_key(&self.inner.info)
+    }
+
+    /// Compiles from now on with what [`Gpu::pipeline_cache`] gave on the same device; what another device, driver or version left is not
+    /// used, nor are bytes that do not match their digest. Keep them where nobody else writes: the driver trusts them. Errors: Device,
+    /// DeviceLost, OutOfMemory.
+    pub fn load_pipeline_cache(&self, bytes: &[u8]) -> Result<()> {
+        if !self.device().features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return Ok(());
+        }
+        let data = bytes.split_first_chunk().and_then(|(digest, data)| (blake3::hash(data) == *digest).then_some(data));
+        let desc = wgpu::PipelineCacheDescriptor { label: Some("fourbit"), data, fallback: true };
+        // SAFETY: the data is what wgpu gave, by its digest, or nothing.
+        let cache = self.attempt("a cache of pipelines", || unsafe { self.device().create_pipeline_cache(&desc) })?;
+        self.inner.pipeline_cache.get_or_init(|| Held::new(cache));
+        Ok(())
+    }
+
+    /// What the driver compiled since [`Gpu::load_pipeline_cache`] and before, with a digest; nothing where that was not called. Errors:
+    /// Device, DeviceLost, OutOfMemory.
+    pub fn pipeline_cache(&self) -> Result<Option<Vec<u8>>> {
+        let Some(cache) = self.inner.pipeline_cache.get() else { return Ok(None) };
+        let data = self.attempt("a cache of pipelines", || cache.get_data())?;
+        Ok(data.map(|data| [blake3::hash(&data).as_bytes(), &data[..]].concat()))
     }
 }
 

@@ -89,11 +89,8 @@ impl Program {
         if gpu.is_dry() {
             params.push(gpu.buffer("parameters", stride(&gpu) * dispatches.len() as u64)?);
         } else {
-            for dispatch in &dispatches {
-                let pipeline = gpu.pipeline(&dispatch.kernel)?;
-                check(dispatch, &pipeline)?;
-                pipelines.push(pipeline);
-            }
+            pipelines = gpu.pipelines(dispatches.iter().map(|dispatch| &dispatch.kernel))?;
+            dispatches.iter().zip(&pipelines).try_for_each(|(dispatch, pipeline)| check(dispatch, pipeline))?;
         }
         Ok(Program { gpu, dispatches, tensors, pipelines, steps: Vec::new(), params, runs: 0 })
     }

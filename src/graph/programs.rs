@@ -28,6 +28,11 @@ impl<K: Eq + Hash, P> Programs<K, P> {
         })
     }
 
+    /// Forgets all programs; their memory stays for those that come.
+    pub fn forget(&mut self) {
+        self.all.clear();
+    }
+
     /// Those recorded so far.
     pub fn iter(&self) -> impl Iterator<Item = &P> {
         self.all.values()

@@ -26,6 +26,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -47,6 +48,9 @@ pub(super) struct Progress {
     pub unrecorded: Vec<StepMetrics>,
     /// The loss of each step.
     pub course: Course,
+    /// Which of several kernels that compute the same it took, where they were measured.
+    #[serde(default)]
+    pub choices: BTreeMap<String, String>,
     /// What run it is: see [`identity`].
     pub run: Value,
 }

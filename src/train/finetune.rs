@@ -118,8 +118,8 @@ impl<M: Borrow<Model>> Finetune<M> {
         Ok(self)
     }
 
-    /// Goes on where a checkpoint of the same run was written: on the same device and driver with the same bits. The run may be longer
-    /// or shorter than it was planned then. Errors: Config for a checkpoint of another run, naming the difference; Io, Format,
+    /// Goes on where a checkpoint of the same run was written: on the same device and driver with the same bits, by the same kernels where
+    /// they were chosen by measuring; none are measured after it. The run may be longer or shorter than it was planned then. Errors: Config for a checkpoint of another run, naming the difference; Io, Format,
     /// MissingTensor, Shape; Device.
     pub fn resume(&mut self, checkpoint: &Path) -> Result<()> {
         let progress = Progress::read(checkpoint)?;
@@ -140,7 +140,7 @@ impl<M: Borrow<Model>> Finetune<M> {
             );
         }
         checkpoint::read_tensors(self.trainer.model().store(), checkpoint)?;
-        self.trainer.go_on(progress.taken)?;
+        self.trainer.go_on(progress.taken, &progress.choices)?;
         self.loader.seek(progress.position);
         state.max_steps = self.state.max_steps;
         (state.logging_steps, state.save_steps) = (self.state.logging_steps, self.state.save_steps);
@@ -246,6 +246,7 @@ impl<M: Borrow<Model>> Finetune<M> {
             position: self.loader.position(),
             unrecorded: self.unrecorded.clone(),
             course: self.course.clone(),
+            choices: model.gpu().choices().all(),
             run,
         };
         progress.write(folder.folder())?;

@@ -13,7 +13,7 @@ use crate::{
     ops::tune::tuned,
 };
 use serde::{Deserialize, Serialize};
-use std::{borrow::Borrow, time::Instant};
+use std::{borrow::Borrow, collections::BTreeMap, time::Instant};
 
 /// Trains what is attached to a model: an adapter, or its weights through rounding.
 ///
@@ -113,7 +113,6 @@ impl<M: Borrow<Model>> Trainer<M> {
             let message = format!("{} is more than the model's {longest} positions", config.max_seq_length);
             return Err(Error::config("max_seq_length", message));
         }
-        let longest = config.max_seq_length.next_multiple_of(BUCKET);
         let f32s = |what: &str, len: usize| gpu.zeros(what, [len], DType::F32);
         let shared = Shared {
             ropes: model.rope_tables(config.max_seq_length)?,
@@ -136,9 +135,14 @@ impl<M: Borrow<Model>> Trainer<M> {
             reduce: Box::new(OneProcess),
             taken: Taken::default(),
         };
-        // The largest program first: all shorter ones then fit into its memory.
-        trainer.program(trainer.config.batch_size, longest)?;
+        trainer.record_longest()?;
         Ok(trainer)
+    }
+
+    /// The largest program first: all shorter ones then fit into its memory.
+    fn record_longest(&mut self) -> Result<()> {
+        let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
+        self.program(self.config.batch_size, longest).map(|_| ())
     }
 
     /// The same as one of several processes that train together.
@@ -181,8 +185,13 @@ impl<M: Borrow<Model>> Trainer<M> {
         self.taken
     }
 
-    /// Goes on from there, with the values and moments that the store has now. Errors: Device.
-    pub(super) fn go_on(&mut self, taken: Taken) -> Result<()> {
+    /// Goes on from there, with the values and moments that the store has now, and with these choices among kernels. Errors: Device;
+    /// Config for a choice that this device does not have.
+    pub(super) fn go_on(&mut self, taken: Taken, choices: &BTreeMap<String, String>) -> Result<()> {
+        if self.model().gpu().choices().replace(choices) {
+            self.programs.forget();
+            self.record_longest()?;
+        }
         let mut g = Graph::new(self.model().gpu());
         self.model().round_latents(&mut g)?;
         if !g.is_empty() {

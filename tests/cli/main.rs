@@ -17,6 +17,7 @@ mod qat;
 mod refusals;
 mod runs;
 mod trainer;
+mod tuning;
 
 use serde_json::{Value, json};
 use std::{
@@ -75,7 +76,8 @@ impl Done {
 
 fn command(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fourbit"));
-    command.args(words).stdin(std::process::Stdio::null());
+    // What one test leaves for later runs must not change what another sees.
+    command.args(words).env("FOURBIT_CACHE_DIR", "").stdin(std::process::Stdio::null());
     command
 }
 

@@ -1,5 +1,6 @@
 //! Options that several subcommands share, in the words of TRL and PEFT, and what they stand for.
 
+use crate::cache::TuneArgs;
 use crate::embedded::{self, Embedded};
 use crate::interrupt;
 use crate::measure::{note_beyond, note_rows};
@@ -17,6 +18,7 @@ use fourbit::{
     tokenizer::Tokenizer,
     train::{Schedule, TrainConfig, Warmup},
 };
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 /// Options of every subcommand.
@@ -32,12 +34,17 @@ pub struct Global {
     /// what needs more is refused [default: FOURBIT_MEMORY_LIMIT, else all there is]
     #[arg(long, global = true, value_name = "BYTES")]
     pub memory_budget: Option<String>,
+    #[command(flatten)]
+    pub tune: TuneArgs,
     /// Print the result as one line of JSON on stdout, and everything else on stderr
     #[arg(long, global = true)]
     pub json: bool,
     /// Bytes of a row of data (a JSON line, an element of a JSON array, a row of parquet) at most; larger ones are refused
     #[arg(long, global = true, value_name = "N", default_value_t = DataOptions::MAX_ROW_BYTES)]
     pub max_row_bytes: usize,
+    /// The device that is open.
+    #[arg(skip)]
+    device_in_use: RefCell<Option<Gpu>>,
 }
 
 impl Global {
@@ -72,9 +79,25 @@ impl Global {
         Ok(options)
     }
 
-    /// Opens the device. Errors: NoAdapter, Config, Device.
+    /// Opens the device, with what earlier runs kept for it. Errors: NoAdapter, Config, Device; Io, Format for --tune-from.
     pub fn gpu(&self) -> Result<Gpu> {
-        Gpu::open(&self.gpu_options()?)
+        let gpu = Gpu::open(&self.gpu_options()?)?;
+        self.opened(&gpu)?;
+        Ok(gpu)
+    }
+
+    /// Hands what earlier runs kept to a device that was opened. Errors: Io, Format for --tune-from; Device.
+    pub fn opened(&self, gpu: &Gpu) -> Result<()> {
+        self.tune.begin(gpu)?;
+        self.device_in_use.replace(Some(gpu.clone()));
+        Ok(())
+    }
+
+    /// Keeps for later runs what this one found out about its device, and lets go of it.
+    pub fn close(&self) {
+        if let Some(gpu) = self.device_in_use.take() {
+            self.tune.end(&gpu);
+        }
     }
 }
 

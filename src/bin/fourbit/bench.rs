@@ -99,8 +99,7 @@ impl Bench {
         if self.repeat == 0 {
             return Err(Error::config("--repeat", "expected at least 1, got 0"));
         }
-        let gpu_options = global.gpu_options()?;
-        let gpu = Gpu::open(&gpu_options)?;
+        let gpu = global.gpu()?;
         let options = self.options(&gpu);
         let cases = options.cases()?;
         let wants = |part: &str| options.wants(part) && !interrupt::pending();
@@ -118,7 +117,7 @@ impl Bench {
         }
         let format = if global.json { Format::Json } else { self.output };
         let mut meter = Meter::new(&gpu);
-        let mut results = Results::new(meter.device().clone(), self.command());
+        let mut results = Results::new(meter.device().clone(), self.command(global));
         let mut printer = Printer::new(format);
         printer.device(&results.device);
         if wants(LIMITS) {
@@ -133,9 +132,11 @@ impl Bench {
         });
         // A model has the device's memory for itself.
         drop((meter, gpu));
+        global.close();
         measured?;
         if wants(STEP) || wants(GENERATION) {
-            let model = self.measure_model(&gpu_options, wants(STEP), wants(GENERATION))?;
+            let begin = |gpu: &Gpu| if gpu.is_dry() { Ok(()) } else { global.opened(gpu) };
+            let model = self.measure_model(&global.gpu_options()?, &begin, wants(STEP), wants(GENERATION))?;
             printer.model(&model, &results.device);
             results.models.push(model);
         }
@@ -168,7 +169,7 @@ impl Bench {
     }
 
     /// What was asked for, without paths.
-    fn command(&self) -> String {
+    fn command(&self, global: &Global) -> String {
         let mut words = vec!["fourbit bench".to_owned()];
         words.extend(self.filters.iter().cloned());
         words.extend(self.model.shape.iter().map(|shape| format!("--shape {shape}")));
@@ -177,6 +178,7 @@ impl Bench {
             words.push("--model ...".to_owned());
         }
         words.extend(self.quant.quantization.iter().map(|scheme| format!("--quantization {scheme}")));
+        words.extend(global.tune.is_quick().then(|| "--tune quick".to_owned()));
         words.extend(self.quant.double_quant.then(|| "--double-quant".to_owned()));
         words.push(format!("--batch-size {} --max-seq-length {}", self.batch_size, self.max_seq_length));
         words.extend(self.gradient_checkpointing.then(|| "--gradient-checkpointing".to_owned()));
@@ -184,11 +186,18 @@ impl Bench {
         words.join(" ")
     }
 
-    fn measure_model(&self, gpu: &GpuOptions, step: bool, generation: bool) -> Result<ModelResult> {
+    fn measure_model(
+        &self,
+        gpu: &GpuOptions,
+        begin: &dyn Fn(&Gpu) -> Result<()>,
+        step: bool,
+        generation: bool,
+    ) -> Result<ModelResult> {
         let chosen = self.chosen()?;
         let load = chosen.options(&self.quant, None)?;
         let adapter = self.model.model.adapter.as_deref();
         let build = |gpu: &Gpu| -> Result<Model> {
+            begin(gpu)?;
             let mut model = chosen.model(gpu, &load)?;
             if let (true, Some(folder)) = (step, adapter) {
                 model.load_adapter(folder, true)?;
@@ -214,7 +223,7 @@ impl Bench {
     /// What a replayed step costs the host, on a device that runs nothing.
     fn host(&self, printer: &mut Printer) -> Result<()> {
         let noop = GpuOptions { noop: true, cancel: interrupt::cancel(), ..GpuOptions::default() };
-        let model = self.measure_model(&noop, true, false)?;
+        let model = self.measure_model(&noop, &|_| Ok(()), true, false)?;
         if let Some(error) = model.error {
             return Err(Error::Device { op: HOST.to_owned(), message: error });
         }

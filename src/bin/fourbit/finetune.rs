@@ -4,12 +4,12 @@ use crate::args::{DataArgs, Global, LoraArgs, ModelArgs, QuantArgs, TrainArgs};
 use crate::output::{Output, bytes, note};
 use crate::progress::Progress;
 use crate::qat::{self, QatArgs};
-use crate::{embedded, interrupt};
+use crate::{cache, embedded, interrupt};
 use fourbit::{
     Error, Result,
     data::DataLoader,
     export::ModelWriter,
-    format::{Claim, atomic::AtomicFolder, manifest::Set},
+    format::{Claim, atomic::AtomicFolder, choices::KERNELS, manifest::Set},
     generate::{Generator, Sampling},
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Source},
@@ -25,8 +25,8 @@ use std::{
 /// Train a LoRA adapter on a quantized model (QLoRA) and save it as PEFT does, or train through rounding (--qat)
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
-/// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json, each of them replaced only by a
-/// whole new one; with --qat it gets the quantized model in place of the adapter. trainer_log.jsonl there grows with the run.
+/// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json (and kernels.json, with --tune quick or
+/// --tune-from), each of them replaced only by a whole new one; with --qat it gets the quantized model in place of the adapter. trainer_log.jsonl there grows with the run.
 /// Ctrl-C, SIGTERM and SIGHUP end the run after the current step and save what was learned so far, with a checkpoint. A run that
 /// was stopped, killed or lost its device goes on with the same command and --resume, and ends with the same adapter or model, byte
 /// for byte, as if it had never stopped
@@ -199,6 +199,10 @@ impl Finetune {
                     let files = AtomicFolder::create(&self.output, Set::Adapter)?;
                     model.write_adapter(files.folder(), base.name().as_deref())?;
                     state.save(files.folder())?;
+                    let kernels = cache::choices(&gpu);
+                    if !kernels.choices.is_empty() {
+                        kernels.write(files.folder().join(KERNELS))?;
+                    }
                     files.commit()
                 }
             }

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod cache;
 mod calibrate;
 mod calibration;
 mod compare;
@@ -48,6 +49,7 @@ Environment:
   WGPU_BACKEND=NAMES          as --backend
   WGPU_DX12_COMPILER=NAME     auto, dxc (dxcompiler.dll), staticdxc or fxc
   FOURBIT_MEMORY_LIMIT=BYTES  as --memory-budget
+  FOURBIT_CACHE_DIR=DIR       where compiled kernels and measured choices are kept; empty: nowhere
   FOURBIT_SUBGROUPS=0|1       without subgroup operations, or with them on GPUs too
   FOURBIT_LONG_LOADS=0        without loads of 64-bit integers
   FOURBIT_BASELINE=1          ask for WebGPU's default limits instead of the adapter's own
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Command::Verify(command) => command.run(global),
         Command::Bench(command) => left("nothing was measured", command.run(global)),
     };
+    global.close();
     if output::has_failed() {
         return ExitCode::FAILURE;
     }

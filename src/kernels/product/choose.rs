@@ -12,7 +12,7 @@ use crate::{
     graph::Graph,
     quant::Scheme,
 };
-use std::{fmt, str::FromStr};
+use std::{collections::HashSet, fmt, str::FromStr};
 
 /// Whether the subgroup designs suit the device: they do where lanes are those of a processor's vector unit.
 pub(in crate::kernels) fn prefers_subgroups(caps: &Caps) -> bool {
@@ -193,5 +193,8 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(gemv::variants());
     all.extend(gemv_rows::variants());
     all.extend(gemv_subgroup::variants(suits_subgroups));
+    // What is stored in parts is the same for many products, and so is their sum.
+    let mut known = HashSet::new();
+    all.retain(|kernel| known.insert(kernel.clone()));
     all
 }

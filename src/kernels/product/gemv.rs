@@ -50,9 +50,9 @@ impl fmt::Display for Share {
 
 /// Every specialisation; of the shares, which decoding does not know, all are there for NF4.
 pub(super) fn variants() -> Vec<Kernel> {
-    let shares = |spec: &Spec| match spec.encoding.scheme {
-        Scheme::Nf4 { .. } => &Share::ALL[..],
-        _ => &Share::ALL[..1],
+    let shares = |spec: &Spec| match matches!(spec.encoding.scheme, Scheme::Nf4 { .. }) {
+        true => &Share::ALL[..],
+        false => &Share::ALL[..1],
     };
     let all: Vec<Spec> =
         Spec::all().into_iter().filter(|s| s.entry == Entry::Forward && s.low != LowRows::None).collect();

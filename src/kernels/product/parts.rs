@@ -53,13 +53,7 @@ pub(super) fn record(
     g.dispatch(kernel(&product.spec()), &params, &args, groups, (parts * rows * stride) as f64)
 }
 
-/// Every specialisation.
+/// Every specialisation, one for each product.
 pub(super) fn variants() -> Vec<Kernel> {
-    let mut all: Vec<Kernel> = Vec::new();
-    for kernel in Spec::all().iter().map(kernel) {
-        if !all.contains(&kernel) {
-            all.push(kernel);
-        }
-    }
-    all
+    Spec::all().iter().map(kernel).collect()
 }

@@ -56,7 +56,9 @@ impl Device {
     fn of(kind: DeviceKind) -> Device {
         match kind {
             DeviceKind::Discrete => Device { units: 192, latency: 800, dispatch: 8_000, bytes: 256 },
-            _ => Device { units: 32, latency: 800, dispatch: 8_000, bytes: 32 },
+            DeviceKind::Integrated | DeviceKind::Virtual | DeviceKind::Cpu | DeviceKind::Other => {
+                Device { units: 32, latency: 800, dispatch: 8_000, bytes: 32 }
+            }
         }
     }
 }
