@@ -3,6 +3,7 @@
 import index
 import workgroup_sum
 import logits
+import share
 
 struct Params {
     group_base: u32,
@@ -16,7 +17,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> labels: array<i32>; // [rows], below 0: ignored
-@group(0) @binding(2) var<storage, read> scale: array<f32>; // [1 or more], the first counts
+@group(0) @binding(2) var<storage, read> scale: array<f32>; // see share
 @group(0) @binding(3) var<storage, read_write> logits: array<f32>; // [chunk, cols]; becomes dlogits
 @group(0) @binding(4) var<storage, read_write> losses: array<f32>; // [rows, 2]: loss, correct
 // sum_losses
@@ -88,7 +89,7 @@ fn predicted(row: u32) -> bool {
 }
 
 // With the value z[r, c] and the slope of each logit: losses[row] = (log sum exp(z[r]) - z[r, label], z[r, label] is the first largest);
-// logits[r] becomes (softmax(z[r]) - onehot(label)) * scale * slope, or 0 where the label is ignored
+// logits[r] becomes (softmax(z[r]) - onehot(label)) * share * slope, or 0 where the label is ignored
 @compute @workgroup_size(LANES)
 fn gradient(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -112,7 +113,7 @@ fn gradient(
         return;
     }
     let label = u32(labels[row]);
-    let factor = scale[0];
+    let factor = share(row);
     let peak = peak_of(base, lane);
     let rate = factor / peak.sum;
     // The lane that overwrites the label's column is the one that reads it.

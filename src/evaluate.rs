@@ -167,7 +167,7 @@ impl<'m> Runner<'m> {
                 let mut g = Graph::new(model.gpu());
                 let cx = model.context(&mut g, &inputs, ropes, Pass::inference());
                 let [scale, accumulate, metrics] = [&*scale, &*accumulate, &*metrics].map(|t| g.import(t));
-                let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
+                let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate, pairs: None };
                 model.evaluate(&mut g, &inputs, &cx, &out)?;
                 Ok(g)
             };

@@ -108,6 +108,7 @@ fn adapters_with_ranks_of_their_own_are_trained_as_peft_trains_them() {
         attention_mask: vec![1; length],
         segment_ids: vec![1; length],
         position_ids: (0..length as u32).collect(),
+        pairs: Vec::new(),
         epoch: 0.0,
     };
     let index = index();

@@ -208,6 +208,7 @@ fn adapters_learn_the_same_on_stored_weights_as_on_plain_floats() {
             segment_ids: vec![1; 12],
             position_ids: (0..12).collect(),
             attention_mask: vec![1; 12],
+            pairs: Vec::new(),
             epoch: 0.0,
         };
         let mut trainer = Trainer::new(model, config).unwrap();

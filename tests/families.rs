@@ -56,6 +56,7 @@ impl Golden {
             segment_ids: mask.iter().map(|&seen| seen.into()).collect(),
             position_ids: (0..(ROWS * TOKENS) as u32).map(|i| i % TOKENS as u32).collect(),
             attention_mask: mask,
+            pairs: Vec::new(),
             epoch: 0.0,
         }
     }

@@ -38,6 +38,7 @@ fn batch(index: usize) -> Batch {
         segment_ids: mask.iter().map(|&m| m.into()).collect(),
         position_ids: (0..48).map(|i| i % 24).collect(),
         attention_mask: mask,
+        pairs: Vec::new(),
         epoch: 0.0,
     }
 }

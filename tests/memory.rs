@@ -83,6 +83,7 @@ fn loading_streams_and_the_plan_is_what_the_device_reports() {
         attention_mask: vec![1; tokens],
         segment_ids: vec![1; tokens],
         position_ids: (0..tokens as u32).collect(),
+        pairs: Vec::new(),
         epoch: 0.0,
     };
     trainer.step(&[batch]).unwrap();

@@ -45,6 +45,7 @@ fn batch(rows: usize, seq_len: usize, seed: u64) -> Batch {
         attention_mask: vec![1; tokens],
         segment_ids: vec![1; tokens],
         position_ids: (0..tokens).map(|i| (i % seq_len) as u32).collect(),
+        pairs: Vec::new(),
         epoch: 0.0,
     }
 }
@@ -59,6 +60,7 @@ fn row(of: &Batch, index: usize) -> Batch {
         attention_mask: of.attention_mask[range.clone()].to_vec(),
         segment_ids: of.segment_ids[range.clone()].to_vec(),
         position_ids: of.position_ids[range].to_vec(),
+        pairs: Vec::new(),
         epoch: 0.0,
     }
 }

@@ -56,7 +56,7 @@ fn training(model: &Model) -> Result<(Program, Tensor)> {
     let cx = model.context(&mut g, &inputs, &model.rope_tables(TOKENS)?, Pass::training(step));
     let metrics = gpu.zeros("metrics", [4], DType::F32)?;
     let scale = g.import(&gpu.tensor("loss scale", [1], DType::F32, &[1.0 / TOKENS as f32])?);
-    let out = LossValues { scale: &scale, metrics: &g.import(&metrics), accumulate: &accumulate };
+    let out = LossValues { scale: &scale, metrics: &g.import(&metrics), accumulate: &accumulate, pairs: None };
     model.train(&mut g, &inputs, &cx, &out, 0)?;
     Ok((g.plan().build(&mut Pool::default())?, metrics))
 }

@@ -284,6 +284,7 @@ fn batch(rows: usize, seq_len: usize, vocab: usize) -> Batch {
         attention_mask: vec![1; count],
         segment_ids: vec![1; count],
         position_ids: (0..count).map(|i| (i % seq_len) as u32).collect(),
+        pairs: Vec::new(),
         epoch: 0.0,
     }
 }

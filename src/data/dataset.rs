@@ -25,6 +25,8 @@ const NOTES: usize = 100;
 pub struct Dataset {
     rows: Arc<Spool>,
     counts: Counts,
+    /// Whether two examples in a row are a pair.
+    paired: bool,
 }
 
 /// What is known of all rows.
@@ -71,8 +73,10 @@ impl Dataset {
                 let bad = |message| Error::Data { path: path.into(), row: number, message };
                 let read = kind::read(&fields).map_err(bad)?;
                 drop(fields);
-                let encoded = Encoded::of(&read.row, tokenizer, options, path, number)?;
-                Ok(Encoded { notes: read.notes, ..encoded })
+                let mut encoded = Encoded::of(&read.row, tokenizer, options, path, number)?;
+                encoded.notes.extend(read.notes);
+                encoded.notes.sort();
+                Ok(encoded)
             })?;
             building.add(encoded, rows.read())?;
         }
@@ -94,7 +98,12 @@ impl Dataset {
         building.finish()
     }
 
-    /// How many rows there are.
+    /// Whether examples are pairs of answers: 2 p is the preferred one of pair p, 2 p + 1 the other.
+    pub fn is_paired(&self) -> bool {
+        self.paired
+    }
+
+    /// How many rows there are; of pairs each answer is one.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
@@ -155,8 +164,11 @@ impl Dataset {
 
 /// A row, encoded and cut.
 struct Encoded {
-    /// `None`: nothing in it is learned.
-    record: Option<Record>,
+    /// One, those of a pair, or none where nothing in it is learned.
+    records: Vec<Record>,
+    /// Of the longest.
+    longest: usize,
+    /// Of all.
     tokens: usize,
     truncated: bool,
     joined: bool,
@@ -173,17 +185,22 @@ impl Encoded {
         path: &Path,
         number: usize,
     ) -> Result<Encoded> {
-        let mut example = encode::encode(row, tokenizer, options, path, number)?;
-        let answers = example.predicted() > 0;
-        let truncated = example.truncate(options.max_seq_length);
-        let learned = example.predicted() > 0;
+        let (mut examples, notes) = encode::encode_all(row, tokenizer, options, path, number)?;
+        let all_learn = |examples: &[Example]| examples.iter().all(|example| example.predicted() > 0);
+        let answers = all_learn(&examples);
+        let cut = examples.iter_mut().filter_map(|example| example.truncate(options.max_seq_length).then_some(()));
+        let truncated = cut.count() > 0;
+        let lengths = examples.iter().map(|example| example.input_ids.len());
+        let (longest, tokens) = (lengths.clone().max().unwrap_or(0), lengths.sum());
+        let record = |example: &Example| Record::of(example, id_width(options.vocab_size));
         Ok(Encoded {
-            record: learned.then(|| Record::of(&example, id_width(options.vocab_size))),
-            tokens: example.input_ids.len(),
+            records: if all_learn(&examples) { examples.iter().map(record).collect() } else { Vec::new() },
+            longest,
+            tokens,
             truncated,
-            joined: matches!(row, Row::Completion { .. }),
+            joined: matches!(row, Row::Completion { .. } | Row::Preference { .. }),
             answers,
-            notes: Vec::new(),
+            notes,
         })
     }
 }
@@ -216,14 +233,14 @@ impl<'a> Building<'a> {
             counts.truncated += usize::from(row.truncated);
             counts.joined += usize::from(row.joined);
             counts.answers += usize::from(row.answers);
-            counts.skipped += usize::from(row.record.is_none());
-            if row.record.is_some() {
-                counts.longest = counts.longest.max(row.tokens);
+            counts.skipped += usize::from(row.records.is_empty());
+            if !row.records.is_empty() {
+                counts.longest = counts.longest.max(row.longest);
                 counts.tokens += row.tokens;
             }
             self.notes.add(&row.notes);
         }
-        self.spool.push(encoded.into_iter().filter_map(|row| row.record), read)
+        self.spool.push(encoded.into_iter().flat_map(|row| row.records), read)
     }
 
     /// Errors: Data where nothing can be learned.
@@ -247,7 +264,7 @@ impl<'a> Building<'a> {
             log::warn!("{}: {skipped} of {rows} rows have nothing to learn and are left out", self.path.display());
         }
         self.spool.finish();
-        Ok(Dataset { rows: Arc::new(self.spool), counts: self.counts })
+        Ok(Dataset { rows: Arc::new(self.spool), counts: self.counts, paired: self.options.pairs })
     }
 }
 
@@ -286,6 +303,10 @@ impl Notes {
             match note {
                 Note::Unread(key) => log::warn!("{path}: the key {key} is not read ({rows} of {count} rows have it)"),
                 Note::Role(theirs, ours) => log::warn!("{path}: the role {theirs} is read as {ours} ({times} turns)"),
+                Note::Seam => log::warn!(
+                    "{path}: in {rows} rows the prompt alone is rendered otherwise than in front of its answers, or its last token reaches \
+                     into them; an answer begins where they part"
+                ),
                 Note::Alpaca => log::warn!(
                     "{path}: Alpaca rows are asked and answered in the model's chat template: instruction, a blank line and input, then \
                      output ({rows} rows)"

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::DataOptions;
-use super::kind::Row;
+use super::kind::{Note, Row};
 #[cfg(feature = "tokenizer")]
 use super::{kind::Chat, mask};
 use crate::error::{Error, Result};
+#[cfg(feature = "tokenizer")]
+use crate::tokenizer::Message;
 use crate::tokenizer::Tokenizer;
 
 /// The label that the loss passes over.
@@ -69,6 +71,73 @@ impl Example {
     }
 }
 
+/// Encodes one row, untruncated: an example, or those of the preferred answer and of the other one. `path` and `number` are for errors.
+pub(super) fn encode_all(
+    row: &Row,
+    tokenizer: Option<&Tokenizer>,
+    options: &DataOptions,
+    path: &Path,
+    number: usize,
+) -> Result<(Vec<Example>, Vec<Note>)> {
+    let bad = |message: &str| Error::Data { path: path.into(), row: number, message: message.to_owned() };
+    match (options.pairs, row.is_pair()) {
+        (false, false) => Ok((vec![encode(row, tokenizer, options, path, number)?], Vec::new())),
+        (true, false) => {
+            Err(bad("expected two answers, {prompt, chosen, rejected}, as `objective` dpo and orpo learn from"))
+        }
+        (false, true) => Err(bad(
+            "this is a preference row (chosen, rejected): learn from it with `objective` dpo or orpo, or write the better answer as \
+             {prompt, completion} or {messages}",
+        )),
+        #[cfg(not(feature = "tokenizer"))]
+        (true, true) => Err(bad("this row holds text, which needs the feature `tokenizer` of the crate fourbit")),
+        #[cfg(feature = "tokenizer")]
+        (true, true) => {
+            let Some(tokenizer) = tokenizer else {
+                return Err(bad("this row holds text, and the model folder has no tokenizer.json"));
+            };
+            let (pair, seam) = pair(row, tokenizer).map_err(|e| bad(&e.to_string()))?;
+            for example in &pair {
+                example.check(options.vocab_size, Some(tokenizer)).map_err(|e| bad(&e))?;
+            }
+            Ok((pair.into(), seam.then_some(Note::Seam).into_iter().collect()))
+        }
+    }
+}
+
+/// Two answers behind one prompt. Answers begin where the prompt's tokens end, or where one of them parts from these, as TRL has it;
+/// then the second is true.
+#[cfg(feature = "tokenizer")]
+fn pair(row: &Row, tokenizer: &Tokenizer) -> Result<([Example; 2], bool)> {
+    let (alone, answers) = match row {
+        Row::ChatPreference { prompt, chosen, rejected, context } => {
+            let render = |messages: &[Message], ask: bool| {
+                let text = mask::text(tokenizer, messages, context, ask)?;
+                tokenizer.encode(&text, false)
+            };
+            let answered = |answer: &[Message]| render(&[prompt, answer].concat(), false);
+            (render(prompt, true)?, [answered(chosen)?, answered(rejected)?])
+        }
+        Row::Preference { prompt, chosen, rejected } => {
+            let end = tokenizer.eos_id().and_then(|id| tokenizer.token(id)).unwrap_or_default();
+            let answered = |answer: &str| {
+                let end = if answer.ends_with(&end) { "" } else { &end };
+                tokenizer.encode(&format!("{prompt}{answer}{end}"), true)
+            };
+            (tokenizer.encode(prompt, true)?, [answered(chosen)?, answered(rejected)?])
+        }
+        _ => unreachable!("the caller has a pair"),
+    };
+    let shared = |ids: &Vec<u32>| ids.iter().zip(&alone).take_while(|(a, b)| a == b).count();
+    let begin = answers.iter().map(shared).min().unwrap_or(0);
+    let example = |ids: Vec<u32>| {
+        let label = |(at, &id): (usize, &u32)| if at < begin { IGNORE } else { id as i32 };
+        let labels = ids.iter().enumerate().map(label).collect();
+        Example { input_ids: ids, labels, attention_mask: None }
+    };
+    Ok((answers.map(example), begin < alone.len()))
+}
+
 /// Encodes one row, untruncated. `path` and `number` are for errors.
 pub(super) fn encode(
     row: &Row,
@@ -127,6 +196,9 @@ fn text_row(row: &Row, tokenizer: &Tokenizer, whole: bool) -> Result<Result<Exam
             ended(tokenizer, ids, learned)
         }
         Row::Tokens { .. } => unreachable!("rows of tokens need no tokenizer"),
+        Row::Preference { .. } | Row::ChatPreference { .. } => {
+            return Ok(Err("this is a preference row (chosen, rejected); expected one answer".into()));
+        }
     };
     let label = |(&id, learned): (&u32, bool)| if whole || learned { id as i32 } else { IGNORE };
     let labels = ids.iter().zip(learned).map(label).collect();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::tokenizer::{ChatContext, Message};
 
 /// The kinds of rows, in words for errors.
-pub(super) const SUPPORTED: &str = "{messages: [{role, content}]}, {conversations: [{from, value}]}, {prompt, completion}, {text}, {instruction, output}, {input_ids, labels}";
+pub(super) const SUPPORTED: &str = "{messages: [{role, content}]}, {conversations: [{from, value}]}, {prompt, completion}, {prompt, chosen, rejected}, {text}, {instruction, output}, {input_ids, labels}";
 
 /// A conversation and what its template sees beside it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +44,26 @@ pub enum Row {
         /// The text to learn.
         completion: String,
     },
+    /// `prompt`, `chosen` and `rejected` as texts, each answer joined to the prompt as it is.
+    Preference {
+        /// The text before.
+        prompt: String,
+        /// The answer to prefer.
+        chosen: String,
+        /// The other one.
+        rejected: String,
+    },
+    /// The same as conversations.
+    ChatPreference {
+        /// The turns before.
+        prompt: Vec<Message>,
+        /// The turns to prefer.
+        chosen: Vec<Message>,
+        /// The others.
+        rejected: Vec<Message>,
+        /// What the template sees beside them.
+        context: ChatContext,
+    },
     /// A plain text.
     Text(String),
     /// Token ids made elsewhere.
@@ -66,6 +86,9 @@ pub(super) enum Note {
     Role(String, &'static str),
     /// An Alpaca row, which is read as a question and its answer.
     Alpaca,
+    /// Two answers whose prompt, rendered alone, is not how both begin.
+    #[cfg_attr(not(feature = "tokenizer"), expect(dead_code, reason = "rows of text need a tokenizer"))]
+    Seam,
 }
 
 /// A row and what is to be reported of it.
@@ -82,6 +105,11 @@ impl Row {
     pub fn from_fields(fields: &Map<String, Value>) -> Result<Row, String> {
         read(fields).map(|read| read.row)
     }
+
+    /// Whether it holds two answers, of which one is preferred.
+    pub fn is_pair(&self) -> bool {
+        matches!(self, Row::Preference { .. } | Row::ChatPreference { .. })
+    }
 }
 
 /// Finds the row's kind, and what of it is read in a way that must be reported. Errors: a sentence.
@@ -94,6 +122,8 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Read, String> {
     let mut notes = Vec::new();
     let (row, known): (Row, &[&str]) = if all(&["input_ids", "labels"]) {
         (tokens(fields)?, &["input_ids", "labels", "attention_mask"])
+    } else if all(&["chosen", "rejected"]) {
+        (preference(fields, &mut notes)?, &["prompt", "chosen", "rejected"])
     } else if has("messages") {
         let messages = conversation("messages", &fields["messages"], &mut notes)?;
         (Row::Chat(Chat { messages, context: context(fields)? }), &["messages"])
@@ -112,7 +142,8 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Read, String> {
         let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
         return Err(format!("expected a row of one of the kinds {SUPPORTED}; got the keys [{}]", keys.join(", ")));
     };
-    let is_chat = matches!(row, Row::Chat(_) | Row::ChatCompletion { .. }) && !known.contains(&"text");
+    let has_turns = matches!(row, Row::Chat(_) | Row::ChatCompletion { .. } | Row::ChatPreference { .. });
+    let is_chat = has_turns && !known.contains(&"text");
     let read = |key: &str| known.contains(&key) || (is_chat && CONTEXT.contains(&key));
     notes.extend(fields.keys().filter(|key| has(key) && !read(key)).map(|key| Note::Unread(key.clone())));
     notes.sort();
@@ -123,11 +154,6 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Read, String> {
 fn other_task(fields: &Map<String, Value>) -> Option<String> {
     let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
     let remedy = "finetune learns from answers alone: write the better one as {prompt, completion} or {messages}";
-    if has("chosen") && has("rejected") {
-        return Some(format!(
-            "this is a preference row (chosen, rejected), as DPO and reward models learn from; {remedy}"
-        ));
-    }
     if has("prompt") && has("completion") && fields.get("label").is_some_and(Value::is_boolean) {
         return Some(format!(
             "this is a preference row (prompt, completion, label), as KTO learns from; {remedy}, without the label"
@@ -195,6 +221,60 @@ fn completion(fields: &Map<String, Value>, notes: &mut Vec<Note>) -> Result<Row,
         }),
         _ => Err("prompt and completion: expected two strings or two lists of messages".into()),
     }
+}
+
+/// A row of two answers. Without a prompt, that is what both begin with, as TRL takes it: turns, or text up to the last blank.
+fn preference(fields: &Map<String, Value>, notes: &mut Vec<Note>) -> Result<Row, String> {
+    let prompt = fields.get("prompt").filter(|prompt| !prompt.is_null());
+    match (prompt, &fields["chosen"], &fields["rejected"]) {
+        (Some(Value::String(prompt)), Value::String(chosen), Value::String(rejected)) => {
+            Ok(Row::Preference { prompt: prompt.clone(), chosen: chosen.clone(), rejected: rejected.clone() })
+        }
+        (None, Value::String(chosen), Value::String(rejected)) => {
+            let [chosen, rejected] = [chosen, rejected].map(|text| text.chars().collect::<Vec<char>>());
+            let mut cut = parting(&chosen, &rejected);
+            if cut > 0 && chosen[cut - 1] == ' ' {
+                cut -= 1;
+            }
+            let text = |chars: &[char]| chars.iter().collect::<String>();
+            let (prompt, chosen, rejected) = (text(&chosen[..cut]), text(&chosen[cut..]), text(&rejected[cut..]));
+            Ok(Row::Preference { prompt, chosen, rejected })
+        }
+        (Some(prompt @ Value::Array(_)), chosen @ Value::Array(_), rejected @ Value::Array(_)) => {
+            Ok(Row::ChatPreference {
+                prompt: conversation("prompt", prompt, notes)?,
+                chosen: conversation("chosen", chosen, notes)?,
+                rejected: conversation("rejected", rejected, notes)?,
+                context: context(fields)?,
+            })
+        }
+        (None | Some(Value::String(_)), chosen @ Value::Array(_), rejected @ Value::Array(_)) => {
+            let mut chosen = conversation("chosen", chosen, notes)?;
+            let mut rejected = conversation("rejected", rejected, notes)?;
+            let cut = parting(&chosen, &rejected);
+            let (prompt_turns, chosen_turns) = (chosen[..cut].to_vec(), chosen.split_off(cut));
+            let last = prompt_turns.last().and_then(Message::text);
+            if let Some(Value::String(prompt)) = prompt
+                && last != Some(prompt)
+            {
+                let last = last.unwrap_or("nothing");
+                return Err(format!(
+                    "prompt: {} is not the last turn that chosen and rejected share, which is {}; leave it out, or give it as turns",
+                    brief(&Value::from(prompt.as_str())),
+                    brief(&Value::from(last))
+                ));
+            }
+            let rejected = rejected.split_off(cut);
+            Ok(Row::ChatPreference { prompt: prompt_turns, chosen: chosen_turns, rejected, context: context(fields)? })
+        }
+        _ => Err("prompt, chosen and rejected: expected three strings or three lists of messages".into()),
+    }
+}
+
+/// Where two lists part; before the end of the shorter one.
+fn parting<T: PartialEq>(a: &[T], b: &[T]) -> usize {
+    let shorter = a.len().min(b.len());
+    (0..shorter).find(|&i| a[i] != b[i]).unwrap_or(shorter.saturating_sub(1))
 }
 
 /// An Alpaca row: the instruction, a blank line and the input are asked, the output is answered.

@@ -28,6 +28,9 @@ pub struct Batch {
     pub segment_ids: Vec<u32>,
     /// Positions for RoPE, from 0 in each example. [b, t]
     pub position_ids: Vec<u32>,
+    /// Of pairs of answers, the number of each pair in its data set; rows 2 p and 2 p + 1 are the preferred answer and the other one of
+    /// the batch's pair p. Empty where nobody numbers them. [b / 2]
+    pub pairs: Vec<u32>,
     /// Passes through the data once this batch is learned, as [`DataLoader::epoch`] counts them; 0 where nobody does.
     pub epoch: f64,
 }
@@ -90,6 +93,25 @@ impl Batch {
         self.labels.chunks(self.seq_len.max(1)).flat_map(shift).collect()
     }
 
+    /// One of its rows, without the padding behind its last token.
+    pub(crate) fn row(&self, row: usize) -> Batch {
+        let range = row * self.seq_len..(row + 1) * self.seq_len;
+        let length =
+            self.segment_ids[range.clone()].iter().rposition(|&segment| segment != 0).map_or(1, |last| last + 1);
+        let range = range.start..range.start + length;
+        Batch {
+            batch: 1,
+            seq_len: length,
+            input_ids: self.input_ids[range.clone()].to_vec(),
+            labels: self.labels[range.clone()].to_vec(),
+            attention_mask: self.attention_mask[range.clone()].to_vec(),
+            segment_ids: self.segment_ids[range.clone()].to_vec(),
+            position_ids: self.position_ids[range].to_vec(),
+            pairs: Vec::new(),
+            epoch: self.epoch,
+        }
+    }
+
     /// The same rows filled up to `seq_len` tokens with `pad_id`.
     ///
     /// Errors: [`Error::Shape`] if `seq_len` is below the batch's.
@@ -110,6 +132,7 @@ impl Batch {
             attention_mask: wider(&self.attention_mask, from, to, 0),
             segment_ids: wider(&self.segment_ids, from, to, 0),
             position_ids: wider(&self.position_ids, from, to, 0),
+            pairs: self.pairs.clone(),
             epoch: self.epoch,
         })
     }
@@ -133,6 +156,7 @@ impl Batch {
             attention_mask: vec![0; size],
             segment_ids: vec![0; size],
             position_ids: vec![0; size],
+            pairs: Vec::new(),
             epoch: 0.0,
         };
         for (r, row) in rows.iter().enumerate() {
@@ -230,11 +254,15 @@ impl DataLoader {
             return Err(Error::config("batch_size", "expected at least 1, got 0"));
         }
         let packed = match options.packing {
+            Some(_) if dataset.is_paired() => {
+                return Err(Error::config("packing", "pairs of answers are learned row by row; leave it out"));
+            }
             Some(0) => return Err(Error::config("packing", "expected rows of at least 1 token, got 0")),
             Some(capacity) => Some(Packed::new(&pack::best_fit(dataset.lengths(), capacity))),
             None => None,
         };
-        let rows = packed.as_ref().map_or(dataset.len(), |packed| packed.ends.len());
+        let units = dataset.len() / examples_of_a_row(&dataset);
+        let rows = packed.as_ref().map_or(units, |packed| packed.ends.len());
         let order = (0, order(rows, &options, 0));
         Ok(DataLoader { dataset, options, packed, position: 0, order })
     }
@@ -244,7 +272,7 @@ impl DataLoader {
         &self.dataset
     }
 
-    /// Rows in an epoch: examples, or packed rows.
+    /// Rows in an epoch: examples, pairs of them, or packed rows.
     pub fn rows_per_epoch(&self) -> usize {
         self.order.1.len()
     }
@@ -307,17 +335,25 @@ impl DataLoader {
             self.order = (epoch, order(n as usize, &self.options, epoch));
         }
         let end = ((at / size + 1) * size).min(n);
-        let rows =
-            self.order.1[at as usize..end as usize].iter().map(|&row| self.row(row)).collect::<Result<Vec<_>>>()?;
+        let numbers = &self.order.1[at as usize..end as usize];
+        let rows = numbers.iter().map(|&row| self.rows(row)).collect::<Result<Vec<_>>>()?.concat();
+        let pairs = if self.dataset.is_paired() { numbers.to_vec() } else { Vec::new() };
         self.position += end - at;
-        Ok(Batch { epoch: self.epoch(), ..Batch::collate_packed(&rows, self.options.pad_id) })
+        Ok(Batch { epoch: self.epoch(), pairs, ..Batch::collate_packed(&rows, self.options.pad_id) })
     }
 
-    /// The examples of a row. Errors: Io.
-    fn row(&self, row: u32) -> Result<Vec<Example>> {
+    /// The rows of a batch that a row of the data is, each of several examples where they are packed. Errors: Io.
+    fn rows(&self, row: u32) -> Result<Vec<Vec<Example>>> {
+        let example = |i: usize| self.dataset.example(i);
         match &self.packed {
-            None => Ok(vec![self.dataset.example(row as usize)?]),
-            Some(packed) => packed.row(row as usize).iter().map(|&i| self.dataset.example(i as usize)).collect(),
+            Some(packed) => {
+                Ok(vec![packed.row(row as usize).iter().map(|&i| example(i as usize)).collect::<Result<_>>()?])
+            }
+            None => {
+                let of_row = examples_of_a_row(&self.dataset);
+                let first = row as usize * of_row;
+                (first..first + of_row).map(|i| Ok(vec![example(i)?])).collect()
+            }
         }
     }
 
@@ -339,6 +375,10 @@ impl Iterator for DataLoader {
     fn next(&mut self) -> Option<Result<Batch>> {
         Some(self.next_batch())
     }
+}
+
+fn examples_of_a_row(dataset: &Dataset) -> usize {
+    if dataset.is_paired() { 2 } else { 1 }
 }
 
 /// The order of an epoch's rows: a Fisher-Yates shuffle by the numbers of [`draw`], or 0, 1, 2, …

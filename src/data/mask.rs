@@ -1,5 +1,6 @@
 //! Which tokens of a conversation are learned.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use serde_json::Value;
@@ -31,14 +32,7 @@ pub(super) fn render(
     context: &ChatContext,
     from: usize,
 ) -> Result<Result<Rendered, String>> {
-    let joined;
-    let messages = match tokenizer.chat_template().render(messages, context, false) {
-        Err(_) if messages.iter().any(|m| m.text().is_none()) => {
-            joined = messages.iter().map(with_joined_parts).collect::<Vec<_>>();
-            &joined[..]
-        }
-        _ => messages,
-    };
+    let messages = &*as_the_template_takes(tokenizer, messages, context);
     let mut learned_turns = Vec::with_capacity(messages.len());
     for (at, message) in messages.iter().enumerate() {
         match is_learned(message) {
@@ -48,6 +42,25 @@ pub(super) fn render(
     }
     let chat = Rendering { tokenizer, template: tokenizer.chat_template(), messages, context };
     chat.learned(&learned_turns)
+}
+
+/// The text of a conversation, up to where the assistant's next turn begins where that is asked for. Errors: of the template.
+pub(super) fn text(tokenizer: &Tokenizer, messages: &[Message], context: &ChatContext, ask: bool) -> Result<String> {
+    tokenizer.chat_template().render(&as_the_template_takes(tokenizer, messages, context), context, ask)
+}
+
+/// The turns, those of several parts as one text where the template knows none.
+fn as_the_template_takes<'a>(
+    tokenizer: &Tokenizer,
+    messages: &'a [Message],
+    context: &ChatContext,
+) -> Cow<'a, [Message]> {
+    match tokenizer.chat_template().render(messages, context, false) {
+        Err(_) if messages.iter().any(|m| m.text().is_none()) => {
+            Cow::Owned(messages.iter().map(with_joined_parts).collect())
+        }
+        _ => Cow::Borrowed(messages),
+    }
 }
 
 /// A turn whose text parts are one text, for templates that know none.

@@ -57,6 +57,8 @@ pub struct DataOptions {
     /// Bytes of a row, at most: of a JSON line, of an element of a JSON array, of what a row of Parquet holds. A page of Parquet may
     /// have 16 times as many. What is larger is an error, and is not read.
     pub max_row_bytes: usize,
+    /// Whether rows are pairs of answers, of which one is preferred.
+    pub pairs: bool,
     /// Asks the reading of rows to stop.
     pub cancel: Cancel,
 }
@@ -73,6 +75,7 @@ impl DataOptions {
             completion_only: true,
             vocab_size,
             max_row_bytes: DataOptions::MAX_ROW_BYTES,
+            pairs: false,
             cancel: Cancel::default(),
         }
     }

@@ -17,15 +17,28 @@ crate::graph::params! {
     }
 }
 
-fn kernel(entry: &'static str, shape: LogitShape) -> Kernel {
-    Kernel::new("loss", entry).with("LANES", 256).with("SIDE", 16).import("logits", shape.snippet())
+fn kernel(entry: &'static str, shape: LogitShape, share: &'static str) -> Kernel {
+    let kernel = Kernel::new("loss", entry).with("LANES", 256).with("SIDE", 16);
+    kernel.import("logits", shape.snippet()).import("share", share)
 }
+
+/// What the loss of each row counts for in that of the optimizer step.
+#[derive(Clone, Copy, Debug)]
+pub enum Share<'a> {
+    /// The first of these numbers: 1 / predicted tokens of the step. [1 or more] f32
+    All(&'a Value),
+    /// A number for each row of labels. [rows] f32
+    Each(&'a Value),
+}
+
+const ALL: &str = "share_all";
+const EACH: &str = "share_each";
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    let of = |shape| [kernel("gradient", shape), kernel("evaluate", shape)];
+    let of = |shape| [kernel("gradient", shape, ALL), kernel("gradient", shape, EACH), kernel("evaluate", shape, ALL)];
     let mut all: Vec<Kernel> = LogitShape::KINDS.into_iter().flat_map(of).collect();
-    all.push(kernel("sum_losses", LogitShape::PLAIN));
+    all.push(kernel("sum_losses", LogitShape::PLAIN, ALL));
     all
 }
 
@@ -58,27 +71,31 @@ fn chunk(
 }
 
 /// losses\[row0 + r\] = (log Σ e^z\[r\] − z\[r, label\], 1 if the label's z is the first largest);
-/// logits\[r\] ← (softmax(z\[r\]) − onehot(label)) · scale · dz/dlogits, with z what `shape` makes of logits
+/// logits\[r\] ← (softmax(z\[r\]) − onehot(label)) · share · dz/dlogits, with z what `shape` makes of logits
 ///
 /// logits: [chunk, vocabulary] f32, overwritten by dlogits; labels: [rows] i32, already shifted, ignored below 0 (−100 by
 /// custom) or past the vocabulary: then loss, correct and dlogits are 0; row0: the row of labels that the chunk begins with;
-/// scale: [1 or more] f32, its first holds 1 / predicted tokens of the optimizer step; losses: [rows, 2] f32, of which the
-/// chunk's rows are written. Errors: Shape.
+/// losses: [rows, 2] f32, of which the chunk's rows are written. Errors: Shape.
 pub fn cross_entropy(
     g: &mut Graph,
     logits: &Value,
     shape: LogitShape,
     labels: &Value,
     row0: usize,
-    scale: &Value,
+    share: Share<'_>,
     losses: &Value,
 ) -> Result<()> {
-    let (params, chunk) = chunk("cross_entropy", logits, shape, labels, row0, losses)?;
-    if scale.shape().is_empty() {
-        return Err(Error::shape("cross_entropy", "a scale", scale.shape()));
+    let op = "cross_entropy";
+    let (params, chunk) = chunk(op, logits, shape, labels, row0, losses)?;
+    let (snippet, share, least) = match share {
+        Share::All(share) => (ALL, share, 1),
+        Share::Each(share) => (EACH, share, labels.shape().len()),
+    };
+    if share.shape().len() < least {
+        return Err(Error::shape(op, format!("{least} shares"), share.shape()));
     }
     let work = 40.0 * logits.shape().len() as f64;
-    g.dispatch(kernel("gradient", shape), &params, &[labels, scale, logits, losses], chunk, work)
+    g.dispatch(kernel("gradient", shape, snippet), &params, &[labels, share, logits, losses], chunk, work)
 }
 
 /// [`cross_entropy`] without gradient: logits stay as they are. Errors: Shape.
@@ -92,7 +109,7 @@ pub fn cross_entropy_losses(
 ) -> Result<()> {
     let (params, chunk) = chunk("cross_entropy_losses", logits, shape, labels, row0, losses)?;
     let work = 24.0 * logits.shape().len() as f64;
-    g.dispatch(kernel("evaluate", shape), &params, &[labels, logits, losses], chunk, work)
+    g.dispatch(kernel("evaluate", shape, ALL), &params, &[labels, logits, losses], chunk, work)
 }
 
 /// metrics ← accumulate · metrics + (Σ losses, Σ correct, labels that are not ignored, 0)
@@ -106,5 +123,5 @@ pub fn sum_losses(g: &mut Graph, losses: &Value, labels: &Value, accumulate: &Va
     metrics.expect("sum_losses", &[4])?;
     let params = Params { cols: 0, row0: 0, rows: rows as u32, factor: 1.0, soft_cap: 0.0 };
     let work = 1000.0 + 12.0 * rows as f64;
-    g.dispatch(kernel("sum_losses", LogitShape::PLAIN), &params, &[labels, losses, accumulate, metrics], 1, work)
+    g.dispatch(kernel("sum_losses", LogitShape::PLAIN, ALL), &params, &[labels, losses, accumulate, metrics], 1, work)
 }

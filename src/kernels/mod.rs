@@ -31,6 +31,7 @@ pub mod norm;
 pub mod observe;
 pub mod optimizer;
 pub mod permute;
+pub mod preference;
 pub mod product;
 pub mod product_int8;
 pub mod quantize;
@@ -92,6 +93,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(gptq::variants());
     all.extend(awq::variants());
     all.extend(permute::variants());
+    all.extend(preference::variants());
     all.extend(reduce::variants());
     all.extend(dropout::variants());
     all.extend(sample::variants());

@@ -7,7 +7,12 @@ use crate::{
     arch::{Architecture, LinearId, Role},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, embedding, logits, loss, product},
+    kernels::{
+        QuantizedTensor, embedding, logits,
+        loss::{self, Share},
+        preference::{self, Comparison, Pairs},
+        product,
+    },
     nn::{Adapted, Change, Context, Keys, KvCache, Lora, Parameter, Pass, RmsNorm},
 };
 
@@ -66,14 +71,25 @@ impl Inputs {
     }
 }
 
-/// Where a recording of the loss leaves its results.
+/// What the loss of a recording reads besides its inputs, and where it leaves its results.
 pub struct LossValues<'a> {
-    /// 1 / predicted tokens of the whole optimizer step. [1] f32
+    /// 1 / predicted tokens of the whole optimizer step; of pairs as [`preference::weigh`] has it. [1] or [2] f32
     pub scale: &'a Value,
-    /// Sum of negative log-likelihoods, tokens predicted right, tokens predicted. [4] f32
+    /// Sum of negative log-likelihoods, tokens predicted right, tokens predicted, [4]; of pairs as [`preference::weigh`] has it. f32
     pub metrics: &'a Value,
     /// 0 where metrics are to be overwritten, 1 where they are added to. [1] f32
     pub accumulate: &'a Value,
+    /// Where the rows are pairs of answers.
+    pub pairs: Option<PairValues<'a>>,
+}
+
+/// How pairs of answers are compared.
+#[derive(Clone, Copy)]
+pub struct PairValues<'a> {
+    /// The loss.
+    pub comparison: Comparison<'a>,
+    /// 1 where a label is one of the answer, else 0. [tokens] f32
+    pub answer: &'a Value,
 }
 
 /// Lengths are rounded up to multiples of this, so that few programs serve all rows.
@@ -329,21 +345,47 @@ impl Model {
         let (tokens, _) = hidden.rows_cols();
         let labels = g.import(&inputs.labels);
         let losses = g.value([tokens, 2], DType::F32)?;
+        let Some(pairs) = out.pairs else {
+            let gradient = gradient.map(|dh| (dh, Share::All(out.scale)));
+            self.losses(g, hidden, &labels, &losses, gradient)?;
+            return loss::sum_losses(g, &losses, &labels, out.accumulate, out.metrics);
+        };
+        // What a token counts for depends on all tokens of its pair.
+        self.losses(g, hidden, &labels, &losses, None)?;
+        let seq = inputs.segments.shape()[1];
+        let tokens = Pairs { labels: &labels, answer: pairs.answer, losses: &losses, seq };
+        let shares = preference::weigh(g, pairs.comparison, &tokens, out.scale, out.accumulate, out.metrics)?;
+        match gradient {
+            None => Ok(()),
+            Some(dh) => self.losses(g, hidden, &labels, &losses, Some((dh, Share::Each(&shares)))),
+        }
+    }
+
+    /// The loss of each token, chunk by chunk, and its gradient where there is room for it. losses: [tokens, 2]
+    fn losses(
+        &self,
+        g: &mut Graph,
+        hidden: &Value,
+        labels: &Value,
+        losses: &Value,
+        gradient: Option<(&Value, Share<'_>)>,
+    ) -> Result<()> {
+        let (tokens, _) = hidden.rows_cols();
         let chunk = (LOGITS_BYTES / (4 * self.arch.vocab_size) / 64 * 64).max(64);
         for start in (0..tokens).step_by(chunk) {
             let count = chunk.min(tokens - start);
             let h = g.rows(hidden, start, count)?;
             let logits = product::matmul(g, &h, self.head(), None, None, None)?;
             match gradient {
-                None => loss::cross_entropy_losses(g, &logits, self.arch.logits, &labels, start, &losses)?,
-                Some(dh) => {
-                    loss::cross_entropy(g, &logits, self.arch.logits, &labels, start, out.scale, &losses)?;
+                None => loss::cross_entropy_losses(g, &logits, self.arch.logits, labels, start, losses)?,
+                Some((dh, share)) => {
+                    loss::cross_entropy(g, &logits, self.arch.logits, labels, start, share, losses)?;
                     let dh = g.rows(dh, start, count)?;
                     product::matmul_dx_into(g, &logits, self.head(), None, None, &dh)?;
                 }
             }
         }
-        loss::sum_losses(g, &losses, &labels, out.accumulate, out.metrics)
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ mod source;
 
 pub use adapter_files::{BaseWeights, load_adapter};
 pub use block::{Block, Saved};
-pub use causal_lm::{BUCKET, Inputs, LossValues, Model};
+pub use causal_lm::{BUCKET, Inputs, LossValues, Model, PairValues};
 pub use load::{LoadOptions, Quantization};
 pub use ropes::Ropes;
 pub(crate) use ropes::RopesOfSamples;

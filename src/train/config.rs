@@ -1,12 +1,14 @@
 //! How to train, in the words of transformers and TRL.
 
-use super::Schedule;
+use super::{Objective, Schedule};
 use crate::{Error, Result};
 use serde::Serialize;
 
 /// The options of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainConfig {
+    /// What is learned.
+    pub objective: Objective,
     /// Highest learning rate.
     pub learning_rate: f64,
     /// Its course.
@@ -25,7 +27,7 @@ pub struct TrainConfig {
     pub max_bad_steps: usize,
     /// Optimizer steps of the run; the schedule ends there.
     pub max_steps: usize,
-    /// Rows of a micro-batch.
+    /// Rows of a micro-batch; where rows are pairs of answers, pairs.
     pub batch_size: usize,
     /// Micro-batches of an optimizer step.
     pub gradient_accumulation_steps: usize,
@@ -40,6 +42,7 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         TrainConfig {
+            objective: Objective::NextToken,
             learning_rate: 2e-4,
             lr_scheduler_type: Schedule::default(),
             warmup_steps: 0,
@@ -61,6 +64,7 @@ impl Default for TrainConfig {
 impl TrainConfig {
     /// Errors: Config naming the field.
     pub fn validate(&self) -> Result<()> {
+        self.objective.validate()?;
         let positive = [
             ("max_steps", self.max_steps),
             ("batch_size", self.batch_size),

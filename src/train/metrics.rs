@@ -1,5 +1,6 @@
 //! What a run reports: one record per step, in TRL's words, and `trainer_state.json`.
 
+use super::Objective;
 use crate::{
     Result,
     format::{atomic, read_json},
@@ -30,6 +31,83 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
     /// Most bytes of device memory in use so far.
     pub peak_bytes: u64,
+    /// Of a step that learned from pairs of answers.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceMetrics>,
+}
+
+/// What a step learned from pairs of answers, in TRL's words: means over the pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PreferenceMetrics {
+    /// β times how much likelier the preferred answer is than by the reference; of ORPO β times its mean log p of a token.
+    #[serde(rename = "rewards/chosen")]
+    pub rewards_chosen: f64,
+    /// The same of the other answer.
+    #[serde(rename = "rewards/rejected")]
+    pub rewards_rejected: f64,
+    /// Share of the pairs whose preferred answer has the larger reward.
+    #[serde(rename = "rewards/accuracies")]
+    pub rewards_accuracies: f64,
+    /// By how much the rewards differ.
+    #[serde(rename = "rewards/margins")]
+    pub rewards_margins: f64,
+    /// log p of the preferred answer: the sum over its tokens, of ORPO their mean.
+    #[serde(rename = "logps/chosen")]
+    pub logps_chosen: f64,
+    /// The same of the other answer.
+    #[serde(rename = "logps/rejected")]
+    pub logps_rejected: f64,
+    /// ORPO's −log p of all tokens of the preferred rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nll_loss: Option<f64>,
+    /// ORPO's log σ of the log odds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_odds_ratio: Option<f64>,
+    /// ORPO's log odds of the preferred answer over the other one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_odds_chosen: Option<f64>,
+}
+
+impl PreferenceMetrics {
+    /// (loss, share of right tokens, metrics) of the sums of [`weigh`](crate::kernels::preference::weigh).
+    pub(super) fn of(objective: Objective, sums: &[f32]) -> (f64, f64, PreferenceMetrics) {
+        let sum = |at: usize| f64::from(sums[at]);
+        let mean = |at: usize| sum(at) / sum(3).max(1.0);
+        let is_orpo = matches!(objective, Objective::Orpo { .. });
+        let nll = is_orpo.then(|| sum(9) / sum(10).max(1.0));
+        let metrics = PreferenceMetrics {
+            rewards_chosen: mean(4),
+            rewards_rejected: mean(5),
+            rewards_accuracies: mean(6),
+            rewards_margins: mean(4) - mean(5),
+            logps_chosen: mean(7),
+            logps_rejected: mean(8),
+            nll_loss: nll,
+            log_odds_ratio: is_orpo.then(|| mean(12)),
+            log_odds_chosen: is_orpo.then(|| mean(11)),
+        };
+        (mean(0) + nll.unwrap_or(0.0), sum(1) / sum(2).max(1.0), metrics)
+    }
+
+    /// The mean of some, which are of one run.
+    fn mean(all: &[&PreferenceMetrics]) -> Option<PreferenceMetrics> {
+        let count = all.len() as f64;
+        let mean = |of: fn(&PreferenceMetrics) -> f64| all.iter().map(|m| of(m)).sum::<f64>() / count;
+        let some = |of: fn(&PreferenceMetrics) -> Option<f64>| {
+            all.iter().map(|m| of(m)).sum::<Option<f64>>().map(|sum| sum / count)
+        };
+        (!all.is_empty()).then(|| PreferenceMetrics {
+            rewards_chosen: mean(|m| m.rewards_chosen),
+            rewards_rejected: mean(|m| m.rewards_rejected),
+            rewards_accuracies: mean(|m| m.rewards_accuracies),
+            rewards_margins: mean(|m| m.rewards_margins),
+            logps_chosen: mean(|m| m.logps_chosen),
+            logps_rejected: mean(|m| m.logps_rejected),
+            nll_loss: some(|m| m.nll_loss),
+            log_odds_ratio: some(|m| m.log_odds_ratio),
+            log_odds_chosen: some(|m| m.log_odds_chosen),
+        })
+    }
 }
 
 impl StepMetrics {
@@ -69,6 +147,9 @@ impl TrainerState {
             loss: mean(|s| s.loss),
             mean_token_accuracy: mean(|s| s.mean_token_accuracy),
             tokens_per_second: mean(|s| s.tokens_per_second),
+            preference: PreferenceMetrics::mean(
+                &steps.iter().filter_map(|s| s.preference.as_ref()).collect::<Vec<_>>(),
+            ),
             ..last.clone()
         });
     }

@@ -1,19 +1,26 @@
 //! The training step: one program per length, the optimizer, and what comes back.
 
-use super::{OneProcess, Reduce, StepMetrics, TrainConfig};
+use super::{Objective, OneProcess, PreferenceMetrics, Reduce, StepMetrics, TrainConfig};
 use crate::{
     DType, Error, Result,
     adapter::Optimizer,
-    data::Batch,
-    gpu::{Readback, Tensor},
+    data::{Batch, IGNORE},
+    gpu::{Gpu, Readback, Tensor},
     graph::{Graph, KernelTime, Pool, Program, Programs},
-    kernels::optimizer::{self, AdamW},
-    model::{BUCKET, Inputs, LossValues, Model, Ropes},
+    kernels::{
+        optimizer::{self, AdamW},
+        preference::{self, Comparison},
+    },
+    model::{BUCKET, Inputs, LossValues, Model, PairValues, Ropes},
     nn::{Pass, StepValues},
     ops::tune::tuned,
 };
 use serde::{Deserialize, Serialize};
-use std::{borrow::Borrow, collections::BTreeMap, time::Instant};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
 
 /// Trains what is attached to a model: an adapter, or its weights through rounding.
 ///
@@ -37,12 +44,23 @@ pub struct Trainer<M = Model> {
     config: TrainConfig,
     shared: Shared,
     /// By batch and sequence length.
-    programs: Programs<(usize, usize), Micro>,
+    programs: Programs<Rows, Micro>,
+    /// log p of both answers by the model without its adapter, by the pair's number, once they are known.
+    references: HashMap<u32, [f32; 2]>,
     optimizer: Optimizer,
     /// Clipping, AdamW, and what follows from new values.
     apply: Program,
     reduce: Box<dyn Reduce>,
     taken: Taken,
+}
+
+/// What a program is recorded for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Rows {
+    batch: usize,
+    seq: usize,
+    /// The loss of the model without its adapter alone.
+    reference: bool,
 }
 
 /// How far a run is.
@@ -66,19 +84,23 @@ struct Shared {
     seed: Tensor,
     /// [1] f32
     accumulate: Tensor,
-    /// [1] f32
+    /// [2] f32
     scale: Tensor,
-    /// Metrics at 0, what [`optimizer::grad_norm`] gives at [`NORM`]; one range so that one copy reads all. f32
+    /// Metrics at 0, what [`optimizer::grad_norm`] gives at [`NORM`], those of the model without its adapter at [`REFERENCE`]; one range so that one copy reads all. f32
     results: Tensor,
     readback: Readback,
 }
 
 /// Where the gradient norm lies in the results: 256 bytes on, the strictest alignment of a binding.
 const NORM: usize = 64;
+/// Where those of the model without its adapter lie.
+const REFERENCE: usize = 128;
 
 /// Forward and backward over one micro-batch of one length.
 struct Micro {
     inputs: Inputs,
+    /// Where rows are pairs of answers.
+    pairs: Option<PairInputs>,
     program: Program,
     /// Blocks that keep only their inputs.
     checkpointed: usize,
@@ -118,9 +140,9 @@ impl<M: Borrow<Model>> Trainer<M> {
             ropes: model.rope_tables(config.max_seq_length)?,
             seed: gpu.zeros("seed and step", [2], DType::U32)?,
             accumulate: f32s("accumulation flag", 1)?,
-            scale: f32s("loss scale", 1)?,
-            results: f32s("results", 2 * NORM)?,
-            readback: gpu.readback(8 * NORM as u64)?,
+            scale: f32s("loss scale", 2)?,
+            results: f32s("results", 3 * NORM)?,
+            readback: gpu.readback(12 * NORM as u64)?,
         };
         let optimizer = Optimizer::new(&gpu, model.store())?;
         let mut programs = Programs::default();
@@ -130,6 +152,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             config,
             shared,
             programs,
+            references: HashMap::new(),
             optimizer,
             apply,
             reduce: Box::new(OneProcess),
@@ -142,7 +165,8 @@ impl<M: Borrow<Model>> Trainer<M> {
     /// The largest program first: all shorter ones then fit into its memory.
     fn record_longest(&mut self) -> Result<()> {
         let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
-        self.program(self.config.batch_size, longest).map(|_| ())
+        let batch = self.config.batch_size * self.config.objective.rows();
+        self.program(Rows { batch, seq: longest, reference: false }).map(|_| ())
     }
 
     /// The same as one of several processes that train together.
@@ -246,7 +270,12 @@ impl<M: Borrow<Model>> Trainer<M> {
         let start = Instant::now();
         let learning_rate = self.begin(batches)?;
         for (index, batch) in batches.iter().enumerate() {
-            run(&mut self.micro(index, batch)?.program)?;
+            let reference = self.reference(batch)?;
+            let micro = self.micro(index, batch)?;
+            if let Some(pairs) = &micro.pairs {
+                pairs.reference.write(bytemuck::cast_slice(&reference))?;
+            }
+            run(&mut micro.program)?;
         }
         self.reduce()?;
         // Values are stepped all or none.
@@ -284,11 +313,20 @@ impl<M: Borrow<Model>> Trainer<M> {
         if predicted == 0 {
             return Err(Error::config("step", "the batches predict no token: every label is -100"));
         }
+        let scale = match self.config.objective.is_of_pairs() {
+            false => [1.0 / predicted as f32, 0.0],
+            true => {
+                let pairs: usize = batches.iter().map(pairs_of).sum::<Result<usize>>()?;
+                let tokens: usize = batches.iter().map(preferred_tokens).sum();
+                let [pairs, tokens] = [self.reduce.count(pairs)?, self.reduce.count(tokens)?];
+                [1.0 / pairs as f32, 1.0 / tokens.max(1) as f32]
+            }
+        };
         let c = &self.config;
         let learning_rate = c.learning_rate * c.lr_scheduler_type.factor(self.taken.steps, c.warmup_steps, c.max_steps);
         let adamw = AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, max_grad_norm: c.max_grad_norm };
         self.optimizer.set(&adamw, learning_rate, (self.taken.steps - self.taken.skipped) as u64 + 1)?;
-        self.shared.scale.write(bytemuck::cast_slice(&[1.0f32 / predicted as f32]))?;
+        self.shared.scale.write(bytemuck::cast_slice(&scale))?;
         Ok(learning_rate)
     }
 
@@ -302,28 +340,50 @@ impl<M: Borrow<Model>> Trainer<M> {
         self.shared.ropes.fit(batch.position_ids.iter().max().map_or(0, |&last| last as usize + 1))?;
         let seq = batch.seq_len.next_multiple_of(BUCKET);
         let batch = batch.padded_to(seq, 0)?;
-        let micro = self.program(batch.batch, seq)?;
-        micro.inputs.write(&batch.input_ids, &batch.position_ids, &batch.segment_ids, &batch.shifted_labels())?;
+        let objective = self.config.objective;
+        let micro = self.program(Rows { batch: batch.batch, seq, reference: false })?;
+        let labels = batch.shifted_labels();
+        let Some(pairs) = &micro.pairs else {
+            micro.write(&batch, &labels)?;
+            return Ok(micro);
+        };
+        let of_answer = |&label: &i32| if label == IGNORE { 0.0f32 } else { 1.0 };
+        pairs.answer.write(bytemuck::cast_slice(&labels.iter().map(of_answer).collect::<Vec<f32>>()))?;
+        match objective {
+            Objective::NextToken | Objective::Dpo { .. } => micro.write(&batch, &labels)?,
+            Objective::Orpo { .. } => micro.write(&batch, &all_labels(&batch))?,
+        }
         Ok(micro)
     }
 
     fn finish(&mut self, batches: &[Batch], learning_rate: f64, start: Instant) -> Result<StepMetrics> {
         let mut results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
-        self.reduce.metrics(&mut results[..3])?;
+        let objective = self.config.objective;
+        self.reduce.metrics(&mut results[..if objective.is_of_pairs() { preference::METRICS } else { 3 }])?;
         let tokens: usize = batches.iter().map(Batch::tokens).sum();
         self.taken.steps += 1;
         self.taken.tokens += tokens as u64;
-        let count = f64::from(results[2]).max(1.0);
+        let (loss, accuracy, preference) = match objective {
+            Objective::NextToken => {
+                let count = f64::from(results[2]).max(1.0);
+                (f64::from(results[0]) / count, f64::from(results[1]) / count, None)
+            }
+            Objective::Dpo { .. } | Objective::Orpo { .. } => {
+                let (loss, accuracy, metrics) = PreferenceMetrics::of(objective, &results);
+                (loss, accuracy, Some(metrics))
+            }
+        };
         let metrics = StepMetrics {
             step: self.taken.steps,
-            loss: f64::from(results[0]) / count,
+            loss,
             grad_norm: f64::from(results[NORM]),
             learning_rate,
             epoch: batches.last().map_or(0.0, |batch| batch.epoch),
             num_tokens: self.taken.tokens,
-            mean_token_accuracy: f64::from(results[1]) / count,
+            mean_token_accuracy: accuracy,
             tokens_per_second: tokens as f64 / start.elapsed().as_secs_f64(),
             peak_bytes: self.model().gpu().peak_bytes(),
+            preference,
         };
         // As the device saw it, if it sees anything.
         if results[NORM + 2] != 0.0 || self.model().gpu().is_noop() {
@@ -365,28 +425,123 @@ impl<M: Borrow<Model>> Trainer<M> {
         Ok(bad)
     }
 
-    fn program(&mut self, batch: usize, seq: usize) -> Result<&mut Micro> {
+    /// log p of each row's answer by the model without its adapter. It is computed once for each pair, row by row, so that it does not
+    /// depend on what else is in a batch; nothing for objectives that need none.
+    fn reference(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        if !matches!(self.config.objective, Objective::Dpo { .. }) {
+            return Ok(vec![0.0; batch.batch]);
+        }
+        let mut all = Vec::with_capacity(batch.batch);
+        for pair in 0..batch.batch / 2 {
+            let number = batch.pairs.get(pair).copied();
+            if let Some(known) = number.and_then(|number| self.references.get(&number)) {
+                all.extend(known);
+                continue;
+            }
+            let both = [self.reference_of(batch, 2 * pair)?, self.reference_of(batch, 2 * pair + 1)?];
+            if let Some(number) = number {
+                self.references.insert(number, both);
+            }
+            all.extend(both);
+        }
+        Ok(all)
+    }
+
+    fn reference_of(&mut self, batch: &Batch, row: usize) -> Result<f32> {
+        let row = batch.row(row);
+        self.shared.accumulate.write(bytemuck::cast_slice(&[0.0f32]))?;
+        self.shared.ropes.fit(row.seq_len)?;
+        let seq = row.seq_len.next_multiple_of(BUCKET);
+        let row = row.padded_to(seq, 0)?;
+        let micro = self.program(Rows { batch: 1, seq, reference: true })?;
+        micro.write(&row, &row.shifted_labels())?;
+        micro.program.run()?;
+        let sums: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
+        Ok(-sums[REFERENCE])
+    }
+
+    fn program(&mut self, rows: Rows) -> Result<&mut Micro> {
         let Trainer { model, config, shared, programs, .. } = self;
         let model: &Model = (*model).borrow();
-        programs.get((batch, seq), |pool| {
-            let inputs = Inputs::new(model.gpu(), batch, seq)?;
+        programs.get(rows, |pool| {
+            let inputs = Inputs::new(model.gpu(), rows.batch, rows.seq)?;
+            if rows.reference {
+                let program = tuned(model.gpu(), || record_reference(model, shared, &inputs))?.plan().build(pool)?;
+                return Ok(Micro { inputs, pairs: None, program, checkpointed: 0 });
+            }
+            let pairs = match config.objective.is_of_pairs() {
+                true => Some(PairInputs::new(model.gpu(), rows)?),
+                false => None,
+            };
             let least = if config.gradient_checkpointing { model.blocks.len() } else { 0 };
-            let checkpointed = fewest_checkpointed(model, shared, &inputs, least, pool)?;
-            let program = tuned(model.gpu(), || record(model, shared, &inputs, checkpointed))?.plan().build(pool)?;
-            Ok(Micro { inputs, program, checkpointed })
+            let record = |checkpointed| record(model, shared, &inputs, config.objective, pairs.as_ref(), checkpointed);
+            let checkpointed = fewest_checkpointed(model, record, least, pool)?;
+            let program = tuned(model.gpu(), || record(checkpointed))?.plan().build(pool)?;
+            Ok(Micro { inputs, pairs, program, checkpointed })
         })
     }
 }
 
+impl Micro {
+    /// Uploads a batch of its size with these shifted labels. Errors: Shape.
+    fn write(&self, batch: &Batch, labels: &[i32]) -> Result<()> {
+        self.inputs.write(&batch.input_ids, &batch.position_ids, &batch.segment_ids, labels)
+    }
+}
+
+/// What a loss over pairs of answers reads.
+struct PairInputs {
+    /// 1 where a label is one of the answer. [tokens] f32
+    answer: Tensor,
+    /// log p of each answer by the model without its adapter. [1, rows] f32
+    reference: Tensor,
+}
+
+impl PairInputs {
+    fn new(gpu: &Gpu, rows: Rows) -> Result<PairInputs> {
+        Ok(PairInputs {
+            answer: gpu.zeros("tokens of answers", [rows.batch * rows.seq], DType::F32)?,
+            reference: gpu.zeros("log p of the reference", [1, rows.batch], DType::F32)?,
+        })
+    }
+}
+
+/// Pairs of a batch. Errors: Config where its rows are none.
+fn pairs_of(batch: &Batch) -> Result<usize> {
+    match batch.batch % 2 {
+        0 => Ok(batch.batch / 2),
+        _ => Err(Error::config("batch", format!("expected pairs of rows, got {} rows", batch.batch))),
+    }
+}
+
+/// Tokens that the preferred rows of pairs predict, those of their prompts with them.
+fn preferred_tokens(batch: &Batch) -> usize {
+    let rows = all_labels(batch);
+    let preferred = rows.chunks(2 * batch.seq_len.max(1)).map(|pair| &pair[..batch.seq_len]);
+    preferred.flatten().filter(|&&label| label != IGNORE).count()
+}
+
+/// What each token predicts, also within a prompt. [b, t]
+fn all_labels(batch: &Batch) -> Vec<i32> {
+    let token = |(&id, &shown): (&u32, &u8)| if shown != 0 { id as i32 } else { IGNORE };
+    let labels = batch.input_ids.iter().zip(&batch.attention_mask).map(token).collect();
+    Batch { labels, ..batch.clone() }.shifted_labels()
+}
+
 /// The fewest blocks, `least` or more, that must keep only their inputs for a program to leave a part of the device's limit free; all
 /// where none suffice.
-fn fewest_checkpointed(model: &Model, shared: &Shared, inputs: &Inputs, least: usize, pool: &Pool) -> Result<usize> {
+fn fewest_checkpointed(
+    model: &Model,
+    record: impl Fn(usize) -> Result<Graph>,
+    least: usize,
+    pool: &Pool,
+) -> Result<usize> {
     let Some(limit) = model.gpu().memory_limit() else { return Ok(least) };
     let room = (limit - limit / LEFT_OF_LIMIT).saturating_sub(model.gpu().allocated_bytes());
     let (mut low, mut high) = (least, model.blocks.len());
     while low < high {
         let middle = (low + high) / 2;
-        match record(model, shared, inputs, middle)?.plan().growth(pool) <= room {
+        match record(middle)?.plan().growth(pool) <= room {
             true => high = middle,
             false => low = middle + 1,
         }
@@ -394,15 +549,43 @@ fn fewest_checkpointed(model: &Model, shared: &Shared, inputs: &Inputs, least: u
     Ok(high)
 }
 
+/// The loss of the model without its adapter, over rows of the size of `inputs`.
+fn record_reference(model: &Model, shared: &Shared, inputs: &Inputs) -> Result<Graph> {
+    let mut g = Graph::new(model.gpu());
+    let cx = model.context(&mut g, inputs, &shared.ropes, Pass { step: None, base_only: true });
+    let metrics = g.import(&shared.results.slice(REFERENCE, [4])?);
+    let (scale, accumulate) = (g.import(&shared.scale), g.import(&shared.accumulate));
+    let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate, pairs: None };
+    model.evaluate(&mut g, inputs, &cx, &out)?;
+    Ok(g)
+}
+
 /// Forward, loss and backward over rows of the size of `inputs`.
-fn record(model: &Model, shared: &Shared, inputs: &Inputs, checkpointed: usize) -> Result<Graph> {
+fn record(
+    model: &Model,
+    shared: &Shared,
+    inputs: &Inputs,
+    objective: Objective,
+    pairs: Option<&PairInputs>,
+    checkpointed: usize,
+) -> Result<Graph> {
     let mut g = Graph::new(model.gpu());
     let accumulate = g.import(&shared.accumulate);
     let step = StepValues { seed: Some(g.import(&shared.seed)), accumulate: accumulate.clone() };
     let cx = model.context(&mut g, inputs, &shared.ropes, Pass::training(step));
     let scale = g.import(&shared.scale);
-    let metrics = g.import(&shared.results.slice(0, [4])?);
-    let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate };
+    let sums = if pairs.is_some() { preference::METRICS } else { 4 };
+    let metrics = g.import(&shared.results.slice(0, [sums])?);
+    let pairs = pairs.map(|pairs| (g.import(&pairs.answer), g.import(&pairs.reference)));
+    let pairs = pairs.as_ref().and_then(|(answer, reference)| {
+        let comparison = match objective {
+            Objective::NextToken => return None,
+            Objective::Dpo { beta } => Comparison::Dpo { beta: beta as f32, reference },
+            Objective::Orpo { beta } => Comparison::Orpo { beta: beta as f32 },
+        };
+        Some(PairValues { comparison, answer })
+    });
+    let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate, pairs };
     model.train(&mut g, inputs, &cx, &out, checkpointed)?;
     if let Some(training) = model.store().chunks().iter().find_map(|chunk| chunk.training.as_ref()) {
         let grads = g.import(&training.grads);

@@ -64,7 +64,7 @@ fn losses_and_gradients_in_chunks() {
             let stored = g.import(&gpu.tensor("logits", [n, cols], DType::F32, part).unwrap());
             let part = elementwise::add(&mut g, &stored, &stored, 0.0).unwrap();
             loss::cross_entropy_losses(&mut g, &part, shape, &tlabels, row0, &unchanged).unwrap();
-            loss::cross_entropy(&mut g, &part, shape, &tlabels, row0, &tscale, &losses).unwrap();
+            loss::cross_entropy(&mut g, &part, shape, &tlabels, row0, loss::Share::All(&tscale), &losses).unwrap();
             g.keep(&part);
             chunks.push(part);
         }
@@ -119,9 +119,10 @@ fn other_shapes_are_refused() {
     let (logits, labels) = (zeros(&[2, 5], DType::F32), zeros(&[4], DType::I32));
     let (unsigned, scale) = (zeros(&[4], DType::U32), zeros(&[1], DType::F32));
     let (losses, flat) = (zeros(&[4, 2], DType::F32), zeros(&[8], DType::F32));
-    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 2, &scale, &losses).is_ok());
-    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 3, &scale, &losses).is_err());
-    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, usize::MAX, &scale, &losses).is_err());
-    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &unsigned, 0, &scale, &losses).is_err());
-    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 0, &scale, &flat).is_err());
+    let share = loss::Share::All(&scale);
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 2, share, &losses).is_ok());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 3, share, &losses).is_err());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, usize::MAX, share, &losses).is_err());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &unsigned, 0, share, &losses).is_err());
+    assert!(loss::cross_entropy(&mut g, &logits, LogitShape::PLAIN, &labels, 0, share, &flat).is_err());
 }

@@ -30,6 +30,7 @@ mod norm;
 mod observe;
 mod optimizer;
 mod permute;
+mod preference;
 mod product;
 mod product_int8;
 mod quantize;

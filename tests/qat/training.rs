@@ -189,6 +189,7 @@ fn accumulated_micro_batches_equal_one_batch_and_checkpointing_changes_nothing()
             attention_mask: whole.attention_mask[range.clone()].to_vec(),
             segment_ids: whole.segment_ids[range.clone()].to_vec(),
             position_ids: whole.position_ids[range].to_vec(),
+            pairs: Vec::new(),
             epoch: 0.0,
         }
     };

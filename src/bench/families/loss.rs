@@ -8,7 +8,7 @@ use crate::{
     kernels::{
         embedding::embed,
         logits::{self, LogitShape},
-        loss, sample,
+        loss, preference, sample,
     },
     quant::Scheme,
 };
@@ -19,7 +19,7 @@ fn chunk(vocab: usize) -> usize {
 }
 
 pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
-    let mut all = Vec::new();
+    let mut all = vec![comparison()];
     for (vocab, width) in distinct(shapes, |shape| (shape.vocab_size, shape.hidden_size)) {
         all.push(rows_of(vocab, width));
     }
@@ -56,7 +56,7 @@ fn entropy(vocab: usize) -> Case {
         let labels = inputs.integers([rows], DType::I32, |row| label(row) as u32)?;
         let scale = inputs.given([1], &[1.0])?;
         let (_, losses) = inputs.floats([rows, 2])?;
-        loss::cross_entropy(&mut inputs.graph, &zv, LogitShape::PLAIN, &labels, 0, &scale, &losses)?;
+        loss::cross_entropy(&mut inputs.graph, &zv, LogitShape::PLAIN, &labels, 0, loss::Share::All(&scale), &losses)?;
         Ok(Box::new(move |program: &_| {
             check_some(program, &losses, 1e-5, |row, col| {
                 let z = &z[row * vocab..][..vocab];
@@ -69,6 +69,36 @@ fn entropy(vocab: usize) -> Case {
             })
         }))
     })
+}
+
+/// What each token of pairs counts for, out of the losses of all.
+fn comparison() -> Case {
+    let (rows, seq, beta) = (4, 1024, 0.1f32);
+    let tokens = rows * seq;
+    let case = Case::program(format!("dpo/{rows}x{seq}"), 0.0, move |inputs| {
+        let (losses, of_tokens) = inputs.floats([tokens, 2])?;
+        let losses = losses.read::<f32>()?;
+        let labels = inputs.integers([tokens], DType::I32, |_| 1)?;
+        let answer = inputs.given([tokens], &vec![1.0; tokens])?;
+        let reference = inputs.given([1, rows], &vec![0.0; rows])?;
+        let (scale, gate) = (inputs.given([2], &[1.0, 1.0])?, inputs.given([1], &[0.0])?);
+        let metrics = inputs.given([preference::METRICS], &[0.0; preference::METRICS])?;
+        let pairs = preference::Pairs { labels: &labels, answer: &answer, losses: &of_tokens, seq };
+        let dpo = preference::Comparison::Dpo { beta, reference: &reference };
+        let shares = preference::weigh(&mut inputs.graph, dpo, &pairs, &scale, &gate, &metrics)?;
+        let shares = kept(inputs, &shares);
+        Ok(Box::new(move |program: &_| {
+            check_some(program, &shares, 1e-4, |row, col| {
+                let at = row.max(col) / seq;
+                let sum = |row: usize| -> f64 { (row * seq..(row + 1) * seq).map(|t| f64::from(losses[2 * t])).sum() };
+                let beta = f64::from(beta);
+                let margin = beta * (sum(at / 2 * 2 + 1) - sum(at / 2 * 2));
+                let rate = beta / (1.0 + margin.exp());
+                if at.is_multiple_of(2) { rate } else { -rate }
+            })
+        }))
+    });
+    Case { bytes: Some((20 * tokens) as f64), ..case }
 }
 
 fn likeliest(vocab: usize) -> Case {

@@ -16,7 +16,7 @@ use fourbit::{
     model::{LoadOptions, Model, Quantization, Source},
     quant::{BlockSize, Scheme},
     tokenizer::Tokenizer,
-    train::{Schedule, TrainConfig, Warmup},
+    train::{Objective, Schedule, TrainConfig, Warmup},
 };
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -305,7 +305,13 @@ impl LoraArgs {
 /// How to train.
 #[derive(Args)]
 pub struct TrainArgs {
-    /// Rows of a micro-batch [default: 1; 4 for the embedded model and data]
+    /// What is learned: the next token (sft), or from rows of two answers, chosen and rejected, which one is better (dpo, orpo)
+    #[arg(long, value_enum, default_value_t = Learn::Sft)]
+    pub objective: Learn,
+    /// TRL's beta of dpo and orpo
+    #[arg(long, value_name = "B", default_value_t = Objective::BETA)]
+    pub beta: f64,
+    /// Rows of a micro-batch, of dpo and orpo pairs [default: 1; 4 for the embedded model and data]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Micro-batches of an optimizer step
@@ -317,7 +323,8 @@ pub struct TrainArgs {
     /// Rows are cut after this many tokens [default: 1024, or the model's positions where they are fewer]
     #[arg(long, value_name = "N")]
     pub max_seq_length: Option<usize>,
-    /// Highest learning rate [default: 2e-4, with --full 5e-5; 3e-3 and 1e-3 for the embedded model and data]
+    /// Highest learning rate [default: 2e-4, with --full 5e-5; of dpo and orpo 1e-6, as TRL has it; 3e-3 and 1e-3 for the embedded model
+    /// and data]
     #[arg(long, value_name = "LR")]
     pub learning_rate: Option<f64>,
     /// Course of the learning rate: constant (without warm-up), constant_with_warmup, linear or cosine
@@ -338,6 +345,28 @@ pub struct TrainArgs {
     /// Seed of the adapter's first values, of dropout and of the order of the rows
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
+}
+
+/// What is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Learn {
+    /// The next token
+    Sft,
+    /// Which answer is preferred, by what the model without its adapter makes of both (DPO, sigmoid loss)
+    Dpo,
+    /// The preferred answer, and which one it is (ORPO)
+    Orpo,
+}
+
+impl TrainArgs {
+    /// What is learned.
+    pub fn objective(&self) -> Objective {
+        match self.objective {
+            Learn::Sft => Objective::NextToken,
+            Learn::Dpo => Objective::Dpo { beta: self.beta },
+            Learn::Orpo => Objective::Orpo { beta: self.beta },
+        }
+    }
 }
 
 /// Rows are cut here unless asked otherwise.
@@ -366,7 +395,9 @@ impl TrainArgs {
     /// Errors: Unsupported schedule, Config.
     pub fn config(&self, embedded: bool, max_seq_length: usize, max_steps: usize, full: bool) -> Result<TrainConfig> {
         let default = TrainConfig::default();
+        let objective = self.objective();
         let learning_rate = match (full, embedded) {
+            _ if objective.is_of_pairs() => 1e-6,
             (false, false) => default.learning_rate,
             (true, false) => 5e-5,
             // High, because the model is small and the change is one of manner.
@@ -382,6 +413,7 @@ impl TrainArgs {
             ));
         }
         let config = TrainConfig {
+            objective,
             learning_rate: self.learning_rate.unwrap_or(learning_rate),
             lr_scheduler_type: schedule,
             warmup_steps,
@@ -406,7 +438,7 @@ impl TrainArgs {
 pub struct DataArgs {
     /// Rows as JSON lines, a JSON array or parquet, each of one of these kinds: messages (role and content), conversations
     /// (ShareGPT: from and value), prompt and completion (texts or messages), instruction, input and output (Alpaca), text, or
-    /// input_ids and labels; beside a conversation tools, documents and chat_template_kwargs
+    /// input_ids and labels; for dpo and orpo chosen and rejected, with a prompt or behind what both begin with; beside a conversation tools, documents and chat_template_kwargs
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Take the rows in the order of the file, each epoch
@@ -440,7 +472,11 @@ impl DataArgs {
         let tokenizer = base.tokenizer()?;
         tokenizer.iter().for_each(|tokenizer| note_beyond(tokenizer, source.arch().vocab_size));
         let length = max_seq_length(train.max_seq_length, MAX_SEQ_LENGTH, source.arch())?;
-        let options = DataOptions { completion_only: self.completion_only_loss, ..global.data_options(length, source) };
+        let options = DataOptions {
+            completion_only: self.completion_only_loss,
+            pairs: train.objective().is_of_pairs(),
+            ..global.data_options(length, source)
+        };
         let dataset = Dataset::load(data, tokenizer.as_ref(), &options)?;
         note_rows(&dataset, tokenizer.as_ref(), options.max_seq_length);
         let options = LoaderOptions {

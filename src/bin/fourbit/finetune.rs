@@ -14,7 +14,7 @@ use fourbit::{
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Source},
     tokenizer::{Message, Tokenizer},
-    train::{Course, SaveOptions, StepMetrics, TrainConfig, Trainer, TrainerState, Watch, checkpoints},
+    train::{Course, Objective, SaveOptions, StepMetrics, TrainConfig, Trainer, TrainerState, Watch, checkpoints},
 };
 use serde_json::json;
 use std::{
@@ -138,6 +138,7 @@ impl Finetune {
             Error::config("--data", "is needed with --model: a file of rows as JSON lines or parquet")
         })?;
         let showcase = self.data.is_showcase(&base);
+        self.check_objective()?;
         let claim = Claim::of(&self.output)?;
         let checkpoint = self.save.checkpoint(&self.output)?;
         // What is wrong with files and options is reported before the device is opened.
@@ -217,6 +218,25 @@ impl Finetune {
         Ok(())
     }
 
+    /// Errors: Config for what a comparison of answers does not go with.
+    fn check_objective(&self) -> Result<()> {
+        let objective = self.train.objective();
+        if matches!(objective, Objective::Dpo { .. }) && self.model.adapter.is_some() {
+            let message = "would begin beside the base that answers are compared with; merge it into a model first (fourbit merge)";
+            return Err(Error::config("--adapter", message));
+        }
+        if objective.is_of_pairs() && self.data.data.is_none() {
+            return Err(Error::config(
+                "--data",
+                "is needed for dpo and orpo: rows of two answers, chosen and rejected",
+            ));
+        }
+        if objective.is_of_pairs() && !self.data.completion_only_loss {
+            return Err(Error::config("--completion-only-loss", "false goes with --objective sft alone"));
+        }
+        Ok(())
+    }
+
     /// Counts the memory of the run, and returns the bytes of what is trained. Errors: OutOfMemory where it is more than there is.
     fn count(&self, global: &Global, source: &Source, load: &LoadOptions, config: &TrainConfig) -> Result<u64> {
         let gpu = Gpu::open(&GpuOptions { dry: true, ..global.gpu_options()? })?;
@@ -250,9 +270,10 @@ impl Finetune {
             model.arch().blocks.len(),
             bytes(model.weight_bytes()),
         ));
-        let (rows, tokens) = (loader.dataset().len(), loader.dataset().tokens());
+        let (rows, tokens) = (loader.rows_per_epoch(), loader.dataset().tokens());
         let per_epoch = loader.steps_per_epoch(self.train.gradient_accumulation_steps);
-        note(format_args!("data: {rows} rows of {tokens} tokens; {steps} steps, {per_epoch} in an epoch"));
+        let rows = format!("{rows} {}", if loader.dataset().is_paired() { "pairs" } else { "rows" });
+        note(format_args!("data: {rows} of {tokens} tokens; {steps} steps, {per_epoch} in an epoch"));
     }
 
     fn report(&self, out: Output, state: &TrainerState, course: &Course, before_now: u64, seconds: f64) {
@@ -268,6 +289,14 @@ impl Finetune {
             state.epoch,
             bytes(last.peak_bytes),
         ));
+        if let Some(preference) = &last.preference {
+            out.line(format_args!(
+                "rewards: chosen {:.4}, rejected {:.4}; {:.0} % of the last record's pairs ranked right",
+                preference.rewards_chosen,
+                preference.rewards_rejected,
+                100.0 * preference.rewards_accuracies
+            ));
+        }
         let what = if self.qat.qat.is_some() { "model" } else { "adapter" };
         out.line(format_args!("{what}: {}", self.output.display()));
         out.result(&json!({
@@ -278,6 +307,7 @@ impl Finetune {
             "num_tokens": last.num_tokens,
             "tokens_per_second": speed,
             "peak_bytes": last.peak_bytes,
+            "preference": last.preference,
             "output": self.output.display().to_string(),
         }));
     }

@@ -25,13 +25,14 @@ const NAMES: [(&str, &str); 18] = [
 ];
 
 /// What the library advises, in backticks there, and how that is done here. A name without them is one of a file.
-const ADVICE: [(&str, &str); 9] = [
+const ADVICE: [(&str, &str); 10] = [
     ("`GpuOptions::device`", "--device"),
     ("`Quantization::AsStored`", "--quantization none"),
     ("`window`", "--max-seq-length"),
     ("`batch_size`", "--batch-size"),
     ("`gradient_checkpointing`", "--gradient-checkpointing"),
     ("`load_adapter`", "--adapter"),
+    ("`objective`", "--objective"),
     ("`max_seq_length`", "--max-seq-length"),
     ("`max_row_bytes`", "--max-row-bytes"),
     ("`method::Merge`", "fourbit merge --quantization none --method rtn --scheme bf16"),

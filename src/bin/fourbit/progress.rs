@@ -53,9 +53,10 @@ impl Progress {
             bar.set_message(format!("loss {:.4}  {tokens:.0} tokens/s", m.loss));
             return;
         }
+        let margin = m.preference.as_ref().map(|p| format!("  margin {:.4}", p.rewards_margins)).unwrap_or_default();
         let left = Duration::from_secs_f64((self.total - self.done.min(self.total)) as f64 / speed.max(1e-9));
         note(format_args!(
-            "step {}/{}  loss {:.4}  grad_norm {:.3}  learning_rate {:.3e}  epoch {:.2}  {tokens:.0} tokens/s  {} s left",
+            "step {}/{}  loss {:.4}{margin}  grad_norm {:.3}  learning_rate {:.3e}  epoch {:.2}  {tokens:.0} tokens/s  {} s left",
             m.step,
             self.total,
             m.loss,

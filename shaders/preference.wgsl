@@ -1,0 +1,238 @@
+// Pairs of answers, of which the first is preferred: what each token's loss counts for in the loss of its pair. Rows 2 p and 2 p + 1 of a
+// batch are the two answers of pair p, behind the same prompt.
+
+import index
+import workgroup_sum
+
+struct Params {
+    group_base: u32,
+    group_end: u32,
+    pairs: u32,
+    seq: u32, // tokens of a row
+    beta: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> labels: array<i32>; // [rows, seq], below 0: not predicted
+@group(0) @binding(2) var<storage, read> losses: array<vec2<f32>>; // [rows, seq]: -log p of the label, correct
+@group(0) @binding(3) var<storage, read> answer: array<f32>; // [rows, seq], 1 where the label is of the answer, else 0
+@group(0) @binding(4) var<storage, read> reference: array<f32>; // [rows], log p of the answer by the reference; dpo alone
+@group(0) @binding(5) var<storage, read> scale: array<f32>; // [2]: 1 / pairs, 1 / predicted tokens of preferred rows, of the step
+@group(0) @binding(6) var<storage, read> keep: array<f32>; // [1], 0: overwrite, else add
+@group(0) @binding(7) var<storage, read_write> rates: array<vec2<f32>>; // [rows]: what any token counts for, and a token of the answer beside
+@group(0) @binding(8) var<storage, read_write> metrics: array<f32>; // [16], see `finish`
+// spread
+@group(0) @binding(9) var<storage, read> rates_of_rows: array<vec2<f32>>;
+@group(0) @binding(10) var<storage, read_write> shares: array<f32>; // [rows, seq]
+
+struct Row {
+    loss: f32, // of the answer's tokens
+    tokens: f32, // of the answer
+    correct: f32, // tokens of the answer that are the likeliest
+    all_loss: f32, // of all tokens
+    all_tokens: f32,
+}
+
+// Ten barriers and one behind, where all invocations are.
+fn row_of(row: u32, lane: u32) -> Row {
+    var sum = Row();
+    for (var t = lane; t < params.seq; t += LANES) {
+        let i = row * params.seq + t;
+        let loss = losses[i];
+        sum.loss += answer[i] * loss.x;
+        sum.tokens += answer[i];
+        sum.correct += answer[i] * loss.y;
+        sum.all_loss += loss.x;
+        sum.all_tokens += select(0.0, 1.0, labels[i] >= 0);
+    }
+    let loss = workgroup_sum(lane, sum.loss);
+    workgroupBarrier();
+    let tokens = workgroup_sum(lane, sum.tokens);
+    workgroupBarrier();
+    let correct = workgroup_sum(lane, sum.correct);
+    workgroupBarrier();
+    let all_loss = workgroup_sum(lane, sum.all_loss);
+    workgroupBarrier();
+    let all_tokens = workgroup_sum(lane, sum.all_tokens);
+    workgroupBarrier();
+    return Row(loss, tokens, correct, all_loss, all_tokens);
+}
+
+fn sigmoid(x: f32) -> f32 {
+    // Of the magnitude, so that nothing overflows.
+    let e = exp(-abs(x));
+    return select(e, 1.0, x >= 0.0) / (1.0 + e);
+}
+
+fn log_sigmoid(x: f32) -> f32 {
+    return min(x, 0.0) - log(1.0 + exp(-abs(x)));
+}
+
+// What a pair gives, and sums of it.
+struct Metrics {
+    loss: f32,
+    correct: f32, // of the preferred answer
+    tokens: f32, // of the preferred answer
+    pairs: f32,
+    rewards: vec2<f32>, // preferred, other
+    accuracy: f32,
+    log_p: vec2<f32>,
+    all_loss: f32, // of the preferred row
+    all_tokens: f32, // of the preferred row
+    log_odds: f32,
+    log_sigmoid: f32,
+}
+
+fn added(a: Metrics, b: Metrics) -> Metrics {
+    return Metrics(
+        a.loss + b.loss,
+        a.correct + b.correct,
+        a.tokens + b.tokens,
+        a.pairs + b.pairs,
+        a.rewards + b.rewards,
+        a.accuracy + b.accuracy,
+        a.log_p + b.log_p,
+        a.all_loss + b.all_loss,
+        a.all_tokens + b.all_tokens,
+        a.log_odds + b.log_odds,
+        a.log_sigmoid + b.log_sigmoid,
+    );
+}
+
+fn add_metric(at: u32, value: f32) {
+    // Not a product: what was there before may be no number.
+    if (keep[0] != 0.0) {
+        metrics[at] += value;
+    } else {
+        metrics[at] = value;
+    }
+}
+
+fn finish(sum: Metrics) {
+    add_metric(0u, sum.loss);
+    add_metric(1u, sum.correct);
+    add_metric(2u, sum.tokens);
+    add_metric(3u, sum.pairs);
+    add_metric(4u, sum.rewards.x);
+    add_metric(5u, sum.rewards.y);
+    add_metric(6u, sum.accuracy);
+    add_metric(7u, sum.log_p.x);
+    add_metric(8u, sum.log_p.y);
+    add_metric(9u, sum.all_loss);
+    add_metric(10u, sum.all_tokens);
+    add_metric(11u, sum.log_odds);
+    add_metric(12u, sum.log_sigmoid);
+}
+
+// loss = -log sigmoid(beta * ((log p - reference) of the preferred answer - that of the other)); one workgroup
+@compute @workgroup_size(LANES)
+fn dpo(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    if (group_index(wg, counts) >= params.group_end) {
+        return;
+    }
+    var sum = Metrics();
+    for (var p = 0u; p < params.pairs; p++) {
+        let chosen = row_of(2u * p, lane);
+        let rejected = row_of(2u * p + 1u, lane);
+        let log_p = -vec2<f32>(chosen.loss, rejected.loss);
+        let rewards = params.beta * (log_p - vec2<f32>(reference[2u * p], reference[2u * p + 1u]));
+        let margin = rewards.x - rewards.y;
+        let accuracy = select(0.0, 1.0, margin > 0.0);
+        let loss = -log_sigmoid(margin);
+        let rate = scale[0] * params.beta * sigmoid(-margin);
+        sum = added(
+            sum,
+            Metrics(
+                loss,
+                chosen.correct,
+                chosen.tokens,
+                1.0,
+                rewards,
+                accuracy,
+                log_p,
+                chosen.all_loss,
+                chosen.all_tokens,
+                margin,
+                -loss,
+            ),
+        );
+        if (lane == 0u) {
+            rates[2u * p] = vec2<f32>(0.0, rate);
+            rates[2u * p + 1u] = vec2<f32>(0.0, -rate);
+        }
+    }
+    if (lane == 0u) {
+        finish(sum);
+    }
+}
+
+// With q the mean log p of an answer's tokens and odds(q) = q - log(1 - exp(q)):
+// loss = -beta * log sigmoid(odds of the preferred answer - odds of the other), beside -log p of all tokens of the preferred row; one workgroup
+@compute @workgroup_size(LANES)
+fn orpo(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    if (group_index(wg, counts) >= params.group_end) {
+        return;
+    }
+    var sum = Metrics();
+    for (var p = 0u; p < params.pairs; p++) {
+        let chosen = row_of(2u * p, lane);
+        let rejected = row_of(2u * p + 1u, lane);
+        let tokens = max(vec2<f32>(chosen.tokens, rejected.tokens), vec2<f32>(1.0));
+        let q = -vec2<f32>(chosen.loss, rejected.loss) / tokens;
+        // An answer that is certain has no odds: its rate is bounded.
+        let other = max(vec2<f32>(1.0) - exp(q), vec2<f32>(1e-7));
+        let odds = q - log(other);
+        let log_odds = odds.x - odds.y;
+        let ratio = log_sigmoid(log_odds);
+        let rewards = params.beta * q;
+        let accuracy = select(0.0, 1.0, q.x > q.y);
+        let rate = scale[0] * params.beta * sigmoid(-log_odds) / (other * tokens);
+        sum = added(
+            sum,
+            Metrics(
+                -params.beta * ratio,
+                chosen.correct,
+                chosen.tokens,
+                1.0,
+                rewards,
+                accuracy,
+                q,
+                chosen.all_loss,
+                chosen.all_tokens,
+                log_odds,
+                ratio,
+            ),
+        );
+        if (lane == 0u) {
+            rates[2u * p] = vec2<f32>(scale[1], rate.x);
+            rates[2u * p + 1u] = vec2<f32>(0.0, -rate.y);
+        }
+    }
+    if (lane == 0u) {
+        finish(sum);
+    }
+}
+
+// shares = what the rows' rates make of each token
+@compute @workgroup_size(LANES)
+fn spread(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * LANES + lane;
+    if (g >= params.group_end || i >= 2u * params.pairs * params.seq) {
+        return;
+    }
+    let rate = rates_of_rows[i / params.seq];
+    shares[i] = rate.x + rate.y * answer[i];
+}
