@@ -13,6 +13,7 @@ mod decode;
 pub mod dense;
 pub mod dequantize;
 pub mod diagonal;
+pub mod dora;
 pub mod double_quantize;
 pub mod dropout;
 mod element;
@@ -99,6 +100,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(squared_error::variants());
     all.extend(codebook::variants());
     all.extend(diagonal::variants());
+    all.extend(dora::variants());
     all.extend(quantize::variants());
     all.extend(quantize_rows::variants());
     all.extend(random::variants());

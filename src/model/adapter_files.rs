@@ -3,11 +3,11 @@
 use super::{Model, initial};
 use crate::{
     Error, Result,
-    adapter::{Adapter, LoraConfig},
+    adapter::{Adapter, Ia3Config, LoraConfig, Module, PeftConfig},
     arch::Architecture,
     format::atomic::AtomicFolder,
     format::manifest::Set,
-    format::peft::{self, AdapterConfig, Initial, LoraTensors, TargetModules, Targets},
+    format::peft::{self, AdapterConfig, Initial, Kind, TargetModules, Targets},
     gpu::Gpu,
 };
 use std::path::Path;
@@ -23,33 +23,50 @@ impl Model {
 
     /// Writes the two files into a folder in the making, to which more may belong. Errors: as [`Model::save_adapter`].
     pub fn write_adapter(&self, folder: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
-        let c = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
-        let names = self.adapted().map(|(name, _)| name).collect();
-        let config = AdapterConfig {
-            r: c.r,
-            lora_alpha: c.lora_alpha,
-            lora_dropout: c.lora_dropout,
-            use_rslora: c.use_rslora,
-            targets: Targets::of(TargetModules::Names(self.target_names(names)), &c.ranks, &c.alphas),
-            initial: Initial::Plain,
-            base_model_name_or_path: base_model.map(str::to_owned),
+        let config = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
+        let names: Vec<&str> = self.modules().map(|(name, _)| name).collect();
+        let targets = self.target_names(&names);
+        let config = match config {
+            PeftConfig::Lora(c) => AdapterConfig {
+                kind: Kind::Lora(peft::Lora {
+                    r: c.r,
+                    lora_alpha: c.lora_alpha,
+                    lora_dropout: c.lora_dropout,
+                    use_rslora: c.use_rslora,
+                    use_dora: c.use_dora,
+                    initial: Initial::Plain,
+                }),
+                targets: Targets::of(TargetModules::Names(targets), &c.ranks, &c.alphas),
+                base_model_name_or_path: base_model.map(str::to_owned),
+            },
+            PeftConfig::Ia3(c) => {
+                let scaled: Vec<&str> = names.iter().copied().filter(|name| c.is_feedforward(name)).collect();
+                let feedforward = self.target_names(&scaled);
+                // PEFT asks that these are among those, as they are written.
+                let (targets, feedforward) = match feedforward.iter().all(|name| targets.contains(name)) {
+                    true => (targets, feedforward),
+                    false => {
+                        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+                        (owned(&names), owned(&scaled))
+                    }
+                };
+                AdapterConfig {
+                    kind: Kind::Ia3(peft::Ia3 { feedforward_modules: TargetModules::Names(feedforward) }),
+                    targets: Targets::of(TargetModules::Names(targets), [], []),
+                    base_model_name_or_path: base_model.map(str::to_owned),
+                }
+            }
         };
-        let mut modules = Vec::new();
-        for (name, lora) in self.adapted() {
-            modules.push(LoraTensors {
-                module: name.to_owned(),
-                in_features: lora.a.values.shape()[1],
-                out_features: lora.b.values.shape()[0],
-                a: lora.a.values.read()?,
-                b: lora.b.values.read()?,
-            });
-        }
-        peft::save(folder, &config, &modules)
+        let tensors = self.store.iter().map(|(name, parameter)| {
+            let values = parameter.values.read()?;
+            Ok(peft::Numbers { name: name.to_owned(), shape: parameter.values.shape().clone(), values })
+        });
+        peft::save(folder, &config, &tensors.collect::<Result<Vec<_>>>()?)
     }
 
     /// The adapted modules as PEFT's `target_modules`: the last part of their names where every layer of that name is meant,
     /// else full names.
-    fn target_names(&self, modules: Vec<&str>) -> Vec<String> {
+    fn target_names(&self, modules: &[&str]) -> Vec<String> {
         let last = |name: &str, module: &str| name.rsplit('.').next() == Some(module);
         let all = |module: &str| self.arch.linear_layers().filter(|(name, _)| last(name, module)).count();
         let whole = |module: &&str| modules.iter().filter(|name| last(name, module)).count() == all(module);
@@ -86,10 +103,50 @@ pub fn load_adapter(
     trainable: bool,
     base: BaseWeights<'_>,
 ) -> Result<Adapter> {
-    let folder = folder.as_ref();
-    let files = peft::Adapter::open(folder)?;
-    let c = &files.config;
+    let files = peft::Adapter::open(folder.as_ref())?;
     let layers = adapted_layers(&files, model)?;
+    match &files.config.kind {
+        Kind::Lora(lora) => load_lora(gpu, &files, lora, &layers, trainable, base),
+        Kind::Ia3(ia3) => load_ia3(gpu, &files, ia3, &layers, trainable),
+    }
+}
+
+/// Vectors as they are. Errors: as [`load_adapter`].
+fn load_ia3(
+    gpu: &Gpu,
+    files: &peft::Adapter,
+    ia3: &peft::Ia3,
+    layers: &[(String, [usize; 2])],
+    trainable: bool,
+) -> Result<Adapter> {
+    let mut config =
+        Ia3Config { target_modules: layers.iter().map(|(name, _)| name.clone()).collect(), ..Ia3Config::default() };
+    let mut vectors = Vec::with_capacity(layers.len());
+    for (name, [outputs, inputs]) in layers {
+        let feedforward = ia3.is_feedforward(name)?;
+        let shape = if feedforward { [1, *inputs] } else { [*outputs, 1] };
+        vectors.push(files.tensor(name, "ia3_l")?.expect_shape(&shape)?);
+        config.feedforward_modules.extend(feedforward.then(|| name.clone()));
+    }
+    let adapter = Adapter::new(gpu, config, layers, trainable)?;
+    for ((_, module), vector) in adapter.modules().zip(vectors) {
+        if let Module::Ia3(ia3) = module {
+            ia3.scaling.values.write(bytemuck::cast_slice(&vector.to_f32()?))?;
+        }
+    }
+    Ok(adapter)
+}
+
+/// Pairs, grown where PEFT takes their first values out of the base, and DoRA's magnitudes. Errors: as [`load_adapter`].
+fn load_lora(
+    gpu: &Gpu,
+    files: &peft::Adapter,
+    c: &peft::Lora,
+    layers: &[(String, [usize; 2])],
+    trainable: bool,
+    base: BaseWeights<'_>,
+) -> Result<Adapter> {
+    let folder = files.folder();
     if c.initial != Initial::Plain && trainable {
         return Err(Error::unsupported(
             format!("training of the adapter in {}", folder.display()),
@@ -102,21 +159,24 @@ pub fn load_adapter(
         lora_alpha: c.lora_alpha,
         lora_dropout: c.lora_dropout,
         use_rslora: c.use_rslora,
+        use_dora: c.use_dora,
         target_modules: layers.iter().map(|(name, _)| name.clone()).collect(),
         ..LoraConfig::default()
     };
     let mut pairs = Vec::with_capacity(layers.len());
     // All shapes are checked before anything is allocated on the device.
-    for (name, [outputs, inputs]) in &layers {
+    for (name, [outputs, inputs]) in layers {
         let (a, b) = files.pair(name)?;
-        let r = c.rank(name)?;
-        pairs.push((r, c.alpha(name)?, a.expect_shape(&[r, *inputs])?, b.expect_shape(&[*outputs, r])?));
+        let (r, alpha) = (files.config.rank(name)?, files.config.alpha(name)?);
+        let magnitude =
+            c.use_dora.then(|| files.tensor(name, peft::MAGNITUDE)?.expect_shape(&[*outputs])).transpose()?;
+        pairs.push((r, alpha, a.expect_shape(&[r, *inputs])?, b.expect_shape(&[*outputs, r])?, magnitude));
     }
     // What PEFT takes out of the base has the rank of the adapter, and its scale.
     let grown = if c.initial == Initial::Plain { 1 } else { 2 };
     let growth = if c.use_rslora { (grown as f64).sqrt() } else { grown as f64 };
     (config.r, config.lora_alpha) = (grown * c.r, growth * c.lora_alpha);
-    for ((name, _), (r, alpha, _, _)) in layers.iter().zip(&pairs) {
+    for ((name, _), (r, alpha, ..)) in layers.iter().zip(&pairs) {
         if *r != c.r {
             config.ranks.insert(name.clone(), grown * r);
         }
@@ -124,8 +184,13 @@ pub fn load_adapter(
             config.alphas.insert(name.clone(), growth * alpha);
         }
     }
-    let adapter = Adapter::new(gpu, config, &layers, trainable)?;
-    for (((name, pair), (_, [outputs, inputs])), (r, _, a, b)) in adapter.modules().zip(&layers).zip(&pairs) {
+    let adapter = Adapter::new(gpu, config, layers, trainable)?;
+    for (((name, module), (_, [outputs, inputs])), (r, _, a, b, magnitude)) in adapter.modules().zip(layers).zip(&pairs)
+    {
+        if let (Module::Dora(_, to), Some(from)) = (&module, magnitude) {
+            to.values.write(bytemuck::cast_slice(&from.to_f32()?))?;
+        }
+        let Some(pair) = module.lora() else { continue };
         let (mut a, mut b) = (a.to_f32()?, b.to_f32()?);
         if c.initial != Initial::Plain {
             let Some(weight) = base(name)? else { return Err(quantized_base(folder)) };

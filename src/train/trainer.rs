@@ -122,6 +122,8 @@ impl<M: Borrow<Model>> Trainer<M> {
             results: f32s("results", 2 * NORM)?,
             readback: gpu.readback(8 * NORM as u64)?,
         };
+        // Values may have been written since the adapter was attached.
+        model.renew_norms()?;
         let optimizer = Optimizer::new(&gpu, model.store())?;
         let mut programs = Programs::default();
         let apply = record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
@@ -183,7 +185,7 @@ impl<M: Borrow<Model>> Trainer<M> {
     /// Goes on from there, with the values and moments that the store has now. Errors: Device.
     pub(super) fn go_on(&mut self, taken: Taken) -> Result<()> {
         let mut g = Graph::new(self.model().gpu());
-        self.model().round_latents(&mut g)?;
+        self.model().follow_values(&mut g)?;
         if !g.is_empty() {
             g.run()?;
         }
@@ -401,12 +403,12 @@ fn record(model: &Model, shared: &Shared, inputs: &Inputs, checkpointed: usize) 
     Ok(g)
 }
 
-/// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.
+/// Clipping, AdamW, and what follows from new values.
 fn record_apply(model: &Model, optimizer: &Optimizer, shared: &Shared) -> Result<Graph> {
     let mut g = Graph::new(model.gpu());
     let norm = g.import(&shared.results.slice(NORM, [3])?);
     optimizer.record_norm(&mut g, model.store(), &norm)?;
     optimizer.record(&mut g, model.store(), &norm)?;
-    model.round_latents(&mut g)?;
+    model.follow_values(&mut g)?;
     Ok(g)
 }

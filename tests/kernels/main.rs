@@ -13,6 +13,7 @@ mod columns;
 mod dense;
 mod dequantize;
 mod diagonal;
+mod dora;
 mod double_quantize;
 mod dropout;
 mod elementwise;

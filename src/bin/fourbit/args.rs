@@ -7,7 +7,7 @@ use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
     Error, Result,
-    adapter::LoraConfig,
+    adapter::{Ia3Config, LoraConfig, PeftConfig},
     arch::Architecture,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
     format::peft::AdapterConfig,
@@ -223,7 +223,7 @@ fn is_quantized(source: &Source) -> Result<bool> {
 
 /// The adapter to be trained.
 #[derive(Args)]
-pub struct LoraArgs {
+pub struct AdapterArgs {
     /// Rank of the adapter [default: 16]
     #[arg(long, value_name = "R")]
     pub lora_r: Option<usize>,
@@ -233,19 +233,40 @@ pub struct LoraArgs {
     /// Chance that an input of the adapter is dropped in training [default: 0]
     #[arg(long, value_name = "P")]
     pub lora_dropout: Option<f64>,
-    /// Layers that get an adapter: names such as q_proj,v_proj, or all-linear [default: all-linear, all but the head]
+    /// Layers that get an adapter: names such as q_proj,v_proj, or all-linear [default: all-linear, all but the head; with
+    /// --peft-type ia3 k_proj,v_proj,down_proj]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
     pub target_modules: Option<Vec<String>>,
     /// Scale by alpha / sqrt(r)
     #[arg(long)]
     pub use_rslora: bool,
+    /// DoRA: a low-rank update of the directions of the weight's rows, and a trained magnitude for each row
+    #[arg(long)]
+    pub use_dora: bool,
+    /// Kind of the adapter: lora, or ia3: vectors that scale keys, values and what the last layer of the feed-forward part reads
+    #[arg(long, value_name = "KIND", value_enum, ignore_case = true, default_value_t)]
+    pub peft_type: PeftType,
+    /// With --peft-type ia3: those of --target-modules whose vector scales the input, not the output [default: down_proj, where
+    /// --target-modules is not given]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
+    pub feedforward_modules: Option<Vec<String>>,
 }
 
-impl LoraArgs {
+/// `--peft-type`
+#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PeftType {
+    /// A low-rank update beside the weight
+    #[default]
+    Lora,
+    /// Vectors that scale outputs and inputs
+    Ia3,
+}
+
+impl AdapterArgs {
     /// Attaches the adapter that is to be trained: a new one, or the one in `folder`, which brings its own configuration.
     /// Errors: those of [`Model::add_adapter`] and [`Model::load_adapter`].
     pub fn attach(&self, model: &mut Model, folder: Option<&Path>, seed: u64) -> Result<()> {
-        let Some(folder) = folder else { return model.add_adapter(self.config(seed), true) };
+        let Some(folder) = folder else { return model.add_adapter(self.config(seed)?, true) };
         if self.is_given() && !model.gpu().is_dry() {
             note(format_args!(
                 "note: --adapter brings its own configuration; the other options of the adapter are ignored"
@@ -256,26 +277,50 @@ impl LoraArgs {
 
     /// Whether one of the options was given.
     pub fn is_given(&self) -> bool {
-        self.lora_r.is_some()
-            || self.lora_alpha.is_some()
-            || self.lora_dropout.is_some()
+        self.of_lora().is_some()
             || self.target_modules.is_some()
-            || self.use_rslora
+            || self.peft_type != PeftType::Lora
+            || self.feedforward_modules.is_some()
     }
 
-    /// The configuration of a new adapter.
-    pub fn config(&self, seed: u64) -> LoraConfig {
+    /// An option that was given, and that belongs to a low-rank update.
+    fn of_lora(&self) -> Option<&'static str> {
+        let options = [
+            ("--lora-r", self.lora_r.is_some()),
+            ("--lora-alpha", self.lora_alpha.is_some()),
+            ("--lora-dropout", self.lora_dropout.is_some()),
+            ("--use-rslora", self.use_rslora),
+            ("--use-dora", self.use_dora),
+        ];
+        options.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+
+    /// The configuration of a new adapter. Errors: Config for options of another kind.
+    pub fn config(&self, seed: u64) -> Result<PeftConfig> {
+        if self.peft_type == PeftType::Ia3 {
+            if let Some(option) = self.of_lora() {
+                return Err(Error::config(option, "is an option of LoRA; leave it out, or --peft-type ia3"));
+            }
+            return Ok(PeftConfig::Ia3(Ia3Config {
+                target_modules: self.target_modules.clone().unwrap_or_default(),
+                feedforward_modules: self.feedforward_modules.clone().unwrap_or_default(),
+            }));
+        }
+        if self.feedforward_modules.is_some() {
+            return Err(Error::config("--feedforward-modules", "is an option of --peft-type ia3"));
+        }
         let default = LoraConfig::default();
-        LoraConfig {
+        Ok(PeftConfig::Lora(LoraConfig {
             r: self.lora_r.unwrap_or(default.r),
             lora_alpha: self.lora_alpha.unwrap_or(default.lora_alpha),
             lora_dropout: self.lora_dropout.unwrap_or(default.lora_dropout),
             use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
             target_modules: self.target_modules.clone().unwrap_or(default.target_modules),
             seed,
             ranks: default.ranks,
             alphas: default.alphas,
-        }
+        }))
     }
 }
 

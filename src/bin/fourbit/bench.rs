@@ -1,6 +1,6 @@
 //! `fourbit bench`
 
-use crate::args::{Global, LoraArgs, QuantArgs};
+use crate::args::{AdapterArgs, Global, QuantArgs};
 use crate::interrupt;
 use crate::output::{self, Output, bytes};
 use crate::roofline;
@@ -36,7 +36,7 @@ pub struct Bench {
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
-    lora: LoraArgs,
+    adapter: AdapterArgs,
     /// Rows of the step
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch_size: usize,
@@ -200,7 +200,7 @@ impl Bench {
                 Quantization::To(scheme) => scheme.to_string(),
                 Quantization::AsStored => "as stored".to_owned(),
             },
-            lora: adapter.is_none().then(|| self.lora.config(0)),
+            adapter: adapter.is_none().then(|| self.adapter.config(0)).transpose()?,
             batch_size: self.batch_size,
             max_seq_length: self.max_seq_length,
             gradient_checkpointing: self.gradient_checkpointing,

@@ -1,6 +1,6 @@
 //! `fourbit plan`
 
-use crate::args::{DataArgs, Global, LoraArgs, MAX_SEQ_LENGTH, QuantArgs, TrainArgs, max_seq_length};
+use crate::args::{AdapterArgs, DataArgs, Global, MAX_SEQ_LENGTH, QuantArgs, TrainArgs, max_seq_length};
 use crate::output::bytes;
 use crate::qat::QatArgs;
 use crate::shape::{Chosen, ShapeArgs};
@@ -24,7 +24,7 @@ pub struct Plan {
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
-    lora: LoraArgs,
+    adapter: AdapterArgs,
     #[command(flatten)]
     qat: QatArgs,
     #[command(flatten)]
@@ -102,7 +102,7 @@ impl Plan {
     fn count(&self, chosen: &Chosen, options: &LoadOptions, config: &TrainConfig, on: &GpuOptions) -> Result<Counted> {
         let gpu = Gpu::open(on)?;
         let mut model = chosen.model(&gpu, options)?;
-        self.qat.count(&mut model, &self.lora, &self.model.model, config.seed)?;
+        self.qat.count(&mut model, &self.adapter, &self.model.model, config.seed)?;
         let trained = model.store().bytes();
         // Reported last: training through rounding puts other weights in the place of those that were loaded.
         let weights = gpu.allocated_bytes() - trained;

@@ -17,7 +17,7 @@ pub enum TargetModules {
 }
 
 impl TargetModules {
-    fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         match self {
             TargetModules::AllLinear => json!("all-linear"),
             TargetModules::Names(names) => json!(names),
@@ -187,10 +187,15 @@ impl Targets {
         Targets { modules, exclude: None, layers: None, ranks, alphas }
     }
 
-    /// Puts the fields into the JSON of a configuration.
-    pub(super) fn write(&self, json: &mut Value) {
+    /// Puts the fields that say which modules are meant into the JSON of a configuration.
+    pub(super) fn write_modules(&self, json: &mut Value) {
         json["target_modules"] = self.modules.to_json();
         json["exclude_modules"] = self.exclude.as_ref().map_or(Value::Null, TargetModules::to_json);
+    }
+
+    /// Puts all of the fields there.
+    pub(super) fn write(&self, json: &mut Value) {
+        self.write_modules(json);
         if let Some(layers) = &self.layers {
             json["layers_to_transform"] = json!(layers.numbers);
             if layers.given {
@@ -202,11 +207,17 @@ impl Targets {
         json["alpha_pattern"] = Value::Object(self.alphas.iter().map(|(p, a)| entry(&p.text, whole(*a))).collect());
     }
 
-    pub(super) fn read(fields: &Fields) -> Result<Targets> {
+    /// Of a kind of adapter whose modules are all of one form: which they are.
+    pub(super) fn read_modules(fields: &Fields) -> Result<Targets> {
         let modules = modules(fields, "target_modules")?
             .ok_or_else(|| fields.fail("target_modules", "a list of names, a regular expression, or \"all-linear\""))?;
         // PEFT knows no shorthand here: as a pattern it matches no module.
         let exclude = exclusion(fields)?.filter(|exclude| *exclude != TargetModules::AllLinear);
+        Ok(Targets { modules, exclude, layers: None, ranks: Vec::new(), alphas: Vec::new() })
+    }
+
+    pub(super) fn read(fields: &Fields) -> Result<Targets> {
+        let Targets { modules, exclude, .. } = Targets::read_modules(fields)?;
         let layers = layers(fields)?;
         if layers.is_some() && !matches!(modules, TargetModules::Names(_)) {
             return Err(fields.fail("layers_to_transform", "null where target_modules is no list, as PEFT does"));
@@ -282,7 +293,7 @@ fn first<T: Copy>(patterns: &[(Pattern, T)], module: &str) -> Result<Option<T>> 
     Ok(None)
 }
 
-fn modules(fields: &Fields, name: &str) -> Result<Option<TargetModules>> {
+pub(super) fn modules(fields: &Fields, name: &str) -> Result<Option<TargetModules>> {
     let names = |items: &[Value]| items.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
