@@ -1,4 +1,4 @@
-"""Make the golden files of adapters other than plain LoRA: DoRA and IA3.
+"""Make the golden files of adapters other than plain LoRA: DoRA, IA3 and AdaLoRA.
 
     scripts/python.sh                            # prints a Python with torch, transformers and peft
     PYTHON scripts/make_peft_golden.py [OUT]     # default: tests/golden/peft
@@ -8,6 +8,10 @@ On tests/golden/tiny/model, in f32 on one thread, with fixed seeds; for each KIN
 KIND/            the adapter folder that the values below begin from
 KIND.safetensors param/NAME and grad/NAME of one step without dropout, loss; of 20 steps of AdamW the losses, the norms of the
                  gradients and final/NAME
+adalora/         the adapter folder that AdaLoRA's values begin from, and adalora-final/ as it is after 10 steps, ranks taken away
+adalora.safetensors grad/NAME of one step and its loss with the orthogonality term; of 10 steps of AdamW the losses, and after each
+                 E/STEP/NAME; logits of INPUT_IDS at the end
+adalora-clipped  the same of 14 steps with other intervals and clipped gradients, without folders
 qwen2-KIND/      an adapter on tests/golden/families/qwen2, whose layers have biases
 qwen2.safetensors the logits of INPUT_IDS with each, and with none
 """
@@ -23,7 +27,7 @@ if os.environ.get("PYTHONHASHSEED") != "0":  # PEFT keeps target_modules in a se
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
@@ -35,7 +39,7 @@ GOLDEN = os.path.join(ROOT, "tests/golden")
 OUT = sys.argv[1] if len(sys.argv) > 1 else os.path.join(GOLDEN, "peft")
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 INPUT_IDS = [3, 10, 17, 24, 31, 38, 45, 52, 59, 66]
-SIZES = {"lora_A": (0, 0.125), "lora_B": (0, 0.05), "ia3_l": (1, 0.1)}
+SIZES = {"lora_A": (0, 0.125), "lora_B": (0, 0.05), "lora_E": (0, 0.1), "ia3_l": (1, 0.1)}
 
 
 def configs():
@@ -85,6 +89,41 @@ def batches():
     return [{name: stored[name][i] for name in ("input_ids", "attention_mask", "labels")} for i in range(4)]
 
 
+def adalora(data):
+    """PEFT's rank allocator is called after each step of the optimizer, with the number of the step from 0 on."""
+    fields = dict(lora_alpha=16, lora_dropout=0.0, target_modules=LINEAR, task_type="CAUSAL_LM")
+    cases = {
+        "adalora": (dict(init_r=6, target_r=2, tinit=2, tfinal=2, deltaT=1, orth_reg_weight=0.5, total_step=10), None),
+        "adalora-clipped": (dict(init_r=4, target_r=1, tinit=1, tfinal=4, deltaT=3, beta1=0.7, beta2=0.9, orth_reg_weight=0.1, total_step=14), 1.0),
+    }
+    for name, (schedule, clip) in cases.items():
+        model, trained = wrapped(os.path.join(GOLDEN, "tiny/model"), AdaLoraConfig(**schedule, **fields))
+        parameters, tensors, losses = [p for _, p in trained], {}, []
+        if clip is None:
+            save(model, os.path.join(OUT, name))
+        else:
+            tensors.update({f"param/{on_disk(n)}": p.detach().clone() for n, p in trained})
+        optimizer = torch.optim.AdamW(parameters, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+        for step in range(schedule["total_step"]):
+            optimizer.zero_grad()
+            loss = model(**data[step % 4]).loss
+            loss.backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, clip)
+            elif step == 0:
+                tensors.update({f"grad/{on_disk(n)}": p.grad.clone() for n, p in trained})
+            optimizer.step()
+            model.base_model.update_and_allocate(step)
+            losses.append(loss.item())
+            tensors.update({f"E/{step}/{on_disk(n)}": p.detach().clone() for n, p in trained if "lora_E" in n})
+        with torch.no_grad():
+            tensors["logits"] = model(input_ids=torch.tensor([INPUT_IDS])).logits[0]
+        tensors["loss"] = torch.tensor(losses)
+        if clip is None:
+            save(model, os.path.join(OUT, f"{name}-final"))
+        save_file(dict(sorted(tensors.items())), os.path.join(OUT, f"{name}.safetensors"))
+
+
 def main():
     shutil.rmtree(OUT, ignore_errors=True)
     os.makedirs(OUT)
@@ -111,6 +150,7 @@ def main():
         tensors.update({f"final/{on_disk(n)}": p.detach() for n, p in trained})
         tensors.update({"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms)})
         save_file(dict(sorted(tensors.items())), os.path.join(OUT, f"{kind}.safetensors"))
+    adalora(data)
     logits = {}
     for kind, config in configs().items():
         model, _ = wrapped(os.path.join(GOLDEN, "families/qwen2"), config)

@@ -3,7 +3,7 @@
 mod support;
 
 use fourbit::{
-    adapter::{Ia3Config, LoraConfig, PeftConfig},
+    adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig},
     data::Batch,
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization},
@@ -71,7 +71,8 @@ fn loading_streams_and_the_plan_is_what_the_device_reports() {
     }
 
     let dora = LoraConfig { use_dora: true, lora_dropout: 0.1, ..LoraConfig::default() };
-    for adapter in [LoraConfig::default().into(), dora.into(), Ia3Config::default().into()] {
+    let adalora = AdaLoraConfig::new(10);
+    for adapter in [LoraConfig::default().into(), dora.into(), adalora.into(), Ia3Config::default().into()] {
         as_planned(folder.path(), adapter);
     }
 }

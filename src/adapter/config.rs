@@ -1,5 +1,6 @@
 //! What an adapter is: PEFT's words and PEFT's rules.
 
+use super::AdaLoraConfig;
 use crate::{
     Error, Result,
     arch::{Architecture, LinearId},
@@ -14,6 +15,9 @@ pub enum PeftConfig {
     /// A low-rank update, also DoRA's.
     #[serde(rename = "LORA")]
     Lora(LoraConfig),
+    /// A low-rank update whose ranks are allocated while it learns.
+    #[serde(rename = "ADALORA")]
+    AdaLora(AdaLoraConfig),
     /// Vectors that scale outputs and inputs.
     #[serde(rename = "IA3")]
     Ia3(Ia3Config),
@@ -22,6 +26,12 @@ pub enum PeftConfig {
 impl From<LoraConfig> for PeftConfig {
     fn from(config: LoraConfig) -> PeftConfig {
         PeftConfig::Lora(config)
+    }
+}
+
+impl From<AdaLoraConfig> for PeftConfig {
+    fn from(config: AdaLoraConfig) -> PeftConfig {
+        PeftConfig::AdaLora(config)
     }
 }
 
@@ -36,14 +46,14 @@ impl PeftConfig {
     pub fn lora(&self) -> Option<&LoraConfig> {
         match self {
             PeftConfig::Lora(config) => Some(config),
-            PeftConfig::Ia3(_) => None,
+            PeftConfig::AdaLora(_) | PeftConfig::Ia3(_) => None,
         }
     }
 
     /// The same, with layers that a default stands for by the names that they have in this model.
     pub fn named(self, arch: &Architecture) -> PeftConfig {
         match self {
-            PeftConfig::Lora(config) => PeftConfig::Lora(config),
+            PeftConfig::Lora(_) | PeftConfig::AdaLora(_) => self,
             PeftConfig::Ia3(config) => PeftConfig::Ia3(config.named(arch)),
         }
     }
@@ -52,6 +62,7 @@ impl PeftConfig {
     pub fn validate(&self) -> Result<()> {
         match self {
             PeftConfig::Lora(config) => config.validate(),
+            PeftConfig::AdaLora(config) => config.validate(),
             PeftConfig::Ia3(config) => config.validate(),
         }
     }
@@ -61,6 +72,7 @@ impl PeftConfig {
     pub fn layers(&self, arch: &Architecture) -> Result<Vec<(String, [usize; 2])>> {
         match self {
             PeftConfig::Lora(config) => config.layers(arch),
+            PeftConfig::AdaLora(config) => config.layers(arch),
             PeftConfig::Ia3(config) => config.layers(arch),
         }
     }
@@ -231,12 +243,12 @@ impl Ia3Config {
 }
 
 /// Whether a target is this module, by its full name: `all-linear`, or the last parts of the name.
-fn means(target: &str, module: &str) -> bool {
+pub(super) fn means(target: &str, module: &str) -> bool {
     target == "all-linear" || module.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Errors: Config for a target that is no layer of the model.
-fn check_targets(field: &str, targets: &[String], arch: &Architecture) -> Result<()> {
+pub(super) fn check_targets(field: &str, targets: &[String], arch: &Architecture) -> Result<()> {
     for target in targets {
         if arch.linear_layers().any(|(name, _)| means(target, &name)) {
             continue;

@@ -1,6 +1,7 @@
 //! What is trained of a frozen model: adapters in PEFT's words, or weights through rounding (quantization-aware training);
 //! by name, in flat memory, and how an optimizer steps it.
 
+mod adalora;
 mod chunk;
 mod config;
 mod module;
@@ -8,6 +9,8 @@ mod optimizer;
 mod qat;
 mod store;
 
+pub(crate) use adalora::kept;
+pub use adalora::{AdaLoraConfig, Allocated, Ranks};
 pub use chunk::{Chunk, Training};
 pub use config::{Ia3Config, LoraConfig, PeftConfig};
 pub(crate) use module::modules;

@@ -2,9 +2,9 @@
 
 use super::{PeftConfig, Store};
 use crate::{
-    Result, Shape,
+    DType, Result, Shape,
     gpu::Gpu,
-    nn::{Ia3, Lora, Parameter},
+    nn::{AdaLora, Ia3, Lora, Parameter},
     random::{Random, finish, unit},
 };
 
@@ -13,8 +13,8 @@ pub struct Adapter {
     /// Its configuration.
     pub(crate) config: PeftConfig,
     /// Its tensors, those of each layer in the model's order, named as PEFT's files do behind `base_model.model.`: `NAME.lora_A.weight`
-    /// [r, in], `NAME.lora_B.weight` [out, r], with DoRA `NAME.lora_magnitude_vector` [out]; or `NAME.ia3_l` [out, 1], of a feed-forward
-    /// layer [1, in].
+    /// [r, in], `NAME.lora_B.weight` [out, r], with DoRA `NAME.lora_magnitude_vector` [out]; of AdaLoRA `NAME.lora_A` [r, in],
+    /// `NAME.lora_B` [out, r] and `NAME.lora_E` [r, 1]; or `NAME.ia3_l` [out, 1], of a feed-forward layer [1, in].
     pub(crate) store: Store,
 }
 
@@ -25,16 +25,18 @@ pub enum Module {
     Lora(Lora),
     /// DoRA's pair, and the magnitudes of the rows. [out]
     Dora(Lora, Parameter),
+    /// A pair with singular values.
+    AdaLora(AdaLora),
     /// A vector.
     Ia3(Ia3),
 }
 
 impl Module {
-    /// The low-rank pair, where there is one.
+    /// The low-rank pair, where its product is the update.
     pub fn lora(self) -> Option<Lora> {
         match self {
             Module::Lora(lora) | Module::Dora(lora, _) => Some(lora),
-            Module::Ia3(_) => None,
+            Module::AdaLora(_) | Module::Ia3(_) => None,
         }
     }
 }
@@ -42,11 +44,18 @@ impl Module {
 const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
 const MAGNITUDE: &str = ".lora_magnitude_vector";
+const ADA_A: &str = ".lora_A";
+const ADA_B: &str = ".lora_B";
+const ADA_E: &str = ".lora_E";
+const MASK: &str = ".lora_E.mask";
 const IA3: &str = ".ia3_l";
 
+/// PEFT draws AdaLoRA's A and B from a normal distribution of this deviation.
+const ADA_DEVIATION: f64 = 0.02;
+
 impl Adapter {
-    /// A new adapter over `layers` (module name, (out, in)), which changes nothing yet: A uniform in ±1/sqrt(in) as PEFT draws it, B zero,
-    /// vectors of IA3 one; DoRA's magnitudes are zero until a model has given them the norms of its rows. With `trainable`, gradients and
+    /// A new adapter over `layers` (module name, (out, in)), which changes nothing yet: A uniform in ±1/sqrt(in) as PEFT draws it, B zero;
+    /// AdaLoRA's A and B normal with deviation 0.02, E zero; vectors of IA3 one; DoRA's magnitudes are zero until a model has given them the norms of its rows. With `trainable`, gradients and
     /// moments are allocated. Errors: Config, OutOfMemory.
     pub fn new(
         gpu: &Gpu,
@@ -57,7 +66,16 @@ impl Adapter {
         let config = config.into();
         config.validate()?;
         let shapes: Vec<_> = layers.iter().flat_map(|(name, shape)| tensors(&config, name, *shape)).collect();
-        let store = Store::new(gpu, "adapter", &shapes, trainable, true)?;
+        let mut store = Store::new(gpu, "adapter", &shapes, trainable, true)?;
+        if let PeftConfig::AdaLora(config) = &config {
+            for (name, _) in layers {
+                let ones = vec![1.0f32; config.init_r];
+                store.remember(format!("{name}{MASK}"), gpu.tensor("kept ranks", [config.init_r], DType::F32, &ones)?);
+            }
+            if trainable {
+                store.keep_importance()?;
+            }
+        }
         let adapter = Adapter { config, store };
         if !gpu.is_dry() {
             for (layer, ((_, module), (name, [_, inputs]))) in adapter.modules().zip(layers).enumerate() {
@@ -65,6 +83,14 @@ impl Adapter {
                     (Module::Lora(lora) | Module::Dora(lora, _), PeftConfig::Lora(config)) => {
                         let values = kaiming_uniform(config.seed, layer as u64, config.rank(name), *inputs);
                         lora.a.values.write(bytemuck::cast_slice(&values))?;
+                    }
+                    (Module::AdaLora(ada), PeftConfig::AdaLora(config)) => {
+                        let mut random = Random::new(finish(config.seed ^ finish((layer as u64).wrapping_add(1))));
+                        for matrix in [&ada.lora.a.values, &ada.lora.b.values] {
+                            let draw = |_| (ADA_DEVIATION * random.normal()) as f32;
+                            let values: Vec<f32> = (0..matrix.shape().len()).map(draw).collect();
+                            matrix.write(bytemuck::cast_slice(&values))?;
+                        }
                     }
                     (Module::Ia3(ia3), _) => {
                         let ones = vec![1.0f32; ia3.scaling.values.shape().len()];
@@ -92,6 +118,11 @@ fn tensors(config: &PeftConfig, name: &str, [outputs, inputs]: [usize; 2]) -> Ve
             let magnitude = config.use_dora.then(|| (format!("{name}{MAGNITUDE}"), [outputs].into()));
             pair.into_iter().chain(magnitude).collect()
         }
+        PeftConfig::AdaLora(config) => {
+            let r = config.init_r;
+            let shapes = [(ADA_A, [r, inputs]), (ADA_B, [outputs, r]), (ADA_E, [r, 1])];
+            shapes.map(|(part, shape)| (format!("{name}{part}"), shape.into())).to_vec()
+        }
         PeftConfig::Ia3(config) => {
             let shape = if config.is_feedforward(name) { [1, inputs] } else { [outputs, 1] };
             vec![(format!("{name}{IA3}"), shape.into())]
@@ -117,6 +148,20 @@ pub(crate) fn modules<'a>(config: &'a PeftConfig, store: &'a Store) -> impl Iter
                 true => Some((module, Module::Dora(lora, store.get(&format!("{module}{MAGNITUDE}"))?.clone()))),
                 false => Some((module, Module::Lora(lora))),
             }
+        }
+        PeftConfig::AdaLora(config) => {
+            let module = name.strip_suffix(ADA_A)?;
+            let lora = Lora {
+                a: first.clone(),
+                b: store.get(&format!("{module}{ADA_B}"))?.clone(),
+                scale: config.scale(),
+                dropout: config.lora_dropout as f32,
+                layer,
+            };
+            layer += 1;
+            let singular = store.get(&format!("{module}{ADA_E}"))?.clone();
+            let mask = store.remembered(&format!("{module}{MASK}"))?.clone();
+            Some((module, Module::AdaLora(AdaLora { lora, singular, mask })))
         }
         PeftConfig::Ia3(config) => {
             let module = name.strip_suffix(IA3)?;

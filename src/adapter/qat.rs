@@ -140,8 +140,13 @@ fn check(gpu: &Gpu, layer: &Adapted) -> Result<()> {
         let (got, supported) = ("columns in another order or Hadamard", "layers without a transform");
         return Err(Error::unsupported(format!("training through rounding of {}", layer.name), got, supported));
     }
-    if matches!(layer.change, Change::Dora(_) | Change::Ia3(_)) {
-        let got = if layer.change.dora().is_some() { "an adapter with use_dora" } else { "an adapter of IA3" };
+    let other = match &layer.change {
+        Change::Dora(_) => Some("an adapter with use_dora"),
+        Change::AdaLora(_) => Some("an adapter of AdaLoRA"),
+        Change::Ia3(_) => Some("an adapter of IA3"),
+        _ => None,
+    };
+    if let Some(got) = other {
         return Err(Error::unsupported(
             format!("training through rounding of {}", layer.name),
             got,

@@ -6,12 +6,13 @@
 //! |---|---|---|
 //! | LoRA | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` | `W x + scale * B (A x)`, scale alpha / r, or alpha / sqrt(r) for rsLoRA |
 //! | DoRA | these, and `lora_magnitude_vector` `[out]` | `m / norm(V) * (V x)` with `V = W + scale * B A`, norms of rows |
+//! | AdaLoRA | `lora_A` `[r, in]`, `lora_B` `[out, r]`, `lora_E` `[r, 1]`, of ranks that were kept | `W x + scale * B (E * (A x))`, scale alpha / (init_r + 1e-5) |
 //! | IA3 | `ia3_l` `[out, 1]`, of a feed-forward module `[1, in]` | `l * (W x)`, or `W (l * x)` |
 
 mod config;
 mod targets;
 
-pub use config::{AdapterConfig, Ia3, Initial, Kind, Lora};
+pub use config::{AdaLora, AdapterConfig, Ia3, Initial, Kind, Lora};
 pub use targets::{Pattern, TargetModules, Targets};
 
 use super::safetensors::{TensorSpec, write_file};
@@ -104,6 +105,16 @@ impl Adapter {
                     if parts.contains(&MAGNITUDE) {
                         adapter.tensor(module, MAGNITUDE)?.expect_shape(&[rows])?;
                     }
+                }
+                Kind::AdaLora(ada) => {
+                    let r = ada.kept(module).into_iter().filter(|kept| *kept).count();
+                    let [a, b, e] = ["lora_A", "lora_B", "lora_E"].map(|part| adapter.tensor(module, part));
+                    let (a, b) = (a?, b?);
+                    let [_, cols] = matrix(&a, "[r, in]")?;
+                    let [rows, _] = matrix(&b, "[out, r]")?;
+                    a.expect_shape(&[r, cols])?;
+                    b.expect_shape(&[rows, r])?;
+                    e?.expect_shape(&[r, 1])?;
                 }
                 Kind::Ia3(ia3) => {
                     let vector = adapter.tensor(module, "ia3_l")?;

@@ -24,6 +24,7 @@ pub mod glu;
 pub mod gptq;
 pub mod hadamard;
 pub mod hqq;
+pub mod importance;
 pub mod kv_cache;
 pub mod lattice;
 pub mod logits;
@@ -101,6 +102,7 @@ pub fn variants() -> Vec<Kernel> {
     all.extend(codebook::variants());
     all.extend(diagonal::variants());
     all.extend(dora::variants());
+    all.extend(importance::variants());
     all.extend(quantize::variants());
     all.extend(quantize_rows::variants());
     all.extend(random::variants());

@@ -8,12 +8,12 @@ use crate::{
     graph::Graph,
     kernels::{dense, dora, elementwise},
     model::Block,
-    nn::{Adapted, Ia3, Linear, Lora, Parameter},
+    nn::{AdaLora, Adapted, Ia3, Linear, Lora, Parameter},
 };
 use serde::Serialize;
 use std::{cell::RefCell, collections::HashMap};
 
-/// What an adapter makes of W, quantized as `method` does: W + scale · B · A of LoRA, m/‖V‖ ∘ V of DoRA with V = W + scale · B · A, and
+/// What an adapter makes of W, quantized as `method` does: W + scale · B · A of LoRA and W + scale · B · (E ∘ A) of AdaLoRA, m/‖V‖ ∘ V of DoRA with V = W + scale · B · A, and
 /// l ∘ W, rows and biases or columns, of IA3.
 ///
 /// An adapter's update is small beside the steps of 4 bits, so that rounding the sum to nearest loses much of what was
@@ -73,10 +73,12 @@ impl LayerMethod for Merge {
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
         let pair = match self.modules.get(layer.name) {
-            Some(Module::Lora(pair)) if !self.folds() && !gpu.is_dry() => Some(pair),
+            Some(Module::Lora(pair)) => Some(pair.clone()),
+            Some(Module::AdaLora(ada)) => Some(plain(gpu, ada)?),
             _ => None,
         };
-        let probe = pair.map(|pair| Probe::new(gpu, layer, pair)).transpose()?;
+        let pair = pair.filter(|_| !self.folds() && !gpu.is_dry());
+        let probe = pair.as_ref().map(|pair| Probe::new(gpu, layer, pair)).transpose()?;
         let linear = self.method.quantize(gpu, layer)?;
         if let Some(share) = probe.map(|probe| probe.share(gpu, &linear)).transpose()?.flatten() {
             self.kept.borrow_mut().push(Kept { layer: layer.name.to_owned(), share });
@@ -156,12 +158,25 @@ fn merge(gpu: &Gpu, linear: &Adapted, module: &Module) -> Result<()> {
     let w = float_tensor(&linear.name, &linear.base.weight)?;
     match module {
         Module::Lora(pair) => add(gpu, &w, pair),
+        Module::AdaLora(ada) => add(gpu, &w, &plain(gpu, ada)?),
         Module::Dora(pair, magnitude) => {
             add(gpu, &w, pair)?;
             to_magnitudes(gpu, &w, magnitude)
         }
         Module::Ia3(ia3) => scale(gpu, &w, linear.base.bias.as_ref(), ia3),
     }
+}
+
+/// The pair whose product is AdaLoRA's update: A's rows times E. Errors: OutOfMemory, Device.
+fn plain(gpu: &Gpu, ada: &AdaLora) -> Result<Lora> {
+    let (r, cols) = ada.lora.a.values.shape().rows_cols();
+    let scaled = gpu.zeros("E ∘ A", [r, cols], DType::F32)?;
+    let mut g = Graph::new(gpu);
+    let [a, e, out] = [&ada.lora.a.values, &ada.singular.values.slice(0, [r])?, &scaled].map(|t| g.import(t));
+    elementwise::assign(&mut g, &out, &a, 1.0)?;
+    elementwise::scale_rows(&mut g, &out, &e)?;
+    run(g)?;
+    Ok(Lora { a: Parameter::frozen(scaled), ..ada.lora.clone() })
 }
 
 /// w += scale · B · A. w: [out, in] f32. Errors: Shape, Device.

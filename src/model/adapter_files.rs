@@ -3,14 +3,14 @@
 use super::{Model, initial};
 use crate::{
     Error, Result,
-    adapter::{Adapter, Ia3Config, LoraConfig, Module, PeftConfig},
+    adapter::{AdaLoraConfig, Adapter, Ia3Config, LoraConfig, Module, PeftConfig},
     arch::Architecture,
     format::atomic::AtomicFolder,
     format::manifest::Set,
     format::peft::{self, AdapterConfig, Initial, Kind, TargetModules, Targets},
     gpu::Gpu,
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 impl Model {
     /// Writes the attached adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`. Both appear as one
@@ -39,6 +39,7 @@ impl Model {
                 targets: Targets::of(TargetModules::Names(targets), &c.ranks, &c.alphas),
                 base_model_name_or_path: base_model.map(str::to_owned),
             },
+            PeftConfig::AdaLora(c) => return self.write_adalora(folder.as_ref(), c, targets, base_model),
             PeftConfig::Ia3(c) => {
                 let scaled: Vec<&str> = names.iter().copied().filter(|name| c.is_feedforward(name)).collect();
                 let feedforward = self.target_names(&scaled);
@@ -62,6 +63,56 @@ impl Model {
             Ok(peft::Numbers { name: name.to_owned(), shape: parameter.values.shape().clone(), values })
         });
         peft::save(folder, &config, &tensors.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// AdaLoRA's adapter without the ranks that were taken away, as PEFT does. Errors: Io, Device.
+    fn write_adalora(
+        &self,
+        folder: &Path,
+        c: &AdaLoraConfig,
+        targets: Vec<String>,
+        base_model: Option<&str>,
+    ) -> Result<()> {
+        let mut tensors = Vec::new();
+        let mut pattern = BTreeMap::new();
+        for (name, module) in self.modules() {
+            let Module::AdaLora(ada) = module else { continue };
+            let [a, b, e, mask] = [&ada.lora.a.values, &ada.lora.b.values, &ada.singular.values, &ada.mask];
+            let (cols, rows) = (a.shape()[1], b.shape()[0]);
+            let [a, b, e, mask] = [a.read::<f32>()?, b.read()?, e.read()?, mask.read()?];
+            // Between two allocations, ranks that were taken away learn again.
+            let kept: Vec<bool> = mask.iter().zip(&e).map(|(mask, e)| *mask != 0.0 || *e != 0.0).collect();
+            let chosen = |values: &[f32]| {
+                values.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(v, _)| *v).collect::<Vec<_>>()
+            };
+            let e = chosen(&e);
+            let a: Vec<f32> =
+                a.chunks(cols).zip(&kept).filter(|(_, kept)| **kept).flat_map(|(row, _)| row).copied().collect();
+            let b: Vec<f32> = b.chunks(c.init_r).flat_map(chosen).collect();
+            let r = e.len();
+            for (part, shape, values) in [("lora_A", [r, cols], a), ("lora_B", [rows, r], b), ("lora_E", [r, 1], e)] {
+                tensors.push(peft::Numbers { name: format!("{name}.{part}"), shape: shape.into(), values });
+            }
+            pattern.insert(name.to_owned(), kept);
+        }
+        let config = AdapterConfig {
+            kind: Kind::AdaLora(peft::AdaLora {
+                init_r: c.init_r,
+                target_r: c.target_r,
+                tinit: c.tinit,
+                tfinal: c.tfinal,
+                delta_t: c.delta_t,
+                betas: (c.beta1, c.beta2),
+                orth_reg_weight: c.orth_reg_weight,
+                total_step: c.total_step,
+                lora_alpha: c.lora_alpha,
+                lora_dropout: c.lora_dropout,
+                rank_pattern: pattern.values().flatten().any(|kept| !kept).then_some(pattern),
+            }),
+            targets: Targets::of(TargetModules::Names(targets), [], []),
+            base_model_name_or_path: base_model.map(str::to_owned),
+        };
+        peft::save(folder, &config, &tensors)
     }
 
     /// The adapted modules as PEFT's `target_modules`: the last part of their names where every layer of that name is meant,
@@ -107,6 +158,7 @@ pub fn load_adapter(
     let layers = adapted_layers(&files, model)?;
     match &files.config.kind {
         Kind::Lora(lora) => load_lora(gpu, &files, lora, &layers, trainable, base),
+        Kind::AdaLora(ada) => load_adalora(gpu, &files, ada, &layers, trainable),
         Kind::Ia3(ia3) => load_ia3(gpu, &files, ia3, &layers, trainable),
     }
 }
@@ -133,6 +185,62 @@ fn load_ia3(
         if let Module::Ia3(ia3) = module {
             ia3.scaling.values.write(bytemuck::cast_slice(&vector.to_f32()?))?;
         }
+    }
+    Ok(adapter)
+}
+
+/// Triplets, with zeros where ranks were taken away. Errors: as [`load_adapter`].
+fn load_adalora(
+    gpu: &Gpu,
+    files: &peft::Adapter,
+    c: &peft::AdaLora,
+    layers: &[(String, [usize; 2])],
+    trainable: bool,
+) -> Result<Adapter> {
+    if trainable && c.rank_pattern.is_some() {
+        return Err(Error::unsupported(
+            format!("training of the adapter in {}", files.folder().display()),
+            "an AdaLoRA adapter whose ranks were allocated (rank_pattern)",
+            "one from before the allocation; a run that was stopped goes on from its checkpoint",
+        ));
+    }
+    let config = AdaLoraConfig {
+        init_r: c.init_r,
+        target_r: c.target_r,
+        tinit: c.tinit,
+        tfinal: c.tfinal,
+        delta_t: c.delta_t,
+        beta1: c.betas.0,
+        beta2: c.betas.1,
+        orth_reg_weight: c.orth_reg_weight,
+        lora_alpha: c.lora_alpha,
+        lora_dropout: c.lora_dropout,
+        target_modules: layers.iter().map(|(name, _)| name.clone()).collect(),
+        ..AdaLoraConfig::new(c.total_step)
+    };
+    let mut triplets = Vec::with_capacity(layers.len());
+    for (name, [outputs, inputs]) in layers {
+        let kept = c.kept(name);
+        let r = kept.iter().filter(|kept| **kept).count();
+        let part = |part: &str, shape: [usize; 2]| files.tensor(name, part)?.expect_shape(&shape);
+        triplets.push((kept, part("lora_A", [r, *inputs])?, part("lora_B", [*outputs, r])?, part("lora_E", [r, 1])?));
+    }
+    let adapter = Adapter::new(gpu, config, layers, trainable)?;
+    for (((_, module), (kept, a, b, e)), (_, [outputs, inputs])) in adapter.modules().zip(triplets).zip(layers) {
+        let Module::AdaLora(ada) = module else { continue };
+        let places: Vec<usize> = (0..c.init_r).filter(|&rank| kept[rank]).collect();
+        let mut all = [vec![0.0f32; c.init_r * inputs], vec![0.0; outputs * c.init_r], vec![0.0; c.init_r]];
+        let (a, b, e) = (a.to_f32()?, b.to_f32()?, e.to_f32()?);
+        for (from, &to) in places.iter().enumerate() {
+            all[0][to * inputs..][..*inputs].copy_from_slice(&a[from * inputs..][..*inputs]);
+            (0..*outputs).for_each(|row| all[1][row * c.init_r + to] = b[row * places.len() + from]);
+            all[2][to] = e[from];
+        }
+        for (tensor, values) in [&ada.lora.a.values, &ada.lora.b.values, &ada.singular.values].into_iter().zip(&all) {
+            tensor.write(bytemuck::cast_slice(values))?;
+        }
+        let mask: Vec<f32> = kept.iter().map(|&kept| f32::from(u8::from(kept))).collect();
+        ada.mask.write(bytemuck::cast_slice(&mask))?;
     }
     Ok(adapter)
 }

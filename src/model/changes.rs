@@ -7,7 +7,7 @@ use crate::{
     gpu::Tensor,
     graph::Graph,
     kernels::{dequantize, diagonal, dora},
-    nn::{Adapted, Change, Dora, Linear, Lora, weight_alone},
+    nn::{AdaLora, Adapted, Change, Dora, Linear, Lora, weight_alone},
 };
 use std::collections::HashMap;
 
@@ -113,7 +113,7 @@ fn check(linear: &Adapted, module: &Module) -> Result<()> {
     let [inputs, outputs] = [linear.base.inputs(), linear.base.outputs()];
     let fail = |got: String| Err(Error::shape(&linear.name, format!("in {inputs}, out {outputs}"), got));
     match module {
-        Module::Lora(lora) | Module::Dora(lora, _) => {
+        Module::Lora(lora) | Module::Dora(lora, _) | Module::AdaLora(AdaLora { lora, .. }) => {
             let (a, b) = (lora.a.values.shape(), lora.b.values.shape());
             if a[1] != inputs || b[0] != outputs {
                 return fail(format!("lora_A {a}, lora_B {b}"));
@@ -138,6 +138,7 @@ fn check(linear: &Adapted, module: &Module) -> Result<()> {
 fn change(linear: &Adapted, module: Module) -> Result<Change> {
     Ok(match module {
         Module::Lora(lora) => Change::Lora(lora),
+        Module::AdaLora(ada) => Change::AdaLora(ada),
         Module::Ia3(ia3) => Change::Ia3(ia3),
         Module::Dora(lora, magnitude) => {
             Change::Dora(Dora::new(lora, magnitude, row_squares(&linear.name, &linear.base)?)?)

@@ -1,5 +1,6 @@
 //! Training: schedule, optimizer step, trainer, and what a run writes.
 
+mod allocation;
 mod checkpoint;
 mod config;
 mod finetune;

@@ -1,9 +1,12 @@
 //! The training step: one program per length, the optimizer, and what comes back.
 
-use super::{OneProcess, Reduce, StepMetrics, TrainConfig};
+use super::{
+    OneProcess, Reduce, StepMetrics, TrainConfig,
+    allocation::{self, Allocation},
+};
 use crate::{
     DType, Error, Result,
-    adapter::Optimizer,
+    adapter::{Optimizer, PeftConfig},
     data::Batch,
     gpu::{Readback, Tensor},
     graph::{Graph, KernelTime, Pool, Program, Programs},
@@ -38,9 +41,11 @@ pub struct Trainer<M = Model> {
     /// By batch and sequence length.
     programs: Programs<(usize, usize), Micro>,
     optimizer: Optimizer,
-    /// Clipping, AdamW, and what follows from new values.
+    /// An adapter's own term, clipping, AdamW, and what follows from new values.
     apply: Program,
     reduce: Box<dyn Reduce>,
+    /// AdaLoRA's, where that is what is trained.
+    allocation: Option<Allocation>,
     taken: Taken,
 }
 
@@ -67,13 +72,17 @@ struct Shared {
     accumulate: Tensor,
     /// [1] f32
     scale: Tensor,
-    /// Metrics at 0, what [`optimizer::grad_norm`] gives at [`NORM`]; one range so that one copy reads all. f32
+    /// Metrics at 0, what [`optimizer::grad_norm`] gives at [`NORM`], AdaLoRA's term of the loss at [`TERM`]; one range so that one copy
+    /// reads all. f32
     results: Tensor,
     readback: Readback,
 }
 
 /// Where the gradient norm lies in the results: 256 bytes on, the strictest alignment of a binding.
 const NORM: usize = 64;
+
+/// And a term that an adapter adds to the loss.
+const TERM: usize = 2 * NORM;
 
 /// Forward and backward over one micro-batch of one length.
 struct Micro {
@@ -107,6 +116,15 @@ impl<M: Borrow<Model>> Trainer<M> {
                  training, here none is dropped; lora_dropout drops inputs of the adapter"
             );
         }
+        if let Some(PeftConfig::AdaLora(ada)) = model.adapter()
+            && ada.total_step != config.max_steps
+            && !gpu.is_dry()
+        {
+            let (total, steps) = (ada.total_step, config.max_steps);
+            log::warn!(
+                "AdaLoRA's ranks are allocated for a run of {total} steps (total_step), and this one has {steps}"
+            );
+        }
         if config.max_seq_length > model.arch.max_positions {
             let longest = model.arch.max_positions;
             let message = format!("{} is more than the model's {longest} positions", config.max_seq_length);
@@ -119,14 +137,15 @@ impl<M: Borrow<Model>> Trainer<M> {
             seed: gpu.zeros("seed and step", [2], DType::U32)?,
             accumulate: f32s("accumulation flag", 1)?,
             scale: f32s("loss scale", 1)?,
-            results: f32s("results", 2 * NORM)?,
-            readback: gpu.readback(8 * NORM as u64)?,
+            results: f32s("results", TERM + 1)?,
+            readback: gpu.readback(4 * (TERM + 1) as u64)?,
         };
         // Values may have been written since the adapter was attached.
         model.renew_norms()?;
         let optimizer = Optimizer::new(&gpu, model.store())?;
         let mut programs = Programs::default();
         let apply = record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
+        let allocation = Allocation::new(model, &shared.results.slice(NORM, [3])?, programs.pool())?;
         let mut trainer = Trainer {
             model: owner,
             config,
@@ -135,6 +154,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             optimizer,
             apply,
             reduce: Box::new(OneProcess),
+            allocation,
             taken: Taken::default(),
         };
         // The largest program first: all shorter ones then fit into its memory.
@@ -245,7 +265,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         let cancel = self.model().gpu().cancel().clone();
         cancel.shield(|| {
             run(&mut self.apply)?;
-            self.finish(batches, learning_rate, start)
+            self.finish(batches, learning_rate, start, &mut run)
         })
     }
 
@@ -299,7 +319,13 @@ impl<M: Borrow<Model>> Trainer<M> {
         Ok(micro)
     }
 
-    fn finish(&mut self, batches: &[Batch], learning_rate: f64, start: Instant) -> Result<StepMetrics> {
+    fn finish(
+        &mut self,
+        batches: &[Batch],
+        learning_rate: f64,
+        start: Instant,
+        run: &mut impl FnMut(&mut Program) -> Result<()>,
+    ) -> Result<StepMetrics> {
         let mut results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
         self.reduce.metrics(&mut results[..3])?;
         let tokens: usize = batches.iter().map(Batch::tokens).sum();
@@ -308,7 +334,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         let count = f64::from(results[2]).max(1.0);
         let metrics = StepMetrics {
             step: self.taken.steps,
-            loss: f64::from(results[0]) / count,
+            loss: f64::from(results[0]) / count + f64::from(results[TERM]),
             grad_norm: f64::from(results[NORM]),
             learning_rate,
             epoch: batches.last().map_or(0.0, |batch| batch.epoch),
@@ -320,6 +346,9 @@ impl<M: Borrow<Model>> Trainer<M> {
         // As the device saw it, if it sees anything.
         if results[NORM + 2] != 0.0 || self.model().gpu().is_noop() {
             self.taken.skipped_in_a_row = 0;
+            if let Some(allocation) = &mut self.allocation {
+                allocation.after(self.taken.steps - 1, run)?;
+            }
             return Ok(metrics);
         }
         self.taken.skipped += 1;
@@ -403,9 +432,10 @@ fn record(model: &Model, shared: &Shared, inputs: &Inputs, checkpointed: usize) 
     Ok(g)
 }
 
-/// Clipping, AdamW, and what follows from new values.
+/// An adapter's own term, clipping, AdamW, and what follows from new values.
 fn record_apply(model: &Model, optimizer: &Optimizer, shared: &Shared) -> Result<Graph> {
     let mut g = Graph::new(model.gpu());
+    allocation::record_orthogonality(&mut g, model, &shared.results.slice(TERM, [1])?)?;
     let norm = g.import(&shared.results.slice(NORM, [3])?);
     optimizer.record_norm(&mut g, model.store(), &norm)?;
     optimizer.record(&mut g, model.store(), &norm)?;

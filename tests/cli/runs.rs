@@ -34,6 +34,12 @@ fn help_names_the_words_of_the_field_and_wrong_usage_ends_with_status_2() {
         "--use-dora",
         "--peft-type",
         "--feedforward-modules",
+        "--init-r",
+        "--target-r",
+        "--tinit",
+        "--tfinal",
+        "--delta-t",
+        "--orth-reg-weight",
         "--batch-size",
         "--gradient-accumulation-steps",
         "--gradient-checkpointing",
@@ -450,8 +456,11 @@ fn adapters_of_other_kinds_learn_and_are_merged() {
     };
     let plain = evaluate(&["--model", &model, "--double-quant"]);
     let dora = ["--use-dora", "--lora-r", "4"].as_slice();
+    let adalora =
+        ["--peft-type", "adalora", "--init-r", "4", "--target-r", "2", "--tinit", "2", "--tfinal", "2"].as_slice();
     for (kind, options, count) in [
         ("dora", dora, 14),
+        ("adalora", adalora, 14),
         ("ia3", &["--peft-type", "ia3"], 6),
         ("some", &["--peft-type", "IA3", "--target-modules", "v_proj"], 2),
     ] {
@@ -465,6 +474,10 @@ fn adapters_of_other_kinds_learn_and_are_merged() {
         let adapter = peft::Adapter::open(&out).unwrap();
         assert_eq!(adapter.modules().len(), count, "{kind}");
         assert_eq!(adapter.config.lora().is_some_and(|lora| lora.use_dora), kind == "dora");
+        if let peft::Kind::AdaLora(ada) = &adapter.config.kind {
+            let ranks: usize = adapter.modules().iter().map(|m| ada.kept(m).iter().filter(|kept| **kept).count()).sum();
+            assert_eq!((ada.total_step, ranks), (8, 2 * 14));
+        }
         let adapted = evaluate(&["--adapter", &out, "--double-quant"]);
         assert!(adapted < plain, "{kind}: {adapted} {plain}");
         let merged = place.text(&format!("merged-{kind}"));
@@ -479,6 +492,9 @@ fn adapters_of_other_kinds_learn_and_are_merged() {
     for (words, what) in [
         (["--peft-type=ia3", "--lora-r=4"], "--lora-r"),
         (["--peft-type=ia3", "--use-dora"], "--use-dora"),
+        (["--peft-type=adalora", "--lora-r=4"], "--init-r"),
+        (["--peft-type=adalora", "--tfinal=100000"], "tinit"),
+        (["--peft-type=lora", "--init-r=4"], "--init-r"),
         (["--peft-type=lora", "--feedforward-modules=down_proj"], "--feedforward-modules"),
         (["--peft-type=ia3", "--feedforward-modules=down_proj"], "target_modules"),
     ] {

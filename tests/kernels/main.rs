@@ -23,6 +23,7 @@ mod glu;
 mod gptq;
 mod hadamard;
 mod hqq;
+mod importance;
 mod kv_cache;
 mod lattice;
 mod logits;

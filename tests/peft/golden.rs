@@ -17,39 +17,39 @@ use serde_json::Value;
 use std::path::PathBuf;
 
 const KINDS: [&str; 2] = ["dora", "ia3"];
-const PEFT: &str = "base_model.model.";
+pub(crate) const PEFT: &str = "base_model.model.";
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR")).into()
 }
 
-fn open(name: &str) -> Safetensors {
+pub(crate) fn open(name: &str) -> Safetensors {
     Safetensors::open(golden(name)).unwrap()
 }
 
-fn floats(file: &Safetensors, name: &str) -> Vec<f32> {
+pub(crate) fn floats(file: &Safetensors, name: &str) -> Vec<f32> {
     file.get(name).unwrap().to_f32().unwrap()
 }
 
-fn load(gpu: &Gpu, folder: &str) -> Model {
+pub(crate) fn load(gpu: &Gpu, folder: &str) -> Model {
     Model::load(gpu, golden(folder), &LoadOptions::default()).unwrap()
 }
 
 /// Largest difference over the largest wanted value.
-fn relative(got: &[f32], want: &[f32]) -> f32 {
+pub(crate) fn relative(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
     got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max) / largest
 }
 
 #[track_caller]
-fn assert_relative(what: &str, got: &[f32], want: &[f32], most: f32) {
+pub(crate) fn assert_relative(what: &str, got: &[f32], want: &[f32], most: f32) {
     let error = relative(got, want);
     assert!(error <= most, "{what}: largest difference over largest value is {error:e}, expected at most {most:e}");
 }
 
 /// Batch `index` of the four golden ones: [2, 24], the second row padded on the right.
-fn batch(index: usize) -> Batch {
+pub(crate) fn batch(index: usize) -> Batch {
     let file = open("tiny/batch.safetensors");
     let read = |name: &str| file.get(name).unwrap().to_i64().unwrap()[index * 48..(index + 1) * 48].to_vec();
     let mask: Vec<u8> = read("attention_mask").into_iter().map(|v| v as u8).collect();
@@ -156,7 +156,7 @@ fn twenty_steps_of_adamw_follow_pytorch_and_are_written_as_peft_does() {
     }
 }
 
-const IDS: [u32; 10] = [3, 10, 17, 24, 31, 38, 45, 52, 59, 66];
+pub(crate) const IDS: [u32; 10] = [3, 10, 17, 24, 31, 38, 45, 52, 59, 66];
 
 /// Qwen 2, whose layers have biases: beside the base, saved again, and as a part of its floats.
 #[test]

@@ -7,6 +7,7 @@ mod support;
 #[path = "../reference/mod.rs"]
 mod reference;
 
+mod adalora;
 mod golden;
 mod layer;
 mod schemes;

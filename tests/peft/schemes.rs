@@ -2,7 +2,7 @@
 
 use crate::support::{Rng, gpu, packed};
 use fourbit::{
-    DType, Gpu, Ia3Config, LoraConfig, Model, PeftConfig, QuantizedTensor, evaluate,
+    AdaLoraConfig, DType, Gpu, Ia3Config, LoraConfig, Model, PeftConfig, QuantizedTensor, evaluate,
     format::Safetensors,
     model::{LoadOptions, Quantization},
     quant::Scheme,
@@ -14,9 +14,10 @@ fn golden(name: &str) -> String {
 
 const IDS: [u32; 10] = [3, 10, 17, 24, 31, 6, 13, 20, 27, 2];
 
-fn kinds() -> [PeftConfig; 2] {
+fn kinds() -> [PeftConfig; 3] {
     let lora = LoraConfig { r: 4, use_dora: true, ..LoraConfig::default() };
-    [lora.into(), Ia3Config::default().into()]
+    let adalora = AdaLoraConfig { init_r: 5, target_r: 2, ..AdaLoraConfig::new(10) };
+    [lora.into(), adalora.into(), Ia3Config::default().into()]
 }
 
 /// Moves all values of an adapter by a tenth of a normal number each, those of B from zero.

@@ -28,7 +28,7 @@ pub const FAMILIES: [Family; 9] = [
     Family { name: "product", about: "y = x·Wᵀ and dx = dy·W with W in every scheme", cases: product::cases },
     Family {
         name: "adapter",
-        about: "what adapters add: products of LoRA, norms of DoRA, sums",
+        about: "what adapters add: products of LoRA, norms of DoRA, scores of AdaLoRA",
         cases: adapter::cases,
     },
     Family { name: "attention", about: "attention, its backward pass, and reading a cache", cases: attention::cases },

@@ -15,6 +15,7 @@ use fourbit::{
     format::atomic,
     gpu::{Gpu, GpuOptions},
     model::{Model, Quantization},
+    train::TrainConfig,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -195,12 +196,13 @@ impl Bench {
             }
             Ok(model)
         };
+        let run = TrainConfig { seed: 0, max_steps: usize::MAX, ..TrainConfig::default() };
         let options = ModelOptions {
             scheme: match load.quantization {
                 Quantization::To(scheme) => scheme.to_string(),
                 Quantization::AsStored => "as stored".to_owned(),
             },
-            adapter: adapter.is_none().then(|| self.adapter.config(0)).transpose()?,
+            adapter: adapter.is_none().then(|| self.adapter.config(&run)).transpose()?,
             batch_size: self.batch_size,
             max_seq_length: self.max_seq_length,
             gradient_checkpointing: self.gradient_checkpointing,

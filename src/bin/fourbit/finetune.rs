@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Train an adapter on a quantized model (QLoRA, QDoRA, IA3) and save it as PEFT does, or train through rounding (--qat)
+/// Train an adapter on a quantized model (QLoRA, QDoRA, AdaLoRA, IA3) and save it as PEFT does, or train through rounding (--qat)
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
 /// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json, each of them replaced only by a
@@ -160,7 +160,7 @@ impl Finetune {
         let questions = if showcase { embedded::questions() } else { Vec::new() };
         let mut model = Model::from_source(&gpu, &source, &load_options)?;
         if trains_adapter {
-            self.adapter.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
+            self.adapter.attach(&mut model, self.model.adapter.as_deref(), &config)?;
         }
         let before = answers(&model, &base.path, &questions)?;
         if let Some(qat) = qat {
@@ -217,7 +217,7 @@ impl Finetune {
     fn count(&self, global: &Global, source: &Source, load: &LoadOptions, config: &TrainConfig) -> Result<u64> {
         let gpu = Gpu::open(&GpuOptions { dry: true, ..global.gpu_options()? })?;
         let mut model = Model::from_source(&gpu, source, load)?;
-        self.qat.count(&mut model, &self.adapter, &self.model, config.seed)?;
+        self.qat.count(&mut model, &self.adapter, &self.model, config)?;
         let trained = 4 * model.store().parameters() as u64;
         Trainer::new(model, config.clone())?;
         gpu.expect_room("the run (`fourbit plan` tells for what)", gpu.peak_bytes())?;

@@ -46,7 +46,8 @@ impl Plan {
             }
             None => max_seq_length(self.train.max_seq_length, MAX_SEQ_LENGTH, chosen.arch())?,
         };
-        let config = self.train.config(showcase, length, 1, self.qat.full)?;
+        // How many steps there are changes no memory.
+        let config = self.train.config(showcase, length, usize::MAX, self.qat.full)?;
         let options = chosen.options(&self.quant, Some(&self.qat))?;
 
         // What is more than the limit is counted without one, so that the answer is whole.
@@ -102,7 +103,7 @@ impl Plan {
     fn count(&self, chosen: &Chosen, options: &LoadOptions, config: &TrainConfig, on: &GpuOptions) -> Result<Counted> {
         let gpu = Gpu::open(on)?;
         let mut model = chosen.model(&gpu, options)?;
-        self.qat.count(&mut model, &self.adapter, &self.model.model, config.seed)?;
+        self.qat.count(&mut model, &self.adapter, &self.model.model, config)?;
         let trained = model.store().bytes();
         // Reported last: training through rounding puts other weights in the place of those that were loaded.
         let weights = gpu.allocated_bytes() - trained;

@@ -10,7 +10,7 @@ use fourbit::{
     method::{ActivationScales, Method, Observer, Recipe},
     model::{LoadOptions, Model, Source},
     quant::Scheme,
-    train::TrainerState,
+    train::{TrainConfig, TrainerState},
 };
 use std::path::Path;
 
@@ -77,9 +77,15 @@ impl QatArgs {
     }
 
     /// Puts what is trained on a model on a dry device, to count it. Errors: those of [`AdapterArgs::attach`] and [`Model::add_qat`].
-    pub fn count(&self, model: &mut Model, adapter: &AdapterArgs, chosen: &ModelArgs, seed: u64) -> Result<()> {
+    pub fn count(
+        &self,
+        model: &mut Model,
+        adapter: &AdapterArgs,
+        chosen: &ModelArgs,
+        train: &TrainConfig,
+    ) -> Result<()> {
         if self.trains_adapter(adapter, chosen)? {
-            adapter.attach(model, chosen.adapter.as_deref(), seed)?;
+            adapter.attach(model, chosen.adapter.as_deref(), train)?;
         }
         self.config()?.map_or(Ok(()), |qat| model.add_qat(qat, true))
     }

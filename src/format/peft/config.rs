@@ -9,7 +9,7 @@ use crate::{
     format::{fields::Fields, read_json},
 };
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// The fields of `adapter_config.json` that change what an adapter computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub struct AdapterConfig {
 pub enum Kind {
     /// A low-rank update, also DoRA's.
     Lora(Lora),
+    /// A low-rank update with singular values (AdaLoRA).
+    AdaLora(AdaLora),
     /// A vector that scales its output or its input.
     Ia3(Ia3),
 }
@@ -46,6 +48,41 @@ pub struct Lora {
     pub use_dora: bool,
     /// What PEFT takes out of the base when it loads the adapter.
     pub initial: Initial,
+}
+
+/// The fields of AdaLoRA.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaLora {
+    /// The rank of each module at first, which the scale is a part of: alpha / (init_r + 1e-5).
+    pub init_r: usize,
+    /// The rank of each module at the end, on average.
+    pub target_r: usize,
+    /// Steps before ranks are taken away.
+    pub tinit: usize,
+    /// Steps behind that.
+    pub tfinal: usize,
+    /// Steps from one allocation to the next (`deltaT`).
+    pub delta_t: usize,
+    /// Decay rates of sensitivity and uncertainty.
+    pub betas: (f64, f64),
+    /// Weight of the orthogonality term.
+    pub orth_reg_weight: f64,
+    /// Steps of the run.
+    pub total_step: usize,
+    /// The numerator of the scale; init_r where it is not above 0.
+    pub lora_alpha: f64,
+    /// The chance that an input of A is dropped while training.
+    pub lora_dropout: f64,
+    /// Which of the ranks the tensors hold, by module; all where there is none.
+    pub rank_pattern: Option<BTreeMap<String, Vec<bool>>>,
+}
+
+impl AdaLora {
+    /// Which of its `init_r` ranks a module has.
+    pub fn kept(&self, module: &str) -> Vec<bool> {
+        let pattern = self.rank_pattern.as_ref().and_then(|pattern| pattern.get(module));
+        pattern.cloned().unwrap_or_else(|| vec![true; self.init_r])
+    }
 }
 
 /// The field of IA3.
@@ -75,6 +112,7 @@ impl AdapterConfig {
         let fields = Fields::new(&json, path)?;
         let (kind, targets) = match peft_type(&fields)? {
             "IA3" => (Kind::Ia3(ia3(&fields)?), Targets::read_modules(&fields)?),
+            "ADALORA" => (Kind::AdaLora(adalora(&fields)?), Targets::read_layers(&fields)?),
             _ => (Kind::Lora(lora(&fields)?), Targets::read(&fields)?),
         };
         if let (Kind::Ia3(ia3), TargetModules::Names(targets)) = (&kind, &targets.modules)
@@ -94,6 +132,7 @@ impl AdapterConfig {
         match &self.kind {
             Kind::Lora(Lora { use_dora: false, .. }) => &["lora_A.weight", "lora_B.weight"],
             Kind::Lora(Lora { use_dora: true, .. }) => &["lora_A.weight", "lora_B.weight", MAGNITUDE],
+            Kind::AdaLora(_) => &["lora_A", "lora_B", "lora_E"],
             Kind::Ia3(_) => &["ia3_l"],
         }
     }
@@ -102,7 +141,7 @@ impl AdapterConfig {
     pub fn lora(&self) -> Option<&Lora> {
         match &self.kind {
             Kind::Lora(lora) => Some(lora),
-            Kind::Ia3(_) => None,
+            Kind::AdaLora(_) | Kind::Ia3(_) => None,
         }
     }
 
@@ -129,6 +168,7 @@ impl AdapterConfig {
         });
         let own = match &self.kind {
             Kind::Lora(lora) => lora.to_json(),
+            Kind::AdaLora(ada) => ada.to_json(),
             Kind::Ia3(ia3) => json!({
                 "feedforward_modules": ia3.feedforward_modules.to_json(),
                 "init_ia3_weights": true,
@@ -140,7 +180,42 @@ impl AdapterConfig {
         }
         match &self.kind {
             Kind::Lora(_) => self.targets.write(&mut json),
+            Kind::AdaLora(_) => self.targets.write_layers(&mut json),
             Kind::Ia3(_) => self.targets.write_modules(&mut json),
+        }
+        json
+    }
+}
+
+impl AdaLora {
+    fn to_json(&self) -> Value {
+        let plain = Lora {
+            r: 8,
+            lora_alpha: self.lora_alpha,
+            lora_dropout: self.lora_dropout,
+            use_rslora: false,
+            use_dora: false,
+            initial: Initial::Plain,
+        };
+        let pattern = |pattern: &BTreeMap<String, Vec<bool>>| {
+            Value::Object(pattern.iter().map(|(module, kept)| (format!("{module}.lora_E"), json!(kept))).collect())
+        };
+        let mut json = plain.to_json();
+        let own = json!({
+            "beta1": self.betas.0,
+            "beta2": self.betas.1,
+            "deltaT": self.delta_t,
+            "init_r": self.init_r,
+            "orth_reg_weight": self.orth_reg_weight,
+            "peft_type": "ADALORA",
+            "rank_pattern": self.rank_pattern.as_ref().map_or(Value::Null, pattern),
+            "target_r": self.target_r,
+            "tfinal": self.tfinal,
+            "tinit": self.tinit,
+            "total_step": self.total_step,
+        });
+        if let (Value::Object(json), Value::Object(own)) = (&mut json, own) {
+            json.extend(own);
         }
         json
     }
@@ -245,7 +320,8 @@ fn peft_type(fields: &Fields) -> Result<&'static str> {
     match kind.as_str() {
         Some("LORA") => Ok("LORA"),
         Some("IA3") => Ok("IA3"),
-        _ => unsupported(fields, "peft_type", kind, "LORA, IA3"),
+        Some("ADALORA") => Ok("ADALORA"),
+        _ => unsupported(fields, "peft_type", kind, "LORA, ADALORA, IA3"),
     }
 }
 
@@ -283,6 +359,59 @@ fn ia3(fields: &Fields) -> Result<Ia3> {
         fields.fail("feedforward_modules", "a list of names, which may be empty, or a regular expression")
     })?;
     Ok(Ia3 { feedforward_modules })
+}
+
+/// Errors: Format, Unsupported for options that change the result.
+fn adalora(fields: &Fields) -> Result<AdaLora> {
+    check_supported(fields)?;
+    for name in ["use_dora", "loftq_config"] {
+        if let Some(value) = fields.get(name).filter(|value| is_set(value)) {
+            return unsupported(fields, name, value, "AdaLoRA without it, as in PEFT");
+        }
+    }
+    // PEFT reads none of these: a module's scale is made of init_r, and the file overwrites first values.
+    fields.ignore(&["r", "use_rslora", "alpha_pattern", "init_lora_weights"]);
+    let count = |name: &str, default: usize| -> Result<usize> {
+        Ok(fields.integer(name, 0..=i64::from(u32::MAX))?.map_or(default, |n| n as usize))
+    };
+    let init_r = fields.integer("init_r", 1..=MAX_RANK as i64)?.map_or(12, |r| r as usize);
+    let total_step = count("total_step", 0)?;
+    if total_step == 0 {
+        return Err(fields.fail("total_step", "the steps of the run, above 0, as PEFT does"));
+    }
+    Ok(AdaLora {
+        init_r,
+        target_r: count("target_r", 8)?,
+        tinit: count("tinit", 0)?,
+        tfinal: count("tfinal", 0)?,
+        delta_t: count("deltaT", 1)?,
+        betas: (fields.number_or("beta1", 0.85)?, fields.number_or("beta2", 0.85)?),
+        orth_reg_weight: fields.number_or("orth_reg_weight", 0.5)?,
+        total_step,
+        lora_alpha: fields.number_or("lora_alpha", 8.0)?,
+        lora_dropout: fields.number_or("lora_dropout", 0.0)?,
+        rank_pattern: kept_ranks(fields, init_r)?,
+    })
+}
+
+/// `rank_pattern` of AdaLoRA: of each module a list of true and false. Errors: Format.
+fn kept_ranks(fields: &Fields, init_r: usize) -> Result<Option<BTreeMap<String, Vec<bool>>>> {
+    let name = "rank_pattern";
+    let expected = || format!("null, or for each NAME.lora_E a list of {init_r} (init_r) times true or false");
+    let map = match fields.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(map)) => map,
+        Some(_) => return Err(fields.fail(name, expected())),
+    };
+    let mut all = BTreeMap::new();
+    for (key, list) in map {
+        let kept = list.as_array().and_then(|list| list.iter().map(Value::as_bool).collect::<Option<Vec<bool>>>());
+        match (key.strip_suffix(".lora_E"), kept) {
+            (Some(module), Some(kept)) if kept.len() == init_r => all.insert(module.to_owned(), kept),
+            _ => return Err(fields.fail(name, expected())),
+        };
+    }
+    Ok(Some(all))
 }
 
 /// Errors: Format, Unsupported for options that change the result.

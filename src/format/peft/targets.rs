@@ -193,8 +193,8 @@ impl Targets {
         json["exclude_modules"] = self.exclude.as_ref().map_or(Value::Null, TargetModules::to_json);
     }
 
-    /// Puts all of the fields there.
-    pub(super) fn write(&self, json: &mut Value) {
+    /// The same, and those of layers by number.
+    pub(super) fn write_layers(&self, json: &mut Value) {
         self.write_modules(json);
         if let Some(layers) = &self.layers {
             json["layers_to_transform"] = json!(layers.numbers);
@@ -202,6 +202,11 @@ impl Targets {
                 json["layers_pattern"] = layers.patterns.iter().map(|p| p.text.as_str()).collect();
             }
         }
+    }
+
+    /// Puts all of the fields there.
+    pub(super) fn write(&self, json: &mut Value) {
+        self.write_layers(json);
         let entry = |text: &str, value: Value| (text.to_owned(), value);
         json["rank_pattern"] = Value::Object(self.ranks.iter().map(|(p, r)| entry(&p.text, json!(r))).collect());
         json["alpha_pattern"] = Value::Object(self.alphas.iter().map(|(p, a)| entry(&p.text, whole(*a))).collect());
@@ -216,12 +221,18 @@ impl Targets {
         Ok(Targets { modules, exclude, layers: None, ranks: Vec::new(), alphas: Vec::new() })
     }
 
-    pub(super) fn read(fields: &Fields) -> Result<Targets> {
-        let Targets { modules, exclude, .. } = Targets::read_modules(fields)?;
+    /// The same, and of layers by number.
+    pub(super) fn read_layers(fields: &Fields) -> Result<Targets> {
+        let targets = Targets::read_modules(fields)?;
         let layers = layers(fields)?;
-        if layers.is_some() && !matches!(modules, TargetModules::Names(_)) {
+        if layers.is_some() && !matches!(targets.modules, TargetModules::Names(_)) {
             return Err(fields.fail("layers_to_transform", "null where target_modules is no list, as PEFT does"));
         }
+        Ok(Targets { layers, ..targets })
+    }
+
+    pub(super) fn read(fields: &Fields) -> Result<Targets> {
+        let targets = Targets::read_layers(fields)?;
         let pattern = |field: &str, key: &str| Pattern::new(fields, field, key, r"\A(?:.*\.)?", r"\z");
         let sizes = |field: &str| -> Result<Vec<(Pattern, Value)>> {
             match fields.get(field) {
@@ -240,7 +251,7 @@ impl Targets {
         for (pattern, value) in sizes("alpha_pattern")? {
             alphas.push((pattern, value.as_f64().ok_or_else(|| fields.fail("alpha_pattern", "numbers"))?));
         }
-        Ok(Targets { modules, exclude, layers, ranks, alphas })
+        Ok(Targets { ranks, alphas, ..targets })
     }
 
     /// Whether the linear layer `module` (its full name) has an adapter. Errors: Unsupported for a pattern that takes too

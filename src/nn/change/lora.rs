@@ -83,12 +83,25 @@ impl Lora {
         step: &StepValues,
     ) -> Result<Value> {
         let dxa = self.gradients(g, (x, xa), dy, step)?;
+        self.through(g, base, &dxa, dy, add, step)
+    }
+
+    /// dx = dy · W + drop(dxa · A), plus `add`. Errors: Shape.
+    pub(super) fn through(
+        &self,
+        g: &mut Graph,
+        base: &Linear,
+        dxa: &Value,
+        dy: &Value,
+        add: Option<&Value>,
+        step: &StepValues,
+    ) -> Result<Value> {
         let a = g.import(&self.a.values);
         if self.dropout == 0.0 {
-            return base.backward(g, dy, Some(LowRank { xa: &dxa, factor: &a, scale: 1.0 }), add);
+            return base.backward(g, dy, Some(LowRank { xa: dxa, factor: &a, scale: 1.0 }), add);
         }
         let dx = base.backward(g, dy, None, add)?;
-        let through = dense::x_w(g, &dxa, &a, 1.0)?;
+        let through = dense::x_w(g, dxa, &a, 1.0)?;
         let dropped = self.drop(g, &through, step)?;
         elementwise::accumulate(g, &dx, dropped.as_ref().unwrap_or(&through), 1.0)?;
         Ok(dx)

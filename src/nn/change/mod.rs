@@ -1,5 +1,6 @@
 //! What training changes of a linear layer: nothing, or one of these. A new kind is one file and one line in each `match` here.
 
+mod adalora;
 mod codebooks;
 mod dora;
 mod ia3;
@@ -8,6 +9,7 @@ mod rounded;
 mod signs;
 mod weight;
 
+pub use adalora::AdaLora;
 pub use codebooks::Codebooks;
 pub use dora::Dora;
 pub(crate) use dora::weight_alone;
@@ -32,6 +34,8 @@ pub enum Change {
     Lora(Lora),
     /// A low-rank update of the directions of the weight's rows, and a magnitude for each.
     Dora(Dora),
+    /// A low-rank update with singular values, ranks of which are taken away while it learns.
+    AdaLora(AdaLora),
     /// A vector that scales the output, or the input.
     Ia3(Ia3),
     /// The base's weight is the rounding of one in floats that is trained (quantization-aware training).
@@ -49,7 +53,8 @@ pub enum Change {
 pub(super) struct Kept {
     /// drop(x) · Aᵀ of a low-rank update. [tokens, r]
     pub xa: Option<Value>,
-    /// What a trained vector scaled: of DoRA the product with the update's unit rows, of IA3 the layer's output. [tokens, out]
+    /// What a trained vector scaled: of DoRA the product with the update's unit rows, of IA3 the layer's output,
+    /// [tokens, out]; of AdaLoRA `xa` times the singular values, [tokens, r].
     pub product: Option<Value>,
 }
 
@@ -80,7 +85,7 @@ impl Change {
 
     /// Whether the base is left as it was, so that a pass without the change has a meaning.
     fn leaves_base(&self) -> bool {
-        matches!(self, Change::None | Change::Lora(_) | Change::Dora(_) | Change::Ia3(_))
+        matches!(self, Change::None | Change::Lora(_) | Change::Dora(_) | Change::AdaLora(_) | Change::Ia3(_))
     }
 
     /// y, plus `add`, and what the change keeps for the backward pass. Errors: as [`super::Adapted::forward`].
@@ -102,6 +107,7 @@ impl Change {
                 Ok((y, Kept { xa: Some(xa), product: None }))
             }
             Change::Dora(dora) if !pass.base_only => dora.forward(g, base, x, add, pass.step.as_ref()),
+            Change::AdaLora(ada) if !pass.base_only => ada.forward(g, base, x, add, pass.step.as_ref()),
             Change::Ia3(ia3) if !pass.base_only => ia3.forward(g, base, x, add),
             _ => Ok((base.forward(g, x, None, add)?, Kept::default())),
         }
@@ -121,6 +127,7 @@ impl Change {
         match (self, xa, product) {
             (Change::Lora(lora), Some(xa), _) => lora.backward(g, base, (x, xa), dy, add, step),
             (Change::Dora(dora), Some(xa), Some(product)) => dora.backward(g, base, (x, xa, product), dy, add, step),
+            (Change::AdaLora(ada), Some(xa), Some(product)) => ada.backward(g, base, (x, xa, product), dy, add, step),
             (Change::Ia3(ia3), _, product) => ia3.backward(g, base, (x, product.as_ref()), dy, add, step),
             (Change::Rounded(latent), ..) => latent.backward(g, base, x, dy, add, &step.accumulate),
             _ => {
@@ -143,7 +150,8 @@ impl Change {
         match (self, xa, product) {
             (Change::Lora(lora), Some(xa), _) => lora.gradients(g, (x, xa), dy, step).map(|_| ()),
             (Change::Dora(dora), Some(xa), Some(product)) => dora.gradients(g, (x, xa, product), dy, step),
-            (Change::None | Change::Lora(_) | Change::Dora(_), ..) => Ok(()),
+            (Change::AdaLora(ada), Some(xa), Some(product)) => ada.gradients(g, (x, xa, product), dy, step).map(|_| ()),
+            (Change::None | Change::Lora(_) | Change::Dora(_) | Change::AdaLora(_), ..) => Ok(()),
             (Change::Ia3(ia3), _, product) => ia3.gradients(g, base, (x, product.as_ref()), dy, step),
             (Change::Rounded(latent), ..) => latent.gradients(g, base, x, dy, &step.accumulate),
             (Change::Weight(weight), ..) => weight::gradients(g, weight, x, dy, &step.accumulate),
