@@ -47,7 +47,7 @@ fn plan(bencher: Bencher<'_, '_>, shape: &str) {
     let gpu = Gpu::open(&GpuOptions { noop: true, dry: true, ..GpuOptions::default() }).unwrap();
     bencher.bench(|| {
         let mut model = Model::of_shape(&gpu, &arch, Scheme::int(4, 64), 0).unwrap();
-        model.add_adapter(Default::default(), true).unwrap();
+        model.add_adapter(fourbit::LoraConfig::default(), true).unwrap();
         Trainer::new(model, TrainConfig { max_seq_length: 256, ..TrainConfig::default() }).unwrap().activation_bytes()
     });
 }

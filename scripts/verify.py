@@ -5,6 +5,7 @@
 
 quantize    `fourbit quantize` writes a bitsandbytes folder that transformers loads; its logits are fourbit's
 adapter     `fourbit finetune` on that folder writes an adapter that PeftModel loads onto it; its logits are fourbit's
+kinds       the same of DoRA, AdaLoRA and IA3, after a few steps
 perplexity  f32, NF4, NF4 with double quantization and FP4, on a text file: torch's figure and fourbit's
 
 Everything is computed in f32 out of the same stored weights. A figure outside its bound ends the script with status 1.
@@ -71,6 +72,7 @@ def load_4bit(folder):
         if isinstance(module, Linear4bit):
             module.compute_dtype, module.compute_type_is_set = torch.float32, True
             module.support_avx512bf16_for_cpu = False  # its kernel is bf16 whatever the layer asks
+            module.weight.quant_state.dtype = torch.float32  # else DoRA's norms are those of weights in bf16: 2e-3 of the logits
     return model.eval()
 
 
@@ -109,6 +111,24 @@ def quantized_folder(arguments):
 def part_quantize(arguments, tokenizer):
     folder = quantized_folder(arguments)
     compare_logits("quantize: logits", arguments, folder, load_4bit(folder), prompt_ids(tokenizer))
+
+
+def part_kinds(arguments, tokenizer):
+    """A few steps of each kind of adapter beside LoRA: PEFT loads it and gives the same logits."""
+    folder, adapter = quantized_folder(arguments), os.path.join(arguments.work, "kind")
+    adalora = ["--peft-type", "adalora", "--init-r", "8", "--target-r", "4", "--tfinal", "1"]
+    for kind, options in (("dora", ["--use-dora", "--lora-r", "8"]), ("adalora", adalora), ("ia3", ["--peft-type", "ia3"])):
+        shutil.rmtree(adapter, ignore_errors=True)
+        fourbit(
+            arguments, "finetune", "--model", folder, "--data", arguments.data, "--output", adapter, "--max-steps", "4",
+            "--max-seq-length", "64", "--learning-rate", "1e-2", *options,
+        )  # fmt: skip
+        ids, base = prompt_ids(tokenizer), load_4bit(folder)
+        plain = logits_of(base, ids)
+        model = PeftModel.from_pretrained(base, adapter).eval()
+        moved = ((logits_of(model, ids) - plain).abs().max() / plain.abs().max()).item()
+        report(f"{kind}: the adapter moves PEFT's logits, and not by less than", moved, LOGITS_BOUND, moved > LOGITS_BOUND)
+        compare_logits(f"{kind}: logits", arguments, folder, model, ids, adapter)
 
 
 def part_adapter(arguments, tokenizer):
@@ -168,7 +188,7 @@ def part_perplexity(arguments, tokenizer):
         report(f"perplexity {name}", off, PERPLEXITY_BOUND, off <= PERPLEXITY_BOUND, f"fourbit {mine:.3f}, torch {theirs:.3f}")
 
 
-PARTS = dict(quantize=part_quantize, adapter=part_adapter, perplexity=part_perplexity)
+PARTS = dict(quantize=part_quantize, adapter=part_adapter, kinds=part_kinds, perplexity=part_perplexity)
 
 
 def main():

@@ -182,7 +182,8 @@ class Lora:
     """adapter_config.json beside an adapter that PEFT made with the field, so that its tensors fit; where LoraConfig does not take
     the value, the field is put into the file of a plain adapter."""
 
-    Q, UP = "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"
+    KIND, CONFIG, Q, UP = "LoRA", "LoraConfig", "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"
+    PLAIN = dict(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
     VALUES = {
         "alora_invocation_tokens": [None, [], IDS[5:7]],
         "alpha_pattern": [{"q_proj": 16}, {r"layers\.1\..*": 2.5, "up_proj": 7}, {Q: 3, "q_proj": 1}],
@@ -225,23 +226,27 @@ class Lora:
     def __init__(self):
         import peft
 
-        self.peft, self.name, self.version = peft, "adapter_config.json of LoRA", f"PEFT {peft.__version__}, transformers {transformers.__version__}"
+        self.peft, self.name, self.version = peft, f"adapter_config.json of {self.KIND}", f"PEFT {peft.__version__}, transformers {transformers.__version__}"
 
     def cases(self):
-        names = {f.name for f in dataclasses.fields(self.peft.LoraConfig)}
-        for name in sorted(names):
-            for value in self.VALUES.get(name, [True, False, None]):
-                # PEFT asks for layers where it is given what stands before them.
-                yield name, value, {name: value, **(dict(layers_to_transform=[1]) if name == "layers_pattern" else {})}
+        yield from self.fields()
         for name in ["arrow_config", "corda_config", "eva_config", "kasa_config", "lora_ga_config", "megatron_config", "monteclora_config", "use_bdlora", "velora_config", "layer_replication", "trainable_token_indices"]:
             yield f"{name} in the file of a plain adapter", {}, {name: {}, "peft_version": self.peft.__version__}
         for init in ["olora", "pissa"]:
-            yield f"use_rslora, {init}", True, dict(use_rslora=True, init_lora_weights=init)
+            for use in ["use_rslora", "use_dora"]:
+                yield f"{use}, {init}", True, {use: True, "init_lora_weights": init}
             yield f"rank_pattern, {init}", {"q_proj": 2}, dict(rank_pattern={"q_proj": 2}, alpha_pattern={"up_proj": 3}, init_lora_weights=init)
         yield "rank_pattern, use_rslora", {"q_proj": 2}, dict(rank_pattern={"q_proj": 2}, use_rslora=True)
         yield "use_dora, fan_in_fan_out", True, dict(use_dora=True, fan_in_fan_out=True)
+        yield "use_dora, rank_pattern", {"q_proj": 2}, dict(use_dora=True, rank_pattern={"q_proj": 2}, alpha_pattern={"up_proj": 3})
         yield "layers_to_transform, full names", [0], dict(layers_to_transform=[0], target_modules=[self.Q, "up_proj"])
         yield "a field of no class", 1, dict(unheard_of=1)
+
+    def fields(self):
+        for name in sorted(f.name for f in dataclasses.fields(getattr(self.peft, self.CONFIG))):
+            for value in self.VALUES.get(name, [True, False, None]):
+                # PEFT asks for layers where it is given what stands before them.
+                yield name, value, {name: value, **(dict(layers_to_transform=[1]) if name == "layers_pattern" else {})}
 
     def base(self, folder):
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -253,16 +258,15 @@ class Lora:
             # With biases, so that what trains biases has some.
             Folder("llama", None, attention_bias=True, mlp_bias=True).write({}, work)
             os.rename(os.path.join(work, "model"), folder)
-        plain = dict(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
         try:
             torch.manual_seed(0)
             if self.made_by_peft(changes):
-                self.save(folder, adapter, {**plain, **changes})
+                self.save(folder, adapter, {**self.PLAIN, **changes})
                 return ["--model", folder, "--adapter", adapter]
         except Exception:
             shutil.rmtree(adapter, ignore_errors=True)
         torch.manual_seed(0)
-        self.save(folder, adapter, plain)
+        self.save(folder, adapter, self.PLAIN)
         path = os.path.join(adapter, "adapter_config.json")
         with open(path) as file:
             config = {**json.load(file), **changes}
@@ -275,7 +279,7 @@ class Lora:
         return not any(value is MISSING or name in ("peft_type", "peft_version", "base_model_name_or_path", "runtime_config", "inference_mode") for name, value in changes.items())
 
     def save(self, folder, adapter, fields):
-        model = self.peft.get_peft_model(self.base(folder), self.peft.LoraConfig(**fields))
+        model = self.peft.get_peft_model(self.base(folder), getattr(self.peft, self.CONFIG)(**fields))
         for values in model.parameters():
             if values.requires_grad:
                 values.data.add_(0.2 * torch.randn_like(values))
@@ -290,6 +294,24 @@ class Lora:
                 return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1].numpy()
         except Exception as error:
             raise Refused(f"{type(error).__name__}: {error}") from error
+
+
+class Ia3(Lora):
+    """The same of IA3."""
+
+    KIND, CONFIG, K, DOWN = "IA3", "IA3Config", "model.layers.1.self_attn.k_proj", "model.layers.0.mlp.down_proj"
+    PLAIN = dict(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
+    VALUES = {
+        **{name: Lora.VALUES[name] for name in ("auto_mapping", "base_model_name_or_path", "modules_to_save", "peft_version", "revision", "task_type")},
+        "exclude_modules": [["k_proj"], r".*layers\.0\..*", [DOWN]],
+        "feedforward_modules": [[], ["k_proj"], ["k_proj", "down_proj"], r".*\.down_proj", r".*\.1\..*", ["up_proj"], None, MISSING],
+        "peft_type": ["IA3", "ia3", None, MISSING],
+        "target_modules": [["down_proj", "v_proj"], r".*\.(q|v|down)_proj", "all-linear", [K, "down_proj"], ["lm_head", "down_proj"], None],
+    }
+
+    def cases(self):
+        yield from self.fields()
+        yield "a field of no class", 1, dict(unheard_of=1)
 
 
 class Gguf:
@@ -432,6 +454,7 @@ KINDS = [
     lambda: Folder("gemma2", transformers.Gemma2Config, head_dim=8, sliding_window=8),
     lambda: Folder("gemma3_text", transformers.Gemma3TextConfig, others=["rope_local_base_freq", "sliding_window_pattern"], head_dim=8, sliding_window=8),
     Lora,
+    Ia3,
     Gguf,
 ]
 

@@ -67,3 +67,35 @@ fn right(
     }
     add(c, sum);
 }
+
+var<workgroup> strand_sums: array<f32, 256>;
+
+// dright[c] = sum_r G[r, c] * A[r, c], of A * diag(right) alone; 16 columns per workgroup, in 16 strands of rows each
+@compute @workgroup_size(256)
+fn columns(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    if (g >= params.group_end) {
+        return;
+    }
+    let c = g * 16u + lane % 16u;
+    var sum = 0.0;
+    if (c < params.cols) {
+        for (var r = lane / 16u; r < params.rows; r += 16u) {
+            let i = r * params.cols + c;
+            sum += gradient[i] * inner[i];
+        }
+    }
+    strand_sums[lane] = sum;
+    workgroupBarrier();
+    if (lane < 16u && c < params.cols) {
+        var total = 0.0;
+        for (var strand = 0u; strand < 16u; strand++) {
+            total += strand_sums[strand * 16u + lane];
+        }
+        add(c, total);
+    }
+}

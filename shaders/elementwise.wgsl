@@ -7,7 +7,7 @@ struct Params {
     group_end: u32,
     len: u32,
     scale: f32,
-    cols: u32, // of scale_columns, scale_rows and add_row
+    cols: u32, // of scale_columns, scaled_columns, scale_rows and add_row
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -69,6 +69,20 @@ fn scale_columns(
     let i = g * 256u + lane;
     if (g < params.group_end && i < params.len) {
         y[i] *= b[i % params.cols];
+    }
+}
+
+// y[r, c] = a[r, c] * b[c]
+@compute @workgroup_size(256)
+fn scaled_columns(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    let i = g * 256u + lane;
+    if (g < params.group_end && i < params.len) {
+        y[i] = a[i] * b[i % params.cols];
     }
 }
 

@@ -423,22 +423,23 @@ fn the_quantization_config_is_that_of_transformers() {
 #[test]
 fn adapters_of_peft_are_read_and_written_alike() {
     let theirs = peft::Adapter::open(golden("adapter_final")).unwrap();
-    assert_eq!((theirs.config.r, theirs.config.lora_alpha, theirs.modules().len()), (8, 16.0, 14));
+    let lora = theirs.config.lora().unwrap();
+    assert_eq!((lora.r, lora.lora_alpha, theirs.modules().len()), (8, 16.0, 14));
     assert!(theirs.modules().iter().all(|m| theirs.config.targets.contain(m).unwrap()));
-    let mut modules = Vec::new();
+    let mut tensors = Vec::new();
     for module in theirs.modules() {
-        let (a, b) = theirs.pair(module).unwrap();
-        modules.push(peft::LoraTensors {
-            module: module.clone(),
-            in_features: a.shape[1],
-            out_features: b.shape[0],
-            a: a.to_f32().unwrap(),
-            b: b.to_f32().unwrap(),
-        });
+        for part in ["lora_A.weight", "lora_B.weight"] {
+            let tensor = theirs.tensor(module, part).unwrap();
+            tensors.push(peft::Numbers {
+                name: format!("{module}.{part}"),
+                shape: tensor.shape.into(),
+                values: tensor.to_f32().unwrap(),
+            });
+        }
     }
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("deep/adapter");
-    peft::save(&out, &theirs.config, &modules).unwrap();
+    peft::save(&out, &theirs.config, &tensors).unwrap();
     let ours = fs::read(out.join(peft::TENSORS)).unwrap();
     assert!(ours == fs::read(golden("adapter_final").join(peft::TENSORS)).unwrap());
     assert_eq!(peft::Adapter::open(&out).unwrap().config, theirs.config);
@@ -446,19 +447,18 @@ fn adapters_of_peft_are_read_and_written_alike() {
     for (key, value) in theirs.config.to_json().as_object().unwrap() {
         assert_eq!(value, &json[key], "{key}");
     }
-    modules[0].a.pop();
-    assert!(matches!(peft::save(&out, &theirs.config, &modules), Err(Error::Shape { .. })));
+    tensors[0].values.pop();
+    assert!(matches!(peft::save(&out, &theirs.config, &tensors), Err(Error::Shape { .. })));
 }
 
 #[test]
-fn adapters_beyond_plain_lora_are_refused() {
+fn adapters_of_other_kinds_are_refused() {
     let json: serde_json::Value = fourbit::format::read_json(golden("adapter_init/adapter_config.json")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(peft::CONFIG);
     let cases = [
-        ("peft_type", r#""IA3""#),
+        ("peft_type", r#""LOHA""#),
         ("peft_type", "null"),
-        ("use_dora", "true"),
         ("kasa_config", "{}"),
         ("velora_config", "{}"),
         ("use_bdlora", "{}"),
@@ -513,4 +513,56 @@ fn adapters_beyond_plain_lora_are_refused() {
     assert!(message(write(&[(&a, [4, 3]), (&b, [5, 8])])).contains("[8, 3]"));
     assert!(message(write(&[(&format!("{x}.lora_magnitude_vector"), [1, 5])])).contains("lora_magnitude_vector"));
     assert!(message(write(&[])).contains("no tensors"));
+
+    let magnitude = format!("{x}.lora_magnitude_vector");
+    let mut dora = json.clone();
+    dora["use_dora"] = true.into();
+    fs::write(&path, dora.to_string()).unwrap();
+    let lines = |tensors: &[(&str, &[usize])]| {
+        let zeros = [0u8; 4096];
+        let parts = tensors.iter().map(|(name, shape)| {
+            (TensorSpec::new(*name, DType::F32, shape.to_vec()), &zeros[..4 * shape.iter().product::<usize>()])
+        });
+        write_file(folder.path().join(peft::TENSORS), &parts.collect::<Vec<_>>()).unwrap();
+        peft::Adapter::open(folder.path())
+    };
+    assert!(lines(&[(&a, &[8, 3]), (&b, &[5, 8]), (&magnitude, &[5])]).is_ok());
+    assert!(message(lines(&[(&a, &[8, 3]), (&b, &[5, 8])])).contains("lora_magnitude_vector"));
+    assert!(message(lines(&[(&a, &[8, 3]), (&b, &[5, 8]), (&magnitude, &[4])])).contains("[5]"));
+    dora["fan_in_fan_out"] = true.into();
+    fs::write(&path, dora.to_string()).unwrap();
+    assert!(message(peft::AdapterConfig::read(&path)).contains("fan_in_fan_out"));
+
+    let ia3 = serde_json::json!({"peft_type": "IA3", "target_modules": ["q_proj", "down_proj"],
+        "feedforward_modules": ["down_proj"], "init_ia3_weights": true, "fan_in_fan_out": false});
+    let with = |key: &str, value: &str| {
+        let mut json = ia3.clone();
+        json[key] = serde_json::from_str(value).unwrap();
+        fs::write(&path, json.to_string()).unwrap();
+        peft::AdapterConfig::read(&path)
+    };
+    for (key, value) in [
+        ("fan_in_fan_out", "true"),
+        ("modules_to_save", r#"["lm_head"]"#),
+        ("feedforward_modules", "null"),
+        ("feedforward_modules", r#"["up_proj"]"#),
+        ("target_modules", "null"),
+        ("lora_alpha", "16"),
+        ("task_type", r#""SEQ_CLS""#),
+    ] {
+        let error = message(with(key, value));
+        assert!(error.contains(key) && error.contains(peft::CONFIG), "{key} {value}: {error}");
+    }
+    let pattern = with("feedforward_modules", r#"".*down_proj""#).unwrap();
+    let peft::Kind::Ia3(scaled) = &pattern.kind else { panic!("{pattern:?}") };
+    assert!(
+        scaled.is_feedforward("model.layers.0.mlp.down_proj").unwrap() && !scaled.is_feedforward("q_proj").unwrap()
+    );
+    assert!(with("feedforward_modules", "[]").is_ok());
+    fs::write(&path, ia3.to_string()).unwrap();
+    let [q, down] = ["q_proj", "down_proj"].map(|name| format!("base_model.model.{name}.ia3_l"));
+    assert!(lines(&[(&q, &[5, 1]), (&down, &[1, 3])]).is_ok());
+    assert!(message(lines(&[(&q, &[1, 5])])).contains("[out, 1]"));
+    assert!(message(lines(&[(&down, &[3, 1])])).contains("[1, in]"));
+    assert!(message(lines(&[(&a, &[8, 3])])).contains("ia3_l"));
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use fourbit::{
-    adapter::LoraConfig,
+    adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig},
     data::Batch,
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization},
@@ -45,10 +45,10 @@ fn options(scheme: Option<Scheme>) -> LoadOptions {
     LoadOptions { quantization: scheme.map_or(Quantization::AsStored, Quantization::To) }
 }
 
-fn trainer(gpu: &Gpu, folder: &std::path::Path) -> Trainer {
+fn trainer(gpu: &Gpu, folder: &std::path::Path, adapter: PeftConfig) -> Trainer {
     let nf4 = Scheme::Nf4 { block_size: 64, double_quant: true };
     let mut model = Model::load(gpu, folder, &options(Some(nf4))).unwrap();
-    model.add_adapter(LoraConfig::default(), true).unwrap();
+    model.add_adapter(adapter, true).unwrap();
     Trainer::new(model, TrainConfig { max_seq_length: 128, ..TrainConfig::default() }).unwrap()
 }
 
@@ -70,10 +70,18 @@ fn loading_streams_and_the_plan_is_what_the_device_reports() {
         drop(model);
     }
 
+    let dora = LoraConfig { use_dora: true, lora_dropout: 0.1, ..LoraConfig::default() };
+    let adalora = AdaLoraConfig::new(10);
+    for adapter in [LoraConfig::default().into(), dora.into(), adalora.into(), Ia3Config::default().into()] {
+        as_planned(folder.path(), adapter);
+    }
+}
+
+fn as_planned(folder: &std::path::Path, adapter: PeftConfig) {
     let dry = Gpu::open(&GpuOptions { dry: true, ..GpuOptions::from_env().unwrap() }).unwrap();
-    let _planned = trainer(&dry, folder.path());
+    let _planned = trainer(&dry, folder, adapter.clone());
     let real = Gpu::open(&GpuOptions::from_env().unwrap()).unwrap();
-    let mut trainer = trainer(&real, folder.path());
+    let mut trainer = trainer(&real, folder, adapter.clone());
     let tokens = 128;
     let batch = Batch {
         batch: 1,
@@ -93,5 +101,8 @@ fn loading_streams_and_the_plan_is_what_the_device_reports() {
         return;
     };
     let (planned, reported) = (dry.allocated_bytes() as f64, reported as f64);
-    assert!((reported / planned - 1.0).abs() < 0.02, "planned {planned} bytes, the allocator reports {reported}");
+    assert!(
+        (reported / planned - 1.0).abs() < 0.02,
+        "{adapter:?}: planned {planned} bytes, the allocator reports {reported}"
+    );
 }

@@ -29,7 +29,7 @@ fn adapter(gpu: &Gpu, size: f32) -> Adapter {
     let layers = config.layers(embedded::source().arch()).unwrap();
     let adapter = Adapter::new(gpu, config, &layers, false).unwrap();
     let mut rng = Rng(17);
-    for (_, lora) in adapter.modules() {
+    for lora in adapter.modules().filter_map(|(_, module)| module.lora()) {
         let values: Vec<f32> = rng.normals(lora.b.values.shape().len()).into_iter().map(|v| size * v).collect();
         lora.b.values.write(bytemuck::cast_slice(&values)).unwrap();
     }

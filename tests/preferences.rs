@@ -60,7 +60,7 @@ fn trainer(gpu: &Gpu, objective: Objective) -> Trainer {
     let lora = LoraConfig {
         r: 4,
         lora_alpha: 8.0,
-        target_modules: MODULES.map(str::to_owned).to_vec().into(),
+        target_modules: MODULES.map(str::to_owned).to_vec(),
         ..LoraConfig::default()
     };
     model.add_adapter(lora, true).unwrap();

@@ -393,7 +393,7 @@ fn an_adapter_that_does_not_fit_leaves_the_one_there_is() {
     let wrong = Adapter::new(&gpu, config, &layers, false).unwrap();
     let message = model.attach(wrong).unwrap_err().to_string();
     assert!(message.starts_with("model.layers.0.self_attn.q_proj: expected in "), "{message}");
-    assert_eq!(model.adapter().map(|config| config.r), Some(8));
+    assert_eq!(model.adapter().and_then(|config| Some(config.lora()?.r)), Some(8));
     assert_eq!(fourbit::evaluate::logits(&model, &[1, 2, 3]).unwrap(), before);
 }
 

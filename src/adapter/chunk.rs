@@ -26,13 +26,16 @@ pub struct Training {
     pub m: Tensor,
     /// Second moments.
     pub v: Tensor,
+    /// Of what AdaLoRA allocates ranks by: sensitivity and uncertainty of each number.
+    pub importance: Option<[Tensor; 2]>,
 }
 
 impl Chunk {
     /// Bytes of the values, and of all that training keeps for them.
     pub fn bytes(&self) -> u64 {
-        let training = self.training.as_ref().map_or(0, |t| t.grads.bytes() + t.m.bytes() + t.v.bytes());
-        self.params.bytes() + training
+        let importance = |t: &Training| t.importance.iter().flatten().map(Tensor::bytes).sum::<u64>();
+        let training = |t: &Training| t.grads.bytes() + t.m.bytes() + t.v.bytes() + importance(t);
+        self.params.bytes() + self.training.as_ref().map_or(0, training)
     }
 }
 
@@ -76,6 +79,7 @@ impl Training {
             grads: zeros(&format!("gradients of {what}"))?,
             m: zeros("first moments")?,
             v: zeros("second moments")?,
+            importance: None,
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     Error, Result, Shape,
     gpu::Gpu,
     kernels::quantize,
-    nn::{Adapted, Float, Latent, Merged, Parameter},
+    nn::{Adapted, Change, Float, Latent, Merged, Parameter},
     quant::Scheme,
 };
 use std::{fmt, str::FromStr};
@@ -139,6 +139,19 @@ fn check(gpu: &Gpu, layer: &Adapted) -> Result<()> {
     if layer.base.transform.is_some() {
         let (got, supported) = ("columns in another order or Hadamard", "layers without a transform");
         return Err(Error::unsupported(format!("training through rounding of {}", layer.name), got, supported));
+    }
+    let other = match &layer.change {
+        Change::Dora(_) => Some("an adapter with use_dora"),
+        Change::AdaLora(_) => Some("an adapter of AdaLoRA"),
+        Change::Ia3(_) => Some("an adapter of IA3"),
+        _ => None,
+    };
+    if let Some(got) = other {
+        return Err(Error::unsupported(
+            format!("training through rounding of {}", layer.name),
+            got,
+            "plain LoRA, or none",
+        ));
     }
     if layer.change.lora().is_some_and(|lora| lora.dropout > 0.0) {
         let message = "an update that is merged before rounding cannot drop inputs; set it to 0";

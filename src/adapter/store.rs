@@ -19,6 +19,8 @@ pub struct Store {
     chunks: Vec<Chunk>,
     entries: Vec<(String, Parameter)>,
     places: HashMap<String, usize>,
+    /// What training must remember beside them, by name.
+    remembered: Vec<(String, Tensor)>,
 }
 
 impl Store {
@@ -49,6 +51,36 @@ impl Store {
         for (name, parameter) in other.entries {
             self.insert(name, parameter);
         }
+        self.remembered.extend(other.remembered);
+    }
+
+    /// Memory for the sensitivity and uncertainty of each number that is trained. Errors: OutOfMemory.
+    pub(crate) fn keep_importance(&mut self) -> Result<()> {
+        for chunk in &mut self.chunks {
+            let Chunk { params, training: Some(training), .. } = chunk else { continue };
+            let zeros = |what: &str| params.gpu().zeros(what, params.shape().clone(), DType::F32);
+            training.importance = Some([zeros("sensitivities")?, zeros("uncertainties")?]);
+        }
+        Ok(())
+    }
+
+    /// Takes in a tensor that is not trained, and goes into checkpoints.
+    pub(crate) fn remember(&mut self, name: String, tensor: Tensor) {
+        self.remembered.push((name, tensor));
+    }
+
+    /// A tensor that is remembered.
+    pub(crate) fn remembered(&self, name: &str) -> Option<&Tensor> {
+        self.remembered.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor)
+    }
+
+    /// The sensitivity and uncertainty of a tensor, where there is memory for them. Errors: Shape for one of another store.
+    pub(crate) fn importance(&self, values: &Tensor) -> Result<Option<[Tensor; 2]>> {
+        let Some(chunk) = self.chunks.iter().find(|chunk| chunk.params.contains(values)) else { return Ok(None) };
+        let start = ((values.offset - chunk.params.offset) / DType::F32.size() as u64) as usize;
+        let Some([s, u]) = chunk.training.as_ref().and_then(|t| t.importance.as_ref()) else { return Ok(None) };
+        let view = |of: &Tensor| of.slice(start, values.shape().clone());
+        Ok(Some([view(s)?, view(u)?]))
     }
 
     fn insert(&mut self, name: String, parameter: Parameter) {
@@ -67,7 +99,7 @@ impl Store {
     }
 
     /// All that training changes, by name: of each tensor its values, and its moments where there is memory for them, as
-    /// `NAME.exp_avg` and `NAME.exp_avg_sq`. Errors: none but for a store whose tensors lie elsewhere.
+    /// `NAME.exp_avg` and `NAME.exp_avg_sq`, under AdaLoRA `NAME.exp_avg_ipt` and `NAME.exp_avg_unc` too; and what is remembered. Errors: none but for a store whose tensors lie elsewhere.
     pub(crate) fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut all = Vec::with_capacity(3 * self.entries.len());
         for (name, Parameter { values, .. }) in &self.entries {
@@ -75,12 +107,14 @@ impl Store {
             let lies_in = |chunk: &&Chunk| chunk.params.contains(values);
             let Some(chunk) = self.chunks.iter().find(lies_in) else { continue };
             let start = ((values.offset - chunk.params.offset) / DType::F32.size() as u64) as usize;
-            if let Some(Training { m, v, .. }) = &chunk.training {
-                for (suffix, moments) in [("exp_avg", m), ("exp_avg_sq", v)] {
+            if let Some(Training { m, v, importance, .. }) = &chunk.training {
+                let importance = importance.iter().flat_map(|[s, u]| [("exp_avg_ipt", s), ("exp_avg_unc", u)]);
+                for (suffix, moments) in [("exp_avg", m), ("exp_avg_sq", v)].into_iter().chain(importance) {
                     all.push((format!("{name}.{suffix}"), moments.slice(start, values.shape().clone())?));
                 }
             }
         }
+        all.extend(self.remembered.iter().cloned());
         Ok(all)
     }
 
@@ -101,7 +135,8 @@ impl Store {
 
     /// Bytes of the values and of all that training keeps for them.
     pub fn bytes(&self) -> u64 {
-        self.chunks.iter().map(Chunk::bytes).sum()
+        let remembered = self.remembered.iter().map(|(_, tensor)| tensor.bytes()).sum::<u64>();
+        self.chunks.iter().map(Chunk::bytes).sum::<u64>() + remembered
     }
 
     /// Whether gradients and moments are there.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    adapter::LoraConfig,
+    adapter::PeftConfig,
     data::Batch,
     generate::{Generator, Sampling},
     gpu::{Gpu, GpuOptions},
@@ -26,7 +26,7 @@ pub struct ModelOptions {
     /// What the scheme of its linear layers is called.
     pub scheme: String,
     /// The trained adapter; none where it comes with the model.
-    pub lora: Option<LoraConfig>,
+    pub adapter: Option<PeftConfig>,
     /// Rows of a step.
     pub batch_size: usize,
     /// Tokens of a row.
@@ -188,8 +188,8 @@ fn of_device(
 ) -> Result<()> {
     let attached = |gpu: &Gpu| -> Result<Model> {
         let mut model = build(gpu)?;
-        if let (true, Some(lora)) = (options.step, &options.lora) {
-            model.add_adapter(lora.clone(), true)?;
+        if let (true, Some(adapter)) = (options.step, &options.adapter) {
+            model.add_adapter(adapter.clone(), true)?;
         }
         Ok(model)
     };

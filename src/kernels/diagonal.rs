@@ -1,4 +1,5 @@
-//! Gradients of the diagonals around a matrix: norms' weights, and the signs of QuIP#'s transforms once they are numbers.
+//! Gradients of the diagonals around a matrix: norms' weights, the vectors of DoRA and IA3, and the signs of QuIP#'s transforms once they
+//! are numbers.
 
 use super::expect;
 use crate::{
@@ -22,7 +23,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    vec![kernel("left"), kernel("right")]
+    vec![kernel("left"), kernel("right"), kernel("columns")]
 }
 
 /// out\[r\] ← accumulate · out\[r\] + Σ_c dy\[r, c\] · a\[r, c\] · right\[c\], the gradient of left in
@@ -41,6 +42,23 @@ pub fn left(g: &mut Graph, dy: &Value, a: &Value, right: &Value, out: &Value, ac
 /// rstd. Errors: Shape.
 pub fn right(g: &mut Graph, dy: &Value, a: &Value, left: &Value, out: &Value, accumulate: &Value) -> Result<()> {
     record(g, "right", [dy, a, left, out, accumulate])
+}
+
+/// out\[c\] ← accumulate · out\[c\] + Σ_r dy\[r, c\] · a\[r, c\], the gradient of right in a · diag(right)
+///
+/// dy, a: [rows, cols]; out: [cols]; accumulate: [1], all f32: where it is 0, `out` may hold anything. Rows are summed in 16 strands, so
+/// that many of them keep a device busy. Errors: Shape.
+pub fn columns(g: &mut Graph, dy: &Value, a: &Value, out: &Value, accumulate: &Value) -> Result<()> {
+    let (rows, cols) = a.rows_cols();
+    let op = "diagonal";
+    expect(op, "a", a, [rows, cols])?;
+    expect(op, "dy", dy, [rows, cols])?;
+    for (what, value, len) in [("out", out, cols), ("accumulate", accumulate, 1)] {
+        expect(op, what, value, [1, len])?;
+    }
+    let params = Params { rows: rows as u32, cols: cols as u32 };
+    let args = [dy, a, accumulate, out];
+    g.dispatch(kernel("columns"), &params, &args, cols.div_ceil(16), 3.0 * (rows * cols) as f64)
 }
 
 fn record(g: &mut Graph, entry: &'static str, [dy, a, other, out, accumulate]: [&Value; 5]) -> Result<()> {

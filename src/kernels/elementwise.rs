@@ -20,7 +20,9 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    ["add", "accumulate", "assign", "scale_columns", "scale_rows", "add_row", "take_row"].map(kernel).to_vec()
+    ["add", "accumulate", "assign", "scale_columns", "scaled_columns", "scale_rows", "add_row", "take_row"]
+        .map(kernel)
+        .to_vec()
 }
 
 /// y = a + scale · b
@@ -69,6 +71,18 @@ pub fn scaled(g: &mut Graph, b: &Value, scale: f32) -> Result<Value> {
 /// y: [.., cols]; b: [cols], f32. Errors: Shape.
 pub fn scale_columns(g: &mut Graph, y: &Value, b: &Value) -> Result<()> {
     with_vector(g, "scale_columns", y, b, y.rows_cols().1)
+}
+
+/// y\[r, c\] = a\[r, c\] · b\[c\]
+///
+/// a, y: [.., cols]; b: [cols], f32. Errors: Shape.
+pub fn scaled_columns(g: &mut Graph, a: &Value, b: &Value) -> Result<Value> {
+    let (len, cols) = (a.shape().len(), a.rows_cols().1);
+    b.expect("scaled_columns", &[cols])?;
+    let y = g.value(a.shape().clone(), DType::F32)?;
+    let params = Params { len: len as u32, scale: 1.0, cols: cols as u32 };
+    g.dispatch(kernel("scaled_columns"), &params, &[a, b, &y], len.div_ceil(256), len as f64)?;
+    Ok(y)
 }
 
 /// y\[r, c\] *= b\[r\]

@@ -3,17 +3,18 @@
 use super::{Layer, LayerMethod, float_tensor, fold::row_ranges};
 use crate::{
     DType, Result,
-    adapter::Adapter,
+    adapter::{Adapter, Module},
     gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::{dense, elementwise},
+    kernels::{dense, dora, elementwise},
     model::Block,
-    nn::{Linear, Lora},
+    nn::{AdaLora, Adapted, Ia3, Linear, Lora, Parameter},
 };
 use serde::Serialize;
 use std::{cell::RefCell, collections::HashMap};
 
-/// W + scale · B · A, quantized as `method` does.
+/// What an adapter makes of W, quantized as `method` does: W + scale · B · A of LoRA and W + scale · B · (E ∘ A) of AdaLoRA, m/‖V‖ ∘ V of DoRA with V = W + scale · B · A, and
+/// l ∘ W, rows and biases or columns, of IA3.
 ///
 /// An adapter's update is small beside the steps of 4 bits, so that rounding the sum to nearest loses much of what was
 /// learned. A method that minimises the error of the layer's *output* ([`Gptq`](super::Gptq)) keeps more of it: the Hessian is
@@ -22,7 +23,7 @@ use std::{cell::RefCell, collections::HashMap};
 pub struct Merge {
     method: Box<dyn LayerMethod>,
     /// By the name of their layer.
-    pairs: HashMap<String, Lora>,
+    modules: HashMap<String, Module>,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -38,14 +39,15 @@ pub struct Kept {
 }
 
 impl Merge {
-    /// method: how the sum is quantized; adapter: what is added; layers that it has no pair for stay as they are.
+    /// method: how the sum is quantized; adapter: what is added; layers that it has nothing for stay as they are.
     pub fn new(method: Box<dyn LayerMethod>, adapter: &Adapter) -> Merge {
-        let pairs = adapter.modules().map(|(name, pair)| (name.to_owned(), pair)).collect();
-        Merge { method, pairs, kept: RefCell::default() }
+        let modules = adapter.modules().map(|(name, module)| (name.to_owned(), module)).collect();
+        Merge { method, modules, kept: RefCell::default() }
     }
 
     /// The share that rounding left of each layer's update, for the layers quantized so far. A method that moves scales between layers
-    /// ([`LayerMethod::folds`]) changes base and update before it rounds; its layers are left out, and so are updates of zero.
+    /// ([`LayerMethod::folds`]) changes base and update before it rounds; its layers are left out, and so are updates of zero, and layers of DoRA and IA3, whose
+    /// update has no low rank to be seen through.
     pub fn kept(&self) -> Vec<Kept> {
         self.kept.borrow().clone()
     }
@@ -62,16 +64,21 @@ impl LayerMethod for Merge {
 
     fn prepare(&self, gpu: &Gpu, number: usize, block: &Block) -> Result<()> {
         for (_, linear) in block.linears() {
-            if let Some(pair) = self.pairs.get(&linear.name) {
-                add(gpu, &float_tensor(&linear.name, &linear.base.weight)?, pair)?;
+            if let Some(module) = self.modules.get(&linear.name) {
+                merge(gpu, linear, module)?;
             }
         }
         self.method.prepare(gpu, number, block)
     }
 
     fn quantize(&self, gpu: &Gpu, layer: &Layer<'_>) -> Result<Linear> {
-        let pair = self.pairs.get(layer.name).filter(|_| !self.folds() && !gpu.is_dry());
-        let probe = pair.map(|pair| Probe::new(gpu, layer, pair)).transpose()?;
+        let pair = match self.modules.get(layer.name) {
+            Some(Module::Lora(pair)) => Some(pair.clone()),
+            Some(Module::AdaLora(ada)) => Some(plain(gpu, ada)?),
+            _ => None,
+        };
+        let pair = pair.filter(|_| !self.folds() && !gpu.is_dry());
+        let probe = pair.as_ref().map(|pair| Probe::new(gpu, layer, pair)).transpose()?;
         let linear = self.method.quantize(gpu, layer)?;
         if let Some(share) = probe.map(|probe| probe.share(gpu, &linear)).transpose()?.flatten() {
             self.kept.borrow_mut().push(Kept { layer: layer.name.to_owned(), share });
@@ -146,6 +153,32 @@ fn products(gpu: &Gpu, x: &Tensor, w: &Tensor, count: usize) -> Result<Vec<f32>>
     Ok(all)
 }
 
+/// Makes an adapter a part of a layer's float weight, and of its bias. Errors: Shape, Device.
+fn merge(gpu: &Gpu, linear: &Adapted, module: &Module) -> Result<()> {
+    let w = float_tensor(&linear.name, &linear.base.weight)?;
+    match module {
+        Module::Lora(pair) => add(gpu, &w, pair),
+        Module::AdaLora(ada) => add(gpu, &w, &plain(gpu, ada)?),
+        Module::Dora(pair, magnitude) => {
+            add(gpu, &w, pair)?;
+            to_magnitudes(gpu, &w, magnitude)
+        }
+        Module::Ia3(ia3) => scale(gpu, &w, linear.base.bias.as_ref(), ia3),
+    }
+}
+
+/// The pair whose product is AdaLoRA's update: A's rows times E. Errors: OutOfMemory, Device.
+fn plain(gpu: &Gpu, ada: &AdaLora) -> Result<Lora> {
+    let (r, cols) = ada.lora.a.values.shape().rows_cols();
+    let scaled = gpu.zeros("E ∘ A", [r, cols], DType::F32)?;
+    let mut g = Graph::new(gpu);
+    let [a, e, out] = [&ada.lora.a.values, &ada.singular.values.slice(0, [r])?, &scaled].map(|t| g.import(t));
+    elementwise::assign(&mut g, &out, &a, 1.0)?;
+    elementwise::scale_rows(&mut g, &out, &e)?;
+    run(g)?;
+    Ok(Lora { a: Parameter::frozen(scaled), ..ada.lora.clone() })
+}
+
 /// w += scale · B · A. w: [out, in] f32. Errors: Shape, Device.
 fn add(gpu: &Gpu, w: &Tensor, pair: &Lora) -> Result<()> {
     let (rows, cols) = w.shape().rows_cols();
@@ -158,5 +191,66 @@ fn add(gpu: &Gpu, w: &Tensor, pair: &Lora) -> Result<()> {
         let sum = dense::merged(&mut g, &part, &b, &a, pair.scale)?;
         elementwise::assign(&mut g, &part, &sum, 1.0)?;
     }
-    g.run().map(|_| ())
+    run(g)
+}
+
+/// Gives each row of w its magnitude; a row of zeros stays one. w: [out, in] f32; magnitude: [out]. Errors: Shape, Device.
+fn to_magnitudes(gpu: &Gpu, w: &Tensor, magnitude: &Parameter) -> Result<()> {
+    let (rows, cols) = w.shape().rows_cols();
+    let squares = gpu.zeros("squared norms", [rows], DType::F32)?;
+    let mut g = Graph::new(gpu);
+    let out = g.import(&squares);
+    for (start, count) in row_ranges(gpu, rows, cols) {
+        let part = g.import(&w.slice(start * cols, [count, cols])?);
+        dora::squares(&mut g, &part, &out, start)?;
+    }
+    run(g)?;
+    if gpu.is_dry() {
+        return Ok(());
+    }
+    let (squares, magnitude) = (squares.read::<f32>()?, magnitude.values.read::<f32>()?);
+    let factor = |(m, square): (&f32, &f32)| if *square > 0.0 { m / square.sqrt() } else { 0.0 };
+    let factors: Vec<f32> = magnitude.iter().zip(&squares).map(factor).collect();
+    scale_rows(gpu, w, &gpu.tensor("m / norm", [rows], DType::F32, &factors)?)
+}
+
+/// w\[r\] *= factors\[r\]. w: [rows, cols]; factors: [rows] f32. Errors: Shape, Device.
+fn scale_rows(gpu: &Gpu, w: &Tensor, factors: &Tensor) -> Result<()> {
+    let (rows, cols) = w.shape().rows_cols();
+    let mut g = Graph::new(gpu);
+    for (start, count) in row_ranges(gpu, rows, cols) {
+        let part = g.import(&w.slice(start * cols, [count, cols])?);
+        let factors = g.import(&factors.slice(start, [count])?);
+        elementwise::scale_rows(&mut g, &part, &factors)?;
+    }
+    run(g)
+}
+
+/// l ∘ w, rows and bias, or of a feed-forward layer columns. w: [out, in]; bias: [out] f32. Errors: Shape, Device.
+fn scale(gpu: &Gpu, w: &Tensor, bias: Option<&Tensor>, ia3: &Ia3) -> Result<()> {
+    let (rows, cols) = w.shape().rows_cols();
+    let l = ia3.scaling.values.slice(0, [ia3.scaling.values.shape().len()])?;
+    if !ia3.feedforward {
+        if let Some(bias) = bias {
+            let mut g = Graph::new(gpu);
+            let [bias, l] = [bias, &l].map(|t| g.import(t));
+            elementwise::scale_columns(&mut g, &bias, &l)?;
+            run(g)?;
+        }
+        return scale_rows(gpu, w, &l);
+    }
+    let mut g = Graph::new(gpu);
+    for (start, count) in row_ranges(gpu, rows, cols) {
+        let part = g.import(&w.slice(start * cols, [count, cols])?);
+        let l = g.import(&l);
+        elementwise::scale_columns(&mut g, &part, &l)?;
+    }
+    run(g)
+}
+
+fn run(g: Graph) -> Result<()> {
+    match g.gpu().is_dry() {
+        true => Ok(()),
+        false => g.run().map(|_| ()),
+    }
 }

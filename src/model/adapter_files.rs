@@ -3,14 +3,14 @@
 use super::{Model, initial};
 use crate::{
     Error, Result,
-    adapter::{Adapter, LoraConfig},
+    adapter::{AdaLoraConfig, Adapter, Ia3Config, LoraConfig, Module, PeftConfig},
     arch::Architecture,
     format::atomic::AtomicFolder,
     format::manifest::Set,
-    format::peft::{self, AdapterConfig, Initial, LoraTensors, TargetModules, Targets},
+    format::peft::{self, AdapterConfig, Initial, Kind, TargetModules, Targets},
     gpu::Gpu,
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 impl Model {
     /// Writes the attached adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`. Both appear as one
@@ -23,33 +23,101 @@ impl Model {
 
     /// Writes the two files into a folder in the making, to which more may belong. Errors: as [`Model::save_adapter`].
     pub fn write_adapter(&self, folder: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
-        let c = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
-        let names = self.adapted().map(|(name, _)| name).collect();
+        let config = self.adapter.as_ref().ok_or_else(|| Error::config("adapter", "the model has none to save"))?;
+        let names: Vec<&str> = self.modules().map(|(name, _)| name).collect();
+        let targets = self.target_names(&names);
+        let config = match config {
+            PeftConfig::Lora(c) => AdapterConfig {
+                kind: Kind::Lora(peft::Lora {
+                    r: c.r,
+                    lora_alpha: c.lora_alpha,
+                    lora_dropout: c.lora_dropout,
+                    use_rslora: c.use_rslora,
+                    use_dora: c.use_dora,
+                    initial: Initial::Plain,
+                }),
+                targets: Targets::of(TargetModules::Names(targets), &c.ranks, &c.alphas),
+                base_model_name_or_path: base_model.map(str::to_owned),
+            },
+            PeftConfig::AdaLora(c) => return self.write_adalora(folder.as_ref(), c, targets, base_model),
+            PeftConfig::Ia3(c) => {
+                let scaled: Vec<&str> = names.iter().copied().filter(|name| c.is_feedforward(name)).collect();
+                let feedforward = self.target_names(&scaled);
+                // PEFT asks that these are among those, as they are written.
+                let (targets, feedforward) = match feedforward.iter().all(|name| targets.contains(name)) {
+                    true => (targets, feedforward),
+                    false => {
+                        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+                        (owned(&names), owned(&scaled))
+                    }
+                };
+                AdapterConfig {
+                    kind: Kind::Ia3(peft::Ia3 { feedforward_modules: TargetModules::Names(feedforward) }),
+                    targets: Targets::of(TargetModules::Names(targets), [], []),
+                    base_model_name_or_path: base_model.map(str::to_owned),
+                }
+            }
+        };
+        let tensors = self.store.iter().map(|(name, parameter)| {
+            let values = parameter.values.read()?;
+            Ok(peft::Numbers { name: name.to_owned(), shape: parameter.values.shape().clone(), values })
+        });
+        peft::save(folder, &config, &tensors.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// AdaLoRA's adapter without the ranks that were taken away, as PEFT does. Errors: Io, Device.
+    fn write_adalora(
+        &self,
+        folder: &Path,
+        c: &AdaLoraConfig,
+        targets: Vec<String>,
+        base_model: Option<&str>,
+    ) -> Result<()> {
+        let mut tensors = Vec::new();
+        let mut pattern = BTreeMap::new();
+        for (name, module) in self.modules() {
+            let Module::AdaLora(ada) = module else { continue };
+            let [a, b, e, mask] = [&ada.lora.a.values, &ada.lora.b.values, &ada.singular.values, &ada.mask];
+            let (cols, rows) = (a.shape()[1], b.shape()[0]);
+            let [a, b, e, mask] = [a.read::<f32>()?, b.read()?, e.read()?, mask.read()?];
+            // Between two allocations, ranks that were taken away learn again.
+            let kept: Vec<bool> = mask.iter().zip(&e).map(|(mask, e)| *mask != 0.0 || *e != 0.0).collect();
+            let chosen = |values: &[f32]| {
+                values.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(v, _)| *v).collect::<Vec<_>>()
+            };
+            let e = chosen(&e);
+            let a: Vec<f32> =
+                a.chunks(cols).zip(&kept).filter(|(_, kept)| **kept).flat_map(|(row, _)| row).copied().collect();
+            let b: Vec<f32> = b.chunks(c.init_r).flat_map(chosen).collect();
+            let r = e.len();
+            for (part, shape, values) in [("lora_A", [r, cols], a), ("lora_B", [rows, r], b), ("lora_E", [r, 1], e)] {
+                tensors.push(peft::Numbers { name: format!("{name}.{part}"), shape: shape.into(), values });
+            }
+            pattern.insert(name.to_owned(), kept);
+        }
         let config = AdapterConfig {
-            r: c.r,
-            lora_alpha: c.lora_alpha,
-            lora_dropout: c.lora_dropout,
-            use_rslora: c.use_rslora,
-            targets: Targets::of(TargetModules::Names(self.target_names(names)), &c.ranks, &c.alphas),
-            initial: Initial::Plain,
+            kind: Kind::AdaLora(peft::AdaLora {
+                init_r: c.init_r,
+                target_r: c.target_r,
+                tinit: c.tinit,
+                tfinal: c.tfinal,
+                delta_t: c.delta_t,
+                betas: (c.beta1, c.beta2),
+                orth_reg_weight: c.orth_reg_weight,
+                total_step: c.total_step,
+                lora_alpha: c.lora_alpha,
+                lora_dropout: c.lora_dropout,
+                rank_pattern: pattern.values().flatten().any(|kept| !kept).then_some(pattern),
+            }),
+            targets: Targets::of(TargetModules::Names(targets), [], []),
             base_model_name_or_path: base_model.map(str::to_owned),
         };
-        let mut modules = Vec::new();
-        for (name, lora) in self.adapted() {
-            modules.push(LoraTensors {
-                module: name.to_owned(),
-                in_features: lora.a.values.shape()[1],
-                out_features: lora.b.values.shape()[0],
-                a: lora.a.values.read()?,
-                b: lora.b.values.read()?,
-            });
-        }
-        peft::save(folder, &config, &modules)
+        peft::save(folder, &config, &tensors)
     }
 
     /// The adapted modules as PEFT's `target_modules`: the last part of their names where every layer of that name is meant,
     /// else full names.
-    fn target_names(&self, modules: Vec<&str>) -> Vec<String> {
+    fn target_names(&self, modules: &[&str]) -> Vec<String> {
         let last = |name: &str, module: &str| name.rsplit('.').next() == Some(module);
         let all = |module: &str| self.arch.linear_layers().filter(|(name, _)| last(name, module)).count();
         let whole = |module: &&str| modules.iter().filter(|name| last(name, module)).count() == all(module);
@@ -86,10 +154,107 @@ pub fn load_adapter(
     trainable: bool,
     base: BaseWeights<'_>,
 ) -> Result<Adapter> {
-    let folder = folder.as_ref();
-    let files = peft::Adapter::open(folder)?;
-    let c = &files.config;
+    let files = peft::Adapter::open(folder.as_ref())?;
     let layers = adapted_layers(&files, model)?;
+    match &files.config.kind {
+        Kind::Lora(lora) => load_lora(gpu, &files, lora, &layers, trainable, base),
+        Kind::AdaLora(ada) => load_adalora(gpu, &files, ada, &layers, trainable),
+        Kind::Ia3(ia3) => load_ia3(gpu, &files, ia3, &layers, trainable),
+    }
+}
+
+/// Vectors as they are. Errors: as [`load_adapter`].
+fn load_ia3(
+    gpu: &Gpu,
+    files: &peft::Adapter,
+    ia3: &peft::Ia3,
+    layers: &[(String, [usize; 2])],
+    trainable: bool,
+) -> Result<Adapter> {
+    let mut config =
+        Ia3Config { target_modules: layers.iter().map(|(name, _)| name.clone()).collect(), ..Ia3Config::default() };
+    let mut vectors = Vec::with_capacity(layers.len());
+    for (name, [outputs, inputs]) in layers {
+        let feedforward = ia3.is_feedforward(name)?;
+        let shape = if feedforward { [1, *inputs] } else { [*outputs, 1] };
+        vectors.push(files.tensor(name, "ia3_l")?.expect_shape(&shape)?);
+        config.feedforward_modules.extend(feedforward.then(|| name.clone()));
+    }
+    let adapter = Adapter::new(gpu, config, layers, trainable)?;
+    for ((_, module), vector) in adapter.modules().zip(vectors) {
+        if let Module::Ia3(ia3) = module {
+            ia3.scaling.values.write(bytemuck::cast_slice(&vector.to_f32()?))?;
+        }
+    }
+    Ok(adapter)
+}
+
+/// Triplets, with zeros where ranks were taken away. Errors: as [`load_adapter`].
+fn load_adalora(
+    gpu: &Gpu,
+    files: &peft::Adapter,
+    c: &peft::AdaLora,
+    layers: &[(String, [usize; 2])],
+    trainable: bool,
+) -> Result<Adapter> {
+    if trainable && c.rank_pattern.is_some() {
+        return Err(Error::unsupported(
+            format!("training of the adapter in {}", files.folder().display()),
+            "an AdaLoRA adapter whose ranks were allocated (rank_pattern)",
+            "one from before the allocation; a run that was stopped goes on from its checkpoint",
+        ));
+    }
+    let config = AdaLoraConfig {
+        init_r: c.init_r,
+        target_r: c.target_r,
+        tinit: c.tinit,
+        tfinal: c.tfinal,
+        delta_t: c.delta_t,
+        beta1: c.betas.0,
+        beta2: c.betas.1,
+        orth_reg_weight: c.orth_reg_weight,
+        lora_alpha: c.lora_alpha,
+        lora_dropout: c.lora_dropout,
+        target_modules: layers.iter().map(|(name, _)| name.clone()).collect(),
+        ..AdaLoraConfig::new(c.total_step)
+    };
+    let mut triplets = Vec::with_capacity(layers.len());
+    for (name, [outputs, inputs]) in layers {
+        let kept = c.kept(name);
+        let r = kept.iter().filter(|kept| **kept).count();
+        let part = |part: &str, shape: [usize; 2]| files.tensor(name, part)?.expect_shape(&shape);
+        triplets.push((kept, part("lora_A", [r, *inputs])?, part("lora_B", [*outputs, r])?, part("lora_E", [r, 1])?));
+    }
+    let adapter = Adapter::new(gpu, config, layers, trainable)?;
+    for (((_, module), (kept, a, b, e)), (_, [outputs, inputs])) in adapter.modules().zip(triplets).zip(layers) {
+        let Module::AdaLora(ada) = module else { continue };
+        let places: Vec<usize> = (0..c.init_r).filter(|&rank| kept[rank]).collect();
+        let mut all = [vec![0.0f32; c.init_r * inputs], vec![0.0; outputs * c.init_r], vec![0.0; c.init_r]];
+        let (a, b, e) = (a.to_f32()?, b.to_f32()?, e.to_f32()?);
+        for (from, &to) in places.iter().enumerate() {
+            all[0][to * inputs..][..*inputs].copy_from_slice(&a[from * inputs..][..*inputs]);
+            (0..*outputs).for_each(|row| all[1][row * c.init_r + to] = b[row * places.len() + from]);
+            all[2][to] = e[from];
+        }
+        for (tensor, values) in [&ada.lora.a.values, &ada.lora.b.values, &ada.singular.values].into_iter().zip(&all) {
+            tensor.write(bytemuck::cast_slice(values))?;
+        }
+        let mask: Vec<f32> = kept.iter().map(|&kept| f32::from(u8::from(kept))).collect();
+        ada.mask.write(bytemuck::cast_slice(&mask))?;
+    }
+    Ok(adapter)
+}
+
+/// Pairs, grown where PEFT takes their first values out of the base, and DoRA's magnitudes. Errors: as [`load_adapter`].
+fn load_lora(
+    gpu: &Gpu,
+    files: &peft::Adapter,
+    c: &peft::Lora,
+    layers: &[(String, [usize; 2])],
+    trainable: bool,
+    base: BaseWeights<'_>,
+) -> Result<Adapter> {
+    let folder = files.folder();
     if c.initial != Initial::Plain && trainable {
         return Err(Error::unsupported(
             format!("training of the adapter in {}", folder.display()),
@@ -102,21 +267,24 @@ pub fn load_adapter(
         lora_alpha: c.lora_alpha,
         lora_dropout: c.lora_dropout,
         use_rslora: c.use_rslora,
+        use_dora: c.use_dora,
         target_modules: layers.iter().map(|(name, _)| name.clone()).collect(),
         ..LoraConfig::default()
     };
     let mut pairs = Vec::with_capacity(layers.len());
     // All shapes are checked before anything is allocated on the device.
-    for (name, [outputs, inputs]) in &layers {
+    for (name, [outputs, inputs]) in layers {
         let (a, b) = files.pair(name)?;
-        let r = c.rank(name)?;
-        pairs.push((r, c.alpha(name)?, a.expect_shape(&[r, *inputs])?, b.expect_shape(&[*outputs, r])?));
+        let (r, alpha) = (files.config.rank(name)?, files.config.alpha(name)?);
+        let magnitude =
+            c.use_dora.then(|| files.tensor(name, peft::MAGNITUDE)?.expect_shape(&[*outputs])).transpose()?;
+        pairs.push((r, alpha, a.expect_shape(&[r, *inputs])?, b.expect_shape(&[*outputs, r])?, magnitude));
     }
     // What PEFT takes out of the base has the rank of the adapter, and its scale.
     let grown = if c.initial == Initial::Plain { 1 } else { 2 };
     let growth = if c.use_rslora { (grown as f64).sqrt() } else { grown as f64 };
     (config.r, config.lora_alpha) = (grown * c.r, growth * c.lora_alpha);
-    for ((name, _), (r, alpha, _, _)) in layers.iter().zip(&pairs) {
+    for ((name, _), (r, alpha, ..)) in layers.iter().zip(&pairs) {
         if *r != c.r {
             config.ranks.insert(name.clone(), grown * r);
         }
@@ -124,8 +292,13 @@ pub fn load_adapter(
             config.alphas.insert(name.clone(), growth * alpha);
         }
     }
-    let adapter = Adapter::new(gpu, config, &layers, trainable)?;
-    for (((name, pair), (_, [outputs, inputs])), (r, _, a, b)) in adapter.modules().zip(&layers).zip(&pairs) {
+    let adapter = Adapter::new(gpu, config, layers, trainable)?;
+    for (((name, module), (_, [outputs, inputs])), (r, _, a, b, magnitude)) in adapter.modules().zip(layers).zip(&pairs)
+    {
+        if let (Module::Dora(_, to), Some(from)) = (&module, magnitude) {
+            to.values.write(bytemuck::cast_slice(&from.to_f32()?))?;
+        }
+        let Some(pair) = module.lora() else { continue };
         let (mut a, mut b) = (a.to_f32()?, b.to_f32()?);
         if c.initial != Initial::Plain {
             let Some(weight) = base(name)? else { return Err(quantized_base(folder)) };

@@ -3,8 +3,8 @@
 use super::{Block, Ropes, block::Saved};
 use crate::{
     DType, Error, Result,
-    adapter::{Adapter, LoraConfig, Qat, Store, pairs},
-    arch::{Architecture, LinearId, Role},
+    adapter::{PeftConfig, Qat, Store},
+    arch::{Architecture, Role},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{
@@ -13,7 +13,7 @@ use crate::{
         preference::{self, Comparison, Pairs},
         product,
     },
-    nn::{Adapted, Change, Context, Keys, KvCache, Lora, Parameter, Pass, RmsNorm},
+    nn::{Adapted, Context, Keys, KvCache, Parameter, Pass, RmsNorm},
 };
 
 /// A model in device memory: frozen weights in their storage schemes, and at most one adapter.
@@ -29,7 +29,7 @@ pub struct Model {
     /// [vocab, hidden]; `None` where the embedding serves.
     pub(super) head: Option<QuantizedTensor>,
     /// The configuration of the adapter attached to the blocks.
-    pub(super) adapter: Option<LoraConfig>,
+    pub(super) adapter: Option<PeftConfig>,
     /// Training through rounding, where the blocks are being trained so.
     pub(super) qat: Option<Qat>,
     /// All that is trained; the layers hold the same tensors.
@@ -161,69 +161,13 @@ impl Model {
     }
 
     /// The configuration of the adapter that is attached.
-    pub fn adapter(&self) -> Option<&LoraConfig> {
+    pub fn adapter(&self) -> Option<&PeftConfig> {
         self.adapter.as_ref()
-    }
-
-    /// Names and pairs of the layers that have an adapter, in the model's order.
-    pub fn adapted(&self) -> impl Iterator<Item = (&str, Lora)> {
-        self.adapter.iter().flat_map(|config| pairs(config, &self.store))
     }
 
     /// Training through rounding, where the model is in it.
     pub fn qat(&self) -> Option<&Qat> {
         self.qat.as_ref()
-    }
-
-    /// Attaches `adapter` in place of the one there is, which stays where this fails. Errors: Shape where a module does not fit, Config in
-    /// quantization-aware training.
-    pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
-        if self.qat.is_some() {
-            return Err(Error::config(
-                "adapter",
-                "the model is trained through rounding; an adapter comes before add_qat",
-            ));
-        }
-        let mut pairs: std::collections::HashMap<&str, Lora> = adapter.modules().collect();
-        for linear in self.linears() {
-            let Some(pair) = pairs.get(linear.name.as_str()) else { continue };
-            let (a, b) = (pair.a.values.shape(), pair.b.values.shape());
-            if a[1] != linear.base.inputs() || b[0] != linear.base.outputs() {
-                let expected = format!("in {}, out {}", linear.base.inputs(), linear.base.outputs());
-                return Err(Error::shape(&linear.name, expected, format!("lora_A {a}, lora_B {b}")));
-            }
-        }
-        self.for_each_linear(|linear| {
-            linear.change = pairs.remove(linear.name.as_str()).map_or(Change::None, Change::Lora);
-            Ok(())
-        })?;
-        self.adapter = Some(adapter.config);
-        self.store = adapter.store;
-        Ok(())
-    }
-
-    /// Attaches a new adapter, which changes nothing yet; `trainable` ones also get memory for gradients and moments.
-    /// Errors: Config, OutOfMemory.
-    pub fn add_adapter(&mut self, config: LoraConfig, trainable: bool) -> Result<()> {
-        let layers = config.layers(&self.arch)?;
-        let adapter = Adapter::new(&self.gpu, config, &layers, trainable)?;
-        self.attach(adapter)
-    }
-
-    /// Takes the adapter off; the base is as it was. In quantization-aware training it stays, since rounded weights hold it.
-    pub fn detach(&mut self) -> Option<Adapter> {
-        if self.qat.is_some() {
-            return None;
-        }
-        for block in &mut self.blocks {
-            for &id in LinearId::ALL {
-                if let Some(linear) = block.linear_mut(id) {
-                    linear.change = Change::None;
-                }
-            }
-        }
-        let config = self.adapter.take()?;
-        Some(Adapter { config, store: std::mem::take(&mut self.store) })
     }
 
     /// Cosines and sines for positions below `positions`, one table for each of the model's rotary embeddings, as a text of that many

@@ -4,6 +4,7 @@ mod accounting;
 mod adapter_files;
 mod block;
 mod causal_lm;
+mod changes;
 mod initial;
 mod load;
 mod of_shape;

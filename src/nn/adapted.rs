@@ -1,6 +1,6 @@
 //! A frozen linear layer and what training changes of it.
 
-use super::{Change, Linear, Pass, StepValues};
+use super::{Change, Linear, Pass, StepValues, change::Kept};
 use crate::{
     Result,
     graph::{Graph, Value},
@@ -22,8 +22,8 @@ pub struct Adapted {
 pub struct Saved {
     /// The layer's input; shared with whatever else saved it. [tokens, in]
     pub(super) x: Value,
-    /// drop(x) · Aᵀ of a low-rank update. [tokens, r]
-    pub(super) xa: Option<Value>,
+    /// What the change keeps beside it.
+    pub(super) kept: Kept,
 }
 
 impl Saved {
@@ -46,8 +46,8 @@ impl Adapted {
 
     /// y, plus `add`. Errors: Shape; Config for the base alone of a layer whose own weight is trained.
     pub fn forward(&self, g: &mut Graph, x: &Value, add: Option<&Value>, pass: &Pass) -> Result<(Value, Saved)> {
-        let (y, xa) = self.change.forward(g, &self.name, &self.base, x, add, pass)?;
-        Ok((y, Saved { x: x.clone(), xa }))
+        let (y, kept) = self.change.forward(g, &self.name, &self.base, x, add, pass)?;
+        Ok((y, Saved { x: x.clone(), kept }))
     }
 
     /// dx, plus `add`, and the gradients of what is trained. Errors: Shape.

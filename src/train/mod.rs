@@ -1,10 +1,12 @@
 //! Training: schedule, optimizer step, trainer, and what a run writes.
 
+mod allocation;
 mod checkpoint;
 mod config;
 mod finetune;
 mod log;
 mod metrics;
+mod micro;
 mod objective;
 mod reduce;
 mod schedule;

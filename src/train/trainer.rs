@@ -1,19 +1,17 @@
 //! The training step: one program per length, the optimizer, and what comes back.
 
-use super::{Objective, OneProcess, PreferenceMetrics, Reduce, StepMetrics, TrainConfig};
+use super::{
+    Objective, OneProcess, PreferenceMetrics, Reduce, StepMetrics, TrainConfig,
+    allocation::Allocation,
+    micro::{self, Micro, NORM, REFERENCE, Rows, Shared, TERM},
+};
 use crate::{
     DType, Error, Result,
-    adapter::Optimizer,
+    adapter::{Optimizer, PeftConfig},
     data::{Batch, IGNORE},
-    gpu::{Gpu, Readback, Tensor},
-    graph::{Graph, KernelTime, Pool, Program, Programs},
-    kernels::{
-        optimizer::{self, AdamW},
-        preference::{self, Comparison},
-    },
-    model::{BUCKET, Inputs, LossValues, Model, PairValues, Ropes},
-    nn::{Pass, StepValues},
-    ops::tune::tuned,
+    graph::{Graph, KernelTime, Program, Programs},
+    kernels::{optimizer::AdamW, preference},
+    model::{BUCKET, Model},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -48,19 +46,12 @@ pub struct Trainer<M = Model> {
     /// log p of both answers by the model without its adapter, by the pair's number, once they are known.
     references: HashMap<u32, [f32; 2]>,
     optimizer: Optimizer,
-    /// Clipping, AdamW, and what follows from new values.
+    /// An adapter's own term, clipping, AdamW, and what follows from new values.
     apply: Program,
     reduce: Box<dyn Reduce>,
+    /// AdaLoRA's, where that is what is trained.
+    allocation: Option<Allocation>,
     taken: Taken,
-}
-
-/// What a program is recorded for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Rows {
-    batch: usize,
-    seq: usize,
-    /// The loss of the model without its adapter alone.
-    reference: bool,
 }
 
 /// How far a run is.
@@ -75,40 +66,6 @@ pub(super) struct Taken {
     /// Those of them since the last one that was not.
     pub(super) skipped_in_a_row: usize,
 }
-
-/// Device memory that every program reads or writes.
-struct Shared {
-    /// For the longest rows.
-    ropes: Ropes,
-    /// Seed and the micro-batch's number. [2] u32
-    seed: Tensor,
-    /// [1] f32
-    accumulate: Tensor,
-    /// [2] f32
-    scale: Tensor,
-    /// Metrics at 0, what [`optimizer::grad_norm`] gives at [`NORM`], those of the model without its adapter at [`REFERENCE`]; one range so that one copy reads all. f32
-    results: Tensor,
-    readback: Readback,
-}
-
-/// Where the gradient norm lies in the results: 256 bytes on, the strictest alignment of a binding.
-const NORM: usize = 64;
-/// Where those of the model without its adapter lie.
-const REFERENCE: usize = 128;
-
-/// Forward and backward over one micro-batch of one length.
-struct Micro {
-    inputs: Inputs,
-    /// Where rows are pairs of answers.
-    pairs: Option<PairInputs>,
-    program: Program,
-    /// Blocks that keep only their inputs.
-    checkpointed: usize,
-}
-
-/// The part of a memory limit that training leaves for what comes later: the pieces that long dispatches are cut into, and a model that
-/// speaks before the trainer is gone.
-const LEFT_OF_LIMIT: u64 = 16;
 
 impl<M: Borrow<Model>> Trainer<M> {
     /// A trainer for what the model has to train, with memory for the longest rows reserved. Errors: Config, OutOfMemory, Shape.
@@ -130,6 +87,15 @@ impl<M: Borrow<Model>> Trainer<M> {
                  training, here none is dropped; lora_dropout drops inputs of the adapter"
             );
         }
+        if let Some(PeftConfig::AdaLora(ada)) = model.adapter()
+            && ada.total_step != config.max_steps
+            && !gpu.is_dry()
+        {
+            let (total, steps) = (ada.total_step, config.max_steps);
+            log::warn!(
+                "AdaLoRA's ranks are allocated for a run of {total} steps (total_step), and this one has {steps}"
+            );
+        }
         if config.max_seq_length > model.arch.max_positions {
             let longest = model.arch.max_positions;
             let message = format!("{} is more than the model's {longest} positions", config.max_seq_length);
@@ -141,12 +107,15 @@ impl<M: Borrow<Model>> Trainer<M> {
             seed: gpu.zeros("seed and step", [2], DType::U32)?,
             accumulate: f32s("accumulation flag", 1)?,
             scale: f32s("loss scale", 2)?,
-            results: f32s("results", 3 * NORM)?,
-            readback: gpu.readback(12 * NORM as u64)?,
+            results: f32s("results", TERM + 1)?,
+            readback: gpu.readback(4 * (TERM + 1) as u64)?,
         };
+        // Values may have been written since the adapter was attached.
+        model.renew_norms()?;
         let optimizer = Optimizer::new(&gpu, model.store())?;
         let mut programs = Programs::default();
-        let apply = record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
+        let apply = micro::record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
+        let allocation = Allocation::new(model, &shared.results.slice(NORM, [3])?, programs.pool())?;
         let mut trainer = Trainer {
             model: owner,
             config,
@@ -156,6 +125,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             optimizer,
             apply,
             reduce: Box::new(OneProcess),
+            allocation,
             taken: Taken::default(),
         };
         trainer.record_longest()?;
@@ -217,7 +187,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             self.record_longest()?;
         }
         let mut g = Graph::new(self.model().gpu());
-        self.model().round_latents(&mut g)?;
+        self.model().follow_values(&mut g)?;
         if !g.is_empty() {
             g.run()?;
         }
@@ -282,7 +252,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         let cancel = self.model().gpu().cancel().clone();
         cancel.shield(|| {
             run(&mut self.apply)?;
-            self.finish(batches, learning_rate, start)
+            self.finish(batches, learning_rate, start, &mut run)
         })
     }
 
@@ -316,8 +286,8 @@ impl<M: Borrow<Model>> Trainer<M> {
         let scale = match self.config.objective.is_of_pairs() {
             false => [1.0 / predicted as f32, 0.0],
             true => {
-                let pairs: usize = batches.iter().map(pairs_of).sum::<Result<usize>>()?;
-                let tokens: usize = batches.iter().map(preferred_tokens).sum();
+                let pairs: usize = batches.iter().map(micro::pairs_of).sum::<Result<usize>>()?;
+                let tokens: usize = batches.iter().map(micro::preferred_tokens).sum();
                 let [pairs, tokens] = [self.reduce.count(pairs)?, self.reduce.count(tokens)?];
                 [1.0 / pairs as f32, 1.0 / tokens.max(1) as f32]
             }
@@ -351,12 +321,18 @@ impl<M: Borrow<Model>> Trainer<M> {
         pairs.answer.write(bytemuck::cast_slice(&labels.iter().map(of_answer).collect::<Vec<f32>>()))?;
         match objective {
             Objective::NextToken | Objective::Dpo { .. } => micro.write(&batch, &labels)?,
-            Objective::Orpo { .. } => micro.write(&batch, &all_labels(&batch))?,
+            Objective::Orpo { .. } => micro.write(&batch, &micro::all_labels(&batch))?,
         }
         Ok(micro)
     }
 
-    fn finish(&mut self, batches: &[Batch], learning_rate: f64, start: Instant) -> Result<StepMetrics> {
+    fn finish(
+        &mut self,
+        batches: &[Batch],
+        learning_rate: f64,
+        start: Instant,
+        run: &mut impl FnMut(&mut Program) -> Result<()>,
+    ) -> Result<StepMetrics> {
         let mut results: Vec<f32> = self.shared.readback.fetch(&self.shared.results)?;
         let objective = self.config.objective;
         self.reduce.metrics(&mut results[..if objective.is_of_pairs() { preference::METRICS } else { 3 }])?;
@@ -375,7 +351,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         };
         let metrics = StepMetrics {
             step: self.taken.steps,
-            loss,
+            loss: loss + f64::from(results[TERM]),
             grad_norm: f64::from(results[NORM]),
             learning_rate,
             epoch: batches.last().map_or(0.0, |batch| batch.epoch),
@@ -388,6 +364,9 @@ impl<M: Borrow<Model>> Trainer<M> {
         // As the device saw it, if it sees anything.
         if results[NORM + 2] != 0.0 || self.model().gpu().is_noop() {
             self.taken.skipped_in_a_row = 0;
+            if let Some(allocation) = &mut self.allocation {
+                allocation.after(self.taken.steps - 1, run)?;
+            }
             return Ok(metrics);
         }
         self.taken.skipped += 1;
@@ -463,143 +442,6 @@ impl<M: Borrow<Model>> Trainer<M> {
     fn program(&mut self, rows: Rows) -> Result<&mut Micro> {
         let Trainer { model, config, shared, programs, .. } = self;
         let model: &Model = (*model).borrow();
-        programs.get(rows, |pool| {
-            let inputs = Inputs::new(model.gpu(), rows.batch, rows.seq)?;
-            if rows.reference {
-                let program = tuned(model.gpu(), || record_reference(model, shared, &inputs))?.plan().build(pool)?;
-                return Ok(Micro { inputs, pairs: None, program, checkpointed: 0 });
-            }
-            let pairs = match config.objective.is_of_pairs() {
-                true => Some(PairInputs::new(model.gpu(), rows)?),
-                false => None,
-            };
-            let least = if config.gradient_checkpointing { model.blocks.len() } else { 0 };
-            let record = |checkpointed| record(model, shared, &inputs, config.objective, pairs.as_ref(), checkpointed);
-            let checkpointed = fewest_checkpointed(model, record, least, pool)?;
-            let program = tuned(model.gpu(), || record(checkpointed))?.plan().build(pool)?;
-            Ok(Micro { inputs, pairs, program, checkpointed })
-        })
+        programs.get(rows, |pool| Micro::new(model, config, shared, rows, pool))
     }
-}
-
-impl Micro {
-    /// Uploads a batch of its size with these shifted labels. Errors: Shape.
-    fn write(&self, batch: &Batch, labels: &[i32]) -> Result<()> {
-        self.inputs.write(&batch.input_ids, &batch.position_ids, &batch.segment_ids, labels)
-    }
-}
-
-/// What a loss over pairs of answers reads.
-struct PairInputs {
-    /// 1 where a label is one of the answer. [tokens] f32
-    answer: Tensor,
-    /// log p of each answer by the model without its adapter. [1, rows] f32
-    reference: Tensor,
-}
-
-impl PairInputs {
-    fn new(gpu: &Gpu, rows: Rows) -> Result<PairInputs> {
-        Ok(PairInputs {
-            answer: gpu.zeros("tokens of answers", [rows.batch * rows.seq], DType::F32)?,
-            reference: gpu.zeros("log p of the reference", [1, rows.batch], DType::F32)?,
-        })
-    }
-}
-
-/// Pairs of a batch. Errors: Config where its rows are none.
-fn pairs_of(batch: &Batch) -> Result<usize> {
-    match batch.batch % 2 {
-        0 => Ok(batch.batch / 2),
-        _ => Err(Error::config("batch", format!("expected pairs of rows, got {} rows", batch.batch))),
-    }
-}
-
-/// Tokens that the preferred rows of pairs predict, those of their prompts with them.
-fn preferred_tokens(batch: &Batch) -> usize {
-    let rows = all_labels(batch);
-    let preferred = rows.chunks(2 * batch.seq_len.max(1)).map(|pair| &pair[..batch.seq_len]);
-    preferred.flatten().filter(|&&label| label != IGNORE).count()
-}
-
-/// What each token predicts, also within a prompt. [b, t]
-fn all_labels(batch: &Batch) -> Vec<i32> {
-    let token = |(&id, &shown): (&u32, &u8)| if shown != 0 { id as i32 } else { IGNORE };
-    let labels = batch.input_ids.iter().zip(&batch.attention_mask).map(token).collect();
-    Batch { labels, ..batch.clone() }.shifted_labels()
-}
-
-/// The fewest blocks, `least` or more, that must keep only their inputs for a program to leave a part of the device's limit free; all
-/// where none suffice.
-fn fewest_checkpointed(
-    model: &Model,
-    record: impl Fn(usize) -> Result<Graph>,
-    least: usize,
-    pool: &Pool,
-) -> Result<usize> {
-    let Some(limit) = model.gpu().memory_limit() else { return Ok(least) };
-    let room = (limit - limit / LEFT_OF_LIMIT).saturating_sub(model.gpu().allocated_bytes());
-    let (mut low, mut high) = (least, model.blocks.len());
-    while low < high {
-        let middle = (low + high) / 2;
-        match record(middle)?.plan().growth(pool) <= room {
-            true => high = middle,
-            false => low = middle + 1,
-        }
-    }
-    Ok(high)
-}
-
-/// The loss of the model without its adapter, over rows of the size of `inputs`.
-fn record_reference(model: &Model, shared: &Shared, inputs: &Inputs) -> Result<Graph> {
-    let mut g = Graph::new(model.gpu());
-    let cx = model.context(&mut g, inputs, &shared.ropes, Pass { step: None, base_only: true });
-    let metrics = g.import(&shared.results.slice(REFERENCE, [4])?);
-    let (scale, accumulate) = (g.import(&shared.scale), g.import(&shared.accumulate));
-    let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate, pairs: None };
-    model.evaluate(&mut g, inputs, &cx, &out)?;
-    Ok(g)
-}
-
-/// Forward, loss and backward over rows of the size of `inputs`.
-fn record(
-    model: &Model,
-    shared: &Shared,
-    inputs: &Inputs,
-    objective: Objective,
-    pairs: Option<&PairInputs>,
-    checkpointed: usize,
-) -> Result<Graph> {
-    let mut g = Graph::new(model.gpu());
-    let accumulate = g.import(&shared.accumulate);
-    let step = StepValues { seed: Some(g.import(&shared.seed)), accumulate: accumulate.clone() };
-    let cx = model.context(&mut g, inputs, &shared.ropes, Pass::training(step));
-    let scale = g.import(&shared.scale);
-    let sums = if pairs.is_some() { preference::METRICS } else { 4 };
-    let metrics = g.import(&shared.results.slice(0, [sums])?);
-    let pairs = pairs.map(|pairs| (g.import(&pairs.answer), g.import(&pairs.reference)));
-    let pairs = pairs.as_ref().and_then(|(answer, reference)| {
-        let comparison = match objective {
-            Objective::NextToken => return None,
-            Objective::Dpo { beta } => Comparison::Dpo { beta: beta as f32, reference },
-            Objective::Orpo { beta } => Comparison::Orpo { beta: beta as f32 },
-        };
-        Some(PairValues { comparison, answer })
-    });
-    let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate, pairs };
-    model.train(&mut g, inputs, &cx, &out, checkpointed)?;
-    if let Some(training) = model.store().chunks().iter().find_map(|chunk| chunk.training.as_ref()) {
-        let grads = g.import(&training.grads);
-        optimizer::spoil(&mut g, &metrics, &grads)?;
-    }
-    Ok(g)
-}
-
-/// Clipping, AdamW, and what follows from new values: weights that are trained through rounding are rounded anew.
-fn record_apply(model: &Model, optimizer: &Optimizer, shared: &Shared) -> Result<Graph> {
-    let mut g = Graph::new(model.gpu());
-    let norm = g.import(&shared.results.slice(NORM, [3])?);
-    optimizer.record_norm(&mut g, model.store(), &norm)?;
-    optimizer.record(&mut g, model.store(), &norm)?;
-    model.round_latents(&mut g)?;
-    Ok(g)
 }

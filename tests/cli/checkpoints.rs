@@ -45,6 +45,10 @@ impl Left {
 }
 
 const ADAPTER: &[&str] = &["--lora-dropout", "0.1", "--gradient-accumulation-steps", "2", "--logging-steps", "3"];
+const DORA: &[&str] = &["--use-dora", "--lora-dropout", "0.1", "--lora-r", "4"];
+const ADALORA: &[&str] =
+    &["--peft-type", "adalora", "--init-r", "4", "--target-r", "2", "--tinit", "1", "--tfinal", "2"];
+const IA3: &[&str] = &["--peft-type", "ia3", "--learning-rate", "0.01"];
 const WEIGHTS: &[&str] = &["--qat", "int3-g16", "--full", "--qat-ranges", "learned", "--qat-activations", "static"];
 
 fn run(place: &Place, options: &[&str], more: &[&str], die_at: Option<usize>) -> Done {
@@ -59,7 +63,13 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
     }
     // Renames at which a run dies: of the log, within its first checkpoint, of that one as a whole, within the second, and while the
     // oldest of three is removed.
-    for (options, deaths) in [(ADAPTER, [1, 3, 7, 10, 20].as_slice()), (WEIGHTS, [4, 13].as_slice())] {
+    for (options, deaths) in [
+        (ADAPTER, [1, 3, 7, 10, 20].as_slice()),
+        (DORA, &[10]),
+        (ADALORA, &[10, 20]),
+        (IA3, &[10]),
+        (WEIGHTS, &[4, 13]),
+    ] {
         let place = Place::new();
         assert_eq!(run(&place, options, &[], None).code, 0);
         let whole = Left::of(&place.path("out"));

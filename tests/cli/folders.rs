@@ -41,19 +41,19 @@ fn a_kill_leaves_one_adapter_or_a_mixture_that_is_refused() {
             }
             Ok(adapter) => {
                 let is_old = fs::read(out.join(saved[1])).unwrap() == old[1];
-                assert_eq!(adapter.config.lora_alpha, if is_old { 8.0 } else { 32.0 }, "died at {at}");
+                assert_eq!(adapter.config.lora().unwrap().lora_alpha, if is_old { 8.0 } else { 32.0 }, "died at {at}");
                 kept += 1;
             }
         }
         // The same command makes the folder whole.
         if deaths % 3 == 0 {
             assert_eq!(dying(&words, None).code, 0);
-            assert_eq!(peft::Adapter::open(&out).unwrap().config.lora_alpha, 32.0);
+            assert_eq!(peft::Adapter::open(&out).unwrap().config.lora().unwrap().lora_alpha, 32.0);
         }
     }
     assert!(refused >= 2 && kept >= 2 && deaths == refused + kept, "{refused} refused, {kept} whole");
     assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
-    assert_eq!(peft::Adapter::open(&out).unwrap().config.lora_alpha, 32.0);
+    assert_eq!(peft::Adapter::open(&out).unwrap().config.lora().unwrap().lora_alpha, 32.0);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn every_byte_is_verified() {
     let refused = fourbit(&words);
     assert!(refused.stderr.contains("adapter_config.json: is not the file"), "{}", refused.stderr);
     fs::remove_file(place.path("out").join(MANIFEST)).unwrap();
-    assert_eq!(peft::Adapter::open(place.path("out")).unwrap().config.lora_alpha, 61.0);
+    assert_eq!(peft::Adapter::open(place.path("out")).unwrap().config.lora().unwrap().lora_alpha, 61.0);
     assert!(fourbit(&["verify", &place.text("model")]).error().contains("has no fourbit_manifest.json"));
     let manifest = Manifest::read(&place.path("out/checkpoint-2")).unwrap().unwrap();
     assert!(manifest.verify(&place.path("out/checkpoint-2")).unwrap().iter().all(|(_, state)| *state == State::Same));

@@ -31,6 +31,15 @@ fn help_names_the_words_of_the_field_and_wrong_usage_ends_with_status_2() {
         "--lora-dropout",
         "--target-modules",
         "--use-rslora",
+        "--use-dora",
+        "--peft-type",
+        "--feedforward-modules",
+        "--init-r",
+        "--target-r",
+        "--tinit",
+        "--tfinal",
+        "--delta-t",
+        "--orth-reg-weight",
         "--batch-size",
         "--gradient-accumulation-steps",
         "--gradient-checkpointing",
@@ -110,7 +119,8 @@ fn a_run_writes_what_it_learned_and_the_plan_knew_its_memory() {
     assert_eq!(run["loss"], history[2]["loss"]);
 
     let adapter = peft::Adapter::open(place.path("out")).unwrap();
-    assert_eq!((adapter.config.r, adapter.config.lora_alpha), (8, 32.0));
+    let lora = adapter.config.lora().unwrap();
+    assert_eq!((lora.r, lora.lora_alpha), (8, 32.0));
     assert_eq!(adapter.modules().len(), 14);
     assert_eq!(adapter.config.base_model_name_or_path, Some(place.text("model")));
     // The adapter is worth something, and names its base model and brings its own rank when training goes on.
@@ -123,7 +133,7 @@ fn a_run_writes_what_it_learned_and_the_plan_knew_its_memory() {
     assert_eq!(adapted["tokens"], 9);
     let again = place.finetune(&["--adapter", &out, "--max-steps", "1", "--double-quant", "--json"]).json();
     assert!(again["loss"].as_f64() < history[0]["loss"].as_f64());
-    assert_eq!(peft::Adapter::open(place.path("out")).unwrap().config.r, 8);
+    assert_eq!(peft::Adapter::open(place.path("out")).unwrap().config.lora().unwrap().r, 8);
 }
 
 #[test]
@@ -430,4 +440,68 @@ fn a_run_that_diverges_ends_with_the_remedy() {
     let done = Place::new().finetune(&["--learning-rate", "1e30", "--max-steps", "5"]);
     let error = done.error();
     assert!(error.starts_with("training diverged in step ") && error.ends_with("lower the learning rate"), "{error}");
+}
+
+/// DoRA and IA3: planned, trained, measured beside their base, merged into it.
+#[test]
+fn adapters_of_other_kinds_learn_and_are_merged() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ids.json"), "[3,10,17,24,31,38,45,52,59,66]").unwrap();
+    let (model, ids, out) = (place.text("model"), place.text("ids.json"), place.text("out"));
+    let evaluate = |words: &[&str]| {
+        fourbit(&[&["evaluate", "--input-ids", &ids, "--json"], words].concat()).json()["loss"].as_f64().unwrap()
+    };
+    let plain = evaluate(&["--model", &model, "--double-quant"]);
+    let dora = ["--use-dora", "--lora-r", "4"].as_slice();
+    let adalora =
+        ["--peft-type", "adalora", "--init-r", "4", "--target-r", "2", "--tinit", "2", "--tfinal", "2"].as_slice();
+    for (kind, options, count) in [
+        ("dora", dora, 14),
+        ("adalora", adalora, 14),
+        ("ia3", &["--peft-type", "ia3"], 6),
+        ("some", &["--peft-type", "IA3", "--target-modules", "v_proj"], 2),
+    ] {
+        let rate = if kind == "dora" { "0.01" } else { "0.05" };
+        let common = ["--learning-rate", rate, "--batch-size", "2", "--max-steps", "8", "--double-quant", "--json"];
+        let plan =
+            ["plan", "--model", &model, "--max-seq-length", "20", "--batch-size", "2", "--double-quant", "--json"];
+        let plan = fourbit(&[&plan, options].concat()).json();
+        let run = place.finetune(&[&common, options].concat()).json();
+        assert_eq!(run["peak_bytes"], plan["peak_bytes"], "{kind}: {run} {plan}");
+        let adapter = peft::Adapter::open(&out).unwrap();
+        assert_eq!(adapter.modules().len(), count, "{kind}");
+        assert_eq!(adapter.config.lora().is_some_and(|lora| lora.use_dora), kind == "dora");
+        if let peft::Kind::AdaLora(ada) = &adapter.config.kind {
+            let ranks: usize = adapter.modules().iter().map(|m| ada.kept(m).iter().filter(|kept| **kept).count()).sum();
+            assert_eq!((ada.total_step, ranks), (8, 2 * 14));
+        }
+        let adapted = evaluate(&["--adapter", &out, "--double-quant"]);
+        assert!(adapted < plain, "{kind}: {adapted} {plain}");
+        let merged = place.text(&format!("merged-{kind}"));
+        let words =
+            ["merge", "--adapter", &out, "--double-quant", "--method", "rtn", "--scheme", "f32", "--output", &merged];
+        let done = fourbit(&words);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let merged = evaluate(&["--model", &merged, "--quantization", "none"]);
+        assert!((merged - adapted).abs() < 1e-4, "{kind}: {merged} merged, {adapted} beside the base");
+        fs::remove_dir_all(&out).unwrap();
+    }
+    for (words, what) in [
+        (["--peft-type=ia3", "--lora-r=4"], "--lora-r"),
+        (["--peft-type=ia3", "--use-dora"], "--use-dora"),
+        (["--peft-type=adalora", "--lora-r=4"], "--init-r"),
+        (["--peft-type=adalora", "--tfinal=100000"], "tinit"),
+        (["--peft-type=lora", "--init-r=4"], "--init-r"),
+        (["--peft-type=lora", "--feedforward-modules=down_proj"], "--feedforward-modules"),
+        (["--peft-type=ia3", "--feedforward-modules=down_proj"], "target_modules"),
+    ] {
+        let done = place.finetune(&words);
+        assert!(done.error().contains(what), "{}", done.error());
+        assert!(!place.path("out").exists());
+    }
+    let done = place.finetune(&["--use-dora", "--qat", "int4-g16"]);
+    assert!(done.error().contains("use_dora"), "{}", done.error());
 }

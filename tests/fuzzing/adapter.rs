@@ -27,7 +27,7 @@ fn good() -> (Value, Vec<Tensor>) {
             .map(|(name, shape)| (format!("model.layers.{block}.{name}"), shape))
     });
     let pair = |(module, [rows, cols]): (String, [usize; 2])| {
-        let [a, b] = peft::tensor_names(&module);
+        let [a, b] = ["lora_A.weight", "lora_B.weight"].map(|part| peft::tensor_name(&module, part));
         [(a, [2, cols]), (b, [rows, 2])]
             .map(|(name, shape)| Tensor::new(&name, "F32", &shape, vec![1; 8 * shape[0] * shape[1] / 2]))
     };

@@ -43,15 +43,17 @@ fn both_sides() {
         let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
         // What is there before the first gradient must not be read.
         let (dleft, dright) = (tensor(&[rows], &vec![f32::NAN; rows]), tensor(&[cols], &vec![f32::NAN; cols]));
+        let dcolumns = tensor(&[cols], &vec![f32::NAN; cols]);
         for keep in [0.0f32, 0.5] {
             let mut g = Graph::new(&gpu);
             let [tdy, ta] = [&dy, &a].map(|v| g.import(&tensor(&[rows, cols], v)));
             let [tl, tr, keep] = [&l, &r, &vec![keep]].map(|v| g.import(&tensor(&[v.len()], v)));
-            let [dl, dr] = [&dleft, &dright].map(|t| g.import(t));
+            let [dl, dr, dc] = [&dleft, &dright, &dcolumns].map(|t| g.import(t));
             // In the middle of a graph.
             let tdy = elementwise::add(&mut g, &tdy, &tdy, 1.0).unwrap();
             diagonal::left(&mut g, &tdy, &ta, &tr, &dl, &keep).unwrap();
             diagonal::right(&mut g, &tdy, &ta, &tl, &dr, &keep).unwrap();
+            diagonal::columns(&mut g, &tdy, &ta, &dc, &keep).unwrap();
             g.run().unwrap();
         }
         let (want_left, want_right) = gradients(&wide(&dy), &wide(&a), &wide(&l), &wide(&r));
@@ -59,6 +61,8 @@ fn both_sides() {
         // Sums of up to 4096 products of a few units each.
         assert_close("left", &dleft.read::<f32>().unwrap(), &three(want_left), 1e-3, 1e-5);
         assert_close("right", &dright.read::<f32>().unwrap(), &three(want_right), 1e-3, 1e-5);
+        let (_, want_columns) = gradients(&wide(&dy), &wide(&a), &vec![1.0; rows], &wide(&r));
+        assert_close("columns", &dcolumns.read::<f32>().unwrap(), &three(want_columns), 1e-3, 1e-5);
     }
 }
 
@@ -92,4 +96,6 @@ fn other_shapes_are_refused() {
     assert!(diagonal::left(&mut g, &a, &a, &three, &two, &one).is_ok());
     let message = diagonal::right(&mut g, &a, &a, &three, &three, &one).unwrap_err().to_string();
     assert_eq!(message, "diagonal: expected diagonal [1, 2] F32, got [3] F32");
+    let message = diagonal::columns(&mut g, &a, &a, &two, &one).unwrap_err().to_string();
+    assert_eq!(message, "diagonal: expected out [1, 3] F32, got [2] F32");
 }

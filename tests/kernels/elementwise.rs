@@ -51,9 +51,15 @@ fn rows_and_columns_are_scaled_and_a_row_added_in_place() {
     elementwise::add_row(&mut g, &ty, &c).unwrap();
     assert!(elementwise::add_row(&mut g, &ty, &r).is_err());
     assert!(elementwise::scale_rows(&mut g, &ty, &c).is_err());
-    g.run().unwrap();
+    // Out of another kernel, and into memory of its own.
+    let scaled = elementwise::scaled_columns(&mut g, &ty, &c).unwrap();
+    assert!(elementwise::scaled_columns(&mut g, &ty, &r).is_err());
+    g.keep(&scaled);
+    let ran = g.run().unwrap();
     let want: Vec<f32> = y.iter().enumerate().map(|(i, v)| v * cols[i % 257] * rows[i / 257] + cols[i % 257]).collect();
     assert_eq!(target.read::<f32>().unwrap(), want);
+    let scaled_want: Vec<f32> = want.iter().enumerate().map(|(i, v)| v * cols[i % 257]).collect();
+    assert_eq!(ran.read::<f32>(&scaled).unwrap(), scaled_want);
 }
 
 #[test]

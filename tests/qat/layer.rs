@@ -13,7 +13,7 @@ use fourbit::{
     adapter::{Adapter, InputScales, Qat, QatConfig, Ranges},
     graph::{Graph, Value},
     kernels::elementwise,
-    nn::{Adapted, Change, Float, InputRounding, Linear, Pass, StepValues},
+    nn::{Adapted, Change, Float, InputRounding, Linear, Lora, Pass, StepValues},
     quant::{BlockSize, Packed, Scheme, affine::stored_codes},
 };
 
@@ -30,6 +30,11 @@ struct Case {
 
 const TOKENS: usize = 9;
 
+/// The pair of an adapter's first layer.
+fn pair(adapter: &Adapter) -> Lora {
+    adapter.modules().next().and_then(|(_, module)| module.lora()).unwrap()
+}
+
 fn case(gpu: &Gpu, config: QatConfig, shape: [usize; 2], rank: Option<usize>) -> Case {
     let [outputs, inputs] = shape;
     let mut rng = Rng(outputs as u64);
@@ -43,10 +48,10 @@ fn case(gpu: &Gpu, config: QatConfig, shape: [usize; 2], rank: Option<usize>) ->
     let adapter = rank.map(|r| {
         let lora = LoraConfig { r, lora_alpha: 0.5 * r as f64, ..LoraConfig::default() };
         let adapter = Adapter::new(gpu, lora, &[("layer".to_owned(), [outputs, inputs])], true).unwrap();
-        adapter.modules().next().unwrap().1.b.values.write(bytemuck::cast_slice(&rng.normals(outputs * r))).unwrap();
+        pair(&adapter).b.values.write(bytemuck::cast_slice(&rng.normals(outputs * r))).unwrap();
         adapter
     });
-    let change = adapter.as_ref().map_or(Change::None, |a| Change::Lora(a.modules().next().unwrap().1));
+    let change = adapter.as_ref().map_or(Change::None, |a| Change::Lora(pair(a)));
     let layer = Adapted { change, ..Adapted::new("layer", Linear::new(weight, None)) };
     let (_, mut latents) = Qat::prepare(gpu, config, &[&layer], true).unwrap();
     let latent = latents.remove(0);
@@ -261,7 +266,7 @@ fn a_weight_beyond_a_binding_is_refused_by_name() {
             let lora = LoraConfig { r, ..LoraConfig::default() };
             Adapter::new(&dry, lora, &[("wide".to_owned(), [rows, 4096])], true).unwrap()
         });
-        let change = adapter.map_or(Change::None, |a| Change::Lora(a.modules().next().unwrap().1));
+        let change = adapter.map_or(Change::None, |a| Change::Lora(pair(&a)));
         let base = Linear::new(weight.clone(), None);
         let layer = Adapted { change, ..Adapted::new("wide", base) };
         let message =

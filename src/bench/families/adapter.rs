@@ -1,17 +1,29 @@
-//! The products of LoRA that are not part of a product with the base.
+//! What adapters add to the products with the base: the products of LoRA, and the norms and sums of DoRA and IA3,
+//! the scores and the orthogonality term of AdaLoRA.
 
 use super::layers;
 use crate::{
     arch::Architecture,
     bench::case::{Case, check_some, kept, read},
-    kernels::dense,
+    kernels::{
+        dense, diagonal, dora, elementwise,
+        importance::{self, Along},
+    },
 };
 
 const RANK: usize = 16;
 
+/// Tokens whose gradients are summed.
+const SUMMED: usize = 1024;
+
 pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
-    let layers = shapes.iter().map(|shape| layers(shape)[0]);
-    layers.flat_map(|layer| [1, 256, 1024].into_iter().flat_map(move |rows| of_layer(rows, layer))).collect()
+    let of = |layer: [usize; 2]| {
+        let products = [1, 256, 1024].into_iter().flat_map(move |rows| of_layer(rows, layer));
+        let of_adalora = [smooth(layer[1]), score(layer[1]), orthogonality(layer[1])];
+        let others = [squares(layer), inverse_norms(layer[0]), scaled(layer[0]), sums(layer[0])];
+        products.chain(others).chain(of_adalora)
+    };
+    shapes.iter().flat_map(|shape| of(layers(shape)[0])).collect()
 }
 
 fn of_layer(rows: usize, [out, width]: [usize; 2]) -> Vec<Case> {
@@ -67,6 +79,131 @@ fn gradient(name: &str, rows: usize, [p, q]: [usize; 2]) -> Case {
             check_some(program, &out, 1e-4, |row, col| {
                 (0..rows).map(|k| f64::from(x[k * p + row]) * f64::from(w[k * q + col])).sum()
             })
+        }))
+    })
+}
+
+/// The squared norms of a weight's rows.
+fn squares([out, width]: [usize; 2]) -> Case {
+    Case::program(format!("row-squares/{out}x{width}"), 2.0 * (out * width) as f64, move |inputs| {
+        let ((w, wv), (_, squares)) = (inputs.floats([out, width])?, inputs.floats([out])?);
+        dora::squares(&mut inputs.graph, &wv, &squares, 0)?;
+        Ok(Box::new(move |program: &_| {
+            let [w] = read([&w])?;
+            check_some(program, &squares, 1e-5, |_, row| {
+                w[row * width..][..width].iter().map(|v| f64::from(*v).powi(2)).sum()
+            })
+        }))
+    })
+}
+
+/// What DoRA does after each step, but for its products.
+fn inverse_norms(out: usize) -> Case {
+    Case::program(format!("inverse-norms/{out}x{RANK}"), 5.0 * (out * RANK) as f64, move |inputs| {
+        let ((b, bv), (seen, seen_value)) = (inputs.floats([out, RANK])?, inputs.floats([RANK, out])?);
+        let (through, through_value) = inputs.floats([out, RANK])?;
+        // Larger than what random products take away.
+        let squares = inputs.given([out], &vec![1e4; out])?;
+        let (_, inverse) = inputs.floats([out])?;
+        dora::inverse_norms(&mut inputs.graph, &squares, &bv, &seen_value, &through_value, 2.0, &inverse)?;
+        Ok(Box::new(move |program: &_| {
+            let [b, seen, through] = read([&b, &seen, &through])?;
+            check_some(program, &inverse, 1e-5, |_, row| {
+                let term = |j: usize| {
+                    let [b, seen, through] =
+                        [b[row * RANK + j], seen[j * out + row], through[row * RANK + j]].map(f64::from);
+                    b * (4.0 * seen + 4.0 * through)
+                };
+                (1e4 + (0..RANK).map(term).sum::<f64>()).sqrt().recip()
+            })
+        }))
+    })
+}
+
+/// y = x ∘ l
+fn scaled(width: usize) -> Case {
+    Case::program(format!("scaled-columns/{SUMMED}x{width}"), 0.0, move |inputs| {
+        let ((x, xv), (l, lv)) = (inputs.floats([SUMMED, width])?, inputs.floats([width])?);
+        let y = elementwise::scaled_columns(&mut inputs.graph, &xv, &lv)?;
+        let y = kept(inputs, &y);
+        Ok(Box::new(move |program: &_| {
+            let [x, l] = read([&x, &l])?;
+            check_some(program, &y, 1e-6, |row, col| f64::from(x[row * width + col]) * f64::from(l[col]))
+        }))
+    })
+}
+
+/// The gradient of a vector that scales columns.
+fn sums(width: usize) -> Case {
+    Case::program(format!("column-sums/{SUMMED}x{width}"), 2.0 * (SUMMED * width) as f64, move |inputs| {
+        let ((dy, dyv), (a, av)) = (inputs.floats([SUMMED, width])?, inputs.floats([SUMMED, width])?);
+        let (_, out) = inputs.floats([width])?;
+        let replace = inputs.given([1], &[0.0])?;
+        diagonal::columns(&mut inputs.graph, &dyv, &av, &out, &replace)?;
+        Ok(Box::new(move |program: &_| {
+            let [dy, a] = read([&dy, &a])?;
+            check_some(program, &out, 1e-4, |_, c| {
+                (0..SUMMED).map(|r| f64::from(dy[r * width + c]) * f64::from(a[r * width + c])).sum()
+            })
+        }))
+    })
+}
+
+/// What AdaLoRA keeps of how much each number of A matters.
+fn smooth(width: usize) -> Case {
+    Case::program(format!("smooth-scores/{RANK}x{width}"), 0.0, move |inputs| {
+        let ((param, param_value), (grad, grad_value)) = (inputs.floats([RANK, width])?, inputs.floats([RANK, width])?);
+        // A clip coefficient of 1, of a step that is taken.
+        let norm = inputs.given([3], &[1.0; 3])?;
+        let [s, u] = [
+            inputs.given([RANK, width], &vec![0.0; RANK * width])?,
+            inputs.given([RANK, width], &vec![0.0; RANK * width])?,
+        ];
+        // What was there goes, so that each round gives the same.
+        importance::smooth(&mut inputs.graph, [&param_value, &grad_value], &norm, [&s, &u], (0.0, 0.0))?;
+        Ok(Box::new(move |program: &_| {
+            let [param, grad] = read([&param, &grad])?;
+            check_some(program, &s, 1e-6, |row, col| {
+                let i = row * width + col;
+                (f64::from(param[i]) * f64::from(grad[i])).abs()
+            })
+        }))
+    })
+}
+
+/// The scores of A's ranks.
+fn score(width: usize) -> Case {
+    Case::program(format!("rank-scores/{RANK}x{width}"), 3.0 * (RANK * width) as f64, move |inputs| {
+        let ((s, sv), (u, uv)) = (inputs.floats([RANK, width])?, inputs.floats([RANK, width])?);
+        let (_, out) = inputs.floats([RANK])?;
+        importance::score(&mut inputs.graph, [&sv, &uv], Along::Rows, false, &out)?;
+        Ok(Box::new(move |program: &_| {
+            let [s, u] = read([&s, &u])?;
+            check_some(program, &out, 1e-5, |_, row| {
+                let product = |i: usize| f64::from(s[i]) * f64::from(u[i]);
+                (row * width..(row + 1) * width).map(product).sum::<f64>() / width as f64
+            })
+        }))
+    })
+}
+
+/// The orthogonality term of A, and its part of A's gradient.
+fn orthogonality(width: usize) -> Case {
+    let flops = 4.0 * (RANK * RANK * width) as f64;
+    Case::program(format!("orthogonality/{RANK}x{width}"), flops, move |inputs| {
+        let ((a, av), (_, gradient)) = (inputs.floats([RANK, width])?, inputs.floats([RANK, width])?);
+        let (_, total) = inputs.floats([1])?;
+        let replace = inputs.given([1], &[0.0])?;
+        importance::orthogonality(&mut inputs.graph, [&av, &gradient], Along::Rows, 0.5, (false, &total, &replace))?;
+        Ok(Box::new(move |program: &_| {
+            let [a] = read([&a])?;
+            let dot = |i: usize, j: usize| -> f64 {
+                let rows = a[i * width..][..width].iter().zip(&a[j * width..][..width]);
+                rows.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+            };
+            let part = |i: usize, j: usize| (dot(i, j) - if i == j { 1.0 } else { 0.0 }).powi(2);
+            let length = (0..RANK * RANK).map(|k| part(k / RANK, k % RANK)).sum::<f64>().sqrt();
+            check_some(program, &total, 1e-4, |_, _| 0.5 * length)
         }))
     })
 }

@@ -26,7 +26,11 @@ pub struct Family {
 /// All of them.
 pub const FAMILIES: [Family; 9] = [
     Family { name: "product", about: "y = x·Wᵀ and dx = dy·W with W in every scheme", cases: product::cases },
-    Family { name: "adapter", about: "the products of LoRA by themselves", cases: adapter::cases },
+    Family {
+        name: "adapter",
+        about: "what adapters add: products of LoRA, norms of DoRA, scores of AdaLoRA",
+        cases: adapter::cases,
+    },
     Family { name: "attention", about: "attention, its backward pass, and reading a cache", cases: attention::cases },
     Family { name: "layers", about: "norms, rotations, gates, sums, copies of parts", cases: layers::cases },
     Family { name: "loss", about: "embedding, cross-entropy, the likeliest token", cases: loss::cases },

@@ -8,12 +8,11 @@ use crate::output::{Output, note};
 use clap::Args;
 use fourbit::{
     Error, Result,
-    adapter::LoraConfig,
     arch::Architecture,
     data::{DataLoader, DataOptions, Dataset, LoaderOptions},
     format::peft::AdapterConfig,
     gpu::{Backend, Gpu, GpuOptions, Search, parse_bytes},
-    model::{LoadOptions, Model, Quantization, Source},
+    model::{LoadOptions, Quantization, Source},
     quant::{BlockSize, Scheme},
     tokenizer::Tokenizer,
     train::{Objective, Schedule, TrainConfig, Warmup},
@@ -242,64 +241,6 @@ fn is_quantized(source: &Source) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// The adapter to be trained.
-#[derive(Args)]
-pub struct LoraArgs {
-    /// Rank of the adapter [default: 16]
-    #[arg(long, value_name = "R")]
-    pub lora_r: Option<usize>,
-    /// Scale of the adapter: alpha / r [default: 16]
-    #[arg(long, value_name = "ALPHA")]
-    pub lora_alpha: Option<f64>,
-    /// Chance that an input of the adapter is dropped in training [default: 0]
-    #[arg(long, value_name = "P")]
-    pub lora_dropout: Option<f64>,
-    /// Layers that get an adapter: names such as q_proj,v_proj, or all-linear [default: all-linear, all but the head]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
-    pub target_modules: Option<Vec<String>>,
-    /// Scale by alpha / sqrt(r)
-    #[arg(long)]
-    pub use_rslora: bool,
-}
-
-impl LoraArgs {
-    /// Attaches the adapter that is to be trained: a new one, or the one in `folder`, which brings its own configuration.
-    /// Errors: those of [`Model::add_adapter`] and [`Model::load_adapter`].
-    pub fn attach(&self, model: &mut Model, folder: Option<&Path>, seed: u64) -> Result<()> {
-        let Some(folder) = folder else { return model.add_adapter(self.config(seed), true) };
-        if self.is_given() && !model.gpu().is_dry() {
-            note(format_args!(
-                "note: --adapter brings its own configuration; the other options of the adapter are ignored"
-            ));
-        }
-        model.load_adapter(folder, true)
-    }
-
-    /// Whether one of the options was given.
-    pub fn is_given(&self) -> bool {
-        self.lora_r.is_some()
-            || self.lora_alpha.is_some()
-            || self.lora_dropout.is_some()
-            || self.target_modules.is_some()
-            || self.use_rslora
-    }
-
-    /// The configuration of a new adapter.
-    pub fn config(&self, seed: u64) -> LoraConfig {
-        let default = LoraConfig::default();
-        LoraConfig {
-            r: self.lora_r.unwrap_or(default.r),
-            lora_alpha: self.lora_alpha.unwrap_or(default.lora_alpha),
-            lora_dropout: self.lora_dropout.unwrap_or(default.lora_dropout),
-            use_rslora: self.use_rslora,
-            target_modules: self.target_modules.clone().unwrap_or(default.target_modules),
-            seed,
-            ranks: default.ranks,
-            alphas: default.alphas,
-        }
-    }
 }
 
 /// How to train.

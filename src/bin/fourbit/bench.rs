@@ -1,6 +1,7 @@
 //! `fourbit bench`
 
-use crate::args::{Global, LoraArgs, QuantArgs};
+use crate::adapter_args::AdapterArgs;
+use crate::args::{Global, QuantArgs};
 use crate::interrupt;
 use crate::output::{self, Output, bytes};
 use crate::roofline;
@@ -15,6 +16,7 @@ use fourbit::{
     format::atomic,
     gpu::{Gpu, GpuOptions},
     model::{Model, Quantization},
+    train::TrainConfig,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -36,7 +38,7 @@ pub struct Bench {
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
-    lora: LoraArgs,
+    adapter: AdapterArgs,
     /// Rows of the step
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch_size: usize,
@@ -204,12 +206,13 @@ impl Bench {
             }
             Ok(model)
         };
+        let run = TrainConfig { seed: 0, max_steps: usize::MAX, ..TrainConfig::default() };
         let options = ModelOptions {
             scheme: match load.quantization {
                 Quantization::To(scheme) => scheme.to_string(),
                 Quantization::AsStored => "as stored".to_owned(),
             },
-            lora: adapter.is_none().then(|| self.lora.config(0)),
+            adapter: adapter.is_none().then(|| self.adapter.config(&run)).transpose()?,
             batch_size: self.batch_size,
             max_seq_length: self.max_seq_length,
             gradient_checkpointing: self.gradient_checkpointing,

@@ -1,6 +1,7 @@
 //! `fourbit finetune`
 
-use crate::args::{DataArgs, Global, LoraArgs, ModelArgs, QuantArgs, TrainArgs};
+use crate::adapter_args::AdapterArgs;
+use crate::args::{DataArgs, Global, ModelArgs, QuantArgs, TrainArgs};
 use crate::output::{Output, bytes, note};
 use crate::progress::Progress;
 use crate::qat::{self, QatArgs};
@@ -22,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Train a LoRA adapter on a quantized model (QLoRA) and save it as PEFT does, or train through rounding (--qat)
+/// Train an adapter on a quantized model (QLoRA, QDoRA, AdaLoRA, IA3) and save it as PEFT does, or train through rounding (--qat)
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
 /// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json (and kernels.json, with --tune quick or
@@ -42,7 +43,7 @@ pub struct Finetune {
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
-    lora: LoraArgs,
+    adapter: AdapterArgs,
     #[command(flatten)]
     qat: QatArgs,
     #[command(flatten)]
@@ -145,7 +146,7 @@ impl Finetune {
         let source = Source::open(&base.path)?;
         let load_options = self.qat.load_options(&self.quant, &source)?;
         let qat = self.qat.config()?;
-        let trains_adapter = self.qat.trains_adapter(&self.lora, &self.model)?;
+        let trains_adapter = self.qat.trains_adapter(&self.adapter, &self.model)?;
         let folder = qat.as_ref().map(|qat| qat::folder(&base.path, qat, &self.output)).transpose()?;
         let loader = self.data.loader(global, &data, &base, &source, &self.train)?;
         let steps = self.steps(&loader, showcase)?;
@@ -161,7 +162,7 @@ impl Finetune {
         let questions = if showcase { embedded::questions() } else { Vec::new() };
         let mut model = Model::from_source(&gpu, &source, &load_options)?;
         if trains_adapter {
-            self.lora.attach(&mut model, self.model.adapter.as_deref(), config.seed)?;
+            self.adapter.attach(&mut model, self.model.adapter.as_deref(), &config)?;
         }
         let before = answers(&model, &base.path, &questions)?;
         if let Some(qat) = qat {
@@ -241,7 +242,7 @@ impl Finetune {
     fn count(&self, global: &Global, source: &Source, load: &LoadOptions, config: &TrainConfig) -> Result<u64> {
         let gpu = Gpu::open(&GpuOptions { dry: true, ..global.gpu_options()? })?;
         let mut model = Model::from_source(&gpu, source, load)?;
-        self.qat.count(&mut model, &self.lora, &self.model, config.seed)?;
+        self.qat.count(&mut model, &self.adapter, &self.model, config)?;
         let trained = 4 * model.store().parameters() as u64;
         Trainer::new(model, config.clone())?;
         gpu.expect_room("the run (`fourbit plan` tells for what)", gpu.peak_bytes())?;

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
+mod adapter_args;
 mod args;
 mod bench;
 mod cache;

@@ -1,6 +1,7 @@
 //! `fourbit plan`
 
-use crate::args::{DataArgs, Global, LoraArgs, MAX_SEQ_LENGTH, QuantArgs, TrainArgs, max_seq_length};
+use crate::adapter_args::AdapterArgs;
+use crate::args::{DataArgs, Global, MAX_SEQ_LENGTH, QuantArgs, TrainArgs, max_seq_length};
 use crate::output::bytes;
 use crate::qat::QatArgs;
 use crate::shape::{Chosen, ShapeArgs};
@@ -24,7 +25,7 @@ pub struct Plan {
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
-    lora: LoraArgs,
+    adapter: AdapterArgs,
     #[command(flatten)]
     qat: QatArgs,
     #[command(flatten)]
@@ -46,7 +47,8 @@ impl Plan {
             }
             None => max_seq_length(self.train.max_seq_length, MAX_SEQ_LENGTH, chosen.arch())?,
         };
-        let config = self.train.config(showcase, length, 1, self.qat.full)?;
+        // How many steps there are changes no memory.
+        let config = self.train.config(showcase, length, usize::MAX, self.qat.full)?;
         let options = chosen.options(&self.quant, Some(&self.qat))?;
 
         // What is more than the limit is counted without one, so that the answer is whole.
@@ -102,7 +104,7 @@ impl Plan {
     fn count(&self, chosen: &Chosen, options: &LoadOptions, config: &TrainConfig, on: &GpuOptions) -> Result<Counted> {
         let gpu = Gpu::open(on)?;
         let mut model = chosen.model(&gpu, options)?;
-        self.qat.count(&mut model, &self.lora, &self.model.model, config.seed)?;
+        self.qat.count(&mut model, &self.adapter, &self.model.model, config)?;
         let trained = model.store().bytes();
         // Reported last: training through rounding puts other weights in the place of those that were loaded.
         let weights = gpu.allocated_bytes() - trained;

@@ -1,6 +1,7 @@
 //! Options of quantization-aware training, and the folder that it leaves.
 
-use crate::args::{LoraArgs, ModelArgs, QuantArgs};
+use crate::adapter_args::AdapterArgs;
+use crate::args::{ModelArgs, QuantArgs};
 use clap::Args;
 use fourbit::{
     Error, Result,
@@ -10,7 +11,7 @@ use fourbit::{
     method::{ActivationScales, Method, Observer, Recipe},
     model::{LoadOptions, Model, Source},
     quant::Scheme,
-    train::TrainerState,
+    train::{TrainConfig, TrainerState},
 };
 use std::path::Path;
 
@@ -69,17 +70,23 @@ impl QatArgs {
     }
 
     /// Whether an adapter is to be trained. Errors: Config where options of one come with `--full`.
-    pub fn trains_adapter(&self, lora: &LoraArgs, model: &ModelArgs) -> Result<bool> {
-        if self.full && (lora.is_given() || model.adapter.is_some()) {
+    pub fn trains_adapter(&self, adapter: &AdapterArgs, model: &ModelArgs) -> Result<bool> {
+        if self.full && (adapter.is_given() || model.adapter.is_some()) {
             return Err(Error::config("--full", "trains the weights themselves; leave the options of the adapter out"));
         }
         Ok(!self.full)
     }
 
-    /// Puts what is trained on a model on a dry device, to count it. Errors: those of [`LoraArgs::attach`] and [`Model::add_qat`].
-    pub fn count(&self, model: &mut Model, lora: &LoraArgs, chosen: &ModelArgs, seed: u64) -> Result<()> {
-        if self.trains_adapter(lora, chosen)? {
-            lora.attach(model, chosen.adapter.as_deref(), seed)?;
+    /// Puts what is trained on a model on a dry device, to count it. Errors: those of [`AdapterArgs::attach`] and [`Model::add_qat`].
+    pub fn count(
+        &self,
+        model: &mut Model,
+        adapter: &AdapterArgs,
+        chosen: &ModelArgs,
+        train: &TrainConfig,
+    ) -> Result<()> {
+        if self.trains_adapter(adapter, chosen)? {
+            adapter.attach(model, chosen.adapter.as_deref(), train)?;
         }
         self.config()?.map_or(Ok(()), |qat| model.add_qat(qat, true))
     }

@@ -17,7 +17,7 @@ pub enum TargetModules {
 }
 
 impl TargetModules {
-    fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         match self {
             TargetModules::AllLinear => json!("all-linear"),
             TargetModules::Names(names) => json!(names),
@@ -187,30 +187,52 @@ impl Targets {
         Targets { modules, exclude: None, layers: None, ranks, alphas }
     }
 
-    /// Puts the fields into the JSON of a configuration.
-    pub(super) fn write(&self, json: &mut Value) {
+    /// Puts the fields that say which modules are meant into the JSON of a configuration.
+    pub(super) fn write_modules(&self, json: &mut Value) {
         json["target_modules"] = self.modules.to_json();
         json["exclude_modules"] = self.exclude.as_ref().map_or(Value::Null, TargetModules::to_json);
+    }
+
+    /// The same, and those of layers by number.
+    pub(super) fn write_layers(&self, json: &mut Value) {
+        self.write_modules(json);
         if let Some(layers) = &self.layers {
             json["layers_to_transform"] = json!(layers.numbers);
             if layers.given {
                 json["layers_pattern"] = layers.patterns.iter().map(|p| p.text.as_str()).collect();
             }
         }
+    }
+
+    /// Puts all of the fields there.
+    pub(super) fn write(&self, json: &mut Value) {
+        self.write_layers(json);
         let entry = |text: &str, value: Value| (text.to_owned(), value);
         json["rank_pattern"] = Value::Object(self.ranks.iter().map(|(p, r)| entry(&p.text, json!(r))).collect());
         json["alpha_pattern"] = Value::Object(self.alphas.iter().map(|(p, a)| entry(&p.text, whole(*a))).collect());
     }
 
-    pub(super) fn read(fields: &Fields) -> Result<Targets> {
+    /// Of a kind of adapter whose modules are all of one form: which they are.
+    pub(super) fn read_modules(fields: &Fields) -> Result<Targets> {
         let modules = modules(fields, "target_modules")?
             .ok_or_else(|| fields.fail("target_modules", "a list of names, a regular expression, or \"all-linear\""))?;
         // PEFT knows no shorthand here: as a pattern it matches no module.
         let exclude = exclusion(fields)?.filter(|exclude| *exclude != TargetModules::AllLinear);
+        Ok(Targets { modules, exclude, layers: None, ranks: Vec::new(), alphas: Vec::new() })
+    }
+
+    /// The same, and of layers by number.
+    pub(super) fn read_layers(fields: &Fields) -> Result<Targets> {
+        let targets = Targets::read_modules(fields)?;
         let layers = layers(fields)?;
-        if layers.is_some() && !matches!(modules, TargetModules::Names(_)) {
+        if layers.is_some() && !matches!(targets.modules, TargetModules::Names(_)) {
             return Err(fields.fail("layers_to_transform", "null where target_modules is no list, as PEFT does"));
         }
+        Ok(Targets { layers, ..targets })
+    }
+
+    pub(super) fn read(fields: &Fields) -> Result<Targets> {
+        let targets = Targets::read_layers(fields)?;
         let pattern = |field: &str, key: &str| Pattern::new(fields, field, key, r"\A(?:.*\.)?", r"\z");
         let sizes = |field: &str| -> Result<Vec<(Pattern, Value)>> {
             match fields.get(field) {
@@ -229,7 +251,7 @@ impl Targets {
         for (pattern, value) in sizes("alpha_pattern")? {
             alphas.push((pattern, value.as_f64().ok_or_else(|| fields.fail("alpha_pattern", "numbers"))?));
         }
-        Ok(Targets { modules, exclude, layers, ranks, alphas })
+        Ok(Targets { ranks, alphas, ..targets })
     }
 
     /// Whether the linear layer `module` (its full name) has an adapter. Errors: Unsupported for a pattern that takes too
@@ -282,7 +304,7 @@ fn first<T: Copy>(patterns: &[(Pattern, T)], module: &str) -> Result<Option<T>> 
     Ok(None)
 }
 
-fn modules(fields: &Fields, name: &str) -> Result<Option<TargetModules>> {
+pub(super) fn modules(fields: &Fields, name: &str) -> Result<Option<TargetModules>> {
     let names = |items: &[Value]| items.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),

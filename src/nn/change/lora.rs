@@ -34,9 +34,21 @@ impl Lora {
         add: Option<&Value>,
         step: Option<&StepValues>,
     ) -> Result<(Value, Value)> {
-        let (a, b) = (g.import(&self.a.values), g.import(&self.b.values));
         let dropped = step.map_or(Ok(None), |step| self.drop(g, x, step))?;
-        let xa = dense::x_wt(g, dropped.as_ref().unwrap_or(x), &a)?;
+        self.of(g, base, x, dropped.as_ref().unwrap_or(x), add)
+    }
+
+    /// base(x) + scale · (d · Aᵀ) · Bᵀ, plus `add`, and d · Aᵀ. Errors: Shape.
+    pub(super) fn of(
+        &self,
+        g: &mut Graph,
+        base: &Linear,
+        x: &Value,
+        d: &Value,
+        add: Option<&Value>,
+    ) -> Result<(Value, Value)> {
+        let (a, b) = (g.import(&self.a.values), g.import(&self.b.values));
+        let xa = dense::x_wt(g, d, &a)?;
         let update = LowRank { xa: &xa, factor: &b, scale: self.scale };
         Ok((base.forward(g, x, Some(update), add)?, xa))
     }
@@ -71,19 +83,32 @@ impl Lora {
         step: &StepValues,
     ) -> Result<Value> {
         let dxa = self.gradients(g, (x, xa), dy, step)?;
+        self.through(g, base, &dxa, dy, add, step)
+    }
+
+    /// dx = dy · W + drop(dxa · A), plus `add`. Errors: Shape.
+    pub(super) fn through(
+        &self,
+        g: &mut Graph,
+        base: &Linear,
+        dxa: &Value,
+        dy: &Value,
+        add: Option<&Value>,
+        step: &StepValues,
+    ) -> Result<Value> {
         let a = g.import(&self.a.values);
         if self.dropout == 0.0 {
-            return base.backward(g, dy, Some(LowRank { xa: &dxa, factor: &a, scale: 1.0 }), add);
+            return base.backward(g, dy, Some(LowRank { xa: dxa, factor: &a, scale: 1.0 }), add);
         }
         let dx = base.backward(g, dy, None, add)?;
-        let through = dense::x_w(g, &dxa, &a, 1.0)?;
+        let through = dense::x_w(g, dxa, &a, 1.0)?;
         let dropped = self.drop(g, &through, step)?;
         elementwise::accumulate(g, &dx, dropped.as_ref().unwrap_or(&through), 1.0)?;
         Ok(dx)
     }
 
     /// drop(x), or `None` where nothing is dropped. Errors: Config without a seed for the mask.
-    fn drop(&self, g: &mut Graph, x: &Value, step: &StepValues) -> Result<Option<Value>> {
+    pub(super) fn drop(&self, g: &mut Graph, x: &Value, step: &StepValues) -> Result<Option<Value>> {
         if self.dropout == 0.0 {
             return Ok(None);
         }

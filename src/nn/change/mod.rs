@@ -1,12 +1,19 @@
 //! What training changes of a linear layer: nothing, or one of these. A new kind is one file and one line in each `match` here.
 
+mod adalora;
 mod codebooks;
+mod dora;
+mod ia3;
 mod lora;
 mod rounded;
 mod signs;
 mod weight;
 
+pub use adalora::AdaLora;
 pub use codebooks::Codebooks;
+pub use dora::Dora;
+pub(crate) use dora::weight_alone;
+pub use ia3::Ia3;
 pub use lora::Lora;
 pub use rounded::{Float, Latent, Merged};
 pub use signs::Signs;
@@ -25,6 +32,12 @@ pub enum Change {
     None,
     /// A low-rank update beside the base.
     Lora(Lora),
+    /// A low-rank update of the directions of the weight's rows, and a magnitude for each.
+    Dora(Dora),
+    /// A low-rank update with singular values, ranks of which are taken away while it learns.
+    AdaLora(AdaLora),
+    /// A vector that scales the output, or the input.
+    Ia3(Ia3),
     /// The base's weight is the rounding of one in floats that is trained (quantization-aware training).
     Rounded(Latent),
     /// The base's weight, in f32, is trained itself. [out, in]
@@ -33,6 +46,16 @@ pub enum Change {
     Codebooks(Codebooks),
     /// The signs of a weight between two Hadamard transforms are trained as real numbers (QuIP#).
     Signs(Signs),
+}
+
+/// What a change keeps of the forward pass.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// drop(x) · Aᵀ of a low-rank update. [tokens, r]
+    pub xa: Option<Value>,
+    /// What a trained vector scaled: of DoRA the product with the update's unit rows, of IA3 the layer's output,
+    /// [tokens, out]; of AdaLoRA `xa` times the singular values, [tokens, r].
+    pub product: Option<Value>,
 }
 
 impl Change {
@@ -52,12 +75,20 @@ impl Change {
         }
     }
 
-    /// Whether the base is left as it was, so that a pass without the change has a meaning.
-    fn leaves_base(&self) -> bool {
-        matches!(self, Change::None | Change::Lora(_))
+    /// DoRA's update, where that is the change.
+    pub fn dora(&self) -> Option<&Dora> {
+        match self {
+            Change::Dora(dora) => Some(dora),
+            _ => None,
+        }
     }
 
-    /// y, plus `add`, and what a low-rank update keeps for the backward pass. Errors: as [`super::Adapted::forward`].
+    /// Whether the base is left as it was, so that a pass without the change has a meaning.
+    fn leaves_base(&self) -> bool {
+        matches!(self, Change::None | Change::Lora(_) | Change::Dora(_) | Change::AdaLora(_) | Change::Ia3(_))
+    }
+
+    /// y, plus `add`, and what the change keeps for the backward pass. Errors: as [`super::Adapted::forward`].
     pub(super) fn forward(
         &self,
         g: &mut Graph,
@@ -66,16 +97,19 @@ impl Change {
         x: &Value,
         add: Option<&Value>,
         pass: &Pass,
-    ) -> Result<(Value, Option<Value>)> {
+    ) -> Result<(Value, Kept)> {
         if pass.base_only && !self.leaves_base() {
             return Err(Error::config(name, "its own weight is trained, so that there is no base without the change"));
         }
         match self {
             Change::Lora(lora) if !pass.base_only => {
                 let (y, xa) = lora.forward(g, base, x, add, pass.step.as_ref())?;
-                Ok((y, Some(xa)))
+                Ok((y, Kept { xa: Some(xa), product: None }))
             }
-            _ => Ok((base.forward(g, x, None, add)?, None)),
+            Change::Dora(dora) if !pass.base_only => dora.forward(g, base, x, add, pass.step.as_ref()),
+            Change::AdaLora(ada) if !pass.base_only => ada.forward(g, base, x, add, pass.step.as_ref()),
+            Change::Ia3(ia3) if !pass.base_only => ia3.forward(g, base, x, add),
+            _ => Ok((base.forward(g, x, None, add)?, Kept::default())),
         }
     }
 
@@ -89,9 +123,13 @@ impl Change {
         add: Option<&Value>,
         step: &StepValues,
     ) -> Result<Value> {
-        match (self, &saved.xa) {
-            (Change::Lora(lora), Some(xa)) => lora.backward(g, base, (&saved.x, xa), dy, add, step),
-            (Change::Rounded(latent), _) => latent.backward(g, base, &saved.x, dy, add, &step.accumulate),
+        let (x, Kept { xa, product }) = (&saved.x, &saved.kept);
+        match (self, xa, product) {
+            (Change::Lora(lora), Some(xa), _) => lora.backward(g, base, (x, xa), dy, add, step),
+            (Change::Dora(dora), Some(xa), Some(product)) => dora.backward(g, base, (x, xa, product), dy, add, step),
+            (Change::AdaLora(ada), Some(xa), Some(product)) => ada.backward(g, base, (x, xa, product), dy, add, step),
+            (Change::Ia3(ia3), _, product) => ia3.backward(g, base, (x, product.as_ref()), dy, add, step),
+            (Change::Rounded(latent), ..) => latent.backward(g, base, x, dy, add, &step.accumulate),
             _ => {
                 self.gradients(g, base, saved, dy, step)?;
                 base.backward(g, dy, None, add)
@@ -108,13 +146,17 @@ impl Change {
         dy: &Value,
         step: &StepValues,
     ) -> Result<()> {
-        match (self, &saved.xa) {
-            (Change::Lora(lora), Some(xa)) => lora.gradients(g, (&saved.x, xa), dy, step).map(|_| ()),
-            (Change::None | Change::Lora(_), _) => Ok(()),
-            (Change::Rounded(latent), _) => latent.gradients(g, base, &saved.x, dy, &step.accumulate),
-            (Change::Weight(weight), _) => weight::gradients(g, weight, &saved.x, dy, &step.accumulate),
-            (Change::Codebooks(books), _) => books.gradients(g, &saved.x, dy, &step.accumulate),
-            (Change::Signs(signs), _) => signs.gradients(g, &saved.x, dy, &step.accumulate),
+        let (x, Kept { xa, product }) = (&saved.x, &saved.kept);
+        match (self, xa, product) {
+            (Change::Lora(lora), Some(xa), _) => lora.gradients(g, (x, xa), dy, step).map(|_| ()),
+            (Change::Dora(dora), Some(xa), Some(product)) => dora.gradients(g, (x, xa, product), dy, step),
+            (Change::AdaLora(ada), Some(xa), Some(product)) => ada.gradients(g, (x, xa, product), dy, step).map(|_| ()),
+            (Change::None | Change::Lora(_) | Change::Dora(_) | Change::AdaLora(_), ..) => Ok(()),
+            (Change::Ia3(ia3), _, product) => ia3.gradients(g, base, (x, product.as_ref()), dy, step),
+            (Change::Rounded(latent), ..) => latent.gradients(g, base, x, dy, &step.accumulate),
+            (Change::Weight(weight), ..) => weight::gradients(g, weight, x, dy, &step.accumulate),
+            (Change::Codebooks(books), ..) => books.gradients(g, x, dy, &step.accumulate),
+            (Change::Signs(signs), ..) => signs.gradients(g, x, dy, &step.accumulate),
         }
     }
 }
