@@ -1,13 +1,13 @@
 //! The causal language model: embedding, blocks, final norm, head and loss.
 
-use super::{Block, Ropes, block::Saved};
+use super::{Block, Ropes, block::Saved, full::Full};
 use crate::{
     DType, Error, Result,
     adapter::{PeftConfig, Qat, Store},
     arch::{Architecture, Role},
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
-    kernels::{QuantizedTensor, embedding, logits, loss, product},
+    kernels::{QuantizedTensor, dense, embedding, logits, loss, product},
     nn::{Adapted, Context, Keys, KvCache, Parameter, Pass, RmsNorm},
 };
 
@@ -27,6 +27,8 @@ pub struct Model {
     pub(super) adapter: Option<PeftConfig>,
     /// Training through rounding, where the blocks are being trained so.
     pub(super) qat: Option<Qat>,
+    /// Full fine-tuning, where the weights themselves are trained.
+    pub(super) full: Option<Full>,
     /// All that is trained; the layers hold the same tensors.
     pub(super) store: Store,
     pub(super) gpu: Gpu,
@@ -118,12 +120,14 @@ impl Model {
         self.linears().find(|linear| linear.name == name)
     }
 
-    /// The weight of a norm or the bias of a linear layer of the blocks, by transformers' name. [width] f32
+    /// The weight of a norm or the bias of a linear layer of the blocks, by transformers' name; the final norm's where full fine-tuning
+    /// trains it. [width] f32
     pub fn vector(&self, name: &str) -> Option<&Tensor> {
         match self.arch.role(name)? {
             Role::Bias(block, id) => self.blocks.get(block)?.linear(id)?.base.bias.as_ref(),
             Role::Norm(block, id) => Some(&self.blocks.get(block)?.norm(id)?.weight.values),
-            Role::Embedding | Role::Head | Role::FinalNorm | Role::Weight(..) => None,
+            Role::FinalNorm => self.full.as_ref().map(|_| &self.norm.weight.values),
+            Role::Embedding | Role::Head | Role::Weight(..) => None,
         }
     }
 
@@ -235,7 +239,8 @@ impl Model {
         out: &LossValues<'_>,
         checkpointed: usize,
     ) -> Result<()> {
-        cx.pass.training_step()?;
+        let accumulate = cx.pass.training_step()?.accumulate.clone();
+        let first = self.first_trained();
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(g, &ids)?;
         let mut kept: Vec<Kept> = Vec::with_capacity(self.blocks.len());
@@ -246,30 +251,42 @@ impl Model {
         }
         let (hidden, saved_norm) = self.norm.forward(g, &x)?;
         let dh = g.value(hidden.shape().clone(), DType::F32)?;
-        self.loss(g, &hidden, inputs, out, Some(&dh))?;
+        self.loss(g, &hidden, inputs, out, Some((&dh, &accumulate)))?;
         let mut dy = self.norm.backward(g, &saved_norm, &dh, None, cx)?;
-        for (index, (block, kept)) in self.blocks.iter().zip(kept).enumerate().rev() {
+        let embedding = self.embedding_gradient(g);
+        for (index, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(first).rev() {
             let saved = match kept {
                 Kept::All(saved) => saved,
                 Kept::Input(x) => Box::new(block.forward(g, &x, cx, Keys::Own(&segments))?.1),
             };
-            match index {
-                0 => block.gradients(g, &saved, &dy, cx)?,
-                _ => dy = block.backward(g, &saved, &dy, cx)?,
+            match index == first && embedding.is_none() {
+                true => block.gradients(g, &saved, &dy, cx)?,
+                false => dy = block.backward(g, &saved, &dy, cx)?,
             }
         }
-        Ok(())
+        match embedding {
+            // A table that is the head too has that gradient already.
+            Some((grads, begun)) => {
+                let factor = self.arch.embedding_factor;
+                embedding::embed_backward(g, &ids, &dy, factor, &grads, (!begun).then_some(&accumulate))
+            }
+            None => Ok(()),
+        }
     }
 
-    /// Cross-entropy of `hidden` against the labels, chunk by chunk, and its gradient where there is room for it.
+    /// Cross-entropy of `hidden` against the labels, chunk by chunk, and its gradient where there is room for it: with the flag of
+    /// accumulation, for the head's where that is trained.
     fn loss(
         &self,
         g: &mut Graph,
         hidden: &Value,
         inputs: &Inputs,
         out: &LossValues<'_>,
-        gradient: Option<&Value>,
+        gradient: Option<(&Value, &Value)>,
     ) -> Result<()> {
+        let head = gradient.and_then(|_| self.head_gradient(g));
+        let one = head.as_ref().map(|_| g.gpu().tensor("one", [1], DType::F32, &[1.0f32])).transpose()?;
+        let one = one.map(|one| g.import(&one));
         let (tokens, _) = hidden.rows_cols();
         let labels = g.import(&inputs.labels);
         let losses = g.value([tokens, 2], DType::F32)?;
@@ -280,8 +297,11 @@ impl Model {
             let logits = product::matmul(g, &h, self.head(), None, None, None)?;
             match gradient {
                 None => loss::cross_entropy_losses(g, &logits, self.arch.logits, &labels, start, &losses)?,
-                Some(dh) => {
+                Some((dh, accumulate)) => {
                     loss::cross_entropy(g, &logits, self.arch.logits, &labels, start, out.scale, &losses)?;
+                    if let (Some(grads), Some(one)) = (&head, &one) {
+                        dense::xt_w_into(g, &logits, &h, 1.0, grads, if start == 0 { accumulate } else { one })?;
+                    }
                     let dh = g.rows(dh, start, count)?;
                     product::matmul_dx_into(g, &logits, self.head(), None, None, &dh)?;
                 }
