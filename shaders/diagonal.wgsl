@@ -89,6 +89,11 @@ fn columns(
             sum += gradient[i] * inner[i];
         }
     }
+    add_strands(c, lane, sum);
+}
+
+// out[c] of the sums of 16 strands; one barrier
+fn add_strands(c: u32, lane: u32, sum: f32) {
     strand_sums[lane] = sum;
     workgroupBarrier();
     if (lane < 16u && c < params.cols) {
@@ -98,4 +103,25 @@ fn columns(
         }
         add(c, total);
     }
+}
+
+// dbias[c] = sum_r G[r, c], of A + bias; as `columns`
+@compute @workgroup_size(256)
+fn shifts(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = group_index(wg, counts);
+    if (g >= params.group_end) {
+        return;
+    }
+    let c = g * 16u + lane % 16u;
+    var sum = 0.0;
+    if (c < params.cols) {
+        for (var r = lane / 16u; r < params.rows; r += 16u) {
+            sum += gradient[r * params.cols + c];
+        }
+    }
+    add_strands(c, lane, sum);
 }

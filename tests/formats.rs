@@ -565,4 +565,35 @@ fn adapters_of_other_kinds_are_refused() {
     assert!(message(lines(&[(&q, &[1, 5])])).contains("[out, 1]"));
     assert!(message(lines(&[(&down, &[3, 1])])).contains("[1, in]"));
     assert!(message(lines(&[(&a, &[8, 3])])).contains("ia3_l"));
+
+    let mut adalora = json.clone();
+    for (key, value) in [("peft_type", "\"ADALORA\""), ("init_r", "3"), ("total_step", "10"), ("rank_pattern", "null")]
+    {
+        adalora[key] = serde_json::from_str(value).unwrap();
+    }
+    let with = |key: &str, value: &str| {
+        let mut json = adalora.clone();
+        json[key] = serde_json::from_str(value).unwrap();
+        fs::write(&path, json.to_string()).unwrap();
+        peft::AdapterConfig::read(&path)
+    };
+    for (key, value) in [
+        ("total_step", "null"),
+        ("init_r", "0"),
+        ("use_dora", "true"),
+        ("loftq_config", r#"{"loftq_bits": 4}"#),
+        ("beta1", r#""much""#),
+        ("rank_pattern", "[1]"),
+        ("rank_pattern", r#"{"q_proj.lora_E": [true]}"#),
+        ("rank_pattern", r#"{"q_proj": [true, false, true]}"#),
+        ("rank_pattern", r#"{"q_proj.lora_E": [true, false, 1]}"#),
+    ] {
+        let error = message(with(key, value));
+        assert!(error.contains(key) && error.contains(peft::CONFIG), "{key} {value}: {error}");
+    }
+    assert!(with("rank_pattern", r#"{"q_proj.lora_E": [true, false, true]}"#).is_ok());
+    let [a, b, e] = ["lora_A", "lora_B", "lora_E"].map(|part| format!("{x}.{part}"));
+    assert!(lines(&[(&a, &[2, 4]), (&b, &[5, 2]), (&e, &[2, 1])]).is_ok());
+    assert!(message(lines(&[(&a, &[3, 4]), (&b, &[5, 3]), (&e, &[3, 1])])).contains("[2, 4]"));
+    assert!(message(lines(&[(&a, &[2, 4]), (&b, &[5, 2])])).contains("lora_E"));
 }

@@ -74,11 +74,6 @@ impl AdaLoraConfig {
                 return Err(Error::config(field, format!("expected 1 to 1024, got {rank}")));
             }
         }
-        if self.target_r > self.init_r {
-            let message =
-                format!("{} is more than init_r ({}); ranks are taken away, none is added", self.target_r, self.init_r);
-            return Err(Error::config("target_r", message));
-        }
         if self.tinit.saturating_add(self.tfinal) >= self.total_step {
             let message = format!(
                 "{} steps, and {} of tfinal behind them, leave none of {} for the allocation of ranks; lower them, or train longer",
@@ -109,10 +104,21 @@ impl AdaLoraConfig {
         }
     }
 
+    /// Errors: Config for what a file may say, and no training can do: more ranks at the end than at first.
+    pub(crate) fn validate_training(&self) -> Result<()> {
+        self.validate()?;
+        if self.target_r > self.init_r {
+            let message =
+                format!("{} is more than init_r ({}); ranks are taken away, none is added", self.target_r, self.init_r);
+            return Err(Error::config("target_r", message));
+        }
+        Ok(())
+    }
+
     /// Names and shapes (out, in) of the layers of a model that get an update, in the model's order. Errors: Config, also for a target
     /// that is none of them.
     pub fn layers(&self, arch: &Architecture) -> Result<Vec<(String, [usize; 2])>> {
-        self.validate()?;
+        self.validate_training()?;
         check_targets("target_modules", &self.target_modules, arch)?;
         let targets = |name: &String| self.target_modules.iter().any(|target| means(target, name));
         Ok(arch.linear_layers().filter(|(name, _)| targets(name)).collect())
@@ -202,7 +208,9 @@ mod tests {
         let ten = AdaLoraConfig::new(10);
         assert!(ten.validate().is_ok());
         assert!(message(AdaLoraConfig { tinit: 5, tfinal: 5, ..ten.clone() }).contains("leave none of 10"));
-        assert!(message(AdaLoraConfig { target_r: 13, ..ten.clone() }).contains("init_r (12)"));
+        let more = AdaLoraConfig { target_r: 13, ..ten.clone() };
+        assert!(more.validate().is_ok(), "it can be read");
+        assert!(more.validate_training().unwrap_err().to_string().contains("init_r (12)"));
         assert!(message(AdaLoraConfig { beta1: 1.0, ..ten.clone() }).contains("beta1"));
         assert!(message(AdaLoraConfig { delta_t: 0, ..ten.clone() }).contains("delta_t"));
         assert!((ten.scale() - 16.0 / 12.00001).abs() < 1e-6);

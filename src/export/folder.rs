@@ -102,8 +102,8 @@ impl QuantizedFolder {
         Error::MissingTensor { path: self.input().to_owned(), name: name.to_owned(), hint: None }
     }
 
-    /// weight: a quantized weight with what its layer does to the input; vector: a norm's weight or a bias where it is not the
-    /// source's.
+    /// weight: a quantized weight with what its layer does to the input; vector: a norm's weight, a bias, an embedding or head where it is
+    /// not the source's.
     fn write_with(
         &self,
         mut weight: impl FnMut(&str, [usize; 2]) -> Result<Weight>,
@@ -267,9 +267,16 @@ impl ModelWriter for QuantizedFolder {
                 Some(InputRounding::Static { scale }) => Some(Rounding::Static(scale.read::<f32>()?[0])),
                 _ => None,
             };
-            Ok(Weight { packed: linear.base.weight.download()?, basis, rounding })
+            let packed = linear.base.weight.download()?;
+            // Floats that were trained, or that some layers alone were stored in.
+            let packed = match self.scheme.is_float() && packed.scheme != self.scheme {
+                true => Packed::quantize_named(name, self.scheme, packed.shape, &packed.dequantize())?,
+                false => packed,
+            };
+            Ok(Weight { packed, basis, rounding })
         };
-        self.write_with(weight, |name| model.vector(name).map(Tensor::read::<f32>).transpose(), on_tensor)
+        let learned = |name: &str| model.vector(name).or_else(|| model.trained_table(name));
+        self.write_with(weight, |name| learned(name).map(Tensor::read::<f32>).transpose(), on_tensor)
     }
 }
 

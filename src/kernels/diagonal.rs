@@ -23,7 +23,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    vec![kernel("left"), kernel("right"), kernel("columns")]
+    ["left", "right", "columns", "shifts"].map(kernel).to_vec()
 }
 
 /// out\[r\] ← accumulate · out\[r\] + Σ_c dy\[r, c\] · a\[r, c\] · right\[c\], the gradient of left in
@@ -59,6 +59,20 @@ pub fn columns(g: &mut Graph, dy: &Value, a: &Value, out: &Value, accumulate: &V
     let params = Params { rows: rows as u32, cols: cols as u32 };
     let args = [dy, a, accumulate, out];
     g.dispatch(kernel("columns"), &params, &args, cols.div_ceil(16), 3.0 * (rows * cols) as f64)
+}
+
+/// out\[c\] ← accumulate · out\[c\] + Σ_r dy\[r, c\], the gradient of a bias that is added to each row
+///
+/// dy: [rows, cols]; out: [cols]; accumulate: [1], as in [`columns`]. Errors: Shape.
+pub fn shifts(g: &mut Graph, dy: &Value, out: &Value, accumulate: &Value) -> Result<()> {
+    let (rows, cols) = dy.rows_cols();
+    let op = "diagonal";
+    expect(op, "dy", dy, [rows, cols])?;
+    for (what, value, len) in [("out", out, cols), ("accumulate", accumulate, 1)] {
+        expect(op, what, value, [1, len])?;
+    }
+    let params = Params { rows: rows as u32, cols: cols as u32 };
+    g.dispatch(kernel("shifts"), &params, &[dy, accumulate, out], cols.div_ceil(16), (rows * cols) as f64)
 }
 
 fn record(g: &mut Graph, entry: &'static str, [dy, a, other, out, accumulate]: [&Value; 5]) -> Result<()> {

@@ -3,11 +3,13 @@
 use super::{
     QuantizedTensor,
     decode::{Encoding, Lookup, Unit, decode},
+    expect,
 };
 use crate::{
     DType, Error, Result,
     gpu::Kernel,
     graph::{Graph, Value},
+    quant::Scheme,
 };
 
 crate::graph::params! {
@@ -22,14 +24,22 @@ crate::graph::params! {
     }
 }
 
-fn kernel(encoding: Encoding, cols: usize) -> Kernel {
-    let lanes = if cols <= 1024 { 64 } else { 256 };
-    decode(Kernel::new("embedding", "gather").with("LANES", lanes), encoding, Unit::One, Lookup::Private)
+fn kernel(entry: &'static str, encoding: Encoding, cols: usize) -> Kernel {
+    decode(Kernel::new("embedding", entry).with("LANES", lanes(cols)), encoding, Unit::One, Lookup::Private)
+}
+
+fn lanes(cols: usize) -> u32 {
+    if cols <= 1024 { 64 } else { 256 }
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    Encoding::all().flat_map(|encoding| [kernel(encoding, 1), kernel(encoding, usize::MAX)]).collect()
+    let sizes = [1, usize::MAX];
+    let gather = Encoding::all().flat_map(|encoding| sizes.map(|cols| kernel("gather", encoding, cols)));
+    let floats = Encoding::new(Scheme::F32, [1, 64]);
+    gather
+        .chain(["fade", "scatter"].into_iter().flat_map(|entry| sizes.map(|cols| kernel(entry, floats, cols))))
+        .collect()
 }
 
 /// x\[r\] = factor · table\[ids\[r\]\]
@@ -45,7 +55,7 @@ pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor, factor: f32) -
     let rows = ids.shape().len();
     let x = g.value([rows, cols], DType::F32)?;
     let encoding = Encoding::of(table);
-    let kernel = kernel(encoding, cols);
+    let kernel = kernel("gather", encoding, cols);
     for shard in table.shards() {
         let last = shard.row0 + shard.rows == vocabulary;
         let params = Params {
@@ -63,4 +73,45 @@ pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor, factor: f32) -
         g.dispatch(kernel.clone(), &params, &args, rows, 12.0 * (rows * cols) as f64)?;
     }
     Ok(x)
+}
+
+/// dtable\[ids\[r\]\] += factor · dx\[r\], after dtable ← accumulate · dtable where that is given
+///
+/// ids: [rows] u32; dx: [rows, cols]; dtable: [vocabulary, cols]; accumulate: [1], f32: where it is 0, `dtable` may hold anything. Rows
+/// with one id are added in their order, so that the sum has the same bits in each run. Errors: Shape.
+pub fn embed_backward(
+    g: &mut Graph,
+    ids: &Value,
+    dx: &Value,
+    factor: f32,
+    dtable: &Value,
+    accumulate: Option<&Value>,
+) -> Result<()> {
+    let op = "embed_backward";
+    let ((vocabulary, cols), rows) = (dtable.rows_cols(), ids.shape().len());
+    expect(op, "dtable", dtable, [vocabulary, cols])?;
+    expect(op, "dx", dx, [rows, cols])?;
+    if ids.dtype() != DType::U32 || vocabulary == 0 {
+        let got = format!("{} and {vocabulary} rows", ids.dtype());
+        return Err(Error::shape(op, "ids of U32 and a table with rows", got));
+    }
+    let floats = Encoding::new(Scheme::F32, [1, 64]);
+    let params = Params {
+        cols: cols as u32,
+        first_row: 0,
+        rows: rows as u32,
+        block: floats.block(),
+        first_block: 0,
+        end_row: (vocabulary - 1) as u32,
+        factor,
+    };
+    if let Some(accumulate) = accumulate {
+        expect(op, "accumulate", accumulate, [1, 1])?;
+        let len = vocabulary * cols;
+        let fade = Params { rows: len as u32, ..params };
+        let groups = len.div_ceil(lanes(cols) as usize);
+        g.dispatch(kernel("fade", floats, cols), &fade, &[accumulate, dtable], groups, len as f64)?;
+    }
+    let work = (rows * rows + 2 * rows * cols) as f64;
+    g.dispatch(kernel("scatter", floats, cols), &params, &[ids, dx, dtable], rows, work)
 }

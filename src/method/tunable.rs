@@ -11,7 +11,7 @@ use crate::{
     model::Block,
     nn::{
         Adapted, Change, Parameter, Transform,
-        change::{Codebooks, Signs},
+        change::{Codebooks, Signs, Weight},
     },
     ops::{codebook, hadamard},
     quant::Scheme,
@@ -86,7 +86,8 @@ fn change(gpu: &Gpu, linear: &mut Adapted, floats: bool, store: &mut Store) -> R
         }
         (None, Scheme::F32) if floats => {
             let weight = float_tensor(&name, &linear.base.weight)?;
-            Ok(Change::Weight(learn(store, linear.weight_name(), &weight, OF_FLOATS)?))
+            let weight = learn(store, linear.weight_name(), &weight, OF_FLOATS)?;
+            Ok(Change::Weight(Weight { weight, bias: None }))
         }
         _ => Ok(Change::None),
     }

@@ -218,6 +218,9 @@ fn load_adalora(
         target_modules: layers.iter().map(|(name, _)| name.clone()).collect(),
         ..AdaLoraConfig::new(c.total_step)
     };
+    if trainable {
+        config.validate_training()?;
+    }
     let mut triplets = Vec::with_capacity(layers.len());
     for (name, [outputs, inputs]) in layers {
         let kept = c.kept(name);

@@ -1,6 +1,6 @@
 //! The causal language model: embedding, blocks, final norm, head and loss.
 
-use super::{Block, Ropes, block::Saved};
+use super::{Block, Ropes, block::Saved, full::Full};
 use crate::{
     DType, Error, Result,
     adapter::{PeftConfig, Qat, Store},
@@ -8,7 +8,7 @@ use crate::{
     gpu::{Gpu, Tensor},
     graph::{Graph, Value},
     kernels::{
-        QuantizedTensor, embedding, logits,
+        QuantizedTensor, dense, embedding, logits,
         loss::{self, Share},
         preference::{self, Comparison, Pairs},
         product,
@@ -32,6 +32,8 @@ pub struct Model {
     pub(super) adapter: Option<PeftConfig>,
     /// Training through rounding, where the blocks are being trained so.
     pub(super) qat: Option<Qat>,
+    /// Full fine-tuning, where the weights themselves are trained.
+    pub(super) full: Option<Full>,
     /// All that is trained; the layers hold the same tensors.
     pub(super) store: Store,
     pub(super) gpu: Gpu,
@@ -134,12 +136,14 @@ impl Model {
         self.linears().find(|linear| linear.name == name)
     }
 
-    /// The weight of a norm or the bias of a linear layer of the blocks, by transformers' name. [width] f32
+    /// The weight of a norm or the bias of a linear layer of the blocks, by transformers' name; the final norm's where full fine-tuning
+    /// trains it. [width] f32
     pub fn vector(&self, name: &str) -> Option<&Tensor> {
         match self.arch.role(name)? {
             Role::Bias(block, id) => self.blocks.get(block)?.linear(id)?.base.bias.as_ref(),
             Role::Norm(block, id) => Some(&self.blocks.get(block)?.norm(id)?.weight.values),
-            Role::Embedding | Role::Head | Role::FinalNorm | Role::Weight(..) => None,
+            Role::FinalNorm => self.full.as_ref().map(|_| &self.norm.weight.values),
+            Role::Embedding | Role::Head | Role::Weight(..) => None,
         }
     }
 
@@ -251,7 +255,8 @@ impl Model {
         out: &LossValues<'_>,
         checkpointed: usize,
     ) -> Result<()> {
-        cx.pass.training_step()?;
+        let accumulate = cx.pass.training_step()?.accumulate.clone();
+        let first = self.first_trained();
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(g, &ids)?;
         let mut kept: Vec<Kept> = Vec::with_capacity(self.blocks.len());
@@ -264,17 +269,25 @@ impl Model {
         let dh = g.value(hidden.shape().clone(), DType::F32)?;
         self.loss(g, &hidden, inputs, out, Some(&dh))?;
         let mut dy = self.norm.backward(g, &saved_norm, &dh, None, cx)?;
-        for (index, (block, kept)) in self.blocks.iter().zip(kept).enumerate().rev() {
+        let embedding = self.embedding_gradient(g);
+        for (index, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(first).rev() {
             let saved = match kept {
                 Kept::All(saved) => saved,
                 Kept::Input(x) => Box::new(block.forward(g, &x, cx, Keys::Own(&segments))?.1),
             };
-            match index {
-                0 => block.gradients(g, &saved, &dy, cx)?,
-                _ => dy = block.backward(g, &saved, &dy, cx)?,
+            match index == first && embedding.is_none() {
+                true => block.gradients(g, &saved, &dy, cx)?,
+                false => dy = block.backward(g, &saved, &dy, cx)?,
             }
         }
-        Ok(())
+        match embedding {
+            // A table that is the head too has that gradient already.
+            Some((grads, begun)) => {
+                let factor = self.arch.embedding_factor;
+                embedding::embed_backward(g, &ids, &dy, factor, &grads, (!begun).then_some(&accumulate))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Cross-entropy of `hidden` against the labels, chunk by chunk, and its gradient where there is room for it.
@@ -291,21 +304,22 @@ impl Model {
         let losses = g.value([tokens, 2], DType::F32)?;
         let Some(pairs) = out.pairs else {
             let gradient = gradient.map(|dh| (dh, Share::All(out.scale)));
-            self.losses(g, hidden, &labels, &losses, gradient)?;
+            self.losses(g, hidden, &labels, &losses, gradient, out.accumulate)?;
             return loss::sum_losses(g, &losses, &labels, out.accumulate, out.metrics);
         };
         // What a token counts for depends on all tokens of its pair.
-        self.losses(g, hidden, &labels, &losses, None)?;
+        self.losses(g, hidden, &labels, &losses, None, out.accumulate)?;
         let seq = inputs.segments.shape()[1];
         let tokens = Pairs { labels: &labels, answer: pairs.answer, losses: &losses, seq };
         let shares = preference::weigh(g, pairs.comparison, &tokens, out.scale, out.accumulate, out.metrics)?;
         match gradient {
             None => Ok(()),
-            Some(dh) => self.losses(g, hidden, &labels, &losses, Some((dh, Share::Each(&shares)))),
+            Some(dh) => self.losses(g, hidden, &labels, &losses, Some((dh, Share::Each(&shares))), out.accumulate),
         }
     }
 
-    /// The loss of each token, chunk by chunk, and its gradient where there is room for it. losses: [tokens, 2]
+    /// The loss of each token, chunk by chunk, and its gradient where there is room for it, with that of the head where it is trained.
+    /// losses: [tokens, 2]
     fn losses(
         &self,
         g: &mut Graph,
@@ -313,7 +327,16 @@ impl Model {
         labels: &Value,
         losses: &Value,
         gradient: Option<(&Value, Share<'_>)>,
+        accumulate: &Value,
     ) -> Result<()> {
+        // The gradient of the head, where it is trained, is begun by the first chunk.
+        let head = match gradient.and_then(|_| self.head_gradient(g)) {
+            Some(grads) => {
+                let one = g.gpu().tensor("one", [1], DType::F32, &[1.0f32])?;
+                Some((grads, g.import(&one)))
+            }
+            None => None,
+        };
         let (tokens, _) = hidden.rows_cols();
         let chunk = (LOGITS_BYTES / (4 * self.arch.vocab_size) / 64 * 64).max(64);
         for start in (0..tokens).step_by(chunk) {
@@ -324,6 +347,9 @@ impl Model {
                 None => loss::cross_entropy_losses(g, &logits, self.arch.logits, labels, start, losses)?,
                 Some((dh, share)) => {
                     loss::cross_entropy(g, &logits, self.arch.logits, labels, start, share, losses)?;
+                    if let Some((grads, one)) = &head {
+                        dense::xt_w_into(g, &logits, &h, 1.0, grads, if start == 0 { accumulate } else { one })?;
+                    }
                     let dh = g.rows(dh, start, count)?;
                     product::matmul_dx_into(g, &logits, self.head(), None, None, &dh)?;
                 }

@@ -34,6 +34,12 @@ impl Model {
                 "the model is trained through rounding; an adapter comes before add_qat",
             ));
         }
+        if self.full.is_some() {
+            return Err(Error::config(
+                "adapter",
+                "the model's weights are trained themselves; load it anew for an adapter",
+            ));
+        }
         let modules: HashMap<&str, Module> = adapter.modules().collect();
         let mut changes: HashMap<String, Change> = HashMap::new();
         for linear in self.linears() {
@@ -68,7 +74,7 @@ impl Model {
 
     /// Takes the adapter off; the base is as it was. In quantization-aware training it stays, since rounded weights hold it.
     pub fn detach(&mut self) -> Option<Adapter> {
-        if self.qat.is_some() {
+        if self.qat.is_some() || self.full.is_some() {
             return None;
         }
         let taken_off = self.for_each_linear(|linear| {

@@ -5,6 +5,7 @@ mod adapter_files;
 mod block;
 mod causal_lm;
 mod changes;
+mod full;
 mod initial;
 mod load;
 mod of_shape;

@@ -52,6 +52,7 @@ pub(super) trait Parts {
             head,
             adapter: None,
             qat: None,
+            full: None,
             store: Store::default(),
             gpu: self.gpu().clone(),
         })

@@ -26,8 +26,8 @@ impl Model {
     /// OutOfMemory, Device.
     pub fn add_qat(&mut self, config: QatConfig, trainable: bool) -> Result<()> {
         config.validate()?;
-        if self.qat.is_some() {
-            return Err(Error::config("add_qat", "the model is trained through rounding already"));
+        if self.qat.is_some() || self.full.is_some() {
+            return Err(Error::config("add_qat", "the model's weights are trained already"));
         }
         let layers: Vec<_> = self.linears().collect();
         let (store, latents) = Qat::prepare(&self.gpu, config, &layers, trainable)?;

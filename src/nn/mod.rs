@@ -18,7 +18,7 @@ pub mod transform;
 pub use adapted::Adapted;
 pub use attention::{Attention, KvCache};
 pub(crate) use change::weight_alone;
-pub use change::{AdaLora, Change, Dora, Float, Ia3, Latent, Lora, Merged};
+pub use change::{AdaLora, Change, Dora, Float, Ia3, Latent, Lora, Merged, Weight};
 pub use context::{Context, Keys, Pass, StepValues};
 pub use feed_forward::FeedForward;
 pub use input_rounding::InputRounding;

@@ -14,6 +14,7 @@ use super::{Course, StepMetrics, TrainConfig, trainer::Taken};
 use crate::{
     DType, Error, Result,
     adapter::Store,
+    arch::HEAD,
     data::DataLoader,
     format::{
         atomic, manifest, read_json,
@@ -21,7 +22,7 @@ use crate::{
     },
     gpu::Tensor,
     model::Model,
-    nn::Float,
+    nn::{Change, Float},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -130,9 +131,14 @@ pub(super) const FREE: [&str; 2] = ["training.max_steps", "training.max_bad_step
 /// Weights are told apart by their first codes and scales. Errors: Device.
 pub(super) fn identity(model: &Model, training: &TrainConfig, loader: &DataLoader) -> Result<Value> {
     let mut weights = blake3::Hasher::new();
-    weights.update(&model.head().head_bytes()?);
+    // What is trained changes with the run; what it began from is in the checkpoint.
+    if model.trained_table(HEAD).is_none() {
+        weights.update(&model.head().head_bytes()?);
+    }
     for linear in model.linears() {
-        // What is trained through rounding changes with the run; what it began from is in the checkpoint.
+        if matches!(linear.change, Change::Weight(_)) {
+            continue;
+        }
         let frozen = match linear.change.rounded().map(|latent| &latent.float) {
             None | Some(Float::Fixed) => &linear.base.weight,
             Some(Float::Merged(merged)) => &merged.frozen,
@@ -145,6 +151,7 @@ pub(super) fn identity(model: &Model, training: &TrainConfig, loader: &DataLoade
     Ok(json!({
         "training": training,
         "adapter": model.adapter(),
+        "full": model.full(),
         "qat": model.qat().map(|qat| format!("{:?}", qat.config)),
         "quantization": schemes,
         "weights": weights.finalize().to_hex().as_str(),

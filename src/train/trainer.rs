@@ -74,7 +74,8 @@ impl<M: Borrow<Model>> Trainer<M> {
         let model: &Model = owner.borrow();
         let gpu = model.gpu().clone();
         if !model.store().is_trainable() {
-            let message = "the model has no trainable adapter; attach one with add_adapter, or begin with add_qat";
+            let message =
+                "the model has no trainable adapter; attach one with add_adapter, or begin with add_qat or add_full";
             return Err(Error::config("adapter", message));
         }
         if model.qat().is_some_and(|qat| !qat.observed) && !gpu.is_dry() {

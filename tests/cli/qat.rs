@@ -1,7 +1,11 @@
-//! Quantization-aware training from the command line.
+//! Training of weights from the command line, through rounding and as floats.
 
 use super::{Place, fourbit, support};
-use fourbit::{format::checkpoint::Rounding, model::Source, quant::Scheme};
+use fourbit::{
+    format::{Safetensors, checkpoint::Rounding},
+    model::Source,
+    quant::Scheme,
+};
 use serde_json::Value;
 use std::fs;
 
@@ -64,7 +68,8 @@ fn an_adapter_is_merged_into_what_is_written() {
 #[test]
 fn options_that_do_not_go_together_are_refused() {
     let place = Place::new();
-    assert_eq!(place.finetune(&["--full"]).code, 2, "weights are trained through rounding");
+    assert_eq!(place.finetune(&["--last-layers", "1"]).code, 2);
+    assert_eq!(place.finetune(&["--full", "--qat", "nf4", "--last-layers", "1"]).code, 2);
     assert_eq!(place.finetune(&["--qat-ranges", "learned"]).code, 2);
     for (options, word) in [
         (["--qat", "q4_k", "--full"].as_slice(), "q4_k"),
@@ -73,9 +78,54 @@ fn options_that_do_not_go_together_are_refused() {
         (&["--qat", "nf4", "--qat-ranges", "learned"], "learned ranges"),
         (&["--qat", "int4-g16", "--qat-activations", "often"], "often"),
         (&["--qat", "int4-g48"], "48"),
+        (&["--full", "--lora-r", "8"], "--full"),
+        (&["--full", "--quantization", "nf4"], "--quantization"),
+        (&["--full", "--last-layers", "3"], "expected 1 to 2, got 3"),
     ] {
         let done = place.finetune(options);
         assert!(done.error().contains(word), "{options:?}: {}", done.stderr);
     }
     assert_eq!(place.names(), ["model", "rows.jsonl"], "nothing was begun");
+}
+
+/// Full fine-tuning of floats and of halves: planned, trained, written in the dtype that was stored; all weights, or the last block alone.
+#[test]
+fn all_weights_or_the_last_ones_learn() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ids.json"), "[3,10,17,24,31,38,45,52,59,66]").unwrap();
+    let (rows, ids, out) = (place.text("rows.jsonl"), place.text("ids.json"), place.text("out"));
+    let halves = ["--scheme", "bf16", "--output", &place.text("halves"), "--json"];
+    fourbit(&[&["quantize", &place.text("model")], halves.as_slice()].concat()).json();
+    let loss = |folder: &str| {
+        let words = ["evaluate", "--model", folder, "--input-ids", &ids, "--quantization", "none", "--json"];
+        fourbit(&words).json()["loss"].as_f64().unwrap()
+    };
+    let file = |folder: &str| Safetensors::open(place.path(folder).join("model.safetensors")).unwrap();
+    let whole = ["--full"].as_slice();
+    for (folder, options) in
+        [("model", whole), ("model", &["--full", "--last-layers", "1"]), ("halves", &["--full", "--last-layers", "1"])]
+    {
+        let (model, last) = (place.text(folder), options.len() > 1);
+        let plan = ["plan", "--model", &model, "--max-seq-length", "20", "--batch-size", "2", "--json"];
+        let plan = fourbit(&[&plan, options].concat()).json();
+        let common = ["finetune", "--model", &model, "--data", &rows, "--output", &out, "--learning-rate", "0.003"];
+        let run = fourbit(&[&common, ["--batch-size", "2", "--max-steps", "6", "--json"].as_slice(), options].concat())
+            .json();
+        assert_eq!(run["peak_bytes"], plan["peak_bytes"], "{folder}, {options:?}: {run} {plan}");
+        assert!(!place.path("out/adapter_model.safetensors").exists());
+        let (before, after) = (loss(&model), loss(&out));
+        assert!(after < before - 0.1, "{folder}, {options:?}: {after}, {before} before");
+        let (learned, stored) = (file("out"), file(folder));
+        assert_eq!(learned.names().collect::<Vec<_>>(), stored.names().collect::<Vec<_>>());
+        for name in stored.names() {
+            let (got, was) = (learned.get(name).unwrap(), stored.get(name).unwrap());
+            assert_eq!((got.shape, got.stored), (was.shape, was.stored), "{name}");
+            let frozen = last && (name.contains(".layers.0.") || name == "model.embed_tokens.weight");
+            assert_eq!(got.bytes == was.bytes, frozen, "{folder}, {options:?}: {name}");
+        }
+        fs::remove_dir_all(&out).unwrap();
+    }
 }

@@ -43,17 +43,19 @@ fn both_sides() {
         let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
         // What is there before the first gradient must not be read.
         let (dleft, dright) = (tensor(&[rows], &vec![f32::NAN; rows]), tensor(&[cols], &vec![f32::NAN; cols]));
+        let dshifts = tensor(&[cols], &vec![f32::NAN; cols]);
         let dcolumns = tensor(&[cols], &vec![f32::NAN; cols]);
         for keep in [0.0f32, 0.5] {
             let mut g = Graph::new(&gpu);
             let [tdy, ta] = [&dy, &a].map(|v| g.import(&tensor(&[rows, cols], v)));
             let [tl, tr, keep] = [&l, &r, &vec![keep]].map(|v| g.import(&tensor(&[v.len()], v)));
-            let [dl, dr, dc] = [&dleft, &dright, &dcolumns].map(|t| g.import(t));
+            let [dl, dr, dc, ds] = [&dleft, &dright, &dcolumns, &dshifts].map(|t| g.import(t));
             // In the middle of a graph.
             let tdy = elementwise::add(&mut g, &tdy, &tdy, 1.0).unwrap();
             diagonal::left(&mut g, &tdy, &ta, &tr, &dl, &keep).unwrap();
             diagonal::right(&mut g, &tdy, &ta, &tl, &dr, &keep).unwrap();
             diagonal::columns(&mut g, &tdy, &ta, &dc, &keep).unwrap();
+            diagonal::shifts(&mut g, &tdy, &ds, &keep).unwrap();
             g.run().unwrap();
         }
         let (want_left, want_right) = gradients(&wide(&dy), &wide(&a), &wide(&l), &wide(&r));
@@ -61,6 +63,8 @@ fn both_sides() {
         // Sums of up to 4096 products of a few units each.
         assert_close("left", &dleft.read::<f32>().unwrap(), &three(want_left), 1e-3, 1e-5);
         assert_close("right", &dright.read::<f32>().unwrap(), &three(want_right), 1e-3, 1e-5);
+        let (_, want_shifts) = gradients(&wide(&dy), &vec![1.0; rows * cols], &vec![1.0; rows], &wide(&r));
+        assert_close("shifts", &dshifts.read::<f32>().unwrap(), &three(want_shifts), 1e-3, 1e-5);
         let (_, want_columns) = gradients(&wide(&dy), &wide(&a), &vec![1.0; rows], &wide(&r));
         assert_close("columns", &dcolumns.read::<f32>().unwrap(), &three(want_columns), 1e-3, 1e-5);
     }

@@ -5,7 +5,7 @@ use crate::{
 use fourbit::{
     DType,
     graph::Graph,
-    kernels::{QuantizedTensor, embedding},
+    kernels::{QuantizedTensor, elementwise, embedding},
     quant::{BlockSize, Packed, Scheme},
 };
 
@@ -100,4 +100,39 @@ fn ids_past_the_vocabulary_give_zeros() {
     let mut g = Graph::new(&gpu);
     let signed = g.import(&gpu.zeros("ids", [3], DType::I32).unwrap());
     assert!(embedding::embed(&mut g, &signed, &table, FACTOR).is_err());
+}
+
+/// Ids that come again, that none has, and that are past the vocabulary.
+#[test]
+fn the_gradient_of_a_table_adds_up_rows_of_one_id() {
+    let Some(gpu) = gpu() else { return };
+    for (vocabulary, cols, rows) in [(1, 1, 1), (5, 63, 17), (40, 257, 9), (11, 1030, 30)] {
+        let mut rng = Rng(rows as u64);
+        let ids: Vec<u32> = (0..rows).map(|r| ((r * r + 3) % (vocabulary + 1)) as u32).collect();
+        let dx = rng.normals(rows * cols);
+        let dtable = gpu.tensor("t", [vocabulary, cols], DType::F32, &vec![f32::NAN; vocabulary * cols]).unwrap();
+        let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
+        for (keep, times) in [(Some(0.0f32), 1.0), (Some(0.5), 1.5), (None, 2.5)] {
+            let mut g = Graph::new(&gpu);
+            let vids = g.import(&gpu.tensor("ids", [rows], DType::U32, &ids).unwrap());
+            let half = g.import(&tensor(&[rows, cols], &dx));
+            // In the middle of a graph.
+            let vdx = elementwise::scaled(&mut g, &half, 2.0).unwrap();
+            let out = g.import(&dtable);
+            let keep = keep.map(|keep| g.import(&tensor(&[1], &[keep])));
+            embedding::embed_backward(&mut g, &vids, &vdx, 0.75, &out, keep.as_ref()).unwrap();
+            g.run().unwrap();
+            let want: Vec<f64> = (0..vocabulary * cols)
+                .map(|i| {
+                    let of = (0..rows).filter(|&r| ids[r] as usize == i / cols);
+                    times * 1.5 * of.map(|r| f64::from(dx[r * cols + i % cols])).sum::<f64>()
+                })
+                .collect();
+            assert_close("dtable", &dtable.read::<f32>().unwrap(), &want, 2e-5, 1e-6);
+        }
+    }
+    let mut g = Graph::new(&gpu);
+    let (ids, dx) = (g.value([2], DType::U32).unwrap(), g.value([3, 4], DType::F32).unwrap());
+    let message = embedding::embed_backward(&mut g, &ids, &dx, 1.0, &dx, None).unwrap_err().to_string();
+    assert_eq!(message, "embed_backward: expected dx [2, 4] F32, got [3, 4] F32");
 }

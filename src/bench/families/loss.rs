@@ -6,7 +6,7 @@ use crate::{
     arch::Architecture,
     bench::case::{Case, check_equal, check_some, kept, read},
     kernels::{
-        embedding::embed,
+        embedding::{embed, embed_backward},
         logits::{self, LogitShape},
         loss, preference, sample,
     },
@@ -21,7 +21,7 @@ fn chunk(vocab: usize) -> usize {
 pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
     let mut all = vec![comparison()];
     for (vocab, width) in distinct(shapes, |shape| (shape.vocab_size, shape.hidden_size)) {
-        all.push(rows_of(vocab, width));
+        all.extend([rows_of(vocab, width), rows_added(vocab, width)]);
     }
     for vocab in distinct(shapes, |shape| shape.vocab_size) {
         all.extend([entropy(vocab), likeliest(vocab), capped(vocab)]);
@@ -44,6 +44,25 @@ fn rows_of(vocab: usize, width: usize) -> Case {
     });
     case.bytes = Some(bytes);
     case
+}
+
+/// The gradient of a table's first rows, some of which several tokens read.
+fn rows_added(vocab: usize, width: usize) -> Case {
+    let rows = vocab.min(4096);
+    Case::program(format!("embed-backward/1024x{width}"), 0.0, move |inputs| {
+        let id = move |i: usize| i * i % rows;
+        let ids = inputs.words([1024], |i| id(i) as u32)?;
+        let ((dx, dxv), (_, dtable)) = (inputs.floats([1024, width])?, inputs.floats([rows, width])?);
+        let replace = inputs.given([1], &[0.0])?;
+        embed_backward(&mut inputs.graph, &ids, &dxv, 2.0, &dtable, Some(&replace))?;
+        Ok(Box::new(move |program: &_| {
+            let [dx] = read([&dx])?;
+            check_some(program, &dtable, 1e-5, |row, col| {
+                let tokens = (0..1024).filter(|&token| id(token) == row);
+                2.0 * tokens.map(|token| f64::from(dx[token * width + col])).sum::<f64>()
+            })
+        }))
+    })
 }
 
 /// The loss of each row, which depends on all its logits; they are overwritten by their gradients.

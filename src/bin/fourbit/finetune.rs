@@ -23,11 +23,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Train an adapter on a quantized model (QLoRA, QDoRA, AdaLoRA, IA3) and save it as PEFT does, or train through rounding (--qat)
+/// Train an adapter on a quantized model (QLoRA, QDoRA, AdaLoRA, IA3) and save it as PEFT does, or train its weights (--full), also through
+/// rounding (--qat)
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
 /// after. --output gets adapter_config.json, adapter_model.safetensors and trainer_state.json (and kernels.json, with --tune quick or
-/// --tune-from), each of them replaced only by a whole new one; with --qat it gets the quantized model in place of the adapter. trainer_log.jsonl there grows with the run.
+/// --tune-from), each of them replaced only by a whole new one; with --qat or --full it gets the model in place of the adapter.
+/// trainer_log.jsonl there grows with the run.
 /// Ctrl-C, SIGTERM and SIGHUP end the run after the current step and save what was learned so far, with a checkpoint. A run that
 /// was stopped, killed or lost its device goes on with the same command and --resume, and ends with the same adapter or model, byte
 /// for byte, as if it had never stopped
@@ -37,7 +39,7 @@ pub struct Finetune {
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
-    /// Folder for the adapter, or with --qat for the quantized model; what is there is replaced
+    /// Folder for the adapter, or with --qat or --full for the model; what is there is replaced
     #[arg(long, value_name = "DIR", default_value = "output")]
     output: PathBuf,
     #[command(flatten)]
@@ -145,9 +147,8 @@ impl Finetune {
         // What is wrong with files and options is reported before the device is opened.
         let source = Source::open(&base.path)?;
         let load_options = self.qat.load_options(&self.quant, &source)?;
-        let qat = self.qat.config()?;
         let trains_adapter = self.qat.trains_adapter(&self.adapter, &self.model)?;
-        let folder = qat.as_ref().map(|qat| qat::folder(&base.path, qat, &self.output)).transpose()?;
+        let folder = self.qat.folder(&source, &base.path, &self.output)?;
         let loader = self.data.loader(global, &data, &base, &source, &self.train)?;
         let steps = self.steps(&loader, showcase)?;
         let length = loader.longest().max(2);
@@ -165,9 +166,7 @@ impl Finetune {
             self.adapter.attach(&mut model, self.model.adapter.as_deref(), &config)?;
         }
         let before = answers(&model, &base.path, &questions)?;
-        if let Some(qat) = qat {
-            self.qat.begin(&mut model, qat, loader.dataset())?;
-        }
+        self.qat.begin(&mut model, loader.dataset())?;
         self.announce(&model, &loader, steps);
         let trainer = Trainer::new(model, config)?;
         let (checkpointed, blocks) = (trainer.checkpointed_blocks(), trainer.model().arch().blocks.len());
@@ -298,7 +297,7 @@ impl Finetune {
                 100.0 * preference.rewards_accuracies
             ));
         }
-        let what = if self.qat.qat.is_some() { "model" } else { "adapter" };
+        let what = if self.qat.is_given() { "model" } else { "adapter" };
         out.line(format_args!("{what}: {}", self.output.display()));
         out.result(&json!({
             "loss": last.loss,

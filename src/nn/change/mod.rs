@@ -17,6 +17,7 @@ pub use ia3::Ia3;
 pub use lora::Lora;
 pub use rounded::{Float, Latent, Merged};
 pub use signs::Signs;
+pub use weight::Weight;
 
 use super::{Linear, Parameter, Pass, StepValues, adapted::Saved};
 use crate::{
@@ -40,8 +41,8 @@ pub enum Change {
     Ia3(Ia3),
     /// The base's weight is the rounding of one in floats that is trained (quantization-aware training).
     Rounded(Latent),
-    /// The base's weight, in f32, is trained itself. [out, in]
-    Weight(Parameter),
+    /// The base's weight, in f32, is trained itself.
+    Weight(Weight),
     /// The code books and row scales of AQLM's weight are trained.
     Codebooks(Codebooks),
     /// The signs of a weight between two Hadamard transforms are trained as real numbers (QuIP#).
@@ -81,6 +82,11 @@ impl Change {
             Change::Dora(dora) => Some(dora),
             _ => None,
         }
+    }
+
+    /// Whether nothing is changed, so that nothing is trained.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Change::None)
     }
 
     /// Whether the base is left as it was, so that a pass without the change has a meaning.
@@ -154,7 +160,7 @@ impl Change {
             (Change::None | Change::Lora(_) | Change::Dora(_) | Change::AdaLora(_), ..) => Ok(()),
             (Change::Ia3(ia3), _, product) => ia3.gradients(g, base, (x, product.as_ref()), dy, step),
             (Change::Rounded(latent), ..) => latent.gradients(g, base, x, dy, &step.accumulate),
-            (Change::Weight(weight), ..) => weight::gradients(g, weight, x, dy, &step.accumulate),
+            (Change::Weight(weight), ..) => weight.gradients(g, x, dy, &step.accumulate),
             (Change::Codebooks(books), ..) => books.gradients(g, x, dy, &step.accumulate),
             (Change::Signs(signs), ..) => signs.gradients(g, x, dy, &step.accumulate),
         }
