@@ -32,6 +32,10 @@ if (($#)); then exec cargo test --release "$@"; fi
 
 echo "test: the whole suite" >&2
 cargo test --release
+echo "test: the examples for learners" >&2
+for example in quickstart datatypes affine nf4 lora_math qlora_memory adapters; do
+  cargo run --release --quiet --example "$example" >&2
+done
 echo "test: what shaders cost" >&2
 scripts/shader-cost.sh --check
 echo "test: the kernels without subgroups" >&2

@@ -13,6 +13,7 @@ mod evaluate;
 mod folders;
 mod merge;
 mod methods;
+mod parameters;
 mod preferences;
 mod qat;
 mod refusals;

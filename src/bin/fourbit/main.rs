@@ -18,6 +18,7 @@ mod interrupt;
 mod measure;
 mod merge;
 mod output;
+mod parameters;
 mod plan;
 mod plot;
 mod probe;
@@ -63,6 +64,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage; 130, 143, 129 ended by SIGINT (Ctr
 enum Command {
     Devices(devices::Devices),
     Plan(plan::Plan),
+    Parameters(parameters::Parameters),
     Quantize(quantize::Quantize),
     Finetune(Box<finetune::Finetune>),
     Generate(generate::Generate),
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Devices(command) => command.run(global),
         Command::Plan(command) => command.run(global),
+        Command::Parameters(command) => command.run(global),
         Command::Quantize(command) => left("nothing was written", command.run(global)),
         Command::Finetune(command) => left("nothing was trained", command.run(global)),
         Command::Generate(command) => left("no prompt was read to its end", command.run(global)),
