@@ -10,7 +10,7 @@ use fourbit::{
     format::{Safetensors, peft},
     gpu::Gpu,
     method::{Merge, PipelineOptions, Rtn, quantize_model},
-    model::{LoadOptions, Model, Quantization, Source, load_adapter},
+    model::{Combination, LoadOptions, Model, Quantization, Source, combine_adapters, load_adapter},
     quant::Scheme,
     train::{Schedule, TrainConfig, Trainer},
 };
@@ -229,4 +229,53 @@ fn new_adapters_may_have_sizes_and_full_names_of_their_own() {
     assert_eq!(saved.modules().len(), 3);
     let unknown = LoraConfig { target_modules: vec!["model.layers.2.mlp.up_proj".to_owned()], ..config };
     refused(model.add_adapter(unknown, true), &["model.layers.2.mlp.up_proj is no layer of this model"]);
+}
+
+/// Sums of adapters: their logits are those of PEFT's `add_weighted_adapter` (scripts/make_combine_golden.py).
+#[test]
+fn weighted_sums_are_those_of_peft() {
+    let Some(gpu) = gpu() else { return };
+    let golden = Safetensors::open(folder("combined.safetensors")).unwrap();
+    let mut model = load(&gpu);
+    let (place, mut seen) = (tempfile::tempdir().unwrap(), 0);
+    for name in golden.names() {
+        let (kind, adapters) = name.split_once(':').unwrap();
+        let open = |text: &str| {
+            let (name, weight) = text.split_once('=').unwrap();
+            (peft::Adapter::open(folder(name)).unwrap(), weight.parse::<f64>().unwrap())
+        };
+        let adapters: Vec<_> = adapters.split(',').map(open).collect();
+        let combination = match kind {
+            "cat" => Combination::Cat,
+            "linear" => Combination::Linear,
+            _ => Combination::Svd(Some(3)),
+        };
+        let (config, tensors) = combine_adapters(&adapters, combination).unwrap();
+        peft::save(place.path().join(kind), &config, &tensors).unwrap();
+        model.load_adapter(place.path().join(kind), false).unwrap();
+        let got = apart(&last(&model), &golden.get(name).unwrap().to_f32().unwrap());
+        assert!(got < 2e-5, "{name}: {got:e}");
+        seen += 1;
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn what_cannot_be_summed_is_refused() {
+    let open = |name: &str| (peft::Adapter::open(folder(name)).unwrap(), 1.0);
+    let error = |names: &[&str], how| {
+        let adapters: Vec<_> = names.iter().map(|name| open(name)).collect();
+        combine_adapters(&adapters, how).unwrap_err().to_string()
+    };
+    assert!(error(&[], Combination::Cat).contains("none to combine"));
+    assert!(
+        error(&["exclude", "pissa"], Combination::Cat).contains("PiSSA"),
+        "{}",
+        error(&["exclude", "pissa"], Combination::Cat)
+    );
+    let ranks = error(&["exclude", "sizes"], Combination::Linear);
+    assert!(ranks.contains("[2, 3]") && ranks.contains("cat and svd"), "{ranks}");
+    assert!(error(&["exclude"], Combination::Svd(Some(0))).contains("svd_rank"));
+    let weights = [(peft::Adapter::open(folder("exclude")).unwrap(), f64::NAN)];
+    assert!(combine_adapters(&weights, Combination::Cat).unwrap_err().to_string().contains("NaN"));
 }

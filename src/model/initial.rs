@@ -73,7 +73,7 @@ fn columns(w: &Matrix, r: usize) -> Result<Vec<Vec<f64>>, String> {
 }
 
 /// What is left of x beside `span`, and its length; none where nothing is. Twice is enough (Kahan and Parlett).
-fn orthonormal(mut x: Vec<f64>, span: &[Vec<f64>]) -> Option<(Vec<f64>, f64)> {
+pub(super) fn orthonormal(mut x: Vec<f64>, span: &[Vec<f64>]) -> Option<(Vec<f64>, f64)> {
     for _ in 0..2 {
         for u in span {
             let part = dot(&x, u);
@@ -144,7 +144,7 @@ fn singular(w: &Matrix, r: usize) -> Result<Vec<Vec<f64>>, String> {
 }
 
 /// Eigenvalues, largest first, and the vectors as columns, of a symmetric matrix: Jacobi's rotations.
-fn eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
     let mut v = vec![0.0; n * n];
     (0..n).for_each(|i| v[i * n + i] = 1.0);
     let scale: f64 = a.iter().map(|x| x * x).sum();
@@ -200,12 +200,12 @@ fn random(seed: u64, len: usize) -> Vec<f64> {
     (0..len).map(|_| next()).collect()
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// y += factor · x
-fn add(y: &mut [f64], factor: f64, x: &[f64]) {
+pub(super) fn add(y: &mut [f64], factor: f64, x: &[f64]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
 }
 

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adapter;
 mod answers;
 mod bench;
 mod calibrate;

@@ -192,6 +192,7 @@ impl Finetune {
         }
         let seconds = start.elapsed().as_secs_f64();
         let (state, course) = (run.state().clone(), run.course().clone());
+        let trained = run.trainer().model().store().parameters();
         let mut model = run.into_model();
         gpu.cancel().shield(|| -> Result<()> {
             match &folder {
@@ -214,7 +215,7 @@ impl Finetune {
                 out.line(format_args!("\n{question}\n  before: {before}\n  after:  {after}"));
             }
         }
-        self.report(out, &state, &course, before_now, seconds);
+        self.report(out, (&state, &course), trained, before_now, seconds);
         Ok(())
     }
 
@@ -276,7 +277,14 @@ impl Finetune {
         note(format_args!("data: {rows} of {tokens} tokens; {steps} steps, {per_epoch} in an epoch"));
     }
 
-    fn report(&self, out: Output, state: &TrainerState, course: &Course, before_now: u64, seconds: f64) {
+    fn report(
+        &self,
+        out: Output,
+        (state, course): (&TrainerState, &Course),
+        trained: usize,
+        before_now: u64,
+        seconds: f64,
+    ) {
         let Some(last) = state.log_history.last() else { return };
         let speed = (last.num_tokens - before_now) as f64 / seconds;
         let (change, steps) = (course.change(), state.global_step);
@@ -302,6 +310,7 @@ impl Finetune {
         out.result(&json!({
             "loss": last.loss,
             "mean_loss": change,
+            "trainable_parameters": trained,
             "steps": steps,
             "epoch": state.epoch,
             "num_tokens": last.num_tokens,

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
+mod adapter;
 mod adapter_args;
 mod args;
 mod bench;
@@ -70,6 +71,7 @@ enum Command {
     Generate(generate::Generate),
     Evaluate(evaluate::Evaluate),
     Merge(Box<merge::Merge>),
+    Adapter(adapter::Adapter),
     Calibrate(calibrate::Calibrate),
     Compare(compare::Compare),
     Verify(verify::Verify),
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Command::Generate(command) => left("no prompt was read to its end", command.run(global)),
         Command::Evaluate(command) => left("the text was not read to its end", command.run(global)),
         Command::Merge(command) => left("nothing was written", command.run(global)),
+        Command::Adapter(command) => command.run(global),
         Command::Calibrate(command) => left("nothing was written", command.run(global)),
         Command::Compare(command) => command.run(global),
         Command::Verify(command) => command.run(global),
