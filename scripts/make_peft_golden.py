@@ -1,4 +1,4 @@
-"""Make the golden files of adapters other than plain LoRA: DoRA, IA3 and AdaLoRA.
+"""Make the golden files of adapters other than plain LoRA: DoRA, IA3, AdaLoRA and prompt tuning.
 
     scripts/python.sh                            # prints a Python with torch, transformers and peft
     PYTHON scripts/make_peft_golden.py [OUT]     # default: tests/golden/peft
@@ -12,6 +12,11 @@ adalora/         the adapter folder that AdaLoRA's values begin from, and adalor
 adalora.safetensors grad/NAME of one step and its loss with the orthogonality term; of 10 steps of AdamW the losses, and after each
                  E/STEP/NAME; logits of INPUT_IDS at the end
 adalora-clipped  the same of 14 steps with other intervals and clipped gradients, without folders
+prompt/          the folder of prompt tuning that its values begin from
+prompt.safetensors grad/NAME and loss of one step; of 20 steps of AdamW the losses, the norms of the gradients and final/NAME; all: the
+                 loss of a step that learns the first token of each row too; of the first values: logits of INPUT_IDS, and generated,
+                 the 12 likeliest tokens behind them
+prompt-FAMILY/   the same on families whose embedding has a factor, with the logits in prompt-families.safetensors
 qwen2-KIND/      an adapter on tests/golden/families/qwen2, whose layers have biases
 qwen2.safetensors the logits of INPUT_IDS with each, and with none
 """
@@ -27,7 +32,7 @@ if os.environ.get("PYTHONHASHSEED") != "0":  # PEFT keeps target_modules in a se
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import torch
-from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
@@ -39,7 +44,7 @@ GOLDEN = os.path.join(ROOT, "tests/golden")
 OUT = sys.argv[1] if len(sys.argv) > 1 else os.path.join(GOLDEN, "peft")
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 INPUT_IDS = [3, 10, 17, 24, 31, 38, 45, 52, 59, 66]
-SIZES = {"lora_A": (0, 0.125), "lora_B": (0, 0.05), "lora_E": (0, 0.1), "ia3_l": (1, 0.1)}
+SIZES = {"lora_A": (0, 0.125), "lora_B": (0, 0.05), "lora_E": (0, 0.1), "ia3_l": (1, 0.1), "prompt_encoder": (0, 0.5)}
 
 
 def configs():
@@ -81,6 +86,8 @@ def save(model, folder):
 
 
 def on_disk(name):
+    if name == "prompt_encoder.default.embedding.weight":
+        return "prompt_embeddings"
     return name.replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
@@ -124,6 +131,53 @@ def adalora(data):
         save_file(dict(sorted(tensors.items())), os.path.join(OUT, f"{name}.safetensors"))
 
 
+def learn(model, trained, data, tensors):
+    """Twenty steps of AdamW, and the gradients of the first."""
+    parameters = [p for _, p in trained]
+    # transformers decays what is no bias and no norm; what an adapter trains is neither.
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 3, 20)
+    losses, norms = [], []
+    for step in range(20):
+        optimizer.zero_grad()
+        loss = model(**data[step % 4]).loss
+        loss.backward()
+        if step == 0:
+            tensors.update({f"grad/{on_disk(n)}": p.grad.clone() for n, p in trained})
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters, 1.0).item())
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    tensors.update({f"final/{on_disk(n)}": p.detach() for n, p in trained})
+    tensors.update({"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms)})
+
+
+def logits_of(model):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([INPUT_IDS])).logits[0, -len(INPUT_IDS) :].clone()
+
+
+def prompt(data):
+    config = PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM")
+    model, trained = wrapped(os.path.join(GOLDEN, "tiny/model"), config)
+    save(model, os.path.join(OUT, "prompt"))
+    tensors = {"logits": logits_of(model)}
+    ids = torch.tensor([INPUT_IDS])
+    made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, min_new_tokens=12, do_sample=False)
+    tensors["generated"] = made[0, -12:].clone()
+    every = torch.where(data[0]["attention_mask"] == 1, data[0]["input_ids"], -100)
+    with torch.no_grad():
+        tensors["all"] = model(**{**data[0], "labels": every}).loss
+    learn(model, trained, data, tensors)
+    save_file(dict(sorted(tensors.items())), os.path.join(OUT, "prompt.safetensors"))
+    logits = {}
+    for family in ("gemma", "granite"):
+        model, _ = wrapped(os.path.join(GOLDEN, "families", family), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+        save(model, os.path.join(OUT, f"prompt-{family}"))
+        logits[family] = logits_of(model)
+    save_file(logits, os.path.join(OUT, "prompt-families.safetensors"))
+
+
 def main():
     shutil.rmtree(OUT, ignore_errors=True)
     os.makedirs(OUT)
@@ -132,25 +186,10 @@ def main():
         model, trained = wrapped(os.path.join(GOLDEN, "tiny/model"), config)
         save(model, os.path.join(OUT, kind))
         tensors = {f"param/{on_disk(n)}": p.detach().clone() for n, p in trained}
-        parameters = [p for _, p in trained]
-        # transformers decays what is no bias and no norm; what an adapter trains is neither.
-        optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
-        schedule = get_cosine_schedule_with_warmup(optimizer, 3, 20)
-        losses, norms = [], []
-        for step in range(20):
-            optimizer.zero_grad()
-            loss = model(**data[step % 4]).loss
-            loss.backward()
-            if step == 0:
-                tensors.update({f"grad/{on_disk(n)}": p.grad.clone() for n, p in trained})
-            norms.append(torch.nn.utils.clip_grad_norm_(parameters, 1.0).item())
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        tensors.update({f"final/{on_disk(n)}": p.detach() for n, p in trained})
-        tensors.update({"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms)})
+        learn(model, trained, data, tensors)
         save_file(dict(sorted(tensors.items())), os.path.join(OUT, f"{kind}.safetensors"))
     adalora(data)
+    prompt(data)
     logits = {}
     for kind, config in configs().items():
         model, _ = wrapped(os.path.join(GOLDEN, "families/qwen2"), config)

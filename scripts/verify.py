@@ -5,7 +5,7 @@
 
 quantize    `fourbit quantize` writes a bitsandbytes folder that transformers loads; its logits are fourbit's
 adapter     `fourbit finetune` on that folder writes an adapter that PeftModel loads onto it; its logits are fourbit's
-kinds       the same of DoRA, AdaLoRA and IA3, after a few steps
+kinds       the same of DoRA, AdaLoRA, IA3 and prompt tuning, after a few steps
 perplexity  f32, NF4, NF4 with double quantization and FP4, on a text file: torch's figure and fourbit's
 
 Everything is computed in f32 out of the same stored weights. A figure outside its bound ends the script with status 1.
@@ -78,7 +78,8 @@ def load_4bit(folder):
 
 def logits_of(model, ids):
     with torch.no_grad():
-        return model(input_ids=torch.tensor([ids])).logits[0].float()
+        # Those of virtual tokens stand before them.
+        return model(input_ids=torch.tensor([ids])).logits[0, -len(ids) :].float()
 
 
 def compare_logits(what, arguments, folder, model, ids, adapter=None):
@@ -117,7 +118,9 @@ def part_kinds(arguments, tokenizer):
     """A few steps of each kind of adapter beside LoRA: PEFT loads it and gives the same logits."""
     folder, adapter = quantized_folder(arguments), os.path.join(arguments.work, "kind")
     adalora = ["--peft-type", "adalora", "--init-r", "8", "--target-r", "4", "--tfinal", "1"]
-    for kind, options in (("dora", ["--use-dora", "--lora-r", "8"]), ("adalora", adalora), ("ia3", ["--peft-type", "ia3"])):
+    prompt = ["--peft-type", "prompt_tuning", "--num-virtual-tokens", "8", "--prompt-tuning-init-text", "Answer the question."]
+    kinds = dict(dora=["--use-dora", "--lora-r", "8"], adalora=adalora, ia3=["--peft-type", "ia3"], prompt_tuning=prompt)
+    for kind, options in kinds.items():
         shutil.rmtree(adapter, ignore_errors=True)
         fourbit(
             arguments, "finetune", "--model", folder, "--data", arguments.data, "--output", adapter, "--max-steps", "4",

@@ -7,7 +7,7 @@ struct Params {
     group_base: u32,
     group_end: u32,
     cols: u32,
-    first_row: u32, // of the shard
+    first_row: u32, // of the shard; in scatter: the id of the first row of dtable
     rows: u32, // of the shard; in fade: numbers, in scatter: rows of dx
     block: u32, // elements in a block, or its logarithm
     first_block: u32, // of the shard
@@ -75,7 +75,7 @@ fn fade(
     dtable[i] = before;
 }
 
-// dtable[ids[r]] += factor * dx[r]; a workgroup for each row of dx, of which the first of each id adds all of them, in their order
+// dtable[ids[r] - first_row] += factor * dx[r]; a workgroup for each row of dx, of which the first of each id adds all of them, in their order
 @compute @workgroup_size(LANES)
 fn scatter(
     @builtin(workgroup_id) wg: vec3<u32>,
@@ -87,8 +87,8 @@ fn scatter(
         return;
     }
     let id = ids[first];
-    // Ids past the vocabulary have no row.
-    if (id > params.end_row) {
+    // Ids of other tables have no row.
+    if (id < params.first_row || id > params.end_row) {
         return;
     }
     for (var r = 0u; r < first; r++) {
@@ -99,7 +99,7 @@ fn scatter(
     for (var r = first; r < params.rows; r++) {
         if (ids[r] == id) {
             for (var c = lane; c < params.cols; c += LANES) {
-                dtable[id * params.cols + c] += params.factor * dx_in[r * params.cols + c];
+                dtable[(id - params.first_row) * params.cols + c] += params.factor * dx_in[r * params.cols + c];
             }
         }
     }

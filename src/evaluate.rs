@@ -2,7 +2,7 @@
 
 use crate::{
     DType, Error, Result,
-    data::{Batch, Example},
+    data::{Batch, Example, IGNORE},
     gpu::Tensor,
     graph::{Graph, Program, Programs},
     model::{BUCKET, Inputs, LossValues, Model, Ropes},
@@ -70,7 +70,7 @@ pub fn llama_cpp_windows(ids: &[u32], window: usize, bos: Option<u32>) -> Result
 
 /// A sequence of which the tokens from `first` on are predicted.
 fn learned(ids: Vec<u32>, first: usize) -> Example {
-    let label = |(i, &id): (usize, &u32)| if i < first { crate::data::IGNORE } else { id as i32 };
+    let label = |(i, &id): (usize, &u32)| if i < first { IGNORE } else { id as i32 };
     let labels = ids.iter().enumerate().map(label).collect();
     Example { input_ids: ids, labels, attention_mask: None }
 }
@@ -80,12 +80,15 @@ fn learned(ids: Vec<u32>, first: usize) -> Example {
 /// Shape, Device, DeviceLost.
 pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize) -> Result<()>) -> Result<Evaluation> {
     sequences.iter().try_for_each(|sequence| check_ids(model, &sequence.input_ids))?;
-    let tokens: usize = sequences.iter().map(Example::predicted).sum();
+    // Behind virtual tokens the first one is predicted too.
+    let first = usize::from(model.virtual_tokens().is_empty());
+    let labels = sequences.iter().flat_map(|sequence| sequence.labels.iter().skip(first));
+    let tokens = labels.filter(|&&label| label != IGNORE).count();
     if tokens == 0 {
         return Err(Error::config("evaluate", "no token is predicted: there is none, or every label is -100"));
     }
     let longest = sequences.iter().map(|sequence| sequence.input_ids.len()).max().unwrap_or(0);
-    let mut runner = Runner::new(model, longest)?;
+    let mut runner = Runner::new(model, longest + model.virtual_tokens().len())?;
     let mut sum = 0.0;
     for sequence in sequences {
         sum += runner.loss(sequence)?;
@@ -100,20 +103,22 @@ pub fn loss(model: &Model, sequences: &[Example], mut progress: impl FnMut(usize
     Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
 }
 
-/// Logits of every position of one sequence. [ids.len(), vocab] Errors: Shape where they exceed a binding, Device.
+/// Logits of every position of one sequence, virtual tokens in front of it left out. [ids.len(), vocab] Errors: Shape where they exceed a binding, Device.
 pub fn logits(model: &Model, ids: &[u32]) -> Result<Vec<f32>> {
     check_ids(model, ids)?;
     let gpu = model.gpu();
-    let seq = ids.len().next_multiple_of(BUCKET);
+    let prompt = model.virtual_tokens().len();
+    let seq = (prompt + ids.len()).next_multiple_of(BUCKET);
     let inputs = Inputs::new(gpu, 1, seq)?;
-    let ropes = model.rope_tables(ids.len())?;
-    write(&inputs, &learned(ids.to_vec(), 1), seq)?;
+    let ropes = model.rope_tables(prompt + ids.len())?;
+    write(model, &inputs, &learned(ids.to_vec(), 1), seq)?;
     let mut g = Graph::new(gpu);
     let cx = model.context(&mut g, &inputs, &ropes, Pass::inference());
     let hidden = model.hidden(&mut g, &inputs, &cx)?;
     let logits = model.logits(&mut g, &hidden)?;
     g.keep(&logits);
     let mut all = g.run()?.read::<f32>(&logits)?;
+    all.drain(..prompt * model.arch.vocab_size);
     all.truncate(ids.len() * model.arch.vocab_size);
     Ok(all)
 }
@@ -128,9 +133,9 @@ fn check_ids(model: &Model, ids: &[u32]) -> Result<()> {
     }
 }
 
-/// Uploads one sequence, padded to `seq`.
-fn write(inputs: &Inputs, sequence: &Example, seq: usize) -> Result<()> {
-    let batch = Batch::collate(&[sequence], 0).padded_to(seq, 0)?;
+/// Uploads one sequence behind the model's virtual tokens, padded to `seq`.
+fn write(model: &Model, inputs: &Inputs, sequence: &Example, seq: usize) -> Result<()> {
+    let batch = Batch::collate(&[sequence], 0).behind(model.virtual_tokens())?.padded_to(seq, 0)?;
     inputs.write(&batch.input_ids, &batch.position_ids, &batch.segment_ids, &batch.shifted_labels())
 }
 
@@ -159,7 +164,8 @@ impl<'m> Runner<'m> {
 
     /// Sum of the negative log-likelihoods.
     fn loss(&mut self, sequence: &Example) -> Result<f64> {
-        let seq = sequence.input_ids.len().next_multiple_of(BUCKET);
+        let tokens = self.model.virtual_tokens().len() + sequence.input_ids.len();
+        let seq = tokens.next_multiple_of(BUCKET);
         let Runner { model, ropes, scale, accumulate, metrics, programs } = self;
         let (inputs, program) = programs.get(seq, |pool| {
             let inputs = Inputs::new(model.gpu(), 1, seq)?;
@@ -174,8 +180,8 @@ impl<'m> Runner<'m> {
             let program = tuned(model.gpu(), record)?.plan().build(pool)?;
             Ok((inputs, program))
         })?;
-        write(inputs, sequence, seq)?;
-        ropes.fit(sequence.input_ids.len())?;
+        write(model, inputs, sequence, seq)?;
+        ropes.fit(tokens)?;
         program.run()?;
         Ok(f64::from(self.metrics.read::<f32>()?[0]))
     }
@@ -184,7 +190,6 @@ impl<'m> Runner<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::IGNORE;
 
     #[test]
     fn windows_predict_all_but_their_first_token() {

@@ -11,7 +11,7 @@ use crate::{
     ops::tune::tuned,
     random,
 };
-use std::{borrow::Borrow, sync::Once};
+use std::{borrow::Borrow, ops::Range, sync::Once};
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +115,8 @@ pub struct Generator<M> {
     /// Whether the adapter is passed over.
     base_only: bool,
     capacity: usize,
+    /// Of prompt tuning, which stand in front of the sequence unless the adapter is passed over.
+    virtual_tokens: Range<u32>,
     caches: Vec<KvCache>,
     ropes: Ropes,
     /// Tokens before the ones that a program reads. [1] u32
@@ -126,7 +128,7 @@ pub struct Generator<M> {
     readback: Readback,
     /// By the number of tokens that they read, with or without the adapter.
     programs: Programs<(usize, bool), Reader>,
-    /// The sequence.
+    /// The sequence, behind its virtual tokens.
     tokens: Vec<u32>,
     /// How many of its tokens the caches hold.
     filled: usize,
@@ -145,18 +147,26 @@ struct Reader {
 }
 
 impl<M: Borrow<Model>> Generator<M> {
-    /// A generator with room for `capacity` tokens, prompt included. Errors: Config, OutOfMemory.
+    /// A generator with room for `capacity` tokens, prompt included, beside those of prompt tuning. Errors: Config, also where the model has
+    /// no position behind these; OutOfMemory.
     pub fn new(model: M, capacity: usize) -> Result<Generator<M>> {
         let borrowed: &Model = model.borrow();
         let gpu = borrowed.gpu();
-        let capacity = capacity.min(borrowed.arch.max_positions).max(1);
+        let virtual_tokens = borrowed.virtual_tokens();
+        let (prompt, longest) = (virtual_tokens.len(), borrowed.arch.max_positions);
+        if prompt >= longest {
+            let message = format!("{prompt} leave no position of the model's {longest} for a text");
+            return Err(Error::config("num_virtual_tokens", message));
+        }
+        let capacity = capacity.min(longest - prompt).max(1);
         let vocab = borrowed.arch.vocab_size;
         Ok(Generator {
             base_only: false,
             capacity,
             // The padding of the last read lands behind the sequence.
-            caches: borrowed.kv_cache(capacity + PREFILL_BUCKET, PREFILL)?,
-            ropes: borrowed.rope_tables(capacity)?,
+            caches: borrowed.kv_cache(prompt + capacity + PREFILL_BUCKET, PREFILL)?,
+            ropes: borrowed.rope_tables(prompt + capacity)?,
+            virtual_tokens,
             position: gpu.zeros("position", [1], DType::U32)?,
             logits: gpu.zeros("logits", [1, vocab], DType::F32)?,
             likeliest: None,
@@ -211,7 +221,7 @@ impl<M: Borrow<Model>> Generator<M> {
         mut on_token: impl FnMut(u32) -> Result<bool>,
     ) -> Result<Vec<u32>> {
         sampling.validate()?;
-        let room = self.capacity - self.tokens.len();
+        let room = self.room();
         if prompt.is_empty() || prompt.len() > room {
             let message = format!("expected 1 to {room} tokens, got {}", prompt.len());
             return Err(Error::config("prompt", message));
@@ -234,7 +244,7 @@ impl<M: Borrow<Model>> Generator<M> {
                 self.finish = Finish::Stopped;
                 break;
             }
-            if self.tokens.len() == self.capacity {
+            if self.room() == 0 {
                 if draw + 1 < sampling.max_new_tokens {
                     self.finish = Finish::Positions;
                 }
@@ -253,6 +263,16 @@ impl<M: Borrow<Model>> Generator<M> {
         Ok(out)
     }
 
+    /// The virtual tokens in front of the sequence.
+    fn prompt(&self) -> Range<u32> {
+        if self.base_only { 0..0 } else { self.virtual_tokens.clone() }
+    }
+
+    /// How many tokens more it can hold.
+    fn room(&self) -> usize {
+        self.capacity - self.tokens.len().saturating_sub(self.prompt().len())
+    }
+
     fn next(&mut self, sampling: &Sampling, draw: u64) -> Result<u32> {
         if let (true, Some(likeliest)) = (sampling.temperature == 0.0, &self.likeliest) {
             return Ok(self.readback.fetch::<u32>(likeliest)?[0]);
@@ -264,6 +284,9 @@ impl<M: Borrow<Model>> Generator<M> {
     /// Appends tokens to the sequence, and reads what of it the caches do not hold. Where that fails, the sequence is as it was.
     fn extend(&mut self, tokens: &[u32]) -> Result<()> {
         let before = self.tokens.len();
+        if before == 0 {
+            self.tokens.extend(self.prompt());
+        }
         self.tokens.extend_from_slice(tokens);
         let read = self.read_rest();
         if read.is_err() {
@@ -292,14 +315,13 @@ impl<M: Borrow<Model>> Generator<M> {
     /// Runs the model over tokens and appends them to the caches.
     fn read(&mut self, tokens: &[u32]) -> Result<()> {
         let width = if tokens.len() == 1 { 1 } else { tokens.len().next_multiple_of(PREFILL_BUCKET) };
-        let Generator { model, base_only, ropes, caches, position, logits, programs, capacity, filled, .. } =
-            &mut *self;
+        let last = (self.virtual_tokens.len() + self.capacity) as u32 - 1;
+        let Generator { model, base_only, ropes, caches, position, logits, programs, filled, .. } = &mut *self;
         let shared =
             Shared { model: (*model).borrow(), base_only: *base_only, ropes: ropes.tables(), caches, position, logits };
         let reader = programs.get((width, *base_only), |pool| shared.record(width, pool))?;
         let mut ids = tokens.to_vec();
         ids.resize(width, 0);
-        let last = *capacity as u32 - 1;
         let positions: Vec<u32> = (0..width as u32).map(|i| (*filled as u32 + i).min(last)).collect();
         reader.ids.write(bytemuck::cast_slice(&ids))?;
         reader.positions.write(bytemuck::cast_slice(&positions))?;

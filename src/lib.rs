@@ -56,7 +56,7 @@ pub mod tokenizer;
 pub mod tokenizer;
 pub mod train;
 
-pub use adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig};
+pub use adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig, PromptTuningConfig};
 pub use dtype::DType;
 pub use error::{Error, Plain, Result};
 pub use gpu::{Gpu, Tensor};

@@ -87,7 +87,7 @@ fn merged_floats_are_the_base_with_what_peft_adds() {
     };
     for name in ["pissa-sizes", "olora-rslora", "sizes-rslora"] {
         let adapter = load_adapter(&gpu, source.arch(), folder(name), false, &floats).unwrap();
-        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter);
+        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter).unwrap();
         let model = quantize_model(&gpu, &source, &method, &PipelineOptions::default(), &[ids()], |_| Ok(())).unwrap();
         let got = apart(&last(&model), &golden.get(name).unwrap().to_f32().unwrap());
         // The sum is rounded to f32 once more.

@@ -245,7 +245,7 @@ fn merged_adapters_have_the_logits_of_peft() {
         model.save_adapter(folder.path(), None).unwrap();
         let source = Source::open(&golden.folder).unwrap();
         let adapter = load_adapter(gpu, source.arch(), folder.path(), false, &|_| Ok(None)).unwrap();
-        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter);
+        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter).unwrap();
         let merged = quantize_model(gpu, &source, &method, &PipelineOptions::default(), &[], |_| Ok(())).unwrap();
         golden.check_logits("merged", &merged, "tuned_logits", 1e-4);
     });

@@ -3,7 +3,7 @@
 mod support;
 
 use fourbit::{
-    adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig},
+    adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig, PromptTuningConfig},
     data::Batch,
     gpu::{Gpu, GpuOptions},
     model::{LoadOptions, Model, Quantization},
@@ -72,7 +72,10 @@ fn loading_streams_and_the_plan_is_what_the_device_reports() {
 
     let dora = LoraConfig { use_dora: true, lora_dropout: 0.1, ..LoraConfig::default() };
     let adalora = AdaLoraConfig::new(10);
-    for adapter in [LoraConfig::default().into(), dora.into(), adalora.into(), Ia3Config::default().into()] {
+    let prompt = PromptTuningConfig::default();
+    for adapter in
+        [LoraConfig::default().into(), dora.into(), adalora.into(), Ia3Config::default().into(), prompt.into()]
+    {
         as_planned(folder.path(), adapter);
     }
 }

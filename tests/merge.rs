@@ -43,7 +43,7 @@ fn beside(gpu: &Gpu, base: Quantization) -> Model {
 }
 
 fn merged(gpu: &Gpu, base: Quantization, method: Box<dyn LayerMethod>) -> Model {
-    let method = Merge::new(method, &adapter(gpu, 0.05));
+    let method = Merge::new(method, &adapter(gpu, 0.05)).unwrap();
     embedded::quantized(gpu, &method, &PipelineOptions { base, ..PipelineOptions::default() }, &samples()[0])
 }
 
@@ -93,7 +93,7 @@ fn what_is_left_of_the_updates_is_measured() {
     let [samples, _] = samples();
     let q4_1 = Scheme::Q4_1;
     let kept = |base: Scheme, method: Box<dyn LayerMethod>, size: f32| {
-        let method = Merge::new(method, &adapter(&gpu, size));
+        let method = Merge::new(method, &adapter(&gpu, size)).unwrap();
         let options = PipelineOptions { base: Quantization::To(base), ..PipelineOptions::default() };
         let model = embedded::quantized(&gpu, &method, &options, &samples);
         let layers = model.arch().blocks.len();

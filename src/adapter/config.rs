@@ -1,6 +1,6 @@
 //! What an adapter is: PEFT's words and PEFT's rules.
 
-use super::AdaLoraConfig;
+use super::{AdaLoraConfig, PromptTuningConfig};
 use crate::{
     Error, Result,
     arch::{Architecture, LinearId},
@@ -21,6 +21,9 @@ pub enum PeftConfig {
     /// Vectors that scale outputs and inputs.
     #[serde(rename = "IA3")]
     Ia3(Ia3Config),
+    /// Virtual tokens in front of each text.
+    #[serde(rename = "PROMPT_TUNING")]
+    PromptTuning(PromptTuningConfig),
 }
 
 impl From<LoraConfig> for PeftConfig {
@@ -41,20 +44,27 @@ impl From<Ia3Config> for PeftConfig {
     }
 }
 
+impl From<PromptTuningConfig> for PeftConfig {
+    fn from(config: PromptTuningConfig) -> PeftConfig {
+        PeftConfig::PromptTuning(config)
+    }
+}
+
 impl PeftConfig {
     /// That of LoRA or DoRA, where it is one.
     pub fn lora(&self) -> Option<&LoraConfig> {
         match self {
             PeftConfig::Lora(config) => Some(config),
-            PeftConfig::AdaLora(_) | PeftConfig::Ia3(_) => None,
+            PeftConfig::AdaLora(_) | PeftConfig::Ia3(_) | PeftConfig::PromptTuning(_) => None,
         }
     }
 
-    /// The same, with layers that a default stands for by the names that they have in this model.
+    /// The same, with layers that a default stands for by the names that they have in this model, and with its width.
     pub fn named(self, arch: &Architecture) -> PeftConfig {
         match self {
             PeftConfig::Lora(_) | PeftConfig::AdaLora(_) => self,
             PeftConfig::Ia3(config) => PeftConfig::Ia3(config.named(arch)),
+            PeftConfig::PromptTuning(config) => PeftConfig::PromptTuning(config.named(arch)),
         }
     }
 
@@ -64,16 +74,18 @@ impl PeftConfig {
             PeftConfig::Lora(config) => config.validate(),
             PeftConfig::AdaLora(config) => config.validate(),
             PeftConfig::Ia3(config) => config.validate(),
+            PeftConfig::PromptTuning(config) => config.validate(),
         }
     }
 
-    /// Names and shapes (out, in) of the layers of a model that it changes, in the model's order. Errors: Config, also for a target that
+    /// Names and shapes (out, in) of the layers of a model that it changes, in the model's order; none of prompt tuning. Errors: Config, also for a target that
     /// is none of them.
     pub fn layers(&self, arch: &Architecture) -> Result<Vec<(String, [usize; 2])>> {
         match self {
             PeftConfig::Lora(config) => config.layers(arch),
             PeftConfig::AdaLora(config) => config.layers(arch),
             PeftConfig::Ia3(config) => config.layers(arch),
+            PeftConfig::PromptTuning(config) => config.validate().map(|()| Vec::new()),
         }
     }
 }

@@ -8,6 +8,7 @@ mod config;
 mod full;
 mod module;
 mod optimizer;
+mod prompt;
 mod qat;
 mod store;
 
@@ -16,8 +17,9 @@ pub use adalora::{AdaLoraConfig, Allocated, Ranks};
 pub use chunk::{Chunk, Training};
 pub use config::{Ia3Config, LoraConfig, PeftConfig};
 pub use full::FullConfig;
-pub(crate) use module::modules;
 pub use module::{Adapter, Module};
+pub(crate) use module::{PROMPT, modules};
 pub use optimizer::Optimizer;
+pub use prompt::{PromptInit, PromptTuningConfig};
 pub use qat::{InputScales, Qat, QatConfig, Ranges};
 pub use store::Store;

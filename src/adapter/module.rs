@@ -14,7 +14,8 @@ pub struct Adapter {
     pub(crate) config: PeftConfig,
     /// Its tensors, those of each layer in the model's order, named as PEFT's files do behind `base_model.model.`: `NAME.lora_A.weight`
     /// [r, in], `NAME.lora_B.weight` [out, r], with DoRA `NAME.lora_magnitude_vector` [out]; of AdaLoRA `NAME.lora_A` [r, in],
-    /// `NAME.lora_B` [out, r] and `NAME.lora_E` [r, 1]; or `NAME.ia3_l` [out, 1], of a feed-forward layer [1, in].
+    /// `NAME.lora_B` [out, r] and `NAME.lora_E` [r, 1]; `NAME.ia3_l` [out, 1], of a feed-forward layer
+    /// [1, in]; or of prompt tuning `prompt_embeddings` [virtual tokens, hidden] alone.
     pub(crate) store: Store,
 }
 
@@ -49,14 +50,17 @@ const ADA_B: &str = ".lora_B";
 const ADA_E: &str = ".lora_E";
 const MASK: &str = ".lora_E.mask";
 const IA3: &str = ".ia3_l";
+/// The embeddings of virtual tokens.
+pub(crate) const PROMPT: &str = "prompt_embeddings";
 
 /// PEFT draws AdaLoRA's A and B from a normal distribution of this deviation.
 const ADA_DEVIATION: f64 = 0.02;
 
 impl Adapter {
     /// A new adapter over `layers` (module name, (out, in)), which changes nothing yet: A uniform in ±1/sqrt(in) as PEFT draws it, B zero;
-    /// AdaLoRA's A and B normal with deviation 0.02, E zero; vectors of IA3 one; DoRA's magnitudes are zero until a model has given them the norms of its rows. With `trainable`, gradients and
-    /// moments are allocated. Errors: Config, OutOfMemory.
+    /// AdaLoRA's A and B normal with deviation 0.02, E zero; vectors of IA3 one; DoRA's magnitudes are zero until a model has given them the
+    /// norms of its rows. Virtual tokens are normal with deviation 1, and are there at once. With `trainable`, gradients and moments are
+    /// allocated. Errors: Config, OutOfMemory.
     pub fn new(
         gpu: &Gpu,
         config: impl Into<PeftConfig>,
@@ -65,7 +69,10 @@ impl Adapter {
     ) -> Result<Adapter> {
         let config = config.into();
         config.validate()?;
-        let shapes: Vec<_> = layers.iter().flat_map(|(name, shape)| tensors(&config, name, *shape)).collect();
+        let shapes: Vec<_> = match &config {
+            PeftConfig::PromptTuning(config) => vec![(PROMPT.to_owned(), config.shape()?.into())],
+            config => layers.iter().flat_map(|(name, shape)| tensors(config, name, *shape)).collect(),
+        };
         let mut store = Store::new(gpu, "adapter", &shapes, trainable, true)?;
         if let PeftConfig::AdaLora(config) = &config {
             for (name, _) in layers {
@@ -77,6 +84,13 @@ impl Adapter {
             }
         }
         let adapter = Adapter { config, store };
+        if let (PeftConfig::PromptTuning(config), Some(prompt)) = (&adapter.config, adapter.store.get(PROMPT))
+            && !gpu.is_dry()
+        {
+            let mut random = Random::new(finish(config.seed));
+            let values: Vec<f32> = (0..prompt.values.shape().len()).map(|_| random.normal() as f32).collect();
+            prompt.values.write(bytemuck::cast_slice(&values))?;
+        }
         if !gpu.is_dry() {
             for (layer, ((_, module), (name, [_, inputs]))) in adapter.modules().zip(layers).enumerate() {
                 match (module, &adapter.config) {
@@ -127,6 +141,7 @@ fn tensors(config: &PeftConfig, name: &str, [outputs, inputs]: [usize; 2]) -> Ve
             let shape = if config.is_feedforward(name) { [1, inputs] } else { [outputs, 1] };
             vec![(format!("{name}{IA3}"), shape.into())]
         }
+        PeftConfig::PromptTuning(_) => Vec::new(),
     }
 }
 
@@ -168,6 +183,7 @@ pub(crate) fn modules<'a>(config: &'a PeftConfig, store: &'a Store) -> impl Iter
             let ia3 = Ia3 { scaling: first.clone(), feedforward: config.is_feedforward(module) };
             Some((module, Module::Ia3(ia3)))
         }
+        PeftConfig::PromptTuning(_) => None,
     })
 }
 /// PEFT draws A with `kaiming_uniform_(a=sqrt(5))`, which is uniform in ±1/sqrt(in). SplitMix64 keyed by (seed, layer):

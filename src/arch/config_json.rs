@@ -97,6 +97,7 @@ pub(super) fn decoder(f: &Fields<'_>, family: &'static Family, defaults: Default
         intermediate_size,
         activation: activation(f, defaults.activation)?,
         embedding_factor: 1.0,
+        prompt_factor: 1.0,
         residual_factor: 1.0,
         logits: LogitShape::PLAIN,
         ropes,

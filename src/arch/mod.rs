@@ -56,6 +56,9 @@ pub struct Architecture {
     pub activation: Activation,
     /// Factor of the embedding.
     pub embedding_factor: f32,
+    /// Factor of what stands in the place of embeddings, such as virtual tokens: that of the embedding where the model has it and not its
+    /// table, else 1.
+    pub prompt_factor: f32,
     /// s: factor of what is added to the residual stream.
     pub residual_factor: f32,
     /// What is made of the products with the head.

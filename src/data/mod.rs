@@ -32,6 +32,7 @@ mod pack;
 mod pages;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod prompt;
 mod rows;
 mod samples;
 mod spool;

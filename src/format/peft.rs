@@ -8,11 +8,16 @@
 //! | DoRA | these, and `lora_magnitude_vector` `[out]` | `m / norm(V) * (V x)` with `V = W + scale * B A`, norms of rows |
 //! | AdaLoRA | `lora_A` `[r, in]`, `lora_B` `[out, r]`, `lora_E` `[r, 1]`, of ranks that were kept | `W x + scale * B (E * (A x))`, scale alpha / (init_r + 1e-5) |
 //! | IA3 | `ia3_l` `[out, 1]`, of a feed-forward module `[1, in]` | `l * (W x)`, or `W (l * x)` |
+//!
+//! Prompt tuning has no module: its one tensor is `prompt_embeddings` `[virtual tokens, hidden]`, which stands in front of each text's
+//! embeddings.
 
 mod config;
+mod prompt;
 mod targets;
 
 pub use config::{AdaLora, AdapterConfig, Ia3, Initial, Kind, Lora};
+pub use prompt::PromptTuning;
 pub use targets::{Pattern, TargetModules, Targets};
 
 use super::safetensors::{TensorSpec, write_file};
@@ -30,6 +35,9 @@ const PREFIX: &str = "base_model.model.";
 
 /// What follows a module's name in that of its DoRA magnitudes.
 pub const MAGNITUDE: &str = "lora_magnitude_vector";
+
+/// What the only tensor of prompt tuning is called.
+pub const PROMPT: &str = "prompt_embeddings";
 
 /// Files that stand in the tensors' place in folders of another kind: what they are, and what to do.
 const OTHER_FILES: [(&str, &str, &str); 2] = [
@@ -73,6 +81,10 @@ impl Adapter {
             }
         }
         let tensors = Safetensors::open(file)?;
+        if let Kind::PromptTuning(prompt) = &config.kind {
+            prompt.check(&tensors)?;
+            return Ok(Adapter { config, folder, tensors, modules: Vec::new() });
+        }
         let parts = config.parts();
         let mut found: BTreeSet<&str> = BTreeSet::new();
         for name in tensors.names() {
@@ -116,6 +128,7 @@ impl Adapter {
                     b.expect_shape(&[rows, r])?;
                     e?.expect_shape(&[r, 1])?;
                 }
+                Kind::PromptTuning(_) => {}
                 Kind::Ia3(ia3) => {
                     let vector = adapter.tensor(module, "ia3_l")?;
                     let along = usize::from(!ia3.is_feedforward(module)?);
@@ -135,7 +148,12 @@ impl Adapter {
         &self.folder
     }
 
-    /// The names of the adapted modules (`model.layers.0.self_attn.q_proj`, ...), sorted.
+    /// The embeddings of virtual tokens. [virtual tokens, width] Errors: MissingTensor for an adapter of another kind.
+    pub fn prompt(&self) -> Result<TensorView<'_>> {
+        self.tensors.get(PROMPT)
+    }
+
+    /// The names of the adapted modules (`model.layers.0.self_attn.q_proj`, ...), sorted; none of prompt tuning.
     pub fn modules(&self) -> &[String] {
         &self.modules
     }
@@ -165,7 +183,8 @@ fn matrix(view: &TensorView, expected: &str) -> Result<[usize; 2]> {
 /// A trained tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Numbers {
-    /// The module's full name in the model, and what PEFT calls its tensor: `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    /// The module's full name in the model, and what PEFT calls its tensor: `model.layers.0.self_attn.q_proj.lora_A.weight`; or
+    /// [`PROMPT`].
     pub name: String,
     /// As in the table above.
     pub shape: Shape,
@@ -182,7 +201,9 @@ pub fn save(folder: impl AsRef<Path>, config: &AdapterConfig, tensors: &[Numbers
         if values.len() != shape.len() {
             return Err(Error::shape(name, shape, format!("{} numbers", values.len())));
         }
-        let spec = TensorSpec::new(format!("{PREFIX}{name}"), DType::F32, shape.dims());
+        // What belongs to no module has no prefix.
+        let prefix = if name == PROMPT { "" } else { PREFIX };
+        let spec = TensorSpec::new(format!("{prefix}{name}"), DType::F32, shape.dims());
         written.push((spec, bytemuck::cast_slice(values)));
     }
     write_file(folder.join(TENSORS), &written)?;

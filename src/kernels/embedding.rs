@@ -75,13 +75,54 @@ pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor, factor: f32) -
     Ok(x)
 }
 
-/// dtable\[ids\[r\]\] += factor · dx\[r\], after dtable ← accumulate · dtable where that is given
+/// x\[r\] = factor · table\[ids\[r\] − first\] where that is a row of the table; other rows of x stay as they are
 ///
-/// ids: [rows] u32; dx: [rows, cols]; dtable: [vocabulary, cols]; accumulate: [1], f32: where it is 0, `dtable` may hold anything. Rows
+/// ids: [rows] u32; table: [count, cols]; x: [rows, cols] f32, such as what [`embed`] gave, with zeros for these ids. Errors: Shape.
+pub fn embed_beyond(
+    g: &mut Graph,
+    ids: &Value,
+    first: usize,
+    table: &QuantizedTensor,
+    factor: f32,
+    x: &Value,
+) -> Result<()> {
+    let op = "embed_beyond";
+    let ([count, cols], rows) = (table.shape(), ids.shape().len());
+    expect(op, "x", x, [rows, cols])?;
+    if ids.dtype() != DType::U32
+        || table.is_empty()
+        || first.checked_add(count).is_none_or(|end| end > u32::MAX as usize)
+    {
+        let got = format!("{}, {count} rows from {first}", ids.dtype());
+        return Err(Error::shape(op, "ids of U32 and a table with rows below 2^32", got));
+    }
+    let encoding = Encoding::of(table);
+    for shard in table.shards() {
+        let params = Params {
+            cols: cols as u32,
+            first_row: (first + shard.row0) as u32,
+            rows: shard.rows as u32,
+            block: encoding.block(),
+            first_block: shard.first_block,
+            end_row: (first + shard.row0 + shard.rows - 1) as u32,
+            factor,
+        };
+        let mut args = shard.args(g);
+        args.extend([ids.clone(), x.clone()]);
+        let args: Vec<&Value> = args.iter().collect();
+        g.dispatch(kernel("gather", encoding, cols), &params, &args, rows, 12.0 * (rows * cols) as f64)?;
+    }
+    Ok(())
+}
+
+/// dtable\[ids\[r\] − first\] += factor · dx\[r\], after dtable ← accumulate · dtable where that is given
+///
+/// ids: [rows] u32, those that are no row of the table are passed over; dx: [rows, cols]; dtable: [vocabulary, cols]; accumulate: [1], f32: where it is 0, `dtable` may hold anything. Rows
 /// with one id are added in their order, so that the sum has the same bits in each run. Errors: Shape.
 pub fn embed_backward(
     g: &mut Graph,
     ids: &Value,
+    first: usize,
     dx: &Value,
     factor: f32,
     dtable: &Value,
@@ -91,18 +132,18 @@ pub fn embed_backward(
     let ((vocabulary, cols), rows) = (dtable.rows_cols(), ids.shape().len());
     expect(op, "dtable", dtable, [vocabulary, cols])?;
     expect(op, "dx", dx, [rows, cols])?;
-    if ids.dtype() != DType::U32 || vocabulary == 0 {
-        let got = format!("{} and {vocabulary} rows", ids.dtype());
-        return Err(Error::shape(op, "ids of U32 and a table with rows", got));
+    if ids.dtype() != DType::U32 || vocabulary == 0 || first + vocabulary > u32::MAX as usize {
+        let got = format!("{}, {vocabulary} rows from {first}", ids.dtype());
+        return Err(Error::shape(op, "ids of U32 and a table with rows below 2^32", got));
     }
     let floats = Encoding::new(Scheme::F32, [1, 64]);
     let params = Params {
         cols: cols as u32,
-        first_row: 0,
+        first_row: first as u32,
         rows: rows as u32,
         block: floats.block(),
         first_block: 0,
-        end_row: (vocabulary - 1) as u32,
+        end_row: (first + vocabulary - 1) as u32,
         factor,
     };
     if let Some(accumulate) = accumulate {

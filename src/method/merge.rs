@@ -2,8 +2,8 @@
 
 use super::{Layer, LayerMethod, float_tensor, fold::row_ranges};
 use crate::{
-    DType, Result,
-    adapter::{Adapter, Module},
+    DType, Error, Result,
+    adapter::{Adapter, Module, PeftConfig},
     gpu::{Gpu, Tensor},
     graph::Graph,
     kernels::{dense, dora, elementwise},
@@ -39,10 +39,18 @@ pub struct Kept {
 }
 
 impl Merge {
-    /// method: how the sum is quantized; adapter: what is added; layers that it has nothing for stay as they are.
-    pub fn new(method: Box<dyn LayerMethod>, adapter: &Adapter) -> Merge {
+    /// method: how the sum is quantized; adapter: what is added; layers that it has nothing for stay as they are. Errors: Unsupported for
+    /// virtual tokens, which are no part of a weight.
+    pub fn new(method: Box<dyn LayerMethod>, adapter: &Adapter) -> Result<Merge> {
+        if let PeftConfig::PromptTuning(_) = adapter.config {
+            return Err(Error::unsupported(
+                "merging an adapter",
+                "PROMPT_TUNING, whose virtual tokens are no part of a weight",
+                "LoRA, DoRA, AdaLoRA and IA3; keep the base and load the adapter beside it (`load_adapter`)",
+            ));
+        }
         let modules = adapter.modules().map(|(name, module)| (name.to_owned(), module)).collect();
-        Merge { method, modules, kept: RefCell::default() }
+        Ok(Merge { method, modules, kept: RefCell::default() })
     }
 
     /// The share that rounding left of each layer's update, for the layers quantized so far. A method that moves scales between layers

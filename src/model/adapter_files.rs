@@ -3,7 +3,7 @@
 use super::{Model, initial};
 use crate::{
     Error, Result,
-    adapter::{AdaLoraConfig, Adapter, Ia3Config, LoraConfig, Module, PeftConfig},
+    adapter::{AdaLoraConfig, Adapter, Ia3Config, LoraConfig, Module, PROMPT, PeftConfig, PromptTuningConfig},
     arch::Architecture,
     format::atomic::AtomicFolder,
     format::manifest::Set,
@@ -40,6 +40,14 @@ impl Model {
                 base_model_name_or_path: base_model.map(str::to_owned),
             },
             PeftConfig::AdaLora(c) => return self.write_adalora(folder.as_ref(), c, targets, base_model),
+            PeftConfig::PromptTuning(c) => AdapterConfig {
+                kind: Kind::PromptTuning(peft::PromptTuning {
+                    num_virtual_tokens: c.num_virtual_tokens,
+                    token_dim: c.token_dim,
+                }),
+                targets: Targets::of(TargetModules::Names(Vec::new()), [], []),
+                base_model_name_or_path: base_model.map(str::to_owned),
+            },
             PeftConfig::Ia3(c) => {
                 let scaled: Vec<&str> = names.iter().copied().filter(|name| c.is_feedforward(name)).collect();
                 let feedforward = self.target_names(&scaled);
@@ -160,7 +168,27 @@ pub fn load_adapter(
         Kind::Lora(lora) => load_lora(gpu, &files, lora, &layers, trainable, base),
         Kind::AdaLora(ada) => load_adalora(gpu, &files, ada, &layers, trainable),
         Kind::Ia3(ia3) => load_ia3(gpu, &files, ia3, &layers, trainable),
+        Kind::PromptTuning(prompt) => load_prompt(gpu, &files, prompt, model, trainable),
     }
+}
+
+/// Virtual tokens. Errors: as [`load_adapter`], Shape for those of a model of another width.
+fn load_prompt(
+    gpu: &Gpu,
+    files: &peft::Adapter,
+    prompt: &peft::PromptTuning,
+    model: &Architecture,
+    trainable: bool,
+) -> Result<Adapter> {
+    let (count, width) = (prompt.num_virtual_tokens, model.hidden_size);
+    let values = files.prompt()?.expect_shape(&[count, width])?;
+    let config =
+        PromptTuningConfig { num_virtual_tokens: count, token_dim: Some(width), ..PromptTuningConfig::default() };
+    let adapter = Adapter::new(gpu, config, &[], trainable)?;
+    if let Some(prompt) = adapter.store.get(PROMPT) {
+        prompt.values.write(bytemuck::cast_slice(&values.to_f32()?))?;
+    }
+    Ok(adapter)
 }
 
 /// Vectors as they are. Errors: as [`load_adapter`].

@@ -1,6 +1,6 @@
 //! The causal language model: embedding, blocks, final norm, head and loss.
 
-use super::{Block, Ropes, block::Saved, full::Full};
+use super::{Block, Ropes, block::Saved, full::Full, prompt::InputGradient};
 use crate::{
     DType, Error, Result,
     adapter::{PeftConfig, Qat, Store},
@@ -210,11 +210,6 @@ impl Model {
         Context { batch, seq, positions, ropes: ropes.tables().iter().map(|rope| g.import(rope)).collect(), pass }
     }
 
-    /// Embedding of `ids`. [tokens] -> [tokens, hidden]
-    pub fn embed(&self, g: &mut Graph, ids: &Value) -> Result<Value> {
-        embedding::embed(g, ids, &self.embedding, self.arch.embedding_factor)
-    }
-
     /// The final norm's output, for inference. [tokens, hidden]
     pub fn hidden(&self, g: &mut Graph, inputs: &Inputs, cx: &Context) -> Result<Value> {
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
@@ -269,22 +264,21 @@ impl Model {
         let dh = g.value(hidden.shape().clone(), DType::F32)?;
         self.loss(g, &hidden, inputs, out, Some(&dh))?;
         let mut dy = self.norm.backward(g, &saved_norm, &dh, None, cx)?;
-        let embedding = self.embedding_gradient(g);
+        let input = self.input_gradient(g);
         for (index, (block, kept)) in self.blocks.iter().zip(kept).enumerate().skip(first).rev() {
             let saved = match kept {
                 Kept::All(saved) => saved,
                 Kept::Input(x) => Box::new(block.forward(g, &x, cx, Keys::Own(&segments))?.1),
             };
-            match index == first && embedding.is_none() {
+            match index == first && input.is_none() {
                 true => block.gradients(g, &saved, &dy, cx)?,
                 false => dy = block.backward(g, &saved, &dy, cx)?,
             }
         }
-        match embedding {
+        match input {
             // A table that is the head too has that gradient already.
-            Some((grads, begun)) => {
-                let factor = self.arch.embedding_factor;
-                embedding::embed_backward(g, &ids, &dy, factor, &grads, (!begun).then_some(&accumulate))
+            Some(InputGradient { grads, first, factor, begun }) => {
+                embedding::embed_backward(g, &ids, first, &dy, factor, &grads, (!begun).then_some(&accumulate))
             }
             None => Ok(()),
         }

@@ -3,7 +3,7 @@
 use super::Model;
 use crate::{
     DType, Error, Result,
-    adapter::{Adapter, Module, PeftConfig, modules},
+    adapter::{Adapter, Module, PROMPT, PeftConfig, modules},
     gpu::Tensor,
     graph::Graph,
     kernels::{dequantize, diagonal, dora},
@@ -40,6 +40,12 @@ impl Model {
                 "the model's weights are trained themselves; load it anew for an adapter",
             ));
         }
+        if let (PeftConfig::PromptTuning(_), Some(prompt)) = (&adapter.config, adapter.store.get(PROMPT)) {
+            let (shape, hidden) = (prompt.values.shape(), self.arch.hidden_size);
+            if shape[1] != hidden {
+                return Err(Error::shape(PROMPT, format!("[virtual tokens, {hidden}], the model's width"), shape));
+            }
+        }
         let modules: HashMap<&str, Module> = adapter.modules().collect();
         let mut changes: HashMap<String, Change> = HashMap::new();
         for linear in self.linears() {
@@ -56,13 +62,14 @@ impl Model {
         self.renew_norms()
     }
 
-    /// Attaches a new adapter, which changes nothing yet; `trainable` ones also get memory for gradients and moments.
+    /// Attaches a new adapter, which changes nothing yet, but for virtual tokens, which are there at once; `trainable` ones also get memory for gradients and moments.
     /// Errors: Config, OutOfMemory.
     pub fn add_adapter(&mut self, config: impl Into<PeftConfig>, trainable: bool) -> Result<()> {
         let config = config.into().named(&self.arch);
         let layers = config.layers(&self.arch)?;
         let adapter = Adapter::new(&self.gpu, config, &layers, trainable)?;
         self.attach(adapter)?;
+        self.begin_prompt()?;
         for linear in self.linears() {
             let Some(dora) = linear.change.dora().filter(|_| !self.gpu.is_dry()) else { continue };
             // B is zero, so that these are the norms of the rows as they are trained from here on.

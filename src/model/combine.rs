@@ -49,6 +49,7 @@ pub fn combine_adapters(
             Kind::Lora(_) => {}
             Kind::AdaLora(_) => return Err(Error::unsupported(what(), "AdaLoRA", supported)),
             Kind::Ia3(_) => return Err(Error::unsupported(what(), "IA3", supported)),
+            Kind::PromptTuning(_) => return Err(Error::unsupported(what(), "prompt tuning", supported)),
         }
         let of_modules = adapter.modules().iter().map(|module| adapter.config.rank(module));
         ranks.push(of_modules.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0));

@@ -11,6 +11,7 @@ mod initial;
 mod load;
 mod of_shape;
 mod parts;
+mod prompt;
 mod qat;
 mod ropes;
 mod source;

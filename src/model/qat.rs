@@ -29,6 +29,10 @@ impl Model {
         if self.qat.is_some() || self.full.is_some() {
             return Err(Error::config("add_qat", "the model's weights are trained already"));
         }
+        if !self.virtual_tokens().is_empty() {
+            let what = "training through rounding beside an adapter";
+            return Err(Error::unsupported(what, "PROMPT_TUNING", "plain LoRA, or none"));
+        }
         let layers: Vec<_> = self.linears().collect();
         let (store, latents) = Qat::prepare(&self.gpu, config, &layers, trainable)?;
         let mut latents = latents.into_iter();

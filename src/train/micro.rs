@@ -119,15 +119,15 @@ pub(super) fn pairs_of(batch: &Batch) -> Result<usize> {
 }
 
 /// Tokens that the preferred rows of pairs predict, those of their prompts with them.
-pub(super) fn preferred_tokens(batch: &Batch) -> usize {
-    let rows = all_labels(batch);
+pub(super) fn preferred_tokens(batch: &Batch, vocab: usize) -> usize {
+    let rows = all_labels(batch, vocab);
     let preferred = rows.chunks(2 * batch.seq_len.max(1)).map(|pair| &pair[..batch.seq_len]);
     preferred.flatten().filter(|&&label| label != IGNORE).count()
 }
 
-/// What each token predicts, also within a prompt. [b, t]
-pub(super) fn all_labels(batch: &Batch) -> Vec<i32> {
-    let token = |(&id, &shown): (&u32, &u8)| if shown != 0 { id as i32 } else { IGNORE };
+/// What each token predicts, also within a prompt, but no virtual token, whose ids lie behind those of the vocabulary. [b, t]
+pub(super) fn all_labels(batch: &Batch, vocab: usize) -> Vec<i32> {
+    let token = |(&id, &shown): (&u32, &u8)| if shown != 0 && (id as usize) < vocab { id as i32 } else { IGNORE };
     let labels = batch.input_ids.iter().zip(&batch.attention_mask).map(token).collect();
     Batch { labels, ..batch.clone() }.shifted_labels()
 }

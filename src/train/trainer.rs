@@ -97,14 +97,15 @@ impl<M: Borrow<Model>> Trainer<M> {
                 "AdaLoRA's ranks are allocated for a run of {total} steps (total_step), and this one has {steps}"
             );
         }
-        if config.max_seq_length > model.arch.max_positions {
-            let longest = model.arch.max_positions;
-            let message = format!("{} is more than the model's {longest} positions", config.max_seq_length);
+        let (prompt, longest) = (model.virtual_tokens().len(), model.arch.max_positions);
+        if config.max_seq_length.saturating_add(prompt) > longest {
+            let with = if prompt > 0 { format!(" with {prompt} virtual tokens") } else { String::new() };
+            let message = format!("{}{with} is more than the model's {longest} positions", config.max_seq_length);
             return Err(Error::config("max_seq_length", message));
         }
         let f32s = |what: &str, len: usize| gpu.zeros(what, [len], DType::F32);
         let shared = Shared {
-            ropes: model.rope_tables(config.max_seq_length)?,
+            ropes: model.rope_tables(config.max_seq_length + prompt)?,
             seed: gpu.zeros("seed and step", [2], DType::U32)?,
             accumulate: f32s("accumulation flag", 1)?,
             scale: f32s("loss scale", 2)?,
@@ -135,7 +136,8 @@ impl<M: Borrow<Model>> Trainer<M> {
 
     /// The largest program first: all shorter ones then fit into its memory.
     fn record_longest(&mut self) -> Result<()> {
-        let longest = self.config.max_seq_length.next_multiple_of(BUCKET);
+        let tokens = self.config.max_seq_length + self.model().virtual_tokens().len();
+        let longest = tokens.next_multiple_of(BUCKET);
         let batch = self.config.batch_size * self.config.objective.rows();
         self.program(Rows { batch, seq: longest, reference: false }).map(|_| ())
     }
@@ -239,10 +241,10 @@ impl<M: Borrow<Model>> Trainer<M> {
     /// what follows from them.
     fn take(&mut self, batches: &[Batch], mut run: impl FnMut(&mut Program) -> Result<()>) -> Result<StepMetrics> {
         let start = Instant::now();
-        let learning_rate = self.begin(batches)?;
-        for (index, batch) in batches.iter().enumerate() {
+        let (read, learning_rate) = self.begin(batches)?;
+        for (index, (batch, read)) in batches.iter().zip(&read).enumerate() {
             let reference = self.reference(batch)?;
-            let micro = self.micro(index, batch)?;
+            let micro = self.micro(index, read)?;
             if let Some(pairs) = &micro.pairs {
                 pairs.reference.write(bytemuck::cast_slice(&reference))?;
             }
@@ -265,7 +267,8 @@ impl<M: Borrow<Model>> Trainer<M> {
         reduce.gradients(&training.map(|training| &training.grads).collect::<Vec<_>>())
     }
 
-    fn begin(&mut self, batches: &[Batch]) -> Result<f64> {
+    /// The batches as the model reads them, behind its virtual tokens where it has some; and the learning rate.
+    fn begin(&mut self, batches: &[Batch]) -> Result<(Vec<Batch>, f64)> {
         let (step, steps) = (self.taken.steps + 1, self.config.max_steps);
         if step > steps {
             let message = format!("step {step} is past the {steps} of the run, where the learning rate has ended");
@@ -279,7 +282,9 @@ impl<M: Borrow<Model>> Trainer<M> {
             }
             batch.check(vocab, positions)?;
         }
-        let predicted: usize = batches.iter().map(Batch::predicted).sum();
+        let prompt = self.model().virtual_tokens();
+        let read: Vec<Batch> = batches.iter().map(|batch| batch.behind(prompt.clone())).collect::<Result<_>>()?;
+        let predicted: usize = read.iter().map(Batch::predicted).sum();
         let predicted = self.reduce.count(predicted)?;
         if predicted == 0 {
             return Err(Error::config("step", "the batches predict no token: every label is -100"));
@@ -288,7 +293,7 @@ impl<M: Borrow<Model>> Trainer<M> {
             false => [1.0 / predicted as f32, 0.0],
             true => {
                 let pairs: usize = batches.iter().map(micro::pairs_of).sum::<Result<usize>>()?;
-                let tokens: usize = batches.iter().map(micro::preferred_tokens).sum();
+                let tokens: usize = read.iter().map(|batch| micro::preferred_tokens(batch, vocab)).sum();
                 let [pairs, tokens] = [self.reduce.count(pairs)?, self.reduce.count(tokens)?];
                 [1.0 / pairs as f32, 1.0 / tokens.max(1) as f32]
             }
@@ -298,7 +303,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         let adamw = AdamW { betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, max_grad_norm: c.max_grad_norm };
         self.optimizer.set(&adamw, learning_rate, (self.taken.steps - self.taken.skipped) as u64 + 1)?;
         self.shared.scale.write(bytemuck::cast_slice(&scale))?;
-        Ok(learning_rate)
+        Ok((read, learning_rate))
     }
 
     /// Uploads one micro-batch and returns its program.
@@ -311,7 +316,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         self.shared.ropes.fit(batch.position_ids.iter().max().map_or(0, |&last| last as usize + 1))?;
         let seq = batch.seq_len.next_multiple_of(BUCKET);
         let batch = batch.padded_to(seq, 0)?;
-        let objective = self.config.objective;
+        let (objective, vocab) = (self.config.objective, self.model().arch.vocab_size);
         let micro = self.program(Rows { batch: batch.batch, seq, reference: false })?;
         let labels = batch.shifted_labels();
         let Some(pairs) = &micro.pairs else {
@@ -322,7 +327,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         pairs.answer.write(bytemuck::cast_slice(&labels.iter().map(of_answer).collect::<Vec<f32>>()))?;
         match objective {
             Objective::NextToken | Objective::Dpo { .. } => micro.write(&batch, &labels)?,
-            Objective::Orpo { .. } => micro.write(&batch, &micro::all_labels(&batch))?,
+            Objective::Orpo { .. } => micro.write(&batch, &micro::all_labels(&batch, vocab))?,
         }
         Ok(micro)
     }
@@ -390,7 +395,8 @@ impl<M: Borrow<Model>> Trainer<M> {
     fn first_bad(&self, batches: &[Batch]) -> Result<Option<String>> {
         let rows = batches.iter().flat_map(|batch| batch.input_ids.chunks(batch.seq_len.max(1)));
         for ids in rows {
-            if let Some(layer) = self.model().first_bad_input(ids)? {
+            let read: Vec<u32> = self.model().virtual_tokens().chain(ids.iter().copied()).collect();
+            if let Some(layer) = self.model().first_bad_input(&read)? {
                 return Ok(Some(format!("the input of {layer}")));
             }
         }

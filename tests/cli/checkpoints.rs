@@ -48,6 +48,8 @@ const ADAPTER: &[&str] = &["--lora-dropout", "0.1", "--gradient-accumulation-ste
 const DORA: &[&str] = &["--use-dora", "--lora-dropout", "0.1", "--lora-r", "4"];
 const ADALORA: &[&str] =
     &["--peft-type", "adalora", "--init-r", "4", "--target-r", "2", "--tinit", "1", "--tfinal", "2"];
+const PROMPT: &[&str] =
+    &["--peft-type", "prompt_tuning", "--num-virtual-tokens", "6", "--prompt-tuning-init", "sample_vocab"];
 const IA3: &[&str] = &["--peft-type", "ia3", "--learning-rate", "0.01"];
 const FULL: &[&str] = &["--full", "--weight-decay", "0.1", "--learning-rate", "0.001"];
 const WEIGHTS: &[&str] = &["--qat", "int3-g16", "--full", "--qat-ranges", "learned", "--qat-activations", "static"];
@@ -69,6 +71,7 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
         (DORA, &[10]),
         (ADALORA, &[10, 20]),
         (IA3, &[10]),
+        (PROMPT, &[10]),
         (FULL, &[10]),
         (WEIGHTS, &[4, 13]),
     ] {

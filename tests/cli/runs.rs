@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::{
     fs,
     io::{BufRead, BufReader},
+    path::Path,
 };
 
 #[test]
@@ -33,6 +34,9 @@ fn help_names_the_words_of_the_field_and_wrong_usage_ends_with_status_2() {
         "--use-rslora",
         "--use-dora",
         "--peft-type",
+        "--num-virtual-tokens",
+        "--prompt-tuning-init",
+        "--prompt-tuning-init-text",
         "--feedforward-modules",
         "--init-r",
         "--target-r",
@@ -504,4 +508,63 @@ fn adapters_of_other_kinds_learn_and_are_merged() {
     }
     let done = place.finetune(&["--use-dora", "--qat", "int4-g16"]);
     assert!(done.error().contains("use_dora"), "{}", done.error());
+}
+
+/// Prompt tuning: planned, trained, measured, spoken with, and no part of a weight.
+#[test]
+fn virtual_tokens_learn_in_front_of_a_base() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ids.json"), "[3,10,17,24,31,38,45,52,59,66]").unwrap();
+    let (model, ids, out) = (place.text("model"), place.text("ids.json"), place.text("out"));
+    let evaluate = |words: &[&str]| {
+        fourbit(&[&["evaluate", "--input-ids", &ids, "--json"], words].concat()).json()["loss"].as_f64().unwrap()
+    };
+    let plain = evaluate(&["--model", &model, "--double-quant"]);
+    let options = ["--peft-type", "prompt_tuning", "--num-virtual-tokens", "6", "--prompt-tuning-init", "sample_vocab"];
+    let plan = ["plan", "--model", &model, "--max-seq-length", "20", "--batch-size", "2", "--double-quant", "--json"];
+    let plan = fourbit(&[&plan, options.as_slice()].concat()).json();
+    let common = ["--learning-rate", "0.05", "--batch-size", "2", "--max-steps", "16", "--double-quant", "--json"];
+    let run = place.finetune(&[common.as_slice(), &options].concat()).json();
+    assert_eq!(run["peak_bytes"], plan["peak_bytes"], "{run} {plan}");
+    let adapter = peft::Adapter::open(&out).unwrap();
+    assert_eq!((adapter.modules().len(), adapter.prompt().unwrap().shape[0]), (0, 6));
+    let adapted = evaluate(&["--adapter", &out, "--double-quant"]);
+    assert!(adapted < plain, "{adapted} {plain}");
+    for (output, scheme) in [("merged", "f32"), ("merged.gguf", "q8_0")] {
+        let output = place.text(output);
+        let done = fourbit(&["merge", "--adapter", &out, "--method", "rtn", "--scheme", scheme, "--output", &output]);
+        assert!(done.error().contains("PROMPT_TUNING") && done.error().contains("--adapter"), "{}", done.error());
+        assert!(!Path::new(&output).exists());
+    }
+    fs::remove_dir_all(&out).unwrap();
+    for (words, what) in [
+        (["--peft-type=prompt_tuning", "--lora-r=4"], "--lora-r"),
+        (["--peft-type=prompt_tuning", "--target-modules=q_proj"], "--target-modules"),
+        (["--peft-type=prompt_tuning", "--num-virtual-tokens=0"], "num_virtual_tokens"),
+        (["--peft-type=prompt_tuning", "--num-virtual-tokens=100000"], "num_virtual_tokens"),
+        (["--peft-type=prompt_tuning", "--num-virtual-tokens=50000"], "virtual tokens"),
+        (["--peft-type=prompt_tuning", "--prompt-tuning-init=text"], "--prompt-tuning-init-text"),
+        (["--peft-type=prompt_tuning", "--prompt-tuning-init-text=be brief"], "tokenizer"),
+        (["--peft-type=prompt_tuning", "--qat=int4-g16"], "PROMPT_TUNING"),
+        (["--num-virtual-tokens=4", "--max-steps=2"], "--num-virtual-tokens"),
+    ] {
+        let done = place.finetune(&words);
+        assert!(done.error().contains(what), "{}", done.error());
+        assert!(!place.path("out").join(peft::CONFIG).exists());
+    }
+    // The embedded model has a tokenizer, which reads the text that they begin from.
+    let text = ["--prompt-tuning-init-text", "Answer in one word.", "--num-virtual-tokens", "3"];
+    let words =
+        ["finetune", "--output", &out, "--max-steps", "3", "--learning-rate", "1", "--peft-type", "prompt_tuning"];
+    let done = fourbit(&[words.as_slice(), &text].concat());
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let speak = |words: &[&str]| {
+        let done = fourbit(&[&["generate", "--prompt", "What is a GPU?", "--max-new-tokens", "12"], words].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        done.stdout
+    };
+    assert_ne!(speak(&["--adapter", &out]), speak(&[]), "the virtual tokens say nothing");
 }

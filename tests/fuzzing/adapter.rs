@@ -34,8 +34,9 @@ fn lora() -> (Value, Vec<Tensor>) {
     (config, modules.flat_map(pair).collect())
 }
 
-/// The same with magnitudes; as AdaLoRA's, of which one of the two ranks of down_proj was taken away; and vectors.
-fn others() -> [(Value, Vec<Tensor>); 3] {
+/// The same with magnitudes; as AdaLoRA's, of which one of the two ranks of down_proj was taken away; vectors; and virtual
+/// tokens.
+fn others() -> [(Value, Vec<Tensor>); 4] {
     let (plain, pairs) = lora();
     let of = |changes: Value| {
         let mut config = plain.clone();
@@ -70,7 +71,10 @@ fn others() -> [(Value, Vec<Tensor>); 3] {
     };
     let ia3 = json!({"peft_type": "IA3", "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"],
         "feedforward_modules": ["down_proj"], "exclude_modules": null, "init_ia3_weights": true});
-    [dora, adalora, (ia3, modules.iter().map(vector).collect())]
+    let prompt = json!({"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3, "token_dim": 16,
+        "num_transformer_submodules": 1, "num_layers": 2, "num_attention_heads": 2, "prompt_tuning_init": "RANDOM"});
+    let tokens = Tensor::new(peft::PROMPT, "F32", &[3, 16], vec![1; 4 * 3 * 16]);
+    [dora, adalora, (ia3, modules.iter().map(vector).collect()), (prompt, vec![tokens])]
 }
 
 /// Adapters of each kind: `adapter_config.json` as it is beside good tensors, or both changed.

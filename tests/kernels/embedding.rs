@@ -102,13 +102,54 @@ fn ids_past_the_vocabulary_give_zeros() {
     assert!(embedding::embed(&mut g, &signed, &table, FACTOR).is_err());
 }
 
-/// Ids that come again, that none has, and that are past the vocabulary.
+/// A second table whose ids begin behind those of the first: its rows alone are written.
+#[test]
+fn rows_of_a_table_behind_another() {
+    let Some(gpu) = gpu() else { return };
+    for (count, cols, first) in [(1, 1, 0), (5, 63, 900), (40, 1030, 7)] {
+        let mut rng = Rng(cols as u64);
+        let (table, before) = (rng.normals(count * cols), rng.normals(9 * cols));
+        let ids: Vec<u32> = (0..9)
+            .map(|r| (first + r * 7 % (count + 2)) as u32 + u32::from(first == 0) - u32::from(first > 0))
+            .collect();
+        let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
+        let packed = Packed::quantize(Scheme::F32, [count, cols], &table).unwrap();
+        let own = QuantizedTensor::upload(&gpu, "table", &packed).unwrap();
+        let mut g = Graph::new(&gpu);
+        let vids = g.import(&gpu.tensor("ids", [9], DType::U32, &ids).unwrap());
+        let x = g.import(&tensor(&[9, cols], &before));
+        embedding::embed_beyond(&mut g, &vids, first, &own, FACTOR, &x).unwrap();
+        let y = elementwise::scaled(&mut g, &x, 1.0).unwrap();
+        g.keep(&y);
+        let got = g.run().unwrap().read::<f32>(&y).unwrap();
+        let row = |r: usize| match (ids[r] as usize).checked_sub(first).filter(|row| *row < count) {
+            Some(row) => table[row * cols..][..cols].iter().map(|v| FACTOR * v).collect::<Vec<f32>>(),
+            None => before[r * cols..][..cols].to_vec(),
+        };
+        assert!(
+            (0..9).any(|r| (ids[r] as usize) < first || ids[r] as usize >= first + count),
+            "all ids are the table's"
+        );
+        assert_eq!(got, (0..9).flat_map(row).collect::<Vec<f32>>(), "{count} {cols} {first}");
+    }
+    let mut g = Graph::new(&gpu);
+    let (ids, x) = (g.value([2], DType::U32).unwrap(), g.value([3, 4], DType::F32).unwrap());
+    let table = QuantizedTensor::zeros(&gpu, "table", Scheme::F32, [5, 4]).unwrap();
+    let message = embedding::embed_beyond(&mut g, &ids, 1, &table, 1.0, &x).unwrap_err().to_string();
+    assert_eq!(message, "embed_beyond: expected x [2, 4] F32, got [3, 4] F32");
+    let x = g.value([2, 4], DType::F32).unwrap();
+    let message =
+        embedding::embed_beyond(&mut g, &ids, u32::MAX as usize - 2, &table, 1.0, &x).unwrap_err().to_string();
+    assert!(message.contains("below 2^32"), "{message}");
+}
+
+/// Ids that come again, that none has, and that are before and past the table's.
 #[test]
 fn the_gradient_of_a_table_adds_up_rows_of_one_id() {
     let Some(gpu) = gpu() else { return };
-    for (vocabulary, cols, rows) in [(1, 1, 1), (5, 63, 17), (40, 257, 9), (11, 1030, 30)] {
+    for (vocabulary, cols, rows, first) in [(1, 1, 1, 0), (5, 63, 17, 2), (40, 257, 9, 0), (11, 1030, 30, 3)] {
         let mut rng = Rng(rows as u64);
-        let ids: Vec<u32> = (0..rows).map(|r| ((r * r + 3) % (vocabulary + 1)) as u32).collect();
+        let ids: Vec<u32> = (0..rows).map(|r| ((r * r + 3) % (vocabulary + first + 1)) as u32).collect();
         let dx = rng.normals(rows * cols);
         let dtable = gpu.tensor("t", [vocabulary, cols], DType::F32, &vec![f32::NAN; vocabulary * cols]).unwrap();
         let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
@@ -120,11 +161,11 @@ fn the_gradient_of_a_table_adds_up_rows_of_one_id() {
             let vdx = elementwise::scaled(&mut g, &half, 2.0).unwrap();
             let out = g.import(&dtable);
             let keep = keep.map(|keep| g.import(&tensor(&[1], &[keep])));
-            embedding::embed_backward(&mut g, &vids, &vdx, 0.75, &out, keep.as_ref()).unwrap();
+            embedding::embed_backward(&mut g, &vids, first, &vdx, 0.75, &out, keep.as_ref()).unwrap();
             g.run().unwrap();
             let want: Vec<f64> = (0..vocabulary * cols)
                 .map(|i| {
-                    let of = (0..rows).filter(|&r| ids[r] as usize == i / cols);
+                    let of = (0..rows).filter(|&r| ids[r] as usize == first + i / cols);
                     times * 1.5 * of.map(|r| f64::from(dx[r * cols + i % cols])).sum::<f64>()
                 })
                 .collect();
@@ -133,6 +174,6 @@ fn the_gradient_of_a_table_adds_up_rows_of_one_id() {
     }
     let mut g = Graph::new(&gpu);
     let (ids, dx) = (g.value([2], DType::U32).unwrap(), g.value([3, 4], DType::F32).unwrap());
-    let message = embedding::embed_backward(&mut g, &ids, &dx, 1.0, &dx, None).unwrap_err().to_string();
+    let message = embedding::embed_backward(&mut g, &ids, 0, &dx, 1.0, &dx, None).unwrap_err().to_string();
     assert_eq!(message, "embed_backward: expected dx [2, 4] F32, got [3, 4] F32");
 }

@@ -168,7 +168,7 @@ fn what_peft_saved_is_read_and_merged() {
 
     let source = Source::open(golden("tiny/model")).unwrap();
     let adapter = load_adapter(&gpu, source.arch(), golden("peft/adalora-final"), false, &|_| Ok(None)).unwrap();
-    let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter);
+    let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter).unwrap();
     let options = PipelineOptions::default();
     let merged = quantize_model(&gpu, &source, &method, &options, &[IDS.to_vec()], |_| Ok(())).unwrap();
     assert_relative("merged", &evaluate::logits(&merged, &IDS).unwrap(), &want, 1e-4);

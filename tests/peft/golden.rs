@@ -67,7 +67,7 @@ pub(crate) fn batch(index: usize) -> Batch {
 }
 
 /// Cosine with 3 warm-up steps of 20, whose first step has learning rate 0.
-fn config() -> TrainConfig {
+pub(crate) fn config() -> TrainConfig {
     TrainConfig {
         learning_rate: 1e-3,
         lr_scheduler_type: Schedule::Cosine,
@@ -180,7 +180,7 @@ fn layers_with_biases_are_changed_as_peft_changes_them() {
         assert_eq!(logits(&model), before, "{kind} saved again");
 
         let adapter = load_adapter(&gpu, source.arch(), &folder, false, &|_| Ok(None)).unwrap();
-        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter);
+        let method = Merge::new(Box::new(Rtn { scheme: Scheme::F32 }), &adapter).unwrap();
         let options = PipelineOptions::default();
         let merged = quantize_model(&gpu, &source, &method, &options, &[IDS.to_vec()], |_| Ok(())).unwrap();
         assert_relative(&format!("{kind} merged"), &logits(&merged), &golden, 1e-4);

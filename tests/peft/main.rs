@@ -10,4 +10,5 @@ mod reference;
 mod adalora;
 mod golden;
 mod layer;
+mod prompt;
 mod schemes;

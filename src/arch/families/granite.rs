@@ -26,6 +26,7 @@ fn read(f: &Fields<'_>) -> Result<Architecture> {
     config_json::set_biases(f, &mut arch, "attention_bias", [Site::Qkv, Site::O])?;
     config_json::set_biases(f, &mut arch, "mlp_bias", [Site::GateUp, Site::Down])?;
     arch.embedding_factor = f.number_or("embedding_multiplier", 1.0)? as f32;
+    arch.prompt_factor = arch.embedding_factor;
     arch.residual_factor = f.number_or("residual_multiplier", 1.0)? as f32;
     arch.attention.scale = f.number_or("attention_multiplier", 1.0)? as f32;
     let divisor = f.number_or("logits_scaling", 1.0)?;

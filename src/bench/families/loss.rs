@@ -6,7 +6,7 @@ use crate::{
     arch::Architecture,
     bench::case::{Case, check_equal, check_some, kept, read},
     kernels::{
-        embedding::{embed, embed_backward},
+        embedding::{embed, embed_backward, embed_beyond},
         logits::{self, LogitShape},
         loss, preference, sample,
     },
@@ -21,7 +21,7 @@ fn chunk(vocab: usize) -> usize {
 pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
     let mut all = vec![comparison()];
     for (vocab, width) in distinct(shapes, |shape| (shape.vocab_size, shape.hidden_size)) {
-        all.extend([rows_of(vocab, width), rows_added(vocab, width)]);
+        all.extend([rows_of(vocab, width), rows_beyond(vocab, width), rows_added(vocab, width)]);
     }
     for vocab in distinct(shapes, |shape| shape.vocab_size) {
         all.extend([entropy(vocab), likeliest(vocab), capped(vocab)]);
@@ -46,6 +46,28 @@ fn rows_of(vocab: usize, width: usize) -> Case {
     case
 }
 
+/// Virtual tokens in front of each of two rows, whose ids lie behind those of the vocabulary.
+fn rows_beyond(vocab: usize, width: usize) -> Case {
+    let (seq, count) = (512, 20);
+    let mut case = Case::program(format!("embed-beyond/{count}x{width}"), 0.0, move |inputs| {
+        let id = move |i: usize| if i % seq < count { vocab + i % seq } else { i % vocab };
+        let ids = inputs.words([2 * seq], |i| id(i) as u32)?;
+        let ((prompt, _), (x, xv)) = (inputs.floats([count, width])?, inputs.floats([2 * seq, width])?);
+        let table = QuantizedTensor::of_floats("bench", &prompt)?;
+        embed_beyond(&mut inputs.graph, &ids, vocab, &table, 2.0, &xv)?;
+        let [before] = read([&x])?;
+        Ok(Box::new(move |program: &_| {
+            let [prompt] = read([&prompt])?;
+            check_some(program, &xv, 0.0, |row, col| match id(row).checked_sub(vocab) {
+                Some(own) => 2.0 * f64::from(prompt[own * width + col]),
+                None => f64::from(before[row * width + col]),
+            })
+        }))
+    });
+    case.bytes = Some((2 * seq * 4 + 16 * count * width) as f64);
+    case
+}
+
 /// The gradient of a table's first rows, some of which several tokens read.
 fn rows_added(vocab: usize, width: usize) -> Case {
     let rows = vocab.min(4096);
@@ -54,7 +76,7 @@ fn rows_added(vocab: usize, width: usize) -> Case {
         let ids = inputs.words([1024], |i| id(i) as u32)?;
         let ((dx, dxv), (_, dtable)) = (inputs.floats([1024, width])?, inputs.floats([rows, width])?);
         let replace = inputs.given([1], &[0.0])?;
-        embed_backward(&mut inputs.graph, &ids, &dxv, 2.0, &dtable, Some(&replace))?;
+        embed_backward(&mut inputs.graph, &ids, 0, &dxv, 2.0, &dtable, Some(&replace))?;
         Ok(Box::new(move |program: &_| {
             let [dx] = read([&dx])?;
             check_some(program, &dtable, 1e-5, |row, col| {

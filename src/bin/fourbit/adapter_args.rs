@@ -4,11 +4,13 @@ use crate::output::note;
 use clap::Args;
 use fourbit::{
     Error, Result,
-    adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig},
+    adapter::{AdaLoraConfig, Ia3Config, LoraConfig, PeftConfig, PromptInit, PromptTuningConfig},
     model::Model,
+    tokenizer::Tokenizer,
     train::TrainConfig,
 };
 use std::path::Path;
+
 /// The adapter to be trained.
 #[derive(Args)]
 pub struct AdapterArgs {
@@ -31,8 +33,8 @@ pub struct AdapterArgs {
     /// DoRA: a low-rank update of the directions of the weight's rows, and a trained magnitude for each row
     #[arg(long)]
     pub use_dora: bool,
-    /// Kind of the adapter: lora; adalora, whose ranks are allocated to layers while it learns; or ia3: vectors that scale keys, values and
-    /// what the last layer of the feed-forward part reads
+    /// Kind of the adapter: lora; adalora, whose ranks are allocated to layers while it learns; ia3: vectors that scale keys, values and
+    /// what the last layer of the feed-forward part reads; or prompt_tuning: the embeddings of virtual tokens in front of each text
     #[arg(long, value_name = "KIND", value_enum, ignore_case = true, default_value_t)]
     pub peft_type: PeftType,
     /// With --peft-type ia3: those of --target-modules whose vector scales the input, not the output [default: down_proj, where
@@ -41,6 +43,71 @@ pub struct AdapterArgs {
     pub feedforward_modules: Option<Vec<String>>,
     #[command(flatten)]
     pub adalora: AdaLoraArgs,
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+}
+
+/// Options of `--peft-type prompt_tuning`.
+#[derive(Args)]
+pub struct PromptArgs {
+    /// With --peft-type prompt_tuning: virtual tokens in front of each text, beside --max-seq-length [default: 20]
+    #[arg(long, value_name = "N")]
+    pub num_virtual_tokens: Option<usize>,
+    /// With --peft-type prompt_tuning: what they begin as: random numbers, the embeddings of tokens drawn from the vocabulary
+    /// (sample_vocab), or those of a text [default: random, or text with --prompt-tuning-init-text]
+    #[arg(long, value_name = "NAME", value_enum, ignore_case = true)]
+    pub prompt_tuning_init: Option<InitArg>,
+    /// With --peft-type prompt_tuning: the text whose embeddings they begin as, best what the model is to do
+    #[arg(long, value_name = "TEXT")]
+    pub prompt_tuning_init_text: Option<String>,
+}
+
+/// `--prompt-tuning-init`
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum InitArg {
+    /// Random numbers
+    Random,
+    /// Tokens drawn from the vocabulary
+    #[value(name = "sample_vocab")]
+    SampleVocab,
+    /// The tokens of a text
+    Text,
+}
+
+impl PromptArgs {
+    /// An option that was given.
+    fn given(&self) -> Option<&'static str> {
+        first_given(&[
+            ("--num-virtual-tokens", self.num_virtual_tokens.is_some()),
+            ("--prompt-tuning-init", self.prompt_tuning_init.is_some()),
+            ("--prompt-tuning-init-text", self.prompt_tuning_init_text.is_some()),
+        ])
+    }
+
+    /// files: as in [`AdapterArgs::config`]. Errors: Config, those of the tokenizer.
+    fn config(&self, seed: u64, files: Option<&Path>) -> Result<PromptTuningConfig> {
+        let default = PromptTuningConfig::default();
+        let option = "--prompt-tuning-init-text";
+        let prompt_tuning_init = match (self.prompt_tuning_init, &self.prompt_tuning_init_text) {
+            (None | Some(InitArg::Text), Some(text)) => match files {
+                Some(files) => {
+                    let tokenizer = Tokenizer::open(files)?.ok_or_else(|| {
+                        Error::config(option, "needs a tokenizer, and the model's folder has none (tokenizer.json)")
+                    })?;
+                    PromptInit::Text(tokenizer.encode(text, true)?)
+                }
+                None => PromptInit::Random,
+            },
+            (Some(InitArg::Text), None) => {
+                return Err(Error::config(option, "is needed with --prompt-tuning-init text"));
+            }
+            (Some(_), Some(_)) => return Err(Error::config(option, "goes with --prompt-tuning-init text alone")),
+            (None | Some(InitArg::Random), None) => PromptInit::Random,
+            (Some(InitArg::SampleVocab), None) => PromptInit::SampleVocab,
+        };
+        let num_virtual_tokens = self.num_virtual_tokens.unwrap_or(default.num_virtual_tokens);
+        Ok(PromptTuningConfig { num_virtual_tokens, prompt_tuning_init, seed, ..default })
+    }
 }
 
 /// Options of `--peft-type adalora`.
@@ -102,13 +169,22 @@ pub enum PeftType {
     Adalora,
     /// Vectors that scale outputs and inputs
     Ia3,
+    /// The embeddings of virtual tokens in front of each text
+    #[value(name = "prompt_tuning")]
+    PromptTuning,
 }
 
 impl AdapterArgs {
     /// Attaches the adapter that is to be trained: a new one, or the one in `folder`, which brings its own configuration.
-    /// Errors: those of [`Model::add_adapter`] and [`Model::load_adapter`].
-    pub fn attach(&self, model: &mut Model, folder: Option<&Path>, train: &TrainConfig) -> Result<()> {
-        let Some(folder) = folder else { return model.add_adapter(self.config(train)?, true) };
+    /// files: as in [`AdapterArgs::config`]. Errors: those of [`Model::add_adapter`] and [`Model::load_adapter`].
+    pub fn attach(
+        &self,
+        model: &mut Model,
+        folder: Option<&Path>,
+        train: &TrainConfig,
+        files: Option<&Path>,
+    ) -> Result<()> {
+        let Some(folder) = folder else { return model.add_adapter(self.config(train, files)?, true) };
         if self.is_given() && !model.gpu().is_dry() {
             note(format_args!(
                 "note: --adapter brings its own configuration; the other options of the adapter are ignored"
@@ -119,7 +195,7 @@ impl AdapterArgs {
 
     /// Whether one of the options was given.
     pub fn is_given(&self) -> bool {
-        let others = [self.of_low_rank(), self.of_lora(), self.adalora.given(), self.of_ia3()];
+        let others = [self.of_low_rank(), self.of_lora(), self.adalora.given(), self.of_ia3(), self.prompt.given()];
         others.iter().any(Option::is_some) || self.target_modules.is_some() || self.peft_type != PeftType::Lora
     }
 
@@ -142,13 +218,18 @@ impl AdapterArgs {
         first_given(&[("--feedforward-modules", self.feedforward_modules.is_some())])
     }
 
-    /// The configuration of a new adapter, for a run that is trained so. Errors: Config for options of another kind.
-    pub fn config(&self, train: &TrainConfig) -> Result<PeftConfig> {
+    /// The configuration of a new adapter, for a run that is trained so. files: the model, whose tokenizer reads a text that virtual tokens
+    /// begin from; `None` where nothing is learned, and they may begin as anything. Errors: Config for options of another kind; those of
+    /// the tokenizer.
+    pub fn config(&self, train: &TrainConfig, files: Option<&Path>) -> Result<PeftConfig> {
         let (low_rank, lora, adalora, ia3) = (self.of_low_rank(), self.of_lora(), self.adalora.given(), self.of_ia3());
+        let (prompt, modules) =
+            (self.prompt.given(), first_given(&[("--target-modules", self.target_modules.is_some())]));
         let (kind, other) = match self.peft_type {
-            PeftType::Lora => ("lora", adalora.or(ia3)),
-            PeftType::Adalora => ("adalora", lora.or(ia3)),
-            PeftType::Ia3 => ("ia3", low_rank.or(lora).or(adalora)),
+            PeftType::Lora => ("lora", adalora.or(ia3).or(prompt)),
+            PeftType::Adalora => ("adalora", lora.or(ia3).or(prompt)),
+            PeftType::Ia3 => ("ia3", low_rank.or(lora).or(adalora).or(prompt)),
+            PeftType::PromptTuning => ("prompt_tuning", low_rank.or(lora).or(adalora).or(ia3).or(modules)),
         };
         if let Some(option) = other {
             let remedy =
@@ -162,6 +243,9 @@ impl AdapterArgs {
             }));
         }
         let seed = train.seed;
+        if self.peft_type == PeftType::PromptTuning {
+            return Ok(self.prompt.config(seed, files)?.into());
+        }
         if self.peft_type == PeftType::Adalora {
             let (given, default) = (&self.adalora, AdaLoraConfig::new(train.max_steps));
             return Ok(PeftConfig::AdaLora(AdaLoraConfig {

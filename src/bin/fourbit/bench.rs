@@ -212,7 +212,7 @@ impl Bench {
                 Quantization::To(scheme) => scheme.to_string(),
                 Quantization::AsStored => "as stored".to_owned(),
             },
-            adapter: adapter.is_none().then(|| self.adapter.config(&run)).transpose()?,
+            adapter: adapter.is_none().then(|| self.adapter.config(&run, None)).transpose()?,
             batch_size: self.batch_size,
             max_seq_length: self.max_seq_length,
             gradient_checkpointing: self.gradient_checkpointing,

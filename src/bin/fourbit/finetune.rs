@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Train an adapter on a quantized model (QLoRA, QDoRA, AdaLoRA, IA3) and save it as PEFT does, or train its weights (--full), also through
+/// Train an adapter on a quantized model (QLoRA, QDoRA, AdaLoRA, IA3, prompt tuning) and save it as PEFT does, or train its weights (--full), also through
 /// rounding (--qat)
 ///
 /// Without --model and --data, a small model and data set that are part of fourbit are used, and answers are shown before and
@@ -163,7 +163,7 @@ impl Finetune {
         let questions = if showcase { embedded::questions() } else { Vec::new() };
         let mut model = Model::from_source(&gpu, &source, &load_options)?;
         if trains_adapter {
-            self.adapter.attach(&mut model, self.model.adapter.as_deref(), &config)?;
+            self.adapter.attach(&mut model, self.model.adapter.as_deref(), &config, Some(&base.path))?;
         }
         let before = answers(&model, &base.path, &questions)?;
         self.qat.begin(&mut model, loader.dataset())?;

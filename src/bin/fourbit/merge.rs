@@ -8,7 +8,9 @@ use crate::measure::{Convention, MeasureArgs};
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use fourbit::{
-    Error, Result, evaluate,
+    Error, Result,
+    adapter::Adapter,
+    evaluate,
     export::{Export, is_gguf, suited},
     format::{Claim, is_same},
     gpu::Gpu,
@@ -59,6 +61,8 @@ struct Job<'a> {
     gpu: Gpu,
     source: &'a Source,
     adapter: &'a Path,
+    /// The same in device memory.
+    loaded: Adapter,
     base: Quantization,
     samples: Vec<Vec<u32>>,
 }
@@ -83,11 +87,15 @@ impl Merge {
         claim.expect_room(export.bytes()?)?;
         let read = |data: &PathBuf| self.measure.read(global, &base.path, &source, data, Convention::Windows);
         let measured = self.data.as_ref().map(read).transpose()?;
+        let gpu = global.gpu()?;
+        let loaded = load(&gpu, &source, adapter, quantization)?;
+        // What cannot be merged is refused before anything is measured.
+        Merged::new(recipe.build()?, &loaded)?;
         let samples = self.calibration.samples(global, std::slice::from_ref(&recipe), &base.path, &source)?;
         if let Some(text) = &self.data {
             self.calibration.note_same(&[recipe], text);
         }
-        let job = Job { gpu: global.gpu()?, source: &source, adapter, base: quantization, samples };
+        let job = Job { gpu, source: &source, adapter, loaded, base: quantization, samples };
 
         let mut told = serde_json::Map::new();
         let mut tell = |what: &str, name: String, model: &Model| -> Result<()> {
@@ -194,13 +202,7 @@ impl Job<'_> {
     }
 
     fn merged(&self, recipe: &Recipe) -> Result<(Model, Vec<Kept>, Vec<Compared>)> {
-        let floats = |name: &str| {
-            let weight = format!("{name}.weight");
-            let held = self.source.scheme(&weight)?.is_float() && matches!(self.base, Quantization::AsStored);
-            held.then(|| Ok(self.source.packed(&weight, self.source.shape(&weight)?)?.dequantize())).transpose()
-        };
-        let adapter = load_adapter(&self.gpu, self.source.arch(), self.adapter, false, &floats)?;
-        let method = Merged::new(recipe.build()?, &adapter);
+        let method = Merged::new(recipe.build()?, &self.loaded)?;
         let options = PipelineOptions { base: self.base, ..recipe.pipeline() };
         let mut progress = Progress::new(self.source.arch().linear_count() as u64, "layers");
         let model = quantize_model(&self.gpu, self.source, &method, &options, &self.samples, |_| {
@@ -210,6 +212,16 @@ impl Job<'_> {
         progress.finish();
         Ok((model, method.kept(), method.compared()))
     }
+}
+
+/// The adapter of a folder on this base. Errors: those of [`load_adapter`].
+fn load(gpu: &Gpu, source: &Source, folder: &Path, base: Quantization) -> Result<Adapter> {
+    let floats = |name: &str| {
+        let weight = format!("{name}.weight");
+        let held = source.scheme(&weight)?.is_float() && matches!(base, Quantization::AsStored);
+        held.then(|| Ok(source.packed(&weight, source.shape(&weight)?)?.dequantize())).transpose()
+    };
+    load_adapter(gpu, source.arch(), folder, false, &floats)
 }
 
 /// The scheme that all of the base's linear layers can be written in again: their own. Errors: MissingTensor, Format.

@@ -100,7 +100,7 @@ impl QatArgs {
         train: &TrainConfig,
     ) -> Result<()> {
         if self.trains_adapter(adapter, chosen)? {
-            adapter.attach(model, chosen.adapter.as_deref(), train)?;
+            adapter.attach(model, chosen.adapter.as_deref(), train, None)?;
         }
         self.config()?.map_or(Ok(()), |qat| model.add_qat(qat, true))?;
         self.full_config().map_or(Ok(()), |full| model.add_full(full, true))

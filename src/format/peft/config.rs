@@ -1,7 +1,7 @@
 //! `adapter_config.json`, as PEFT 0.21 reads and writes it.
 
 use super::{
-    MAGNITUDE, TargetModules, Targets,
+    MAGNITUDE, PromptTuning, TargetModules, Targets,
     targets::{self, MAX_RANK},
 };
 use crate::{
@@ -31,6 +31,8 @@ pub enum Kind {
     AdaLora(AdaLora),
     /// A vector that scales its output or its input.
     Ia3(Ia3),
+    /// Virtual tokens in front of each text, and nothing done to a module.
+    PromptTuning(PromptTuning),
 }
 
 /// The fields of a low-rank update.
@@ -112,6 +114,10 @@ impl AdapterConfig {
         let fields = Fields::new(&json, path)?;
         let (kind, targets) = match peft_type(&fields)? {
             "IA3" => (Kind::Ia3(ia3(&fields)?), Targets::read_modules(&fields)?),
+            "PROMPT_TUNING" => (
+                Kind::PromptTuning(PromptTuning::read(&fields)?),
+                Targets::of(TargetModules::Names(Vec::new()), [], []),
+            ),
             "ADALORA" => (Kind::AdaLora(adalora(&fields)?), Targets::read_layers(&fields)?),
             _ => (Kind::Lora(lora(&fields)?), Targets::read(&fields)?),
         };
@@ -134,6 +140,7 @@ impl AdapterConfig {
             Kind::Lora(Lora { use_dora: true, .. }) => &["lora_A.weight", "lora_B.weight", MAGNITUDE],
             Kind::AdaLora(_) => &["lora_A", "lora_B", "lora_E"],
             Kind::Ia3(_) => &["ia3_l"],
+            Kind::PromptTuning(_) => &[],
         }
     }
 
@@ -141,7 +148,7 @@ impl AdapterConfig {
     pub fn lora(&self) -> Option<&Lora> {
         match &self.kind {
             Kind::Lora(lora) => Some(lora),
-            Kind::AdaLora(_) | Kind::Ia3(_) => None,
+            Kind::AdaLora(_) | Kind::Ia3(_) | Kind::PromptTuning(_) => None,
         }
     }
 
@@ -164,12 +171,13 @@ impl AdapterConfig {
             "modules_to_save": null,
             "revision": null,
             "task_type": "CAUSAL_LM",
-            "fan_in_fan_out": false,
         });
         let own = match &self.kind {
             Kind::Lora(lora) => lora.to_json(),
             Kind::AdaLora(ada) => ada.to_json(),
+            Kind::PromptTuning(prompt) => prompt.to_json(),
             Kind::Ia3(ia3) => json!({
+                "fan_in_fan_out": false,
                 "feedforward_modules": ia3.feedforward_modules.to_json(),
                 "init_ia3_weights": true,
                 "peft_type": "IA3",
@@ -182,6 +190,7 @@ impl AdapterConfig {
             Kind::Lora(_) => self.targets.write(&mut json),
             Kind::AdaLora(_) => self.targets.write_layers(&mut json),
             Kind::Ia3(_) => self.targets.write_modules(&mut json),
+            Kind::PromptTuning(_) => {}
         }
         json
     }
@@ -232,6 +241,7 @@ impl Lora {
             "ensure_weight_tying": false,
             "eva_config": null,
             "exclude_modules": null,
+            "fan_in_fan_out": false,
             "init_lora_weights": match self.initial {
                 Initial::Plain => json!(true),
                 Initial::Pissa => json!("pissa"),
@@ -321,16 +331,17 @@ fn peft_type(fields: &Fields) -> Result<&'static str> {
         Some("LORA") => Ok("LORA"),
         Some("IA3") => Ok("IA3"),
         Some("ADALORA") => Ok("ADALORA"),
-        _ => unsupported(fields, "peft_type", kind, "LORA, ADALORA, IA3"),
+        Some("PROMPT_TUNING") => Ok("PROMPT_TUNING"),
+        _ => unsupported(fields, "peft_type", kind, "LORA, ADALORA, IA3, PROMPT_TUNING"),
     }
 }
 
-fn unsupported<T>(fields: &Fields, what: &str, got: &Value, supported: &str) -> Result<T> {
+pub(super) fn unsupported<T>(fields: &Fields, what: &str, got: &Value, supported: &str) -> Result<T> {
     Err(Error::unsupported(format!("{what} in {}", fields.path().display()), got, supported))
 }
 
 /// Whether a field is set; an empty list or object sets none.
-fn is_set(value: &Value) -> bool {
+pub(super) fn is_set(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::Array(items) => !items.is_empty(),
