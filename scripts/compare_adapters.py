@@ -22,6 +22,7 @@ KINDS = [
     ("DoRA, r 16", [*QUANTIZED, "--lora-r", "16", "--use-dora"], "5e-4"),
     ("AdaLoRA, 12 to 8", [*QUANTIZED, "--peft-type", "adalora"], "5e-3"),
     ("IA3", [*QUANTIZED, "--peft-type", "ia3"], "1e-2"),
+    ("prompt of 20 tokens", [*QUANTIZED, "--peft-type", "prompt_tuning", "--prompt-tuning-init", "sample_vocab"], "3e-2"),
     ("all weights of 2 layers", ["--full", "--last-layers", "2"], "5e-5"),
     ("all weights", ["--full"], "5e-5"),
 ]

@@ -4,7 +4,7 @@ use crate::args::Global;
 use crate::output::{Output, bytes};
 use fourbit::{
     Error, Result,
-    adapter::{AdaLoraConfig, FullConfig, Ia3Config, LoraConfig, PeftConfig},
+    adapter::{AdaLoraConfig, FullConfig, Ia3Config, LoraConfig, PeftConfig, PromptTuningConfig},
     arch::Architecture,
     format::read_json,
     gpu::{Gpu, GpuOptions},
@@ -47,12 +47,14 @@ enum Method {
     Dora,
     Adalora,
     Ia3,
+    /// 20 virtual tokens
+    Prompt,
     /// All weights, and those of the last two blocks
     Full,
 }
 
 impl Method {
-    const ALL: [Method; 5] = [Method::Lora, Method::Dora, Method::Adalora, Method::Ia3, Method::Full];
+    const ALL: [Method; 6] = [Method::Lora, Method::Dora, Method::Adalora, Method::Ia3, Method::Prompt, Method::Full];
 }
 
 impl std::fmt::Display for Method {
@@ -128,6 +130,11 @@ impl Parameters {
                     (name, What::Adapter(ada.into()))
                 })),
                 Method::Ia3 => all.push(("ia3".to_owned(), What::Adapter(Ia3Config::default().into()))),
+                Method::Prompt => {
+                    let prompt = PromptTuningConfig::default();
+                    let name = format!("prompt of {} tokens", prompt.num_virtual_tokens);
+                    all.push((name, What::Adapter(PeftConfig::PromptTuning(prompt))));
+                }
                 Method::Full => {
                     all.push(("full".to_owned(), What::Full(FullConfig::default())));
                     all.push(("full, last 2 layers".to_owned(), What::Full(FullConfig { last_layers: Some(2) })));
