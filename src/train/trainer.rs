@@ -115,7 +115,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         model.renew_norms()?;
         let optimizer = Optimizer::new(&gpu, model.store())?;
         let mut programs = Programs::default();
-        let apply = micro::record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
+        let apply = micro::apply(model, &optimizer, &shared, programs.pool())?;
         let allocation = Allocation::new(model, &shared.results.slice(NORM, [3])?, programs.pool())?;
         let mut trainer = Trainer {
             model: owner,
@@ -185,6 +185,8 @@ impl<M: Borrow<Model>> Trainer<M> {
     pub(super) fn go_on(&mut self, taken: Taken, choices: &BTreeMap<String, String>) -> Result<()> {
         if self.model().gpu().choices().replace(choices) {
             self.programs.forget();
+            let Trainer { model, optimizer, shared, programs, .. } = self;
+            self.apply = micro::apply((*model).borrow(), optimizer, shared, programs.pool())?;
             self.record_longest()?;
         }
         let mut g = Graph::new(self.model().gpu());
