@@ -81,6 +81,10 @@ impl<M: Borrow<Model>> Trainer<M> {
         if model.qat().is_some_and(|qat| !qat.observed) && !gpu.is_dry() {
             return Err(Error::config("activations", "their scales are not known yet; call observe_inputs first"));
         }
+        if matches!(config.objective, Objective::Dpo { .. }) && (model.full().is_some() || model.qat().is_some()) {
+            let message = "dpo compares with the model without its adapter, and here weights themselves are trained; orpo compares with none";
+            return Err(Error::config("objective", message));
+        }
         let dropout = model.arch.attention_dropout();
         if dropout != 0.0 && !gpu.is_dry() {
             log::warn!(
