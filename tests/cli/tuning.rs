@@ -68,6 +68,14 @@ fn measured_choices_are_kept_and_repeated() {
     assert_eq!(written("resumed"), written("measured"));
     assert_eq!(adapter("resumed"), adapter("measured"));
 
+    // One that measured nothing takes nothing out of the cache.
+    assert_eq!(run(&place, "plain", &first, &["--save-steps", "2"]).code, 0);
+    let (before, checkpoint) = (json(&cache), place.path("plain").join("checkpoint-2").display().to_string());
+    let resumed = run(&place, "resumed plain", &first, &["--tune", "quick", "--resume", &checkpoint]);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    assert_eq!(adapter("resumed plain"), adapter("plain"));
+    assert_eq!(json(&cache), before);
+
     let mut wrong = written("measured");
     wrong["choices"][class] = "tiles 3x5".into();
     let file = place.path("wrong.json");
