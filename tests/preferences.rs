@@ -197,6 +197,24 @@ fn pairs_in_several_batches_are_those_of_one() {
     assert_eq!(run(&unnumbered), run(&whole));
 }
 
+/// TRL's `extract_prompt`: a blank in front of the answers is theirs where they part, not where one of them ends first.
+#[test]
+fn a_prompt_that_is_not_given_is_what_both_answers_begin_with() {
+    for (chosen, rejected, prompt) in [
+        ("the sky is blue", "the sky is green", "the sky is"),
+        ("a b", "a bc", "a "),
+        ("a b", "a b", "a "),
+        ("naïve 😀 yes", "naïve 😁 no", "naïve"),
+        ("yes", "no", ""),
+        ("", "no", ""),
+    ] {
+        let row = serde_json::json!({"chosen": chosen, "rejected": rejected});
+        let [a, b] = [chosen, rejected].map(|text| text.strip_prefix(prompt).unwrap().to_owned());
+        let expected = Row::Preference { prompt: prompt.to_owned(), chosen: a, rejected: b };
+        assert_eq!(Row::from_fields(row.as_object().unwrap()).unwrap(), expected);
+    }
+}
+
 #[test]
 fn what_is_no_pair_is_refused() {
     let tokenizer = embedded::tokenizer();

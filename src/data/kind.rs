@@ -233,7 +233,8 @@ fn preference(fields: &Map<String, Value>, notes: &mut Vec<Note>) -> Result<Row,
         (None, Value::String(chosen), Value::String(rejected)) => {
             let [chosen, rejected] = [chosen, rejected].map(|text| text.chars().collect::<Vec<char>>());
             let mut cut = parting(&chosen, &rejected);
-            if cut > 0 && chosen[cut - 1] == ' ' {
+            // As TRL has it, not where one answer only goes on behind the other's end.
+            if cut > 0 && chosen[cut] != rejected[cut] && chosen[cut - 1] == ' ' {
                 cut -= 1;
             }
             let text = |chars: &[char]| chars.iter().collect::<String>();

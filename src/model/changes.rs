@@ -8,6 +8,7 @@ use crate::{
     graph::Graph,
     kernels::{dequantize, diagonal, dora},
     nn::{AdaLora, Adapted, Change, Dora, Linear, Lora, weight_alone},
+    ops::tune::tuned,
 };
 use std::collections::HashMap;
 
@@ -103,8 +104,11 @@ impl Model {
     /// Takes the norms that DoRA divides by, once for all passes. Attaching and training do; where an adapter's values were written by
     /// other means, this comes before the next forward pass. Errors: Shape, Device, OutOfMemory.
     pub fn renew_norms(&self) -> Result<()> {
-        let mut g = Graph::new(&self.gpu);
-        self.record_norms(&mut g)?;
+        let g = tuned(&self.gpu, || {
+            let mut g = Graph::new(&self.gpu);
+            self.record_norms(&mut g)?;
+            Ok(g)
+        })?;
         match g.is_empty() {
             true => Ok(()),
             false => run(g),

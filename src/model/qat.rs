@@ -9,6 +9,7 @@ use crate::{
     graph::{Graph, Pool, Program},
     kernels::{QuantizedTensor, observe, quantize},
     nn::{Adapted, Change, InputRounding, Keys, Latent, Pass},
+    ops::tune::tuned,
 };
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -125,8 +126,13 @@ impl Model {
         let inputs = Inputs::new(&self.gpu, 1, len)?;
         let positions: Vec<u32> = (0..len as u32).collect();
         inputs.write(&vec![0; len], &positions, &vec![1; len], &vec![0; len])?;
+        let g = tuned(&self.gpu, || self.record_ranges_of(&inputs, ropes, ranges))?;
+        Ok((inputs, g.plan().build(pool)?))
+    }
+
+    fn record_ranges_of(&self, inputs: &Inputs, ropes: &Ropes, ranges: &Tensor) -> Result<Graph> {
         let mut g = Graph::new(&self.gpu);
-        let cx = self.context(&mut g, &inputs, ropes, Pass::inference());
+        let cx = self.context(&mut g, inputs, ropes, Pass::inference());
         let (ids, segments) = (g.import(&inputs.ids), g.import(&inputs.segments));
         let mut x = self.embed(&mut g, &ids)?;
         let mut slots = (0..).step_by(SLOT);
@@ -138,7 +144,7 @@ impl Model {
             }
             x = y;
         }
-        Ok((inputs, g.plan().build(pool)?))
+        Ok(g)
     }
 
     /// Records the rounding of all weights that are trained through rounding: an optimizer step ends with it.

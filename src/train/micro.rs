@@ -198,8 +198,12 @@ fn record(
     Ok(g)
 }
 
-/// An adapter's own term, clipping, AdamW, and what follows from new values.
-pub(super) fn record_apply(model: &Model, optimizer: &Optimizer, shared: &Shared) -> Result<Graph> {
+/// An adapter's own term, clipping, AdamW, and what follows from new values. Errors: Shape, OutOfMemory.
+pub(super) fn apply(model: &Model, optimizer: &Optimizer, shared: &Shared, pool: &mut Pool) -> Result<Program> {
+    tuned(model.gpu(), || record_apply(model, optimizer, shared))?.plan().build(pool)
+}
+
+fn record_apply(model: &Model, optimizer: &Optimizer, shared: &Shared) -> Result<Graph> {
     let mut g = Graph::new(model.gpu());
     allocation::record_orthogonality(&mut g, model, &shared.results.slice(TERM, [1])?)?;
     let norm = g.import(&shared.results.slice(NORM, [3])?);

@@ -81,6 +81,10 @@ impl<M: Borrow<Model>> Trainer<M> {
         if model.qat().is_some_and(|qat| !qat.observed) && !gpu.is_dry() {
             return Err(Error::config("activations", "their scales are not known yet; call observe_inputs first"));
         }
+        if matches!(config.objective, Objective::Dpo { .. }) && (model.full().is_some() || model.qat().is_some()) {
+            let message = "dpo compares with the model without its adapter, and here weights themselves are trained; orpo compares with none";
+            return Err(Error::config("objective", message));
+        }
         let dropout = model.arch.attention_dropout();
         if dropout != 0.0 && !gpu.is_dry() {
             log::warn!(
@@ -116,7 +120,7 @@ impl<M: Borrow<Model>> Trainer<M> {
         model.renew_norms()?;
         let optimizer = Optimizer::new(&gpu, model.store())?;
         let mut programs = Programs::default();
-        let apply = micro::record_apply(model, &optimizer, &shared)?.plan().build(programs.pool())?;
+        let apply = micro::apply(model, &optimizer, &shared, programs.pool())?;
         let allocation = Allocation::new(model, &shared.results.slice(NORM, [3])?, programs.pool())?;
         let mut trainer = Trainer {
             model: owner,
@@ -187,6 +191,8 @@ impl<M: Borrow<Model>> Trainer<M> {
     pub(super) fn go_on(&mut self, taken: Taken, choices: &BTreeMap<String, String>) -> Result<()> {
         if self.model().gpu().choices().replace(choices) {
             self.programs.forget();
+            let Trainer { model, optimizer, shared, programs, .. } = self;
+            self.apply = micro::apply((*model).borrow(), optimizer, shared, programs.pool())?;
             self.record_longest()?;
         }
         let mut g = Graph::new(self.model().gpu());

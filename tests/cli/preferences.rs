@@ -74,5 +74,9 @@ fn what_does_not_go_with_preferences_is_refused() {
     assert!(error(&[&dpo[..], &["--beta", "0"]].concat()).starts_with("beta: expected more than 0"));
     assert!(error(&[&dpo[..], &["--completion-only-loss", "false"]].concat()).contains("--objective sft alone"));
     assert!(error(&[&dpo[..], &["--adapter", "x"]].concat()).contains("merge it into a model first"));
+    for weights in [["--full"].as_slice(), &["--qat", "int4-g64"]] {
+        assert!(error(&[&dpo[..], weights].concat()).starts_with("objective: dpo compares"), "{weights:?}");
+        assert!(!Path::new(&out).exists(), "it is told before anything is done");
+    }
     assert!(fourbit(&["finetune", "--objective", "orpo", "--output", &out]).error().starts_with("--data: is needed"));
 }

@@ -1,6 +1,6 @@
 //! `--tune` and `--tune-from`: what is measured, kept and repeated.
 
-use super::{Done, Place, command, support};
+use super::{Done, MODEL, Place, ROWS, command, support};
 use serde_json::Value;
 use std::{fs, path::Path};
 
@@ -68,6 +68,14 @@ fn measured_choices_are_kept_and_repeated() {
     assert_eq!(written("resumed"), written("measured"));
     assert_eq!(adapter("resumed"), adapter("measured"));
 
+    // One that measured nothing takes nothing out of the cache.
+    assert_eq!(run(&place, "plain", &first, &["--save-steps", "2"]).code, 0);
+    let (before, checkpoint) = (json(&cache), place.path("plain").join("checkpoint-2").display().to_string());
+    let resumed = run(&place, "resumed plain", &first, &["--tune", "quick", "--resume", &checkpoint]);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    assert_eq!(adapter("resumed plain"), adapter("plain"));
+    assert_eq!(json(&cache), before);
+
     let mut wrong = written("measured");
     wrong["choices"][class] = "tiles 3x5".into();
     let file = place.path("wrong.json");
@@ -77,4 +85,34 @@ fn measured_choices_are_kept_and_repeated() {
     fs::write(&file, "{}").unwrap();
     let refused = run(&place, "refused", &second, &["--tune-from", file.to_str().unwrap()]);
     assert!(refused.error().contains("wrong.json"), "{}", refused.error());
+}
+
+/// Products of what follows a step too: here those of DoRA's norms, of which only the largest layer's sums are long enough for ways that
+/// round otherwise.
+#[test]
+fn a_choice_reaches_what_is_recorded_before_a_checkpoint_is_read() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let cache = place.text("cache");
+    let run = |output: &str, more: &[&str]| {
+        let out = place.text(output);
+        let words = ["finetune", "--model", MODEL, "--data", ROWS, "--output", &out, "--use-dora", "--max-steps", "4"];
+        let words = [&words[..], &["--learning-rate", "1e-2"], more].concat();
+        let mut command = command(&words);
+        let done =
+            Done::of(command.envs([("FOURBIT_CACHE_DIR", &*cache), ("FOURBIT_SUBGROUPS", "0")]).output().unwrap());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        fs::read(place.path(output).join("adapter_model.safetensors")).unwrap()
+    };
+    let file = place.text("kernels.json");
+    for way in ["tiles 64x64", "tiles 64x64 in 2 parts"] {
+        let choices = serde_json::json!({"forward nf4-g64 16x192x448": way});
+        let kernels = serde_json::json!({"fourbit": "0", "adapter": "a", "driver": "d", "choices": choices});
+        fs::write(&file, kernels.to_string()).unwrap();
+        let whole = run(&format!("whole {way}"), &["--tune-from", &file, "--save-steps", "2"]);
+        let checkpoint = place.path(&format!("whole {way}")).join("checkpoint-2").display().to_string();
+        assert!(whole == run(&format!("resumed {way}"), &["--resume", &checkpoint]), "{way}");
+    }
 }

@@ -100,7 +100,14 @@ impl TuneArgs {
                 }
             }
             match self.tune {
-                Tune::Quick => choices(gpu).write(choices_file(&folder, gpu)),
+                Tune::Quick => {
+                    let (mut all, file) = (choices(gpu), choices_file(&folder, gpu));
+                    // A run that went on from a checkpoint has the choices of that alone.
+                    if let Some(kept) = KernelChoices::read(&file).ok().filter(|kept| kept.are_of(&all)) {
+                        all.choices = kept.choices.into_iter().chain(all.choices).collect();
+                    }
+                    all.write(file)
+                }
                 Tune::Off => Ok(()),
             }
         };
