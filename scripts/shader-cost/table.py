@@ -22,7 +22,7 @@ EXACT = ["wave", "spills", "scratch", "lds_bytes", "of"]
 LOOSE = ["vgprs", "sgprs", "waves", "code", "busy", "fma", "valu", "dual", "lds", "vmem", "smem", "salu"]
 
 PLAIN = "weight_rows/operand_vec4/low_rank_none/bias_none"
-TILES = "store_vec4 ROWS=128 COLS=64 TM=8 TN=4 STEP=16 POW2=1"
+TILES = "store_vec4 ROWS=128 COLS=64 TM=8 TN=4 STEP=16 PARTS=1 POW2=1"
 NF4 = "decode_table/scale_absmax/codebook_nf4/table_workgroup"
 CHECKED = [
     f"product/tiles.forward/decode_f32/scale_none/{PLAIN}/base_none/{TILES}",
