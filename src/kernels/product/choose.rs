@@ -51,7 +51,9 @@ impl fmt::Display for Way {
 /// The ways to compute `product`, the one that serves where nothing was measured first.
 fn ways(caps: &Caps, product: &Product) -> Vec<Way> {
     let (spec, sizes) = (product.spec(), caps.subgroup_size);
-    let subgroups = prefers_subgroups(caps) && suits_subgroups(&spec);
+    // Of wide rows that begin inside a word, SwiftShader takes minutes and gigabytes to compile the gradient.
+    let is_wide = spec.ragged && spec.entry == Entry::Gradient && product.cols > 16;
+    let subgroups = prefers_subgroups(caps) && suits_subgroups(&spec) && !is_wide;
     let most = if subgroups { gemv_subgroup::MOST_ROWS } else { gemv::MOST_ROWS };
     // Reading the weight is what takes long; the factors of adapters are small.
     let few = spec.entry == Entry::Forward && !product.weight.dense && product.rows <= most;
