@@ -8,6 +8,7 @@ struct Params {
     group_end: u32,
     rows: u32,
     cols: u32,
+    factor: f32, // of each sum
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -23,7 +24,7 @@ fn add(i: u32, sum: f32) {
     if (keep[0] != 0.0) {
         before = keep[0] * out[i];
     }
-    out[i] = before + sum;
+    out[i] = before + params.factor * sum;
 }
 
 // dleft[r] = sum_c G[r, c] * A[r, c] * right[c]; one row per workgroup
@@ -41,6 +42,28 @@ fn left(
     var sum = 0.0;
     for (var c = lane; c < params.cols; c += LANES) {
         sum += gradient[base + c] * inner[base + c] * other[c];
+    }
+    let total = workgroup_sum(lane, sum);
+    if (lane == 0u) {
+        add(row, total);
+    }
+}
+
+// dleft[r] = factor * sum_c G[r, c] * A[r, c], of diag(left) * A alone; one row per workgroup
+@compute @workgroup_size(LANES)
+fn rows(
+    @builtin(workgroup_id) wg: vec3<u32>,
+    @builtin(num_workgroups) counts: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group_index(wg, counts);
+    if (row >= params.group_end) {
+        return;
+    }
+    let base = row * params.cols;
+    var sum = 0.0;
+    for (var c = lane; c < params.cols; c += LANES) {
+        sum += gradient[base + c] * inner[base + c];
     }
     let total = workgroup_sum(lane, sum);
     if (lane == 0u) {
@@ -70,7 +93,7 @@ fn right(
 
 var<workgroup> strand_sums: array<f32, 256>;
 
-// dright[c] = sum_r G[r, c] * A[r, c], of A * diag(right) alone; 16 columns per workgroup, in 16 strands of rows each
+// dright[c] = factor * sum_r G[r, c] * A[r, c], of A * diag(right) alone; 16 columns per workgroup, in 16 strands of rows each
 @compute @workgroup_size(256)
 fn columns(
     @builtin(workgroup_id) wg: vec3<u32>,

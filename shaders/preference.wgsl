@@ -3,6 +3,7 @@
 
 import index
 import workgroup_sum
+import compare
 
 struct Params {
     group_base: u32,
@@ -16,7 +17,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> labels: array<i32>; // [rows, seq], below 0: not predicted
 @group(0) @binding(2) var<storage, read> losses: array<vec2<f32>>; // [rows, seq]: -log p of the label, correct
 @group(0) @binding(3) var<storage, read> answer: array<f32>; // [rows, seq], 1 where the label is of the answer, else 0
-@group(0) @binding(4) var<storage, read> reference: array<f32>; // [rows], log p of the answer by the reference; dpo alone
+// 4: what compare_dpo reads
 @group(0) @binding(5) var<storage, read> scale: array<f32>; // [2]: 1 / pairs, 1 / predicted tokens of preferred rows, of the step
 @group(0) @binding(6) var<storage, read> keep: array<f32>; // [1], 0: overwrite, else add
 @group(0) @binding(7) var<storage, read_write> rates: array<vec2<f32>>; // [rows]: what any token counts for, and a token of the answer beside
@@ -68,19 +69,47 @@ fn log_sigmoid(x: f32) -> f32 {
     return min(x, 0.0) - log(1.0 + exp(-abs(x)));
 }
 
+// What the comparison of a pair gives.
+struct Compared {
+    loss: f32,
+    margin: f32, // what the loss is a function of, but for beta
+    log_sigmoid: f32, // of the margin
+    accuracy: f32,
+    rewards: vec2<f32>, // chosen, rejected
+    log_p: vec2<f32>,
+    chosen: vec2<f32>, // rates of the row
+    rejected: vec2<f32>,
+}
+
 // What a pair gives, and sums of it.
 struct Metrics {
     loss: f32,
     correct: f32, // of the preferred answer
     tokens: f32, // of the preferred answer
     pairs: f32,
-    rewards: vec2<f32>, // preferred, other
+    rewards: vec2<f32>,
     accuracy: f32,
     log_p: vec2<f32>,
     all_loss: f32, // of the preferred row
     all_tokens: f32, // of the preferred row
     log_odds: f32,
     log_sigmoid: f32,
+}
+
+fn metrics_of(c: Compared, chosen: Row) -> Metrics {
+    return Metrics(
+        c.loss,
+        chosen.correct,
+        chosen.tokens,
+        1.0,
+        c.rewards,
+        c.accuracy,
+        c.log_p,
+        chosen.all_loss,
+        chosen.all_tokens,
+        c.margin,
+        c.log_sigmoid,
+    );
 }
 
 fn added(a: Metrics, b: Metrics) -> Metrics {
@@ -124,9 +153,9 @@ fn finish(sum: Metrics) {
     add_metric(12u, sum.log_sigmoid);
 }
 
-// loss = -log sigmoid(beta * ((log p - reference) of the preferred answer - that of the other)); one workgroup
+// Each pair's loss, what it makes of its tokens, and the sums of all; one workgroup
 @compute @workgroup_size(LANES)
-fn dpo(
+fn weigh(
     @builtin(workgroup_id) wg: vec3<u32>,
     @builtin(num_workgroups) counts: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
@@ -138,82 +167,11 @@ fn dpo(
     for (var p = 0u; p < params.pairs; p++) {
         let chosen = row_of(2u * p, lane);
         let rejected = row_of(2u * p + 1u, lane);
-        let log_p = -vec2<f32>(chosen.loss, rejected.loss);
-        let rewards = params.beta * (log_p - vec2<f32>(reference[2u * p], reference[2u * p + 1u]));
-        let margin = rewards.x - rewards.y;
-        let accuracy = select(0.0, 1.0, margin > 0.0);
-        let loss = -log_sigmoid(margin);
-        let rate = scale[0] * params.beta * sigmoid(-margin);
-        sum = added(
-            sum,
-            Metrics(
-                loss,
-                chosen.correct,
-                chosen.tokens,
-                1.0,
-                rewards,
-                accuracy,
-                log_p,
-                chosen.all_loss,
-                chosen.all_tokens,
-                margin,
-                -loss,
-            ),
-        );
+        let compared = compare(p, chosen, rejected);
+        sum = added(sum, metrics_of(compared, chosen));
         if (lane == 0u) {
-            rates[2u * p] = vec2<f32>(0.0, rate);
-            rates[2u * p + 1u] = vec2<f32>(0.0, -rate);
-        }
-    }
-    if (lane == 0u) {
-        finish(sum);
-    }
-}
-
-// With q the mean log p of an answer's tokens and odds(q) = q - log(1 - exp(q)):
-// loss = -beta * log sigmoid(odds of the preferred answer - odds of the other), beside -log p of all tokens of the preferred row; one workgroup
-@compute @workgroup_size(LANES)
-fn orpo(
-    @builtin(workgroup_id) wg: vec3<u32>,
-    @builtin(num_workgroups) counts: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    if (group_index(wg, counts) >= params.group_end) {
-        return;
-    }
-    var sum = Metrics();
-    for (var p = 0u; p < params.pairs; p++) {
-        let chosen = row_of(2u * p, lane);
-        let rejected = row_of(2u * p + 1u, lane);
-        let tokens = max(vec2<f32>(chosen.tokens, rejected.tokens), vec2<f32>(1.0));
-        let q = -vec2<f32>(chosen.loss, rejected.loss) / tokens;
-        // An answer that is certain has no odds: its rate is bounded.
-        let other = max(vec2<f32>(1.0) - exp(q), vec2<f32>(1e-7));
-        let odds = q - log(other);
-        let log_odds = odds.x - odds.y;
-        let ratio = log_sigmoid(log_odds);
-        let rewards = params.beta * q;
-        let accuracy = select(0.0, 1.0, q.x > q.y);
-        let rate = scale[0] * params.beta * sigmoid(-log_odds) / (other * tokens);
-        sum = added(
-            sum,
-            Metrics(
-                -params.beta * ratio,
-                chosen.correct,
-                chosen.tokens,
-                1.0,
-                rewards,
-                accuracy,
-                q,
-                chosen.all_loss,
-                chosen.all_tokens,
-                log_odds,
-                ratio,
-            ),
-        );
-        if (lane == 0u) {
-            rates[2u * p] = vec2<f32>(scale[1], rate.x);
-            rates[2u * p + 1u] = vec2<f32>(0.0, -rate.y);
+            rates[2u * p] = compared.chosen;
+            rates[2u * p + 1u] = compared.rejected;
         }
     }
     if (lane == 0u) {

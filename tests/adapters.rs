@@ -254,6 +254,7 @@ fn weighted_sums_are_those_of_peft() {
         peft::save(place.path().join(kind), &config, &tensors).unwrap();
         model.load_adapter(place.path().join(kind), false).unwrap();
         let got = apart(&last(&model), &golden.get(name).unwrap().to_f32().unwrap());
+        // The singular value decompositions are two programs', the forward passes two devices', all in f32.
         assert!(got < 2e-5, "{name}: {got:e}");
         seen += 1;
     }

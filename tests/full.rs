@@ -4,40 +4,18 @@
 mod support;
 
 use fourbit::{
-    Gpu, LoraConfig, Model, TrainConfig, Trainer,
+    LoraConfig, Model, TrainConfig, Trainer,
     adapter::{FullConfig, QatConfig},
     data::Batch,
     evaluate,
     format::Safetensors,
     model::{LoadOptions, Quantization},
     quant::Scheme,
-    train::Schedule,
 };
-use support::gpu;
-
-fn golden(name: &str) -> String {
-    format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-fn open(name: &str) -> Safetensors {
-    Safetensors::open(golden(name)).unwrap()
-}
-
-fn floats(file: &Safetensors, name: &str) -> Vec<f32> {
-    file.get(name).unwrap().to_f32().unwrap()
-}
-
-fn load(gpu: &Gpu, folder: &str) -> Model {
-    Model::load(gpu, golden(folder), &LoadOptions::default()).unwrap()
-}
-
-#[track_caller]
-fn assert_relative(what: &str, got: &[f32], want: &[f32], most: f32) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let largest = want.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
-    let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max) / largest;
-    assert!(error <= most, "{what}: largest difference over largest value is {error:e}, expected at most {most:e}");
-}
+use support::{
+    gpu,
+    tiny::{self, assert_relative, batch, floats, golden, load, open},
+};
 
 /// Every 7th row of a matrix, all of a vector.
 fn rows(values: &[f32], shape: &[usize]) -> Vec<f32> {
@@ -49,24 +27,6 @@ fn rows(values: &[f32], shape: &[usize]) -> Vec<f32> {
 
 fn length(values: &[f32]) -> f32 {
     values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32
-}
-
-/// Batch `index` of the four golden ones: [2, 24], the second row padded on the right.
-fn batch(index: usize) -> Batch {
-    let file = open("tiny/batch.safetensors");
-    let read = |name: &str| file.get(name).unwrap().to_i64().unwrap()[index * 48..(index + 1) * 48].to_vec();
-    let mask: Vec<u8> = read("attention_mask").into_iter().map(|v| v as u8).collect();
-    Batch {
-        batch: 2,
-        seq_len: 24,
-        input_ids: read("input_ids").into_iter().map(|v| v as u32).collect(),
-        labels: read("labels").into_iter().map(|v| v as i32).collect(),
-        segment_ids: mask.iter().map(|&m| m.into()).collect(),
-        position_ids: (0..48).map(|i| i % 24).collect(),
-        attention_mask: mask,
-        pairs: Vec::new(),
-        epoch: 0.0,
-    }
 }
 
 /// One row, with a token that comes again.
@@ -85,18 +45,9 @@ fn row() -> Batch {
     }
 }
 
-/// Cosine with 3 warm-up steps of 20, whose first step has learning rate 0.
+/// As the other golden runs, with more weight decay.
 fn config(rows: &Batch) -> TrainConfig {
-    TrainConfig {
-        learning_rate: 1e-3,
-        lr_scheduler_type: Schedule::Cosine,
-        warmup_steps: 3,
-        weight_decay: 0.1,
-        max_steps: 20,
-        batch_size: rows.batch,
-        max_seq_length: 24,
-        ..TrainConfig::default()
-    }
+    TrainConfig { weight_decay: 0.1, batch_size: rows.batch, ..tiny::config() }
 }
 
 fn check_gradients(model: &Model, want: &Safetensors, what: &str) -> usize {

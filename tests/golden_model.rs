@@ -5,82 +5,24 @@ mod support;
 
 use fourbit::{
     adapter::LoraConfig,
-    data::{Batch, DataOptions, Dataset, Row},
+    data::{DataOptions, Dataset, Row},
     evaluate,
     format::Safetensors,
-    gpu::Gpu,
-    model::{LoadOptions, Model},
-    train::{Schedule, TrainConfig, Trainer},
+    train::{TrainConfig, Trainer},
 };
-use support::gpu;
+use support::{
+    gpu,
+    tiny::{assert_relative, batch, config, floats, golden, load, open},
+};
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny");
 const PEFT: &str = "base_model.model.";
-
-fn open(file: &str) -> Safetensors {
-    Safetensors::open(format!("{TINY}/{file}")).unwrap()
-}
-
-fn floats(file: &Safetensors, name: &str) -> Vec<f32> {
-    file.get(name).unwrap().to_f32().unwrap()
-}
-
-/// Batch `index` of the four golden ones: [2, 24], the second row padded on the right.
-fn batch(index: usize) -> Batch {
-    let file = open("batch.safetensors");
-    let read = |name: &str| file.get(name).unwrap().to_i64().unwrap()[index * 48..(index + 1) * 48].to_vec();
-    let mask: Vec<u8> = read("attention_mask").into_iter().map(|v| v as u8).collect();
-    Batch {
-        batch: 2,
-        seq_len: 24,
-        input_ids: read("input_ids").into_iter().map(|v| v as u32).collect(),
-        labels: read("labels").into_iter().map(|v| v as i32).collect(),
-        segment_ids: mask.iter().map(|&m| m.into()).collect(),
-        position_ids: (0..48).map(|i| i % 24).collect(),
-        attention_mask: mask,
-        pairs: Vec::new(),
-        epoch: 0.0,
-    }
-}
-
-fn load(gpu: &Gpu, folder: &str) -> Model {
-    Model::load(gpu, format!("{TINY}/{folder}"), &LoadOptions::default()).unwrap()
-}
-
-/// Largest difference over the largest wanted value.
-fn relative(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let largest = want.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
-    let worst = got.iter().zip(want).map(|(g, w)| f64::from((g - w).abs())).fold(0.0, f64::max);
-    worst / largest.max(1e-30)
-}
-
-#[track_caller]
-fn assert_relative(what: &str, got: &[f32], want: &[f32], most: f64) {
-    let error = relative(got, want);
-    assert!(error <= most, "{what}: largest difference over largest value is {error:e}, expected at most {most:e}");
-}
-
-/// Options of the golden run: cosine with 3 warm-up steps of 20, whose first step has learning rate 0.
-fn config() -> TrainConfig {
-    TrainConfig {
-        learning_rate: 1e-3,
-        lr_scheduler_type: Schedule::Cosine,
-        warmup_steps: 3,
-        weight_decay: 0.01,
-        max_steps: 20,
-        batch_size: 2,
-        max_seq_length: 24,
-        ..TrainConfig::default()
-    }
-}
 
 #[test]
 fn logits_are_those_of_transformers_for_floats_and_bitsandbytes() {
     let Some(gpu) = gpu() else { return };
-    let want = floats(&open("base.safetensors"), "logits");
+    let want = floats(&open("tiny/base.safetensors"), "logits");
     let b = batch(0);
-    for folder in ["model", "bnb-nf4-dq"] {
+    for folder in ["tiny/model", "tiny/bnb-nf4-dq"] {
         let model = load(&gpu, folder);
         for row in 0..2 {
             let real = b.attention_mask[row * 24..(row + 1) * 24].iter().filter(|&&m| m == 1).count();
@@ -96,7 +38,7 @@ fn logits_are_those_of_transformers_for_floats_and_bitsandbytes() {
 fn check_gradients(golden: &str, use_rslora: bool, checkpointing: bool) {
     let Some(gpu) = gpu() else { return };
     let golden = open(golden);
-    let mut model = load(&gpu, "bnb-nf4-dq");
+    let mut model = load(&gpu, "tiny/bnb-nf4-dq");
     let lora = LoraConfig { r: 8, lora_alpha: 16.0, use_rslora, ..LoraConfig::default() };
     model.add_adapter(lora, true).unwrap();
     for (module, lora) in model.adapted() {
@@ -119,26 +61,26 @@ fn check_gradients(golden: &str, use_rslora: bool, checkpointing: bool) {
 
 #[test]
 fn lora_gradients_are_those_of_peft() {
-    check_gradients("lora.safetensors", false, false);
+    check_gradients("tiny/lora.safetensors", false, false);
 }
 
 #[test]
 fn lora_gradients_with_checkpointing_are_those_of_peft() {
-    check_gradients("lora.safetensors", false, true);
+    check_gradients("tiny/lora.safetensors", false, true);
 }
 
 #[test]
 fn rslora_gradients_are_those_of_peft() {
-    check_gradients("rslora.safetensors", true, false);
+    check_gradients("tiny/rslora.safetensors", true, false);
 }
 
 #[test]
 fn twenty_steps_of_adamw_follow_pytorch() {
     let Some(gpu) = gpu() else { return };
-    let golden = open("lora_train.safetensors");
-    let (losses, norms) = (floats(&golden, "loss"), floats(&golden, "grad_norm"));
-    let mut model = load(&gpu, "bnb-nf4-dq");
-    model.load_adapter(format!("{TINY}/adapter_init"), true).unwrap();
+    let want = open("tiny/lora_train.safetensors");
+    let (losses, norms) = (floats(&want, "loss"), floats(&want, "grad_norm"));
+    let mut model = load(&gpu, "tiny/bnb-nf4-dq");
+    model.load_adapter(golden("tiny/adapter_init"), true).unwrap();
     let mut trainer = Trainer::new(model, config()).unwrap();
     let (mut got_losses, mut got_norms) = (Vec::new(), Vec::new());
     for step in 0..20 {
@@ -153,7 +95,7 @@ fn twenty_steps_of_adamw_follow_pytorch() {
     let folder = tempfile::tempdir().unwrap();
     trainer.model().save_adapter(folder.path(), Some("tiny-llama")).unwrap();
     let got = Safetensors::open(folder.path().join("adapter_model.safetensors")).unwrap();
-    let want = open("adapter_final/adapter_model.safetensors");
+    let want = open("tiny/adapter_final/adapter_model.safetensors");
     assert_eq!(got.names().collect::<Vec<_>>(), want.names().collect::<Vec<_>>());
     for name in want.names() {
         assert_relative(name, &floats(&got, name), &floats(&want, name), 1e-3);
@@ -163,8 +105,8 @@ fn twenty_steps_of_adamw_follow_pytorch() {
 #[test]
 fn losses_of_masked_rows_are_those_of_transformers() {
     let Some(gpu) = gpu() else { return };
-    let golden: serde_json::Value = fourbit::format::read_json(format!("{TINY}/../masks.json")).unwrap();
-    let model = load(&gpu, "model");
+    let golden: serde_json::Value = fourbit::format::read_json(golden("masks.json")).unwrap();
+    let model = load(&gpu, "tiny/model");
     let options = DataOptions::new(64, 256);
     let cases = golden["cases"].as_array().unwrap();
     let rows: Vec<Row> = (cases.iter())

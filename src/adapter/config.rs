@@ -78,8 +78,8 @@ impl PeftConfig {
         }
     }
 
-    /// Names and shapes (out, in) of the layers of a model that it changes, in the model's order; none of prompt tuning. Errors: Config, also for a target that
-    /// is none of them.
+    /// Names and shapes (out, in) of the layers of a model that it changes, in the model's order; none of prompt
+    /// tuning. Errors: Config, also for a target that is none of them.
     pub fn layers(&self, arch: &Architecture) -> Result<Vec<(String, [usize; 2])>> {
         match self {
             PeftConfig::Lora(config) => config.layers(arch),

@@ -89,8 +89,13 @@ impl Batch {
 
     /// The label that each position predicts: that of the next position of its row; [`IGNORE`] at each row's end. [b, t]
     pub fn shifted_labels(&self) -> Vec<i32> {
+        self.shifted(&self.labels)
+    }
+
+    /// The same of other labels of its size.
+    pub(crate) fn shifted(&self, labels: &[i32]) -> Vec<i32> {
         let shift = |row: &[i32]| row.iter().skip(1).copied().chain([IGNORE]).collect::<Vec<i32>>();
-        self.labels.chunks(self.seq_len.max(1)).flat_map(shift).collect()
+        labels.chunks(self.seq_len.max(1)).flat_map(shift).collect()
     }
 
     /// One of its rows, without the padding behind its last token.

@@ -2,16 +2,16 @@
 
 use super::{Batch, IGNORE, MASKED};
 use crate::{Error, Result};
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 impl Batch {
     /// The same rows behind the virtual tokens `prompt`, as PEFT's prompt tuning puts them: labels are [`IGNORE`] there, positions count on
     /// behind them, and the first token of a row is predicted by the last virtual one where it has a label. Without virtual tokens the
     /// rows as they are. Errors: Config for a row of several examples, which each would need their own.
-    pub fn behind(&self, prompt: Range<u32>) -> Result<Batch> {
+    pub fn behind(&self, prompt: Range<u32>) -> Result<Cow<'_, Batch>> {
         let (count, seq_len) = (prompt.len(), self.seq_len.max(1));
         if count == 0 {
-            return Ok(self.clone());
+            return Ok(Cow::Borrowed(self));
         }
         if let Some(i) = self.segment_ids.iter().position(|segment| segment & !MASKED > 1) {
             let message = format!(
@@ -24,7 +24,7 @@ impl Batch {
             rows.chunks(seq_len).flat_map(|row| front.clone().chain(row.iter().copied())).collect()
         }
         let positions: Vec<u32> = self.position_ids.iter().map(|position| position + count as u32).collect();
-        Ok(Batch {
+        Ok(Cow::Owned(Batch {
             batch: self.batch,
             seq_len: self.seq_len + count,
             input_ids: with(&self.input_ids, seq_len, prompt),
@@ -34,7 +34,7 @@ impl Batch {
             position_ids: with(&positions, seq_len, 0..count as u32),
             pairs: self.pairs.clone(),
             epoch: self.epoch,
-        })
+        }))
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
         };
         let (long, short) = (example(&[5, 6, 7], Some(vec![1, 0, 1])), example(&[8, 9], None));
         let batch = Batch::collate(&[&long, &short], 0);
-        assert_eq!(batch.behind(100..100).unwrap(), batch);
+        assert!(matches!(batch.behind(100..100).unwrap(), Cow::Borrowed(same) if *same == batch));
         let behind = batch.behind(100..102).unwrap();
         assert_eq!((behind.batch, behind.seq_len), (2, 5));
         assert_eq!(behind.input_ids, [100, 101, 5, 6, 7, 100, 101, 8, 9, 0]);

@@ -1,5 +1,5 @@
 //! Gradients of the diagonals around a matrix: norms' weights, the vectors of DoRA and IA3, and the signs of QuIP#'s transforms once they
-//! are numbers.
+//! are numbers; the same sums of other products, such as the squared norms of rows.
 
 use super::expect;
 use crate::{
@@ -12,6 +12,7 @@ crate::graph::params! {
     struct Params {
         rows: u32,
         cols: u32,
+        factor: f32,
     }
 }
 
@@ -23,7 +24,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    ["left", "right", "columns", "shifts"].map(kernel).to_vec()
+    ["left", "right", "rows", "columns", "shifts"].map(kernel).to_vec()
 }
 
 /// out\[r\] ← accumulate · out\[r\] + Σ_c dy\[r, c\] · a\[r, c\] · right\[c\], the gradient of left in
@@ -44,21 +45,21 @@ pub fn right(g: &mut Graph, dy: &Value, a: &Value, left: &Value, out: &Value, ac
     record(g, "right", [dy, a, left, out, accumulate])
 }
 
-/// out\[c\] ← accumulate · out\[c\] + Σ_r dy\[r, c\] · a\[r, c\], the gradient of right in a · diag(right)
+/// out\[r\] ← accumulate · out\[r\] + factor · Σ_c dy\[r, c\] · a\[r, c\]: with factor 1 the gradient of left in diag(left) · a
+///
+/// dy, a: [rows, cols]; out: [rows]; accumulate: [1], all f32: where it is 0, `out` may hold anything. Errors: Shape.
+pub fn rows(g: &mut Graph, dy: &Value, a: &Value, factor: f32, out: &Value, accumulate: &Value) -> Result<()> {
+    let (rows, cols) = a.rows_cols();
+    sums(g, "rows", &[("dy", dy), ("a", a)], [rows, cols], factor, (out, rows), accumulate)
+}
+
+/// out\[c\] ← accumulate · out\[c\] + factor · Σ_r dy\[r, c\] · a\[r, c\]: with factor 1 the gradient of right in a · diag(right)
 ///
 /// dy, a: [rows, cols]; out: [cols]; accumulate: [1], all f32: where it is 0, `out` may hold anything. Rows are summed in 16 strands, so
 /// that many of them keep a device busy. Errors: Shape.
-pub fn columns(g: &mut Graph, dy: &Value, a: &Value, out: &Value, accumulate: &Value) -> Result<()> {
+pub fn columns(g: &mut Graph, dy: &Value, a: &Value, factor: f32, out: &Value, accumulate: &Value) -> Result<()> {
     let (rows, cols) = a.rows_cols();
-    let op = "diagonal";
-    expect(op, "a", a, [rows, cols])?;
-    expect(op, "dy", dy, [rows, cols])?;
-    for (what, value, len) in [("out", out, cols), ("accumulate", accumulate, 1)] {
-        expect(op, what, value, [1, len])?;
-    }
-    let params = Params { rows: rows as u32, cols: cols as u32 };
-    let args = [dy, a, accumulate, out];
-    g.dispatch(kernel("columns"), &params, &args, cols.div_ceil(16), 3.0 * (rows * cols) as f64)
+    sums(g, "columns", &[("dy", dy), ("a", a)], [rows, cols], factor, (out, cols), accumulate)
 }
 
 /// out\[c\] ← accumulate · out\[c\] + Σ_r dy\[r, c\], the gradient of a bias that is added to each row
@@ -66,13 +67,29 @@ pub fn columns(g: &mut Graph, dy: &Value, a: &Value, out: &Value, accumulate: &V
 /// dy: [rows, cols]; out: [cols]; accumulate: [1], as in [`columns`]. Errors: Shape.
 pub fn shifts(g: &mut Graph, dy: &Value, out: &Value, accumulate: &Value) -> Result<()> {
     let (rows, cols) = dy.rows_cols();
+    sums(g, "shifts", &[("dy", dy)], [rows, cols], 1.0, (out, cols), accumulate)
+}
+
+/// Sums without another diagonal, of matrices [rows, cols].
+fn sums(
+    g: &mut Graph,
+    entry: &'static str,
+    matrices: &[(&str, &Value)],
+    [rows, cols]: [usize; 2],
+    factor: f32,
+    (out, outs): (&Value, usize),
+    accumulate: &Value,
+) -> Result<()> {
     let op = "diagonal";
-    expect(op, "dy", dy, [rows, cols])?;
-    for (what, value, len) in [("out", out, cols), ("accumulate", accumulate, 1)] {
-        expect(op, what, value, [1, len])?;
+    for (what, value) in matrices {
+        expect(op, what, value, [rows, cols])?;
     }
-    let params = Params { rows: rows as u32, cols: cols as u32 };
-    g.dispatch(kernel("shifts"), &params, &[dy, accumulate, out], cols.div_ceil(16), (rows * cols) as f64)
+    expect(op, "out", out, [1, outs])?;
+    expect(op, "accumulate", accumulate, [1, 1])?;
+    let params = Params { rows: rows as u32, cols: cols as u32, factor };
+    let args: Vec<&Value> = matrices.iter().map(|(_, value)| *value).chain([accumulate, out]).collect();
+    let groups = if entry == "rows" { rows } else { cols.div_ceil(16) };
+    g.dispatch(kernel(entry), &params, &args, groups, (matrices.len() + 1) as f64 * (rows * cols) as f64)
 }
 
 fn record(g: &mut Graph, entry: &'static str, [dy, a, other, out, accumulate]: [&Value; 5]) -> Result<()> {
@@ -84,7 +101,7 @@ fn record(g: &mut Graph, entry: &'static str, [dy, a, other, out, accumulate]: [
     for (what, value, len) in [("diagonal", other, others), ("out", out, outs), ("accumulate", accumulate, 1)] {
         expect(op, what, value, [1, len])?;
     }
-    let params = Params { rows: rows as u32, cols: cols as u32 };
+    let params = Params { rows: rows as u32, cols: cols as u32, factor: 1.0 };
     let groups = if entry == "left" { rows } else { cols.div_ceil(LANES as usize) };
     let args = [dy, a, other, accumulate, out];
     g.dispatch(kernel(entry), &params, &args, groups, 4.0 * (rows * cols) as f64)

@@ -54,24 +54,7 @@ pub fn embed(g: &mut Graph, ids: &Value, table: &QuantizedTensor, factor: f32) -
     }
     let rows = ids.shape().len();
     let x = g.value([rows, cols], DType::F32)?;
-    let encoding = Encoding::of(table);
-    let kernel = kernel("gather", encoding, cols);
-    for shard in table.shards() {
-        let last = shard.row0 + shard.rows == vocabulary;
-        let params = Params {
-            cols: cols as u32,
-            first_row: shard.row0 as u32,
-            rows: shard.rows as u32,
-            block: encoding.block(),
-            first_block: shard.first_block,
-            end_row: if last { u32::MAX } else { (shard.row0 + shard.rows - 1) as u32 },
-            factor,
-        };
-        let mut args = shard.args(g);
-        args.extend([ids.clone(), x.clone()]);
-        let args: Vec<&Value> = args.iter().collect();
-        g.dispatch(kernel.clone(), &params, &args, rows, 12.0 * (rows * cols) as f64)?;
-    }
+    gather(g, ids, table, 0, u32::MAX, factor, &x)?;
     Ok(x)
 }
 
@@ -96,21 +79,36 @@ pub fn embed_beyond(
         let got = format!("{}, {count} rows from {first}", ids.dtype());
         return Err(Error::shape(op, "ids of U32 and a table with rows below 2^32", got));
     }
-    let encoding = Encoding::of(table);
+    gather(g, ids, table, first, (first + count - 1) as u32, factor, x)
+}
+
+/// One dispatch per shard. first: the id of the table's first row; end: ids up to here are the last shard's to write.
+fn gather(
+    g: &mut Graph,
+    ids: &Value,
+    table: &QuantizedTensor,
+    first: usize,
+    end: u32,
+    factor: f32,
+    x: &Value,
+) -> Result<()> {
+    let ([count, cols], rows, encoding) = (table.shape(), ids.shape().len(), Encoding::of(table));
+    let kernel = kernel("gather", encoding, cols);
     for shard in table.shards() {
+        let past = shard.row0 + shard.rows;
         let params = Params {
             cols: cols as u32,
             first_row: (first + shard.row0) as u32,
             rows: shard.rows as u32,
             block: encoding.block(),
             first_block: shard.first_block,
-            end_row: (first + shard.row0 + shard.rows - 1) as u32,
+            end_row: if past == count { end } else { (first + past - 1) as u32 },
             factor,
         };
         let mut args = shard.args(g);
         args.extend([ids.clone(), x.clone()]);
         let args: Vec<&Value> = args.iter().collect();
-        g.dispatch(kernel("gather", encoding, cols), &params, &args, rows, 12.0 * (rows * cols) as f64)?;
+        g.dispatch(kernel.clone(), &params, &args, rows, 12.0 * (rows * cols) as f64)?;
     }
     Ok(())
 }

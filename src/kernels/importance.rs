@@ -11,7 +11,6 @@ use crate::{
 crate::graph::params! {
     struct Params {
         rows: u32,
-        cols: u32,
         factor: f32,
         add: u32,
         rate1: f32,
@@ -27,7 +26,7 @@ fn kernel(entry: &'static str) -> Kernel {
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    ["smooth_scores", "rows", "columns", "deviate"].map(kernel).to_vec()
+    ["smooth_scores", "deviate"].map(kernel).to_vec()
 }
 
 /// s ← β1 s + (1 − β1) i and then u ← β2 u + (1 − β2) |i − s|, with i = |param · grad · norm\[1\]|; nothing where norm\[2\] is 0
@@ -53,34 +52,17 @@ pub fn smooth(
     }
     norm.expect("smooth_scores", &[3])?;
     let [rate1, rate2] = [beta1, beta2].map(|beta| (1.0 - beta) as f32);
-    let params = Params { rows: len as u32, cols: 1, factor: 1.0, add: 0, rate1, rate2 };
+    let params = Params { rows: len as u32, factor: 1.0, add: 0, rate1, rate2 };
     g.dispatch(kernel("smooth_scores"), &params, &[param, grad, norm, s, u], len.div_ceil(256), 10.0 * len as f64)
 }
 
-/// What a matrix of a triplet gives to the score of each rank: the mean of s ∘ u over its rows or columns.
+/// Of which vectors of a factor the products are those of an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Along {
-    /// out\[r\]: a number for each row.
+    /// Of its rows.
     Rows,
-    /// out\[c\]: a number for each column.
+    /// Of its columns.
     Columns,
-}
-
-/// out ← mean of s ∘ u along each row or column, or out plus that
-///
-/// s, u: [rows, cols]; out: [rows] or [cols], f32. Errors: Shape.
-pub fn score(g: &mut Graph, [s, u]: [&Value; 2], along: Along, add: bool, out: &Value) -> Result<()> {
-    let (rows, cols) = s.rows_cols();
-    expect("score", "s", s, [rows, cols])?;
-    expect("score", "u", u, [rows, cols])?;
-    let (entry, outs, means) = match along {
-        Along::Rows => ("rows", rows, cols),
-        Along::Columns => ("columns", cols, rows),
-    };
-    expect("score", "out", out, [1, outs])?;
-    let factor = 1.0 / means as f32;
-    let params = Params { rows: rows as u32, cols: cols as u32, factor, add: add.into(), rate1: 0.0, rate2: 0.0 };
-    g.dispatch(kernel(entry), &params, &[s, u, out], outs, 3.0 * (rows * cols) as f64)
 }
 
 /// total ← weight · ‖M − I‖, or total plus that, and the gradient of a factor plus that of the term, M = F · Fᵀ of the rows or Fᵀ · F of
@@ -102,8 +84,7 @@ pub fn orthogonality(
         Along::Rows => (dense::x_wt(g, factor, factor)?, rows),
         Along::Columns => (dense::xt_w(g, factor, factor)?, cols),
     };
-    let params =
-        Params { rows: rank as u32, cols: rank as u32, factor: weight, add: add.into(), rate1: 0.0, rate2: 0.0 };
+    let params = Params { rows: rank as u32, factor: weight, add: add.into(), rate1: 0.0, rate2: 0.0 };
     g.dispatch(kernel("deviate"), &params, &[&gram, total], 1, 1000.0 + 8.0 * (rank * rank) as f64)?;
     match along {
         Along::Rows => dense::xt_w_into(g, &gram, factor, 2.0, gradient, one),

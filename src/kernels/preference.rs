@@ -20,13 +20,17 @@ const LANES: usize = 256;
 /// Numbers in the metrics of [`weigh`].
 pub const METRICS: usize = 16;
 
-fn kernel(entry: &'static str) -> Kernel {
-    Kernel::new("preference", entry).with("LANES", LANES as u32).with("SIDE", 16)
+/// Snippets, one for each [`Comparison`].
+const DPO: &str = "compare_dpo";
+const ORPO: &str = "compare_orpo";
+
+fn kernel(entry: &'static str, compare: &'static str) -> Kernel {
+    Kernel::new("preference", entry).with("LANES", LANES as u32).with("SIDE", 16).import("compare", compare)
 }
 
 /// Every specialisation.
 pub fn variants() -> Vec<Kernel> {
-    ["dpo", "orpo", "spread"].map(kernel).to_vec()
+    vec![kernel("weigh", DPO), kernel("weigh", ORPO), kernel("spread", ORPO)]
 }
 
 /// How pairs are compared.
@@ -88,18 +92,24 @@ pub fn weigh(
     let rates = g.value([rows, 2], DType::F32)?;
     let shares = g.value([tokens], DType::F32)?;
     let Pairs { labels, answer, losses, seq } = *pairs;
-    let (entry, beta, reference) = match comparison {
+    let (compare, beta, reference) = match comparison {
         Comparison::Dpo { beta, reference } => {
             expect(op, "reference", reference, [1, rows])?;
-            ("dpo", beta, Some(reference))
+            (DPO, beta, Some(reference))
         }
-        Comparison::Orpo { beta } => ("orpo", beta, None),
+        Comparison::Orpo { beta } => (ORPO, beta, None),
     };
     let params = Params { pairs: (rows / 2) as u32, seq: seq as u32, beta };
     let mut args = vec![labels, losses, answer];
     args.extend(reference);
     args.extend([scale, accumulate, &rates, metrics]);
-    g.dispatch(kernel(entry), &params, &args, 1, 12.0 * tokens as f64)?;
-    g.dispatch(kernel("spread"), &params, &[answer, &rates, &shares], tokens.div_ceil(LANES), 2.0 * tokens as f64)?;
+    g.dispatch(kernel("weigh", compare), &params, &args, 1, 12.0 * tokens as f64)?;
+    g.dispatch(
+        kernel("spread", ORPO),
+        &params,
+        &[answer, &rates, &shares],
+        tokens.div_ceil(LANES),
+        2.0 * tokens as f64,
+    )?;
     Ok(shares)
 }

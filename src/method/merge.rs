@@ -6,7 +6,7 @@ use crate::{
     adapter::{Adapter, Module, PeftConfig},
     gpu::{Gpu, Tensor},
     graph::Graph,
-    kernels::{dense, dora, elementwise},
+    kernels::{dense, diagonal, elementwise},
     model::Block,
     nn::{AdaLora, Adapted, Ia3, Linear, Lora, Parameter},
 };
@@ -207,10 +207,11 @@ fn to_magnitudes(gpu: &Gpu, w: &Tensor, magnitude: &Parameter) -> Result<()> {
     let (rows, cols) = w.shape().rows_cols();
     let squares = gpu.zeros("squared norms", [rows], DType::F32)?;
     let mut g = Graph::new(gpu);
-    let out = g.import(&squares);
+    let replace = g.import(&gpu.tensor("replaced", [1], DType::F32, &[0.0f32])?);
     for (start, count) in row_ranges(gpu, rows, cols) {
         let part = g.import(&w.slice(start * cols, [count, cols])?);
-        dora::squares(&mut g, &part, &out, start)?;
+        let out = g.import(&squares.slice(start, [count])?);
+        diagonal::rows(&mut g, &part, &part, 1.0, &out, &replace)?;
     }
     run(g)?;
     if gpu.is_dry() {

@@ -6,7 +6,7 @@ use crate::{
     adapter::{Adapter, Module, PROMPT, PeftConfig, modules},
     gpu::Tensor,
     graph::Graph,
-    kernels::{dequantize, diagonal, dora},
+    kernels::{dequantize, diagonal},
     nn::{AdaLora, Adapted, Change, Dora, Linear, Lora, weight_alone},
     ops::tune::tuned,
 };
@@ -169,13 +169,16 @@ fn row_squares(name: &str, base: &Linear) -> Result<Tensor> {
     let (weight, [rows, cols]) = (&base.weight, [base.outputs(), base.inputs()]);
     let gpu = weight.gpu();
     let squares = gpu.zeros(name, [rows], DType::F32)?;
-    let most = (MEASURED_BYTES / 4 / cols.max(rows)).max(1);
+    // Of 64 rows each part begins where memory can be bound.
+    let most = (MEASURED_BYTES / 4 / cols.max(rows) / 64 * 64).max(64);
     if base.transform.is_none() {
+        let replace = gpu.tensor(name, [1], DType::F32, &[0.0f32])?;
         for first in (0..rows).step_by(most) {
             let mut g = Graph::new(gpu);
-            let out = g.import(&squares);
-            let part = dequantize::dequantize_rows(&mut g, weight, first..rows.min(first + most))?;
-            dora::squares(&mut g, &part, &out, first)?;
+            let end = rows.min(first + most);
+            let (out, replace) = (g.import(&squares.slice(first, [end - first])?), g.import(&replace));
+            let part = dequantize::dequantize_rows(&mut g, weight, first..end)?;
+            diagonal::rows(&mut g, &part, &part, 1.0, &out, &replace)?;
             run(g)?;
         }
         return Ok(squares);
@@ -192,7 +195,7 @@ fn row_squares(name: &str, base: &Linear) -> Result<Tensor> {
         let mut g = Graph::new(gpu);
         let [units, accumulate, out] = [&units, &accumulate, &squares].map(|t| g.import(t));
         let seen = alone.forward(&mut g, &units, None, None)?;
-        diagonal::columns(&mut g, &seen, &seen, &out, &accumulate)?;
+        diagonal::columns(&mut g, &seen, &seen, 1.0, &out, &accumulate)?;
         run(g)?;
     }
     Ok(squares)

@@ -6,7 +6,7 @@ use crate::{
     gpu::{Readback, Tensor},
     graph::{Graph, Pool, Program},
     kernels::{
-        elementwise,
+        diagonal, elementwise,
         importance::{self, Along},
     },
     model::Model,
@@ -76,6 +76,9 @@ impl Allocation {
             importance::smooth(&mut smooth, [&param, &grad], &norm, [&s, &u], betas)?;
         }
         let (mut score, mut mask) = (Graph::new(gpu), Graph::new(gpu));
+        let gates = [0.0f32, 1.0].map(|gate| gpu.tensor("gate", [1], DType::F32, &[gate]));
+        let [replace, more] = gates.map(|gate| Ok::<_, Error>(score.import(&gate?)));
+        let (replace, more) = (replace?, more?);
         for (layer, AdaLora { lora, singular, mask: kept }) in layers.iter().enumerate() {
             let out = score.import(&scores.slice(slot * layer, [r])?);
             let parts = [(singular, Along::Rows), (&lora.a, Along::Rows), (&lora.b, Along::Columns)];
@@ -83,7 +86,12 @@ impl Allocation {
                 let missing = || Error::config("adapter", "AdaLoRA's adapter is not trainable");
                 let importance = model.store().importance(&part.values)?.ok_or_else(missing)?;
                 let [s, u] = importance.each_ref().map(|t| score.import(t));
-                importance::score(&mut score, [&s, &u], along, index > 0, &out)?;
+                // The mean of what a rank's numbers matter, of each of the three parts (Zhang et al. 2023, equation 7).
+                let (gate, (rows, cols)) = (if index > 0 { &more } else { &replace }, s.rows_cols());
+                match along {
+                    Along::Rows => diagonal::rows(&mut score, &s, &u, 1.0 / cols as f32, &out, gate)?,
+                    Along::Columns => diagonal::columns(&mut score, &s, &u, 1.0 / rows as f32, &out, gate)?,
+                }
             }
             let (e, kept) = (mask.import(&singular.values.slice(0, [r])?), mask.import(kept));
             elementwise::scale_columns(&mut mask, &e, &kept)?;

@@ -76,10 +76,7 @@ impl Micro {
             let program = tuned(model.gpu(), || record_reference(model, shared, &inputs))?.plan().build(pool)?;
             return Ok(Micro { inputs, pairs: None, program, checkpointed: 0 });
         }
-        let pairs = match config.objective.is_of_pairs() {
-            true => Some(PairInputs::new(model.gpu(), rows)?),
-            false => None,
-        };
+        let pairs = PairInputs::new(model.gpu(), config.objective, rows)?;
         let least = if config.gradient_checkpointing { model.blocks.len() } else { 0 };
         let record = |checkpointed| record(model, shared, &inputs, config.objective, pairs.as_ref(), checkpointed);
         let checkpointed = fewest_checkpointed(model, record, least, pool)?;
@@ -97,16 +94,20 @@ impl Micro {
 pub(super) struct PairInputs {
     /// 1 where a label is one of the answer. [tokens] f32
     pub(super) answer: Tensor,
-    /// log p of each answer by the model without its adapter. [1, rows] f32
-    pub(super) reference: Tensor,
+    /// log p of each answer by the model without its adapter, where the objective compares with it. [1, rows] f32
+    pub(super) reference: Option<Tensor>,
 }
 
 impl PairInputs {
-    fn new(gpu: &Gpu, rows: Rows) -> Result<PairInputs> {
-        Ok(PairInputs {
-            answer: gpu.zeros("tokens of answers", [rows.batch * rows.seq], DType::F32)?,
-            reference: gpu.zeros("log p of the reference", [1, rows.batch], DType::F32)?,
-        })
+    /// None for an objective of single rows. Errors: OutOfMemory.
+    fn new(gpu: &Gpu, objective: Objective, rows: Rows) -> Result<Option<PairInputs>> {
+        let reference = match objective {
+            Objective::NextToken => return Ok(None),
+            Objective::Dpo { .. } => Some(gpu.zeros("log p of the reference", [1, rows.batch], DType::F32)?),
+            Objective::Orpo { .. } => None,
+        };
+        let answer = gpu.zeros("tokens of answers", [rows.batch * rows.seq], DType::F32)?;
+        Ok(Some(PairInputs { answer, reference }))
     }
 }
 
@@ -128,8 +129,8 @@ pub(super) fn preferred_tokens(batch: &Batch, vocab: usize) -> usize {
 /// What each token predicts, also within a prompt, but no virtual token, whose ids lie behind those of the vocabulary. [b, t]
 pub(super) fn all_labels(batch: &Batch, vocab: usize) -> Vec<i32> {
     let token = |(&id, &shown): (&u32, &u8)| if shown != 0 && (id as usize) < vocab { id as i32 } else { IGNORE };
-    let labels = batch.input_ids.iter().zip(&batch.attention_mask).map(token).collect();
-    Batch { labels, ..batch.clone() }.shifted_labels()
+    let labels: Vec<i32> = batch.input_ids.iter().zip(&batch.attention_mask).map(token).collect();
+    batch.shifted(&labels)
 }
 
 /// The fewest blocks, `least` or more, that must keep only their inputs for a program to leave a part of the device's limit free; all
@@ -180,15 +181,14 @@ fn record(
     let scale = g.import(&shared.scale);
     let sums = if pairs.is_some() { preference::METRICS } else { 4 };
     let metrics = g.import(&shared.results.slice(0, [sums])?);
-    let pairs = pairs.map(|pairs| (g.import(&pairs.answer), g.import(&pairs.reference)));
-    let pairs = pairs.as_ref().and_then(|(answer, reference)| {
-        let comparison = match objective {
-            Objective::NextToken => return None,
-            Objective::Dpo { beta } => Comparison::Dpo { beta: beta as f32, reference },
-            Objective::Orpo { beta } => Comparison::Orpo { beta: beta as f32 },
-        };
-        Some(PairValues { comparison, answer })
-    });
+    let answer = pairs.map(|pairs| g.import(&pairs.answer));
+    let reference = pairs.and_then(|pairs| pairs.reference.as_ref()).map(|reference| g.import(reference));
+    let comparison = match (objective, &reference) {
+        (Objective::Dpo { beta }, Some(reference)) => Some(Comparison::Dpo { beta: beta as f32, reference }),
+        (Objective::Orpo { beta }, _) => Some(Comparison::Orpo { beta: beta as f32 }),
+        (Objective::NextToken | Objective::Dpo { .. }, _) => None,
+    };
+    let pairs = comparison.zip(answer.as_ref()).map(|(comparison, answer)| PairValues { comparison, answer });
     let out = LossValues { scale: &scale, metrics: &metrics, accumulate: &accumulate, pairs };
     model.train(&mut g, inputs, &cx, &out, checkpointed)?;
     if let Some(training) = model.store().chunks().iter().find_map(|chunk| chunk.training.as_ref()) {

@@ -15,7 +15,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    borrow::Borrow,
+    borrow::{Borrow, Cow},
     collections::{BTreeMap, HashMap},
     time::Instant,
 };
@@ -251,8 +251,8 @@ impl<M: Borrow<Model>> Trainer<M> {
         for (index, (batch, read)) in batches.iter().zip(&read).enumerate() {
             let reference = self.reference(batch)?;
             let micro = self.micro(index, read)?;
-            if let Some(pairs) = &micro.pairs {
-                pairs.reference.write(bytemuck::cast_slice(&reference))?;
+            if let Some(values) = micro.pairs.as_ref().and_then(|pairs| pairs.reference.as_ref()) {
+                values.write(bytemuck::cast_slice(&reference))?;
             }
             run(&mut micro.program)?;
         }
@@ -274,7 +274,7 @@ impl<M: Borrow<Model>> Trainer<M> {
     }
 
     /// The batches as the model reads them, behind its virtual tokens where it has some; and the learning rate.
-    fn begin(&mut self, batches: &[Batch]) -> Result<(Vec<Batch>, f64)> {
+    fn begin<'b>(&mut self, batches: &'b [Batch]) -> Result<(Vec<Cow<'b, Batch>>, f64)> {
         let (step, steps) = (self.taken.steps + 1, self.config.max_steps);
         if step > steps {
             let message = format!("step {step} is past the {steps} of the run, where the learning rate has ended");
@@ -289,17 +289,23 @@ impl<M: Borrow<Model>> Trainer<M> {
             batch.check(vocab, positions)?;
         }
         let prompt = self.model().virtual_tokens();
-        let read: Vec<Batch> = batches.iter().map(|batch| batch.behind(prompt.clone())).collect::<Result<_>>()?;
-        let predicted: usize = read.iter().map(Batch::predicted).sum();
+        let read: Vec<Cow<'b, Batch>> =
+            batches.iter().map(|batch| batch.behind(prompt.clone())).collect::<Result<_>>()?;
+        let predicted: usize = read.iter().map(|batch| batch.predicted()).sum();
         let predicted = self.reduce.count(predicted)?;
         if predicted == 0 {
             return Err(Error::config("step", "the batches predict no token: every label is -100"));
         }
-        let scale = match self.config.objective.is_of_pairs() {
+        let objective = self.config.objective;
+        let scale = match objective.is_of_pairs() {
             false => [1.0 / predicted as f32, 0.0],
             true => {
                 let pairs: usize = batches.iter().map(micro::pairs_of).sum::<Result<usize>>()?;
-                let tokens: usize = read.iter().map(|batch| micro::preferred_tokens(batch, vocab)).sum();
+                // ORPO alone learns them.
+                let tokens: usize = match objective {
+                    Objective::NextToken | Objective::Dpo { .. } => 0,
+                    Objective::Orpo { .. } => read.iter().map(|batch| micro::preferred_tokens(batch, vocab)).sum(),
+                };
                 let [pairs, tokens] = [self.reduce.count(pairs)?, self.reduce.count(tokens)?];
                 [1.0 / pairs as f32, 1.0 / tokens.max(1) as f32]
             }
@@ -421,7 +427,7 @@ impl<M: Borrow<Model>> Trainer<M> {
     /// depend on what else is in a batch; nothing for objectives that need none.
     fn reference(&mut self, batch: &Batch) -> Result<Vec<f32>> {
         if !matches!(self.config.objective, Objective::Dpo { .. }) {
-            return Ok(vec![0.0; batch.batch]);
+            return Ok(Vec::new());
         }
         let mut all = Vec::with_capacity(batch.batch);
         for pair in 0..batch.batch / 2 {

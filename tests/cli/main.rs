@@ -152,6 +152,14 @@ impl Place {
         fourbit(&self.finetune_words(more).iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// That these words are refused with `what` in the message, and no adapter is written.
+    #[track_caller]
+    fn refuses(&self, words: &[&str], what: &str) {
+        let done = self.finetune(words);
+        assert!(done.error().contains(what), "{}", done.error());
+        assert!(!self.path("out").join(fourbit::format::peft::CONFIG).exists());
+    }
+
     fn finetune_words(&self, more: &[&str]) -> Vec<String> {
         let [model, rows, out] = ["model", "rows.jsonl", "out"].map(|name| self.text(name));
         let mut words = ["finetune", "--model", &model, "--data", &rows, "--output", &out].map(str::to_owned).to_vec();

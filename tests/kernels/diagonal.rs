@@ -44,17 +44,19 @@ fn both_sides() {
         // What is there before the first gradient must not be read.
         let (dleft, dright) = (tensor(&[rows], &vec![f32::NAN; rows]), tensor(&[cols], &vec![f32::NAN; cols]));
         let dshifts = tensor(&[cols], &vec![f32::NAN; cols]);
-        let dcolumns = tensor(&[cols], &vec![f32::NAN; cols]);
+        let (drows, dcolumns) = (tensor(&[rows], &vec![f32::NAN; rows]), tensor(&[cols], &vec![f32::NAN; cols]));
         for keep in [0.0f32, 0.5] {
             let mut g = Graph::new(&gpu);
             let [tdy, ta] = [&dy, &a].map(|v| g.import(&tensor(&[rows, cols], v)));
             let [tl, tr, keep] = [&l, &r, &vec![keep]].map(|v| g.import(&tensor(&[v.len()], v)));
-            let [dl, dr, dc, ds] = [&dleft, &dright, &dcolumns, &dshifts].map(|t| g.import(t));
+            let [dl, dr, ds] = [&dleft, &dright, &dshifts].map(|t| g.import(t));
+            let [of_rows, of_columns] = [&drows, &dcolumns].map(|t| g.import(t));
             // In the middle of a graph.
             let tdy = elementwise::add(&mut g, &tdy, &tdy, 1.0).unwrap();
             diagonal::left(&mut g, &tdy, &ta, &tr, &dl, &keep).unwrap();
             diagonal::right(&mut g, &tdy, &ta, &tl, &dr, &keep).unwrap();
-            diagonal::columns(&mut g, &tdy, &ta, &dc, &keep).unwrap();
+            diagonal::rows(&mut g, &tdy, &ta, 0.25, &of_rows, &keep).unwrap();
+            diagonal::columns(&mut g, &tdy, &ta, 0.25, &of_columns, &keep).unwrap();
             diagonal::shifts(&mut g, &tdy, &ds, &keep).unwrap();
             g.run().unwrap();
         }
@@ -65,8 +67,10 @@ fn both_sides() {
         assert_close("right", &dright.read::<f32>().unwrap(), &three(want_right), 1e-3, 1e-5);
         let (_, want_shifts) = gradients(&wide(&dy), &vec![1.0; rows * cols], &vec![1.0; rows], &wide(&r));
         assert_close("shifts", &dshifts.read::<f32>().unwrap(), &three(want_shifts), 1e-3, 1e-5);
-        let (_, want_columns) = gradients(&wide(&dy), &wide(&a), &vec![1.0; rows], &wide(&r));
-        assert_close("columns", &dcolumns.read::<f32>().unwrap(), &three(want_columns), 1e-3, 1e-5);
+        let (want_rows, want_columns) = gradients(&wide(&dy), &wide(&a), &vec![1.0; rows], &vec![1.0; cols]);
+        let quarter = |v: Vec<f64>| v.into_iter().map(|v| 0.25 * v).collect();
+        assert_close("rows", &drows.read::<f32>().unwrap(), &three(quarter(want_rows)), 1e-3, 1e-5);
+        assert_close("columns", &dcolumns.read::<f32>().unwrap(), &three(quarter(want_columns)), 1e-3, 1e-5);
     }
 }
 
@@ -100,6 +104,8 @@ fn other_shapes_are_refused() {
     assert!(diagonal::left(&mut g, &a, &a, &three, &two, &one).is_ok());
     let message = diagonal::right(&mut g, &a, &a, &three, &three, &one).unwrap_err().to_string();
     assert_eq!(message, "diagonal: expected diagonal [1, 2] F32, got [3] F32");
-    let message = diagonal::columns(&mut g, &a, &a, &two, &one).unwrap_err().to_string();
+    let message = diagonal::columns(&mut g, &a, &a, 1.0, &two, &one).unwrap_err().to_string();
     assert_eq!(message, "diagonal: expected out [1, 3] F32, got [2] F32");
+    let message = diagonal::rows(&mut g, &a, &a, 1.0, &three, &one).unwrap_err().to_string();
+    assert_eq!(message, "diagonal: expected out [1, 2] F32, got [3] F32");
 }

@@ -7,7 +7,7 @@ use crate::{
 use fourbit::{
     DType,
     graph::Graph,
-    kernels::{dense, dora, elementwise},
+    kernels::{dense, diagonal, dora, elementwise},
 };
 
 /// ‖W\[r\] + scale · B\[r\] · A‖ of each row.
@@ -32,26 +32,21 @@ fn inverse_norms_of_rows_are_those_of_the_sum() {
             elementwise::scaled(&mut g, &t, 0.5).unwrap()
         };
         let [tw, tb, ta] = [tensor([rows, cols], &w), tensor([rows, rank], &b), tensor([rank, cols], &a)];
-        // Rows of a larger array, in two parts.
-        let squares = g.value([rows + 2], DType::F32).unwrap();
-        let zeros = g.import(&gpu.tensor("zeros", [rows + 2], DType::F32, &vec![0.0f32; rows + 2]).unwrap());
-        elementwise::assign(&mut g, &squares, &zeros, 1.0).unwrap();
-        dora::squares(&mut g, &tw, &squares, 2).unwrap();
-        assert!(dora::squares(&mut g, &tw, &squares, 3).is_err());
-        let own = g.value([rows], DType::F32).unwrap();
-        dora::squares(&mut g, &tw, &own, 0).unwrap();
+        let squares = g.value([rows], DType::F32).unwrap();
+        let replace = g.import(&gpu.tensor("gate", [1], DType::F32, &[0.0f32]).unwrap());
+        diagonal::rows(&mut g, &tw, &tw, 1.0, &squares, &replace).unwrap();
         let seen = dense::x_wt(&mut g, &ta, &tw).unwrap();
         let gram = dense::x_wt(&mut g, &ta, &ta).unwrap();
         let through = dense::x_wt(&mut g, &tb, &gram).unwrap();
         let inverse = g.value([rows], DType::F32).unwrap();
-        dora::inverse_norms(&mut g, &own, &tb, &seen, &through, scale, &inverse).unwrap();
+        dora::inverse_norms(&mut g, &squares, &tb, &seen, &through, scale, &inverse).unwrap();
         g.keep(&squares);
         g.keep(&inverse);
         let ran = g.run().unwrap();
         let half = |values: &[f32]| wide(values).iter().map(|v| 0.5 * v).collect::<Vec<f64>>();
         let [w, b, a] = [half(&w), half(&b), half(&a)];
         let no_update = norms(&w, &b, &a, [rows, cols, 0], 0.0);
-        let want: Vec<f64> = [0.0; 2].into_iter().chain(no_update.iter().map(|n| n * n)).collect();
+        let want: Vec<f64> = no_update.iter().map(|n| n * n).collect();
         // Sums of up to 4096 squares, in 64 partial sums.
         assert_close("squares", &ran.read::<f32>(&squares).unwrap(), &want, 0.0, 2e-6);
         let all = norms(&w, &b, &a, [rows, cols, rank], f64::from(scale));

@@ -93,7 +93,7 @@ fn the_orthogonality_term_and_its_gradient() {
 }
 
 #[test]
-fn scores_are_smoothed_and_added_up_by_rank() {
+fn scores_are_smoothed() {
     let Some(gpu) = gpu() else { return };
     for [rows, cols] in [[1, 1], [3, 63], [7, 257], [300, 5]] {
         let mut rng = Rng(cols as u64);
@@ -102,33 +102,23 @@ fn scores_are_smoothed_and_added_up_by_rank() {
         let [s, u]: [Vec<f32>; 2] = [len, len].map(|len| rng.normals(len).iter().map(|v| v.abs()).collect());
         let tensor = |shape: &[usize], values: &[f32]| gpu.tensor("t", shape, DType::F32, values).unwrap();
         let [ts, tu] = [&s, &u].map(|v| tensor(&[rows, cols], v));
-        let (by_row, by_column) = (tensor(&[rows], &vec![f32::NAN; rows]), tensor(&[cols], &vec![2.0; cols]));
         let run = |taken: f32| {
             let mut g = Graph::new(&gpu);
             let [param, grad] = [&param, &grad].map(|v| g.import(&tensor(&[rows, cols], v)));
             let norm = g.import(&tensor(&[3], &[7.0, 0.5, taken]));
-            let [vs, vu, by_row, by_column] = [&ts, &tu, &by_row, &by_column].map(|t| g.import(t));
+            let [vs, vu] = [&ts, &tu].map(|t| g.import(t));
             importance::smooth(&mut g, [&param, &grad], &norm, [&vs, &vu], (0.85, 0.7)).unwrap();
-            importance::score(&mut g, [&vs, &vu], Along::Rows, false, &by_row).unwrap();
-            importance::score(&mut g, [&vs, &vu], Along::Columns, taken != 0.0, &by_column).unwrap();
             g.run().unwrap();
         };
         // A step that was left out changes nothing.
         run(0.0);
         assert_eq!((ts.read::<f32>().unwrap(), tu.read::<f32>().unwrap()), (s.clone(), u.clone()));
-        by_column.write(bytemuck::cast_slice(&vec![2.0f32; cols])).unwrap();
         run(1.0);
         let now: Vec<f64> = param.iter().zip(&grad).map(|(p, g)| (0.5 * f64::from(*p) * f64::from(*g)).abs()).collect();
         let mean: Vec<f64> = now.iter().zip(wide(&s)).map(|(i, s)| 0.85 * s + 0.15 * i).collect();
         let spread: Vec<f64> = (0..len).map(|i| 0.7 * f64::from(u[i]) + 0.3 * (now[i] - mean[i]).abs()).collect();
         assert_close("sensitivity", &ts.read::<f32>().unwrap(), &mean, 1e-6, 1e-6);
         assert_close("uncertainty", &tu.read::<f32>().unwrap(), &spread, 1e-6, 1e-6);
-        let product = |r: usize, c: usize| mean[r * cols + c] * spread[r * cols + c];
-        let want: Vec<f64> = (0..rows).map(|r| (0..cols).map(|c| product(r, c)).sum::<f64>() / cols as f64).collect();
-        assert_close("rows", &by_row.read::<f32>().unwrap(), &want, 1e-6, 1e-5);
-        let want: Vec<f64> =
-            (0..cols).map(|c| 2.0 + (0..rows).map(|r| product(r, c)).sum::<f64>() / rows as f64).collect();
-        assert_close("columns", &by_column.read::<f32>().unwrap(), &want, 1e-6, 1e-5);
     }
 }
 
@@ -138,8 +128,6 @@ fn other_shapes_are_refused() {
     let mut g = Graph::new(&gpu);
     let a = g.import(&gpu.zeros("a", [2, 3], DType::F32).unwrap());
     let [two, one] = [2, 1].map(|len| g.import(&gpu.zeros("v", [len], DType::F32).unwrap()));
-    let message = importance::score(&mut g, [&a, &a], Along::Columns, false, &two).unwrap_err().to_string();
-    assert_eq!(message, "score: expected out [1, 3] F32, got [2] F32");
     assert!(importance::smooth(&mut g, [&a, &two], &two, [&a, &a], (0.9, 0.9)).is_err());
     assert!(importance::orthogonality(&mut g, [&a, &two], Along::Rows, 1.0, (false, &one, &one)).is_err());
 }

@@ -134,6 +134,7 @@ fn shares_are_the_slopes_of_the_loss() {
             let loss = |x: &[f64]| batch.loss(dpo, beta.into(), scale, &masked(x)).0;
             let slopes = central_differences(&wide, loss);
             let largest = slopes.iter().fold(0.0f64, |most, slope| most.max(slope.abs()));
+            // f32 against slopes of f64 sums over hundreds of log-probabilities.
             assert_close(&format!("dpo {dpo} {pairs} x {seq}"), &of_labels, &slopes, 1e-4 * largest, 0.0);
             let (_, want) = batch.loss(dpo, beta.into(), scale, &wide);
             let got = program.read::<f32>(&metrics).unwrap();

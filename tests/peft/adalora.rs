@@ -1,7 +1,10 @@
 //! AdaLoRA against PEFT's records: the term of the loss, every gradient, and which ranks go at which step.
 
-use super::golden::{IDS, PEFT, assert_relative, batch, floats, golden, load, open, relative};
-use crate::support::gpu;
+use super::golden::{IDS, PEFT};
+use crate::support::{
+    gpu,
+    tiny::{assert_relative, batch, floats, golden, load, open, relative},
+};
 use fourbit::{
     AdaLoraConfig, Model, TrainConfig, Trainer,
     adapter::QatConfig,

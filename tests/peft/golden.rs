@@ -1,84 +1,23 @@
 //! Against PEFT's own records.
 
-use crate::support::gpu;
+use crate::support::{
+    gpu,
+    tiny::{assert_relative, batch, config, floats, golden, load, open, relative},
+};
 use fourbit::{
-    Gpu, Ia3Config, LoraConfig, Model, TrainConfig, Trainer,
+    Ia3Config, LoraConfig, Model, TrainConfig, Trainer,
     adapter::QatConfig,
-    data::Batch,
     evaluate,
     format::{Safetensors, peft, read_json},
     generate::{Generator, Sampling},
     method::{Merge, PipelineOptions, Rtn, quantize_model},
-    model::{LoadOptions, Source, load_adapter},
+    model::{Source, load_adapter},
     quant::Scheme,
-    train::Schedule,
 };
 use serde_json::Value;
-use std::path::PathBuf;
 
 const KINDS: [&str; 2] = ["dora", "ia3"];
 pub(crate) const PEFT: &str = "base_model.model.";
-
-pub(crate) fn golden(name: &str) -> PathBuf {
-    format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR")).into()
-}
-
-pub(crate) fn open(name: &str) -> Safetensors {
-    Safetensors::open(golden(name)).unwrap()
-}
-
-pub(crate) fn floats(file: &Safetensors, name: &str) -> Vec<f32> {
-    file.get(name).unwrap().to_f32().unwrap()
-}
-
-pub(crate) fn load(gpu: &Gpu, folder: &str) -> Model {
-    Model::load(gpu, golden(folder), &LoadOptions::default()).unwrap()
-}
-
-/// Largest difference over the largest wanted value.
-pub(crate) fn relative(got: &[f32], want: &[f32]) -> f32 {
-    assert_eq!(got.len(), want.len());
-    let largest = want.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
-    got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max) / largest
-}
-
-#[track_caller]
-pub(crate) fn assert_relative(what: &str, got: &[f32], want: &[f32], most: f32) {
-    let error = relative(got, want);
-    assert!(error <= most, "{what}: largest difference over largest value is {error:e}, expected at most {most:e}");
-}
-
-/// Batch `index` of the four golden ones: [2, 24], the second row padded on the right.
-pub(crate) fn batch(index: usize) -> Batch {
-    let file = open("tiny/batch.safetensors");
-    let read = |name: &str| file.get(name).unwrap().to_i64().unwrap()[index * 48..(index + 1) * 48].to_vec();
-    let mask: Vec<u8> = read("attention_mask").into_iter().map(|v| v as u8).collect();
-    Batch {
-        batch: 2,
-        seq_len: 24,
-        input_ids: read("input_ids").into_iter().map(|v| v as u32).collect(),
-        labels: read("labels").into_iter().map(|v| v as i32).collect(),
-        segment_ids: mask.iter().map(|&m| m.into()).collect(),
-        position_ids: (0..48).map(|i| i % 24).collect(),
-        attention_mask: mask,
-        pairs: Vec::new(),
-        epoch: 0.0,
-    }
-}
-
-/// Cosine with 3 warm-up steps of 20, whose first step has learning rate 0.
-pub(crate) fn config() -> TrainConfig {
-    TrainConfig {
-        learning_rate: 1e-3,
-        lr_scheduler_type: Schedule::Cosine,
-        warmup_steps: 3,
-        weight_decay: 0.01,
-        max_steps: 20,
-        batch_size: 2,
-        max_seq_length: 24,
-        ..TrainConfig::default()
-    }
-}
 
 /// Floats, and the same numbers in NF4 with double quantization.
 #[test]

@@ -1,7 +1,10 @@
 //! Prompt tuning, against PEFT's own records.
 
-use super::golden::{IDS, assert_relative, batch, config, floats, golden, load, open, relative};
-use crate::support::gpu;
+use super::golden::IDS;
+use crate::support::{
+    gpu,
+    tiny::{assert_relative, batch, config, floats, golden, load, open, relative},
+};
 use fourbit::{
     DType, LoraConfig, Model, PromptTuningConfig, TrainConfig, Trainer,
     adapter::{FullConfig, PromptInit, QatConfig},

@@ -103,7 +103,7 @@ fn new_magnitudes_are_the_norms_of_the_stored_rows() {
 fn norms_of_wide_rows_come_out_of_packed_weights() {
     use fourbit::{
         graph::Graph,
-        kernels::{dequantize, dora},
+        kernels::{dequantize, diagonal},
         nn::{Dora, Linear, Lora, Parameter},
     };
     let Some(gpu) = gpu() else { return };
@@ -122,8 +122,9 @@ fn norms_of_wide_rows_come_out_of_packed_weights() {
         let base = Linear::new(w, None);
         let mut g = Graph::new(&gpu);
         let out = g.import(&squares);
+        let replace = g.import(&gpu.tensor("replace", [1], DType::F32, &[0.0f32]).unwrap());
         let part = dequantize::dequantize(&mut g, &base.weight).unwrap();
-        dora::squares(&mut g, &part, &out, 0).unwrap();
+        diagonal::rows(&mut g, &part, &part, 1.0, &out, &replace).unwrap();
         // The rows of the identity: y is V/‖V‖, transposed, times magnitudes of one.
         let change = Dora::new(lora, tensor(&[rows], &vec![1.0; rows]), squares).unwrap();
         change.renew(&mut g, &base).unwrap();

@@ -5,6 +5,7 @@
 pub mod embedded;
 pub mod folder;
 pub mod golden;
+pub mod tiny;
 
 use fourbit::{
     gpu::{Gpu, GpuOptions},

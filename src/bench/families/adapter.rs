@@ -19,7 +19,7 @@ const SUMMED: usize = 1024;
 pub(super) fn cases(shapes: &[Architecture]) -> Vec<Case> {
     let of = |layer: [usize; 2]| {
         let products = [1, 256, 1024].into_iter().flat_map(move |rows| of_layer(rows, layer));
-        let of_adalora = [smooth(layer[1]), score(layer[1]), orthogonality(layer[1])];
+        let of_adalora = [smooth(layer[1]), orthogonality(layer[1])];
         let others = [squares(layer), inverse_norms(layer[0]), scaled(layer[0]), sums(layer[0])];
         products.chain(others).chain(of_adalora)
     };
@@ -87,7 +87,8 @@ fn gradient(name: &str, rows: usize, [p, q]: [usize; 2]) -> Case {
 fn squares([out, width]: [usize; 2]) -> Case {
     Case::program(format!("row-squares/{out}x{width}"), 2.0 * (out * width) as f64, move |inputs| {
         let ((w, wv), (_, squares)) = (inputs.floats([out, width])?, inputs.floats([out])?);
-        dora::squares(&mut inputs.graph, &wv, &squares, 0)?;
+        let replace = inputs.given([1], &[0.0])?;
+        diagonal::rows(&mut inputs.graph, &wv, &wv, 1.0, &squares, &replace)?;
         Ok(Box::new(move |program: &_| {
             let [w] = read([&w])?;
             check_some(program, &squares, 1e-5, |_, row| {
@@ -139,7 +140,7 @@ fn sums(width: usize) -> Case {
         let ((dy, dyv), (a, av)) = (inputs.floats([SUMMED, width])?, inputs.floats([SUMMED, width])?);
         let (_, out) = inputs.floats([width])?;
         let replace = inputs.given([1], &[0.0])?;
-        diagonal::columns(&mut inputs.graph, &dyv, &av, &out, &replace)?;
+        diagonal::columns(&mut inputs.graph, &dyv, &av, 1.0, &out, &replace)?;
         Ok(Box::new(move |program: &_| {
             let [dy, a] = read([&dy, &a])?;
             check_some(program, &out, 1e-4, |_, c| {
@@ -166,22 +167,6 @@ fn smooth(width: usize) -> Case {
             check_some(program, &s, 1e-6, |row, col| {
                 let i = row * width + col;
                 (f64::from(param[i]) * f64::from(grad[i])).abs()
-            })
-        }))
-    })
-}
-
-/// The scores of A's ranks.
-fn score(width: usize) -> Case {
-    Case::program(format!("rank-scores/{RANK}x{width}"), 3.0 * (RANK * width) as f64, move |inputs| {
-        let ((s, sv), (u, uv)) = (inputs.floats([RANK, width])?, inputs.floats([RANK, width])?);
-        let (_, out) = inputs.floats([RANK])?;
-        importance::score(&mut inputs.graph, [&sv, &uv], Along::Rows, false, &out)?;
-        Ok(Box::new(move |program: &_| {
-            let [s, u] = read([&s, &u])?;
-            check_some(program, &out, 1e-5, |_, row| {
-                let product = |i: usize| f64::from(s[i]) * f64::from(u[i]);
-                (row * width..(row + 1) * width).map(product).sum::<f64>() / width as f64
             })
         }))
     })

@@ -26,6 +26,12 @@ fn suits_subgroups(spec: &Spec) -> bool {
     !spec.ragged || spec.encoding.scheme == Scheme::F32
 }
 
+/// Whether they take results so wide: of gradients of such rows only narrow ones, whose sums several lanes share. Others SwiftShader
+/// compiled for minutes, into gigabytes.
+fn suits_width(spec: &Spec, cols: usize) -> bool {
+    !spec.ragged || spec.entry != Entry::Gradient || cols <= 16
+}
+
 /// A way to compute a product: a design and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -51,9 +57,7 @@ impl fmt::Display for Way {
 /// The ways to compute `product`, the one that serves where nothing was measured first.
 fn ways(caps: &Caps, product: &Product) -> Vec<Way> {
     let (spec, sizes) = (product.spec(), caps.subgroup_size);
-    // Of wide rows that begin inside a word, SwiftShader takes minutes and gigabytes to compile the gradient.
-    let is_wide = spec.ragged && spec.entry == Entry::Gradient && product.cols > 16;
-    let subgroups = prefers_subgroups(caps) && suits_subgroups(&spec) && !is_wide;
+    let subgroups = prefers_subgroups(caps) && suits_subgroups(&spec) && suits_width(&spec, product.cols);
     let most = if subgroups { gemv_subgroup::MOST_ROWS } else { gemv::MOST_ROWS };
     // Reading the weight is what takes long; the factors of adapters are small.
     let few = spec.entry == Entry::Forward && !product.weight.dense && product.rows <= most;
@@ -190,7 +194,7 @@ impl Class {
 /// Every specialisation of every design.
 pub fn variants() -> Vec<Kernel> {
     let mut all = tiles::variants();
-    all.extend(subgroup::variants(suits_subgroups));
+    all.extend(subgroup::variants(suits_subgroups, suits_width));
     all.extend(parts::variants());
     all.extend(gemv::variants());
     all.extend(gemv_rows::variants());

@@ -85,7 +85,7 @@ impl fmt::Display for Tile {
 }
 
 /// Every specialisation, for devices with subgroups of one size and of several.
-pub(super) fn variants(serves: fn(&Spec) -> bool) -> Vec<Kernel> {
+pub(super) fn variants(serves: fn(&Spec) -> bool, serves_width: fn(&Spec, usize) -> bool) -> Vec<Kernel> {
     let mut all = Vec::new();
     for spec in Spec::all().into_iter().filter(serves) {
         let shared = spec.entry != Entry::Forward && spec.may_share_scales(64);
@@ -93,7 +93,8 @@ pub(super) fn variants(serves: fn(&Spec) -> bool) -> Vec<Kernel> {
         let tile = Tile { sg: 8, lanes: 8, tm, tn, parts: 1, shared };
         let parts = if spec.may_split() { 2 } else { 1 };
         let narrow = Tile { sg: 4, lanes: 64, tm: 16, tn: 4, parts, shared: false };
-        all.extend([tile.kernel(&spec.long()), narrow.kernel(&spec)]);
+        all.extend(serves_width(&spec, usize::MAX).then(|| tile.kernel(&spec.long())));
+        all.push(narrow.kernel(&spec));
     }
     all
 }

@@ -56,20 +56,14 @@ impl AdaLora {
         dy: &Value,
         step: &StepValues,
     ) -> Result<Value> {
-        let Lora { a, b, scale, .. } = &self.lora;
-        let (b_value, e) = (g.import(&b.values), self.vector(g, &self.singular.values)?);
-        let dxa = dense::x_w(g, dy, &b_value, *scale)?;
+        let (b, e) = (g.import(&self.lora.b.values), self.vector(g, &self.singular.values)?);
+        let dxa = dense::x_w(g, dy, &b, self.lora.scale)?;
         if let Some(grads) = &self.singular.grads {
             let grads = self.vector(g, grads)?;
-            diagonal::columns(g, &dxa, xa, &grads, &step.accumulate)?;
+            diagonal::columns(g, &dxa, xa, 1.0, &grads, &step.accumulate)?;
         }
         elementwise::scale_columns(g, &dxa, &e)?;
-        if let (Some(grad_a), Some(grad_b)) = (&a.grads, &b.grads) {
-            let (grad_a, grad_b) = (g.import(grad_a), g.import(grad_b));
-            dense::xt_w_into(g, dy, scaled, *scale, &grad_b, &step.accumulate)?;
-            let dropped = self.lora.drop(g, x, step)?;
-            dense::xt_w_into(g, &dxa, dropped.as_ref().unwrap_or(x), 1.0, &grad_a, &step.accumulate)?;
-        }
+        self.lora.write_gradients(g, (x, scaled), (dy, &dxa), step)?;
         Ok(dxa)
     }
 

@@ -100,7 +100,7 @@ impl Dora {
     ) -> Result<(Value, Value)> {
         if let Some(grads) = &self.magnitude.grads {
             let grads = g.import(grads);
-            diagonal::columns(g, dy, direction, &grads, &step.accumulate)?;
+            diagonal::columns(g, dy, direction, 1.0, &grads, &step.accumulate)?;
         }
         let (inverse, magnitude) = (g.import(&self.inverse), g.import(&self.magnitude.values));
         let dv = elementwise::scaled_columns(g, dy, &magnitude)?;

@@ -29,7 +29,7 @@ impl Ia3 {
     fn gradient(&self, g: &mut Graph, a: &Value, b: &Value, step: &StepValues) -> Result<()> {
         let Some(grads) = &self.scaling.grads else { return Ok(()) };
         let grads = g.import(&grads.slice(0, [grads.shape().len()])?);
-        diagonal::columns(g, a, b, &grads, &step.accumulate)
+        diagonal::columns(g, a, b, 1.0, &grads, &step.accumulate)
     }
 
     /// y, plus `add`. Errors: Shape.

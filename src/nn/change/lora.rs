@@ -63,13 +63,23 @@ impl Lora {
     ) -> Result<Value> {
         let b = g.import(&self.b.values);
         let dxa = dense::x_w(g, dy, &b, self.scale)?;
-        if let (Some(grad_a), Some(grad_b)) = (&self.a.grads, &self.b.grads) {
-            let (grad_a, grad_b) = (g.import(grad_a), g.import(grad_b));
-            dense::xt_w_into(g, dy, xa, self.scale, &grad_b, &step.accumulate)?;
-            let dropped = self.drop(g, x, step)?;
-            dense::xt_w_into(g, &dxa, dropped.as_ref().unwrap_or(x), 1.0, &grad_a, &step.accumulate)?;
-        }
+        self.write_gradients(g, (x, xa), (dy, &dxa), step)?;
         Ok(dxa)
+    }
+
+    /// dB = scale · dyᵀ · xa, with xa what B was multiplied by, and dA = dxaᵀ · drop(x), where they are trained. Errors: Shape.
+    pub(super) fn write_gradients(
+        &self,
+        g: &mut Graph,
+        (x, xa): (&Value, &Value),
+        (dy, dxa): (&Value, &Value),
+        step: &StepValues,
+    ) -> Result<()> {
+        let (Some(grad_a), Some(grad_b)) = (&self.a.grads, &self.b.grads) else { return Ok(()) };
+        let (grad_a, grad_b) = (g.import(grad_a), g.import(grad_b));
+        dense::xt_w_into(g, dy, xa, self.scale, &grad_b, &step.accumulate)?;
+        let dropped = self.drop(g, x, step)?;
+        dense::xt_w_into(g, dxa, dropped.as_ref().unwrap_or(x), 1.0, &grad_a, &step.accumulate)
     }
 
     /// dx = dy · W + drop(dxa · A), plus `add`, and the gradients of A and B. Errors: Shape.
